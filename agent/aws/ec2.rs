@@ -1,0 +1,154 @@
+//! EC2: volumes and their attachments.
+
+use std::fmt;
+
+use aws_config::SdkConfig;
+use aws_sdk_ec2::Client;
+use aws_sdk_ec2::types::Volume;
+
+use super::error;
+use crate::failure::{Code, Failure};
+
+/// EC2.
+#[derive(Debug)]
+pub struct Ec2 {
+    client: Client,
+}
+
+/// A volume as EC2 describes it. The description is eventually consistent and can step backwards in time.
+#[derive(Clone, Debug)]
+pub struct VolumeView {
+    /// `available`, `in-use`, …
+    pub state: String,
+    /// Its availability zone.
+    pub zone: String,
+    /// Its size in GiB.
+    pub size_gib: u64,
+    /// The snapshot it was made from.
+    pub snapshot_id: Option<String>,
+    /// Whether several instances can attach it at once.
+    pub multi_attach: bool,
+    /// Its tags.
+    pub tags: Vec<(String, String)>,
+    /// Its attachments; their order means nothing.
+    pub attachments: Vec<Attachment>,
+}
+
+/// One attachment of a volume.
+#[derive(Clone, Debug)]
+pub struct Attachment {
+    /// `i-…`
+    pub instance_id: String,
+    /// The device name asked for when attaching.
+    pub device: String,
+    /// `attaching`, `attached`, `detaching`, `busy`, …
+    pub state: String,
+}
+
+impl fmt::Display for Attachment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to {} as {}", self.state, self.instance_id, self.device)
+    }
+}
+
+/// What a request to attach came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachAnswer {
+    /// EC2 has begun.
+    Accepted,
+    /// The volume is attached already, here or elsewhere: describe it.
+    HeldAlready,
+    /// The device name is in use on this instance.
+    DeviceNameTaken,
+}
+
+impl Ec2 {
+    pub(super) fn new(config: &SdkConfig) -> Self {
+        Ec2 { client: Client::new(config) }
+    }
+
+    /// Describes one volume.
+    pub async fn volume(&self, id: &str) -> Result<VolumeView, Failure> {
+        let answer = self.client.describe_volumes().volume_ids(id).send().await;
+        let answer = answer.map_err(|error| {
+            let error = error::read("ec2:DescribeVolumes", error);
+            if error.is("InvalidVolume.NotFound") { not_found(id) } else { error.failure }
+        })?;
+        let volume = answer.volumes().iter().find(|volume| volume.volume_id() == Some(id));
+        volume.map(view).ok_or_else(|| not_found(id))
+    }
+
+    /// The state of another instance, as in `running`; `unknown` where it is gone or may not be read.
+    pub async fn instance_state(&self, id: &str) -> Result<String, Failure> {
+        let answer = self.client.describe_instances().instance_ids(id).send().await;
+        match answer.map_err(|error| error::read("ec2:DescribeInstances", error)) {
+            Ok(answer) => Ok(answer
+                .reservations()
+                .iter()
+                .flat_map(aws_sdk_ec2::types::Reservation::instances)
+                .find(|instance| instance.instance_id() == Some(id))
+                .and_then(|instance| instance.state()?.name())
+                .map_or("unknown".to_owned(), |name| name.as_str().to_owned())),
+            Err(error) if error.is("InvalidInstanceID.NotFound") => Ok("unknown".to_owned()),
+            Err(error) if error.failure.code == Code::AccessDenied => {
+                tracing::debug!("the state of {id} cannot be read: {}", error.failure);
+                Ok("unknown".to_owned())
+            }
+            Err(error) => Err(error.failure),
+        }
+    }
+
+    /// Begins to attach a volume. Never forces anything.
+    pub async fn attach(&self, volume: &str, instance: &str, device: &str) -> Result<AttachAnswer, Failure> {
+        let answer =
+            self.client.attach_volume().volume_id(volume).instance_id(instance).device(device).send().await;
+        let error = match answer {
+            Ok(_) => return Ok(AttachAnswer::Accepted),
+            Err(error) => error::read("ec2:AttachVolume", error),
+        };
+        let taken = error.message.contains("already in use");
+        let said = format!("attaching {volume} to {instance} as {device}: {}", error.message);
+        // FACTS, the table of AttachVolume's codes.
+        match error.code.as_deref().unwrap_or_default() {
+            "VolumeInUse" => Ok(AttachAnswer::HeldAlready),
+            "InvalidDevice.InUse" => Ok(AttachAnswer::DeviceNameTaken),
+            "InvalidParameterValue" if taken => Ok(AttachAnswer::DeviceNameTaken),
+            "IncorrectState" => Err(Failure::new(Code::VolumeInTransit, said)),
+            "InvalidVolume.NotFound" => Err(not_found(volume)),
+            "InvalidInstanceID.NotFound" => Err(Failure::new(Code::InstanceNotFound, said)),
+            "InvalidVolume.ZoneMismatch" | "InvalidVolumeID.ZoneMismatch" => {
+                Err(Failure::new(Code::ZoneMismatch, said))
+            }
+            "AttachmentLimitExceeded" => Err(Failure::new(Code::AttachmentLimit, said)),
+            "CustomerKeyHasBeenRevoked" | "EncryptedVolumesNotSupported" => {
+                Err(Failure::new(Code::EncryptionRefused, said))
+            }
+            _ => Err(error.failure),
+        }
+    }
+}
+
+fn not_found(volume: &str) -> Failure {
+    Failure::new(Code::VolumeNotFound, format!("volume {volume} does not exist in this account and region"))
+}
+
+fn view(volume: &Volume) -> VolumeView {
+    let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
+    VolumeView {
+        state: text(volume.state().map(aws_sdk_ec2::types::VolumeState::as_str)),
+        zone: text(volume.availability_zone()),
+        size_gib: volume.size().and_then(|size| u64::try_from(size).ok()).unwrap_or_default(),
+        snapshot_id: volume.snapshot_id().filter(|id| !id.is_empty()).map(str::to_owned),
+        multi_attach: volume.multi_attach_enabled().unwrap_or_default(),
+        tags: volume.tags().iter().map(|tag| (text(tag.key()), text(tag.value()))).collect(),
+        attachments: volume
+            .attachments()
+            .iter()
+            .map(|attachment| Attachment {
+                instance_id: text(attachment.instance_id()),
+                device: text(attachment.device()),
+                state: text(attachment.state().map(aws_sdk_ec2::types::VolumeAttachmentState::as_str)),
+            })
+            .collect(),
+    }
+}

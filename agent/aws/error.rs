@@ -1,0 +1,79 @@
+//! The SDK's errors as failures of the catalogue.
+
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_types::error::display::DisplayErrorContext;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+
+use crate::failure::{Code, Failure};
+
+/// A call that did not succeed.
+#[derive(Debug)]
+pub(super) struct CallError {
+    /// The service's error code, where it sent one.
+    pub(super) code: Option<String>,
+    /// The service's message.
+    pub(super) message: String,
+    /// What it is where the action has no rule of its own.
+    pub(super) failure: Failure,
+}
+
+impl CallError {
+    /// Whether the service answered with this code.
+    pub(super) fn is(&self, code: &str) -> bool {
+        self.code.as_deref() == Some(code)
+    }
+}
+
+/// Reads an SDK error. `action` is the IAM action, as in `ec2:AttachVolume`.
+pub(super) fn read<E>(action: &str, error: SdkError<E, HttpResponse>) -> CallError
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+{
+    let service = match &error {
+        SdkError::ServiceError(answer) => {
+            let meta = answer.err().meta();
+            let status = answer.raw().status().as_u16();
+            Some((meta.code().map(str::to_owned), meta.message().unwrap_or_default().to_owned(), status))
+        }
+        _ => None,
+    };
+    let Some((code, message, status)) = service else {
+        let text = format!("{action}: {}", DisplayErrorContext(&error));
+        // Credentials are resolved within the call, and their absence is no error kind of its own.
+        let code = if text.contains("credential") || text.contains("identity") {
+            Code::Credentials
+        } else {
+            Code::ApiUnreachable
+        };
+        return CallError { code: None, message: text.clone(), failure: Failure::new(code, text) };
+    };
+    let Some(code) = code else {
+        let text = format!("{action}: an answer without an error code (HTTP {status}): {message}");
+        return CallError { code: None, message, failure: Failure::new(Code::ApiUnreachable, text) };
+    };
+    let text = format!("{action}: {code}: {message}");
+    let failure = match code.as_str() {
+        "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" => Failure::new(Code::AccessDenied, text)
+            .remedy(format!("allow {action} in the instance role's policy, then: node-agent retry")),
+        "AuthFailure"
+        | "SignatureDoesNotMatch"
+        | "InvalidSignatureException"
+        | "InvalidClientTokenId"
+        | "UnrecognizedClientException"
+        | "InvalidAccessKeyId"
+        | "MissingAuthenticationToken"
+        | "ExpiredToken"
+        | "ExpiredTokenException"
+        | "RequestExpired"
+        | "RequestTimeTooSkewed" => Failure::new(Code::Credentials, text),
+        "Throttling" | "ThrottlingException" | "ThrottledException" | "RequestLimitExceeded" | "SlowDown"
+        | "RequestThrottled" | "RequestThrottledException" | "TooManyRequestsException" | "ResourceContention"
+        | "ServiceUnavailable" | "Unavailable" | "InternalError" | "InternalFailure" => {
+            Failure::new(Code::ApiOverloaded, text)
+        }
+        _ if status >= 500 || status == 429 => Failure::new(Code::ApiOverloaded, text),
+        _ => Failure::new(Code::ApiRefused, text),
+    };
+    CallError { code: Some(code), message, failure }
+}

@@ -1,0 +1,128 @@
+//! The instance metadata service, version 2.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use aws_config::imds::Client;
+use aws_config::imds::client::error::ImdsError;
+use aws_config::provider_config::ProviderConfig;
+use serde::Deserialize;
+
+use crate::failure::{Code, Failure};
+
+/// The service, asked by one client that keeps its token.
+pub struct Imds {
+    client: Client,
+}
+
+impl fmt::Debug for Imds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Imds")
+    }
+}
+
+/// The parts of the instance identity document that the agent uses.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IdentityDocument {
+    /// `i-…`
+    pub instance_id: String,
+    /// `eu-west-1`
+    pub region: String,
+    /// `eu-west-1a`
+    pub availability_zone: String,
+    /// The primary private IPv4 address.
+    pub private_ip: Option<IpAddr>,
+}
+
+impl Imds {
+    /// Two attempts, because the client renews a token that expired only by trying again; the step runner does the rest.
+    pub(super) fn new(provider: &ProviderConfig) -> Self {
+        Imds { client: Client::builder().configure(provider).max_attempts(2).build() }
+    }
+
+    /// The instance identity document.
+    pub async fn identity(&self) -> Result<IdentityDocument, Failure> {
+        let path = "/latest/dynamic/instance-identity/document";
+        let text = self.required(path).await?;
+        serde_json::from_str(&text).map_err(|error| {
+            Failure::new(Code::ImdsUnreachable, format!("instance metadata {path} is not an identity document"))
+                .because(error)
+        })
+    }
+
+    /// All private addresses of all network interfaces.
+    pub async fn private_addresses(&self) -> Result<Vec<IpAddr>, Failure> {
+        let base = "/latest/meta-data/network/interfaces/macs/";
+        let mut addresses = Vec::new();
+        for mac in self.required(base).await?.lines() {
+            let mac = mac.trim_end_matches('/');
+            for list in ["local-ipv4s", "ipv6s"] {
+                let found = self.optional(&format!("{base}{mac}/{list}")).await?.unwrap_or_default();
+                addresses.extend(found.lines().filter_map(|address| address.trim().parse::<IpAddr>().ok()));
+            }
+        }
+        Ok(addresses)
+    }
+
+    async fn required(&self, path: &str) -> Result<String, Failure> {
+        self.optional(path)
+            .await?
+            .ok_or_else(|| Failure::new(Code::ImdsIncomplete, format!("instance metadata has no {path} (404)")))
+    }
+
+    /// None where the service answers 404.
+    async fn optional(&self, path: &str) -> Result<Option<String>, Failure> {
+        match self.client.get(path).await {
+            Ok(text) => Ok(Some(text.into())),
+            Err(ImdsError::ErrorResponse(answer)) => match answer.response().status().as_u16() {
+                404 => Ok(None),
+                403 => Err(Failure::new(Code::ImdsRefused, format!("instance metadata answers 403 to {path}"))),
+                status => Err(Failure::new(
+                    Code::ImdsUnreachable,
+                    format!("instance metadata answers {status} to {path}"),
+                )),
+            },
+            Err(error) => Err(Failure::new(Code::ImdsUnreachable, format!("instance metadata {path}")).because(error)),
+        }
+    }
+
+    /// The user data as bytes. The SDK's client returns only text, and user data may be gzip: asked by hand.
+    pub async fn user_data(&self) -> Result<Vec<u8>, Failure> {
+        let base = std::env::var("AWS_EC2_METADATA_SERVICE_ENDPOINT")
+            .unwrap_or_else(|_| "http://169.254.169.254".to_owned());
+        let base = base.trim_end_matches('/');
+        let failed = |what: &str, error: reqwest::Error| {
+            Failure::new(Code::ImdsUnreachable, format!("instance metadata {what}")).because(error)
+        };
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .connect_timeout(Duration::from_secs(1))
+            .timeout(Duration::from_secs(5))
+            .build()
+            .map_err(|error| failed("client", error))?;
+        let token = http
+            .put(format!("{base}/latest/api/token"))
+            .header("x-aws-ec2-metadata-token-ttl-seconds", "60")
+            .send()
+            .await
+            .and_then(reqwest::Response::error_for_status)
+            .map_err(|error| failed("token", error))?
+            .text()
+            .await
+            .map_err(|error| failed("token", error))?;
+        let answer = http
+            .get(format!("{base}/latest/user-data"))
+            .header("x-aws-ec2-metadata-token", token)
+            .send()
+            .await
+            .map_err(|error| failed("user-data", error))?;
+        if answer.status().as_u16() == 404 {
+            return Err(Failure::new(Code::ConfigUnreadable, "the instance has no user data")
+                .remedy("give the instance the configuration as its user data, or use --config PATH"));
+        }
+        let answer = answer.error_for_status().map_err(|error| failed("user-data", error))?;
+        Ok(answer.bytes().await.map_err(|error| failed("user-data", error))?.to_vec())
+    }
+}

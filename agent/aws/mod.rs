@@ -1,0 +1,83 @@
+//! The AWS services the agent talks to, as concrete clients. The seam for tests is the endpoint.
+//!
+//! No client retries by itself: the step runner does, and it alone (agent/step.rs). One HTTP client and one client per
+//! service, because the SDK corrects clock skew per client.
+
+pub mod autoscaling;
+pub mod download;
+pub mod ec2;
+mod error;
+pub mod imds;
+
+use std::time::Duration;
+
+use aws_config::provider_config::ProviderConfig;
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region};
+use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+
+/// Connecting within a region takes milliseconds; a lost SYN is sent again after 1 s.
+const CONNECT: Duration = Duration::from_secs(3);
+/// One call, from connecting to the last byte: EC2 answers within a second or two, also when it is busy. One that takes longer
+/// is asked again; every call the agent makes bears that.
+const ATTEMPT: Duration = Duration::from_secs(6);
+
+/// What is there before the region is known.
+#[derive(Debug)]
+pub struct Aws {
+    http: SharedHttpClient,
+    /// The instance metadata service.
+    pub imds: imds::Imds,
+}
+
+/// The regional services.
+#[derive(Debug)]
+pub struct Services {
+    /// Volumes and instances.
+    pub ec2: ec2::Ec2,
+    /// Lifecycle actions.
+    pub autoscaling: autoscaling::AutoScaling,
+    /// Files and scripts.
+    pub sources: download::Sources,
+}
+
+impl Aws {
+    /// Nothing is called yet.
+    pub fn new() -> Self {
+        let http = aws_smithy_http_client::Builder::new()
+            .tls_provider(Provider::Rustls(CryptoMode::Ring))
+            .build_https();
+        let provider = ProviderConfig::without_region().with_http_client(http.clone());
+        Aws { imds: imds::Imds::new(&provider), http }
+    }
+
+    /// The services of the region: the environment's, or else the instance's.
+    pub async fn connect(&self, instance_region: &str) -> Services {
+        let region = ["AWS_REGION", "AWS_DEFAULT_REGION"]
+            .iter()
+            .find_map(|name| std::env::var(name).ok().filter(|region| !region.is_empty()))
+            .unwrap_or_else(|| instance_region.to_owned());
+        let timeouts =
+            TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ATTEMPT).build();
+        let config = aws_config::defaults(BehaviorVersion::v2026_01_12())
+            .http_client(self.http.clone())
+            .region(Region::new(region))
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(timeouts)
+            .load()
+            .await;
+        Services {
+            ec2: ec2::Ec2::new(&config),
+            autoscaling: autoscaling::AutoScaling::new(&config),
+            sources: download::Sources::new(&config),
+        }
+    }
+}
+
+impl Default for Aws {
+    fn default() -> Self {
+        Aws::new()
+    }
+}

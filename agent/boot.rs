@@ -1,0 +1,206 @@
+//! The boot sequence, top to bottom.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::aws::{Aws, Services};
+use crate::config::Config;
+use crate::failure::{Code, Failure};
+use crate::host::systemd;
+use crate::journal::{Journal, LaunchOutcome};
+use crate::step::{Runner, StepName, Stopped};
+use crate::steps::attach::{Attach, Attached};
+use crate::steps::device::FindDevice;
+use crate::steps::fetch::Fetch;
+use crate::steps::files::WriteFiles;
+use crate::steps::filesystem::MakeFilesystem;
+use crate::steps::grow::Grow;
+use crate::steps::hooks::{Hook, end_survivor};
+use crate::steps::identity::{Identify, Node, RightNode};
+use crate::steps::lifecycle::{Complete, Launch, LaunchResult};
+use crate::steps::mount::MountVolume;
+use crate::steps::ownership::Own;
+
+/// What a run works with.
+#[derive(Debug)]
+pub struct Boot<'a> {
+    /// What the user wrote.
+    pub config: &'a Config,
+    /// What was done before.
+    pub journal: &'a Journal,
+    /// The services.
+    pub aws: &'a Aws,
+    /// A private directory for fetched contents.
+    pub scratch: &'a Path,
+    /// This boot.
+    pub boot_id: &'a str,
+    /// Becomes true when the agent is told to stop.
+    pub stop: watch::Receiver<bool>,
+}
+
+impl Boot<'_> {
+    /// Brings the node up and reports it; with `on_failure = "abandon"` a failure is reported too.
+    pub async fn bring_up(&self) -> Result<(), Stopped> {
+        let Boot { config, journal, .. } = *self;
+        let run = &Runner::new(journal, config.timeouts.aws, self.stop.clone());
+        let here = |step| move |failure| Stopped { step, failure };
+
+        end_survivor(journal, self.boot_id).await.map_err(here(StepName::Configure))?;
+        let node = &run.step(Identify { imds: &self.aws.imds, deadline: config.timeouts.aws }).await?;
+        journal.claim(&node.instance_id).map_err(here(StepName::Identity))?;
+        let services = &self.aws.connect(&node.region).await;
+        let launch = &Launch { autoscaling: &services.autoscaling, node, config: config.lifecycle.as_ref() };
+
+        let result = self.sequence(run, node, services, launch).await;
+        if let Err(stopped) = &result
+            && launch.abandons_on(stopped)
+            && journal.launch_outcome().is_none()
+        {
+            let deadline = config.timeouts.complete;
+            // The failure above is the run's result, whatever comes of reporting it.
+            drop(run.step(Complete { journal, launch, result: LaunchResult::Abandon, deadline }).await);
+        }
+        result
+    }
+
+    async fn sequence(
+        &self,
+        run: &Runner<'_>,
+        node: &Node,
+        services: &Services,
+        launch: &Launch<'_>,
+    ) -> Result<(), Stopped> {
+        let Boot { config, journal, .. } = *self;
+        let deadline = config.timeouts.volume;
+        let taken = &RefCell::new(BTreeSet::new());
+
+        run.step(RightNode { imds: &self.aws.imds, launch, node, ip: config.node.ip, deadline: config.timeouts.aws })
+            .await?;
+        let launched = self.launched_before().map_err(|failure| Stopped { step: StepName::Identity, failure })?;
+
+        let attach = run.together(
+            config.volumes.iter().map(|want| Attach { ec2: &services.ec2, launch, node, want, deadline, taken }),
+        );
+        let fetch = async {
+            if launched { Ok(None) } else { run.step(self.fetch(services)).await.map(Some) }
+        };
+        let (volumes, staged) = tokio::try_join!(attach, fetch)?;
+
+        let devices = run.together(volumes.iter().map(|volume| FindDevice { volume, deadline })).await?;
+        let disks = || volumes.iter().zip(&devices);
+        let found = run
+            .in_turn(disks().map(|(volume, device)| MakeFilesystem { journal, launch, volume, device, deadline }))
+            .await?;
+        run.in_turn(
+            disks().zip(&found).map(|((volume, device), found)| MountVolume { volume, device, found, deadline }),
+        )
+        .await?;
+        announce_mounts().await;
+        run.in_turn(
+            disks().map(|(volume, device)| Grow { journal, volume, device, deadline, tried: Cell::default() }),
+        )
+        .await?;
+        run.in_turn(volumes.iter().map(|volume| Own { journal, volume, swept: Cell::default() })).await?;
+
+        // What follows is done once per instance.
+        let Some(staged) = staged else { return Ok(()) };
+        let mut inputs = run.step(WriteFiles { journal, files: &config.files, contents: &staged.files }).await?;
+        if let (Some(hooks), Some(script)) = (&config.hooks, &staged.script) {
+            let environment = &self.hook_environment(node, &volumes);
+            let functions =
+                [(StepName::Configure, &hooks.configure), (StepName::HealthCheck, &hooks.health_check)];
+            for (step, function) in functions {
+                inputs = run
+                    .step(Hook {
+                        step,
+                        journal,
+                        launch,
+                        script,
+                        function,
+                        arguments: [&config.node.id, &config.node.ip.to_string()],
+                        environment,
+                        after: &inputs,
+                        boot_id: self.boot_id,
+                        deadline: config.timeouts.hooks,
+                        stop: self.stop.clone(),
+                    })
+                    .await?;
+            }
+        }
+        let result = LaunchResult::Continue;
+        run.step(Complete { journal, launch, result, deadline: config.timeouts.complete }).await
+    }
+
+    /// Whether the once-per-instance steps are behind this instance. One that was abandoned is not to be used.
+    fn launched_before(&self) -> Result<bool, Failure> {
+        match self.journal.launch_outcome() {
+            None => Ok(false),
+            Some(LaunchOutcome::Abandoned) => {
+                Err(Failure::new(Code::LaunchAbandoned, "the launch of this instance was abandoned before"))
+            }
+            Some(_) => Ok(true),
+        }
+    }
+
+    fn fetch<'b>(&'b self, services: &'b Services) -> Fetch<'b> {
+        Fetch {
+            sources: &services.sources,
+            files: &self.config.files,
+            hooks: self.config.hooks.as_ref(),
+            scratch: self.scratch,
+            deadline: self.config.timeouts.downloads,
+            began: Instant::now(),
+            got: RefCell::default(),
+        }
+    }
+
+    /// What the seed's script left in scope, so that hook scripts written for it run unchanged.
+    fn hook_environment(&self, node: &Node, volumes: &[Attached<'_>]) -> BTreeMap<&'static str, String> {
+        let config = self.config;
+        let first = volumes.first();
+        let text = |value: Option<String>| value.unwrap_or_default();
+        let all: Vec<_> = volumes
+            .iter()
+            .map(|volume| {
+                serde_json::json!({
+                    "id": volume.want.id.as_str(),
+                    "device_name": volume.device_name,
+                    "mount_path": volume.want.mount_path,
+                    "file_system": volume.want.file_system.as_str(),
+                    "owner": volume.want.owner.as_ref().map(ToString::to_string),
+                    "group": volume.want.group.as_ref().map(ToString::to_string),
+                })
+            })
+            .collect();
+        BTreeMap::from([
+            ("NODE_ID", config.node.id.clone()),
+            ("NODE_IP", config.node.ip.to_string()),
+            ("VOLUME_ID", text(first.map(|volume| volume.want.id.to_string()))),
+            ("DEVICE_NAME", text(first.map(|volume| volume.device_name.clone()))),
+            ("MOUNT_PATH", text(first.map(|volume| volume.want.mount_path.display().to_string()))),
+            ("FILE_SYSTEM_TYPE", text(first.map(|volume| volume.want.file_system.to_string()))),
+            ("OWNER", text(first.and_then(|volume| volume.want.owner.as_ref()).map(ToString::to_string))),
+            ("GROUP", text(first.and_then(|volume| volume.want.group.as_ref()).map(ToString::to_string))),
+            ("INSTANCE_ID", node.instance_id.clone()),
+            ("REGION", node.region.clone()),
+            ("ASG_NAME", text(config.lifecycle.as_ref().map(|lifecycle| lifecycle.asg_name.clone()))),
+            ("ASG_HOOK_NAME", text(config.lifecycle.as_ref().map(|lifecycle| lifecycle.hook_name.clone()))),
+            ("NODE_AGENT_VOLUMES", serde_json::Value::Array(all).to_string()),
+        ])
+    }
+}
+
+/// Applications `WantedBy` the target start once all volumes are mounted. That it cannot be started is no reason to give
+/// up on the node: the health check will tell.
+async fn announce_mounts() {
+    if !systemd::has_unit(systemd::MOUNTED_TARGET).await {
+        return;
+    }
+    if let Err(failure) = systemd::start(systemd::MOUNTED_TARGET).await {
+        tracing::warn!(step = "mount", "{failure}");
+    }
+}

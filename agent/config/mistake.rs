@@ -1,0 +1,76 @@
+//! What is wrong with a configuration, and how it is told.
+
+use std::fmt;
+
+/// One thing to correct, at the place where it stands.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mistake {
+    /// The text it stands in, by the name given to [`load`](super::load): a path or "user data".
+    pub source: String,
+    /// The line, from 1.
+    pub line: usize,
+    /// The column, from 1, in characters (not bytes).
+    pub column: usize,
+    /// What is wrong, with the table and the key in front. Never holds a file's contents or a script.
+    pub what: String,
+    /// What to do about it, as an instruction: `write "/data"`.
+    pub instead: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}: {}; {}", self.source, self.line, self.column, self.what, self.instead)
+    }
+}
+
+/// Every mistake of a configuration, sorted by source and position. Never empty when [`load`](super::load) returns it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistakes(Vec<Mistake>);
+
+impl Mistakes {
+    /// Sorts by position, sources in the order that `order` gives them; the same thing said twice counts once.
+    pub(super) fn new<O: Ord>(mut found: Vec<Mistake>, order: impl Fn(&str) -> O) -> Self {
+        found.sort_by(|a, b| order(&a.source).cmp(&order(&b.source)).then_with(|| a.cmp(b)));
+        found.dedup();
+        Self(found)
+    }
+
+    /// The mistakes in the order of their position.
+    pub fn iter(&self) -> std::slice::Iter<'_, Mistake> {
+        self.0.iter()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<'a> IntoIterator for &'a Mistakes {
+    type Item = &'a Mistake;
+    type IntoIter = std::slice::Iter<'a, Mistake>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.len() {
+            1 => write!(f, "the configuration has 1 mistake")?,
+            count => write!(f, "the configuration has {count} mistakes")?,
+        }
+        for mistake in &self.0 {
+            write!(f, "\n{mistake}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Mistakes {}

@@ -1,0 +1,94 @@
+//! Raw TOML → validated settings. Nothing else of the agent sees the raw text.
+//!
+//! The way of a text: `syntax` parses it past every error, `layers` lays the override over it, `reader` reads the keys
+//! that `schema` declares, `validate` checks their values, and each of them adds to one `report`.
+
+mod layers;
+mod mistake;
+mod model;
+mod reader;
+mod report;
+pub mod schema;
+pub mod script;
+mod syntax;
+mod validate;
+
+#[cfg(test)]
+mod tests;
+
+use sha2::{Digest, Sha256};
+use toml::de::DeTable;
+
+pub use mistake::{Mistake, Mistakes};
+pub use model::{
+    Account, BadDigest, BadVolumeId, Config, Contents, File, FileSystemType, Format, Hooks, Lifecycle, Node, OnFailure,
+    Script, Sha256Digest, Source, Timeouts, Volume, VolumeId,
+};
+
+/// A configuration's text.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Text {
+    /// What errors call it: a path, or "user data".
+    pub name: String,
+    /// The TOML.
+    pub text: String,
+}
+
+/// Leaves the text out: it may hold secrets, and debug output ends in logs.
+impl std::fmt::Debug for Text {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Text({}, {} bytes)", self.name, self.text.len())
+    }
+}
+
+/// What the settings are checked against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// This host too: do the accounts exist, is the hooks' script there and does it define its functions?
+    ThisHost,
+    /// The text alone, so that a configuration can be checked elsewhere.
+    Offline,
+}
+
+/// Reads and checks a configuration. `overrides` wins key by key: a `[[volume]]` is matched by its id, a `[[file]]` by
+/// its destination, and one that matches none is added.
+///
+/// Under [`Scope::ThisHost`] it looks at the user database and reads the hooks' script where that is a local file.
+///
+/// Errors: every mistake of both texts at once; never an empty list.
+pub fn load(main: Text, overrides: Option<Text>, scope: Scope) -> Result<Config, Mistakes> {
+    let texts: Vec<Text> = std::iter::once(main).chain(overrides).collect();
+    let digest = digest(&texts);
+    let layers = texts.len();
+    let mut report = report::Report::new(texts);
+    let fields = layers::read(&mut report, layers);
+    let config = validate::config(&report, &fields, scope, digest);
+    let mistakes = report.into_mistakes();
+    match config {
+        Ok(config) if mistakes.is_empty() => Ok(config),
+        _ => Err(mistakes),
+    }
+}
+
+/// Whether the text says only `source = "imds"`: the settings are in the instance's user data.
+///
+/// A `source` in company, or another word, is left to [`load`] to report.
+pub fn wants_user_data(text: &str) -> bool {
+    let (root, errors) = DeTable::parse_recoverable(text);
+    let root = root.get_ref();
+    let source = root.get("source").and_then(|value| value.get_ref().as_str());
+    errors.is_empty() && root.len() == 1 && source == Some(IMDS)
+}
+
+/// The word for the instance's metadata service.
+const IMDS: &str = "imds";
+
+/// The digest over the texts, each behind its length, so that no text can pass for another layering of itself.
+fn digest(texts: &[Text]) -> String {
+    let mut hash = Sha256::new();
+    for Text { text, .. } in texts {
+        hash.update((text.len() as u64).to_be_bytes());
+        hash.update(text);
+    }
+    Sha256Digest(hash.finalize().into()).to_string()
+}

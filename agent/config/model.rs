@@ -1,0 +1,373 @@
+//! The validated settings. Every value here has passed its checks; the raw text is gone.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+/// Everything the agent was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Who this node is.
+    pub node: Node,
+    /// The Auto Scaling group and hook to report to; `None` where there is no Auto Scaling hook.
+    pub lifecycle: Option<Lifecycle>,
+    /// The data volumes, in the order of the text. No two share an id or a mount path.
+    pub volumes: Vec<Volume>,
+    /// The files to write, in the order of the text. No two share a destination.
+    pub files: Vec<File>,
+    /// The user's functions; always there with `lifecycle`.
+    pub hooks: Option<Hooks>,
+    /// How long each kind of work may take.
+    pub timeouts: Timeouts,
+    /// Lower-case hex SHA-256 over the texts of both layers: tells whether the configuration changed.
+    pub digest: String,
+}
+
+/// `[node]`: the node's fixed identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// The hooks' first argument. Not empty, no control characters.
+    pub id: String,
+    /// The hooks' second argument; must be an address of this instance.
+    pub ip: IpAddr,
+}
+
+/// `[lifecycle]`: the Auto Scaling launch hook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lifecycle {
+    /// The Auto Scaling group.
+    pub asg_name: String,
+    /// Its launch lifecycle hook.
+    pub hook_name: String,
+    /// What a failure does.
+    pub on_failure: OnFailure,
+    /// How long a failed node waits for a retry before ABANDON.
+    pub hold_for: Duration,
+    /// The hook's heartbeat timeout, for where IAM does not let the hook be read.
+    pub heartbeat_timeout: Option<Duration>,
+    /// The termination lifecycle hook.
+    pub terminate_hook_name: Option<String>,
+}
+
+/// What a failed boot sequence does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Stay up and wait for an operator's retry.
+    Hold,
+    /// Send ABANDON at once.
+    Abandon,
+}
+
+/// A `[[volume]]`: an EBS volume, its filesystem and where it is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// The EBS volume's id.
+    pub id: VolumeId,
+    /// The name to attach it under; on `NVMe` instances the device appears under another one.
+    pub device_name: String,
+    /// Where it is mounted: absolute, normalised, no system directory.
+    pub mount_path: PathBuf,
+    /// The filesystem to make, or to expect.
+    pub file_system: FileSystemType,
+    /// Options for fstab and mount(8), one each.
+    pub mount_options: Vec<String>,
+    /// The mount point's owner; `None` leaves it as it is.
+    pub owner: Option<Account>,
+    /// The mount point's group; `None` leaves it as it is.
+    pub group: Option<Account>,
+    /// Whether owner and group are set on everything below, on every boot.
+    pub recursive: bool,
+    /// Whether the volume is detached before the instance terminates.
+    pub detach_on_terminate: bool,
+    /// Whether a blank volume may be formatted.
+    pub format: Format,
+    /// Whether a missing mkfs may be installed by the package manager.
+    pub install_tools: bool,
+}
+
+/// An EBS volume id: `vol-` and 8 or 17 lower-case hex digits.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VolumeId(String);
+
+impl VolumeId {
+    /// The id as EC2 writes it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The `NVMe` controller's serial number for this volume: the id without its dash.
+    pub fn serial(&self) -> String {
+        self.0.replacen('-', "", 1)
+    }
+}
+
+impl fmt::Display for VolumeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A text is not an EBS volume id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a volume id (vol- and 8 or 17 lower-case hex digits)")]
+pub struct BadVolumeId;
+
+impl FromStr for VolumeId {
+    type Err = BadVolumeId;
+
+    fn from_str(text: &str) -> Result<Self, BadVolumeId> {
+        let digits = text.strip_prefix("vol-").ok_or(BadVolumeId)?;
+        // EC2 gave out 8 digits until its resource ids became 17 digits long in 2018; old volumes keep theirs.
+        let right = matches!(digits.len(), 8 | 17) && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if right { Ok(Self(text.to_owned())) } else { Err(BadVolumeId) }
+    }
+}
+
+/// A filesystem the agent can make and grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileSystemType {
+    /// XFS.
+    Xfs,
+    /// ext4.
+    Ext4,
+}
+
+impl FileSystemType {
+    /// The name as mount(8), fstab and mkfs know it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Xfs => "xfs",
+            Self::Ext4 => "ext4",
+        }
+    }
+}
+
+impl fmt::Display for FileSystemType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Whether a blank volume is formatted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// A volume that is proven blank is formatted.
+    IfBlank,
+    /// A blank volume is an error.
+    Never,
+}
+
+/// A user or a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Account {
+    /// By name; exists on this host when the scope was [`Scope::ThisHost`](super::Scope::ThisHost).
+    Name(String),
+    /// By number; need not exist. Never `u32::MAX`, which chown(2) reads as "leave it".
+    Id(u32),
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Id(id) => write!(f, "{id}"),
+        }
+    }
+}
+
+/// A `[[file]]` to write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct File {
+    /// Where it goes: absolute and normalised.
+    pub destination: PathBuf,
+    /// What is in it.
+    pub contents: Contents,
+    /// What the contents must hash to; already checked for inline contents.
+    pub sha256: Option<Sha256Digest>,
+    /// The permission bits, at most `0o7777`.
+    pub mode: u32,
+    /// The owner.
+    pub owner: Account,
+    /// The group.
+    pub group: Account,
+}
+
+/// What is in a file.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Contents {
+    /// Given in the configuration, decoded.
+    Inline(Vec<u8>),
+    /// To be fetched.
+    Source(Source),
+}
+
+/// Leaves the contents out: they may be secrets, and debug output ends in logs.
+impl fmt::Debug for Contents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inline(bytes) => write!(f, "Inline({} bytes)", bytes.len()),
+            Self::Source(source) => write!(f, "Source({source})"),
+        }
+    }
+}
+
+/// Where contents or a script are fetched from.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Source {
+    /// `s3://bucket/key`.
+    S3 {
+        /// The bucket's name.
+        bucket: String,
+        /// The object's key, not empty, without the slash that divides it from the bucket.
+        key: String,
+    },
+    /// `https://…`, complete and unchanged, so with a presigned URL's secrets.
+    Https(String),
+    /// `file:///…`: an absolute path on this host.
+    File(PathBuf),
+}
+
+/// The URL, for logs and errors: without user, password and the values of a query, which may be secrets.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::S3 { bucket, key } => write!(f, "s3://{bucket}/{key}"),
+            Self::Https(url) => f.write_str(&without_secrets(url)),
+            Self::File(path) => write!(f, "file://{}", path.display()),
+        }
+    }
+}
+
+/// As it displays, for the same reason.
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Source({self})")
+    }
+}
+
+/// A URL without user, password, query and fragment.
+pub(super) fn without_secrets(url: &str) -> String {
+    let (bare, query) = match url.find(['?', '#']) {
+        Some(at) => (&url[..at], "?…"),
+        None => (url, ""),
+    };
+    let (scheme, rest) = match bare.find("://") {
+        Some(at) => bare.split_at(at + 3),
+        None => ("", bare),
+    };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit('@').next().unwrap_or(authority);
+    format!("{scheme}{host}{path}{query}")
+}
+
+/// A SHA-256 digest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Sha256Digest(
+    /// Its bytes.
+    pub [u8; 32],
+);
+
+impl Sha256Digest {
+    /// The digest of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+}
+
+impl fmt::Display for Sha256Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Sha256Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Sha256Digest({self})")
+    }
+}
+
+/// A text is not a SHA-256 digest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a SHA-256 digest (64 hex digits)")]
+pub struct BadDigest;
+
+impl FromStr for Sha256Digest {
+    type Err = BadDigest;
+
+    fn from_str(text: &str) -> Result<Self, BadDigest> {
+        // from_str_radix below would take a sign.
+        if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(BadDigest);
+        }
+        let mut digest = [0; 32];
+        for (byte, at) in digest.iter_mut().zip((0..64).step_by(2)) {
+            *byte = u8::from_str_radix(&text[at..at + 2], 16).map_err(|_| BadDigest)?;
+        }
+        Ok(Self(digest))
+    }
+}
+
+/// `[hooks]`: the user's script and its functions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hooks {
+    /// The bash script that defines the functions.
+    pub script: Script,
+    /// What the script must hash to; already checked where the script could be read.
+    pub sha256: Option<Sha256Digest>,
+    /// The function that configures the node.
+    pub configure: String,
+    /// The function that waits for a healthy cluster.
+    pub health_check: String,
+    /// The function that drains the node before termination; run where the script defines it.
+    pub drain: String,
+}
+
+/// Where the hooks' script is.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Script {
+    /// A file on this host.
+    Path(PathBuf),
+    /// Given in the configuration, decoded.
+    Inline(Vec<u8>),
+    /// To be fetched.
+    Remote {
+        /// Where from; never [`Source::File`].
+        source: Source,
+        /// The script to use when it cannot be fetched or is empty, decoded. Its functions are not checked yet.
+        fallback: Option<Vec<u8>>,
+    },
+}
+
+/// Leaves the script's text out: it may hold secrets, and debug output ends in logs.
+impl fmt::Debug for Script {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => write!(f, "Path({})", path.display()),
+            Self::Inline(bytes) => write!(f, "Inline({} bytes)", bytes.len()),
+            Self::Remote { source, fallback } => {
+                write!(f, "Remote({source}, fallback: {:?} bytes)", fallback.as_ref().map(Vec::len))
+            }
+        }
+    }
+}
+
+/// `[timeouts]`: how long each kind of work may take. Each is longer than zero and at most a year.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeouts {
+    /// IMDS, credentials, DNS and the APIs becoming reachable.
+    pub aws: Duration,
+    /// The volume coming free, attaching, its device appearing.
+    pub volume: Duration,
+    /// Each hook call.
+    pub hooks: Duration,
+    /// Each file and script source.
+    pub downloads: Duration,
+    /// Telling Auto Scaling.
+    pub complete: Duration,
+    /// Unmounting on termination.
+    pub unmount: Duration,
+}

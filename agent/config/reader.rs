@@ -1,0 +1,348 @@
+//! Typed reading of a table. A key is known because the schema has it; whatever else stands in the table is reported.
+
+use super::layers::{Fields, Item, Value};
+use super::report::{Place, Quoted, Report, Reported, Spot};
+use super::schema::{self, Key, Kind, Literal, Presence, Shape, Table};
+
+/// A value that was read, and the spot to complain about.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Given<'a, T> {
+    pub(super) value: T,
+    pub(super) spot: Spot<'a>,
+    /// Whether it stands in the text, not only in the schema as a default.
+    pub(super) written: bool,
+}
+
+impl<'a, T> Given<'a, T> {
+    /// Checks the value and turns it into its right type.
+    pub(super) fn check<U>(self, check: impl FnOnce(T, &Spot<'a>) -> Result<U, Reported>) -> Result<U, Reported> {
+        check(self.value, &self.spot)
+    }
+}
+
+/// One table, being read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sheet<'a> {
+    report: &'a Report,
+    table: &'static Table,
+    fields: &'a Fields,
+}
+
+impl<'a> Sheet<'a> {
+    /// Opens a table; its unknown keys are reported.
+    pub(super) fn open(report: &'a Report, table: &'static Table, fields: &'a Fields) -> Self {
+        for (name, field) in &fields.keys {
+            let known = table.key(name).is_some() || (table.shape == Shape::Root && schema::table(name).is_some());
+            if !known {
+                let is_table = matches!(&field.value.item, Item::Table(_) | Item::List(_));
+                let (what, instead) = unknown(table, name, is_table);
+                report.mistake(field.key_at, what, instead);
+            }
+        }
+        Self { report, table, fields }
+    }
+
+    /// The spot of a key: its value where it is written, else the table's header.
+    pub(super) fn spot(&self, key: &'static Key) -> Spot<'a> {
+        let place = self.fields.keys.get(key.name).map_or(self.header(), |field| field.value.at);
+        Spot { report: self.report, table: self.table, key, place }
+    }
+
+    /// Where the table begins.
+    pub(super) fn header(&self) -> Place {
+        self.fields.headers.first().copied().unwrap_or(Place { layer: 0, offset: 0 })
+    }
+
+    /// The value of a key, where it is written.
+    fn value(&self, key: &'static Key) -> Option<&'a Value> {
+        debug_assert_eq!(key.table, self.table.name, "{} is read from the wrong table", key.name);
+        self.fields.keys.get(key.name).map(|field| &field.value)
+    }
+
+    /// Whether a key is written, right or wrong.
+    pub(super) fn has(&self, key: &'static Key) -> bool {
+        self.value(key).is_some()
+    }
+
+    /// A string; `None` where it is neither written nor has a default.
+    pub(super) fn text(&self, key: &'static Key) -> Result<Option<Given<'a, &'a str>>, Reported> {
+        let spot = self.spot(key);
+        match self.value(key).map(|value| &value.item) {
+            None => match key.presence {
+                Presence::Default(Literal::Text(value)) => Ok(Some(Given { value, spot, written: false })),
+                _ => Ok(None),
+            },
+            Some(Item::Text(value)) => Ok(Some(Given { value, spot, written: true })),
+            Some(other) => Err(wrong_type(spot, other)),
+        }
+    }
+
+    /// A string that must be there.
+    pub(super) fn required(&self, key: &'static Key) -> Result<Given<'a, &'a str>, Reported> {
+        self.text(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// A boolean.
+    pub(super) fn flag(&self, key: &'static Key) -> Result<bool, Reported> {
+        match self.value(key).map(|value| &value.item) {
+            None => Ok(key.presence == Presence::Default(Literal::Flag(true))),
+            Some(Item::Flag(flag)) => Ok(*flag),
+            Some(other) => Err(wrong_type(self.spot(key), other)),
+        }
+    }
+
+    /// A list of strings, each with its own place.
+    pub(super) fn list(&self, key: &'static Key) -> Result<Vec<Given<'a, &'a str>>, Reported> {
+        let spot = self.spot(key);
+        let entries = match self.value(key).map(|value| &value.item) {
+            None => return Ok(Vec::new()),
+            Some(Item::List(entries)) => entries,
+            Some(other) => return Err(wrong_type(spot, other)),
+        };
+        let read = |entry: &'a Value| {
+            let spot = Spot { place: entry.at, ..spot };
+            match &entry.item {
+                Item::Text(value) => Ok(Given { value: value.as_str(), spot, written: true }),
+                Item::Broken => Err(Reported(())),
+                other => {
+                    let what = format_args!("an entry is {}, not a string", other.type_name());
+                    Err(spot.write(what, format_args!("{} = {}", key.name, key.example)))
+                }
+            }
+        };
+        all(entries.iter().map(read))
+    }
+
+    /// A user or group: a string or a number that may have no sign.
+    pub(super) fn account(&self, key: &'static Key) -> Result<Option<Given<'a, &'a str>>, Reported> {
+        match self.value(key).map(|value| &value.item) {
+            Some(Item::Integer(digits, 10)) => {
+                let value = digits.strip_prefix('+').unwrap_or(digits);
+                Ok(Some(Given { value, spot: self.spot(key), written: true }))
+            }
+            _ => self.text(key),
+        }
+    }
+
+    /// One word of a key's choice, and the value it stands for.
+    pub(super) fn choice<T: Copy>(&self, key: &'static Key, values: &[(&str, T)]) -> Result<T, Reported> {
+        let given = self.required(key)?;
+        if let Some((_, value)) = values.iter().find(|(word, _)| *word == given.value) {
+            return Ok(*value);
+        }
+        let words: Vec<&str> = values.iter().map(|(word, _)| *word).collect();
+        let what = format_args!("{} is not one of its values", Quoted(given.value));
+        match nearest(given.value.to_lowercase().as_str(), &words) {
+            Some(word) => Err(given.spot.write(what, format_args!("\"{word}\""))),
+            None => Err(given.spot.write(what, format_args!("\"{}\"", words.join("\" or \"")))),
+        }
+    }
+
+    /// Which one of the table's exclusive keys is written. Two of them are a mistake at the later one; none is a
+    /// mistake at the header.
+    pub(super) fn one_of(&self) -> Result<&'static Key, Reported> {
+        let keys = self.table.one_of.iter().filter_map(|name| self.table.key(name));
+        let mut written: Vec<&'static Key> = keys.filter(|key| self.has(key)).collect();
+        written.sort_by_key(|key| {
+            let place = self.spot(key).place;
+            (place.layer, place.offset)
+        });
+        let mut clash = None;
+        for (at, &later) in written.iter().enumerate() {
+            if let Some(earlier) = written[..at].iter().find(|key| self.table.exclusive(key.name, later.name)) {
+                let spot = self.spot(later);
+                let line = self.report.refer(self.spot(earlier).place, spot.place);
+                let what = format_args!("excludes {}, which stands in {line}", earlier.name);
+                clash = Some(spot.mistake(what, format_args!("keep only one of {}", self.alternatives())));
+            }
+        }
+        match (clash, written.first()) {
+            (Some(reported), _) => Err(reported),
+            // Where a pair stands together the schema names the leading one first.
+            (None, Some(_)) => {
+                let first = self.table.one_of.iter().find_map(|name| written.iter().find(|key| key.name == *name));
+                first.copied().ok_or(Reported(()))
+            }
+            (None, None) if self.table.one_of.iter().any(|name| self.may_have(name)) => Err(Reported(())),
+            (None, None) => {
+                let what = format_args!("{}: has none of {}", self.table.header(), self.alternatives());
+                let example = self.table.one_of.first().and_then(|name| self.table.key(name));
+                let example = example.map_or_else(String::new, |key| format!("{} = {}", key.name, key.example));
+                Err(self.report.mistake(self.header(), what, format_args!("write one of them, as {example}")))
+            }
+        }
+    }
+
+    /// Whether a key that was not found may well have been meant: the table was not read whole, or has an unknown key
+    /// that was probably to be this one. Both are reported already.
+    fn may_have(&self, name: &str) -> bool {
+        let mistyped = |key: &String| self.table.key(key).is_none() && nearest(key, &names(self.table)) == Some(name);
+        self.fields.headers.iter().any(|&header| self.report.incomplete(header))
+            || self.fields.keys.keys().any(mistyped)
+    }
+
+    /// Whether a table that was not found below this one, the top level, may well have been meant.
+    pub(super) fn may_have_table(&self, table: &Table) -> bool {
+        let tables = schema::TABLES.map(|table| table.name);
+        let mistyped = |key: &String| schema::table(key).is_none() && nearest(key, &tables) == Some(table.name);
+        self.report.lost_a_header() || self.report.incomplete(self.header()) || self.fields.keys.keys().any(mistyped)
+    }
+
+    fn alternatives(&self) -> String {
+        self.table.one_of.join(", ")
+    }
+
+    /// Reports a key that must be there and is not.
+    pub(super) fn missing(&self, key: &'static Key) -> Reported {
+        if self.may_have(key.name) {
+            return Reported(());
+        }
+        let spot = Spot { report: self.report, table: self.table, key, place: self.header() };
+        spot.write("missing", format_args!("{} = {}", key.name, key.example))
+    }
+
+    /// A table below this one, which is the top level.
+    pub(super) fn table(&self, table: &'static Table) -> Result<Option<Sheet<'a>>, Reported> {
+        let Some(field) = self.fields.keys.get(table.name) else {
+            return Ok(None);
+        };
+        match &field.value.item {
+            Item::Table(fields) => Ok(Some(Sheet::open(self.report, table, fields))),
+            Item::Broken => Err(Reported(())),
+            Item::List(entries) if entries.iter().any(|entry| matches!(entry.item, Item::Table(_))) => {
+                let what = format_args!("{} stands only once", table.header());
+                let instead = format_args!("write {} in single brackets, once", table.header());
+                Err(self.report.mistake(field.value.at, what, instead))
+            }
+            other => Err(self.not_a_table(table, field.value.at, other)),
+        }
+    }
+
+    /// The tables of a repeated table below this one.
+    pub(super) fn each(&self, table: &'static Table) -> Vec<Result<Sheet<'a>, Reported>> {
+        let Some(field) = self.fields.keys.get(table.name) else {
+            return Vec::new();
+        };
+        let at = field.value.at;
+        match &field.value.item {
+            Item::List(entries) => entries
+                .iter()
+                .map(|entry| match &entry.item {
+                    Item::Table(fields) => Ok(Sheet::open(self.report, table, fields)),
+                    Item::Broken => Err(Reported(())),
+                    other => Err(self.not_a_table(table, entry.at, other)),
+                })
+                .collect(),
+            Item::Broken => vec![Err(Reported(()))],
+            Item::Table(fields) => {
+                // Read all the same, so that its mistakes come in the same report.
+                let what = format_args!("[{}] can stand several times and needs two brackets", table.name);
+                self.report.mistake(at, what, format_args!("write {}", table.header()));
+                vec![Ok(Sheet::open(self.report, table, fields))]
+            }
+            other => vec![Err(self.not_a_table(table, at, other))],
+        }
+    }
+
+    fn not_a_table(&self, table: &Table, at: Place, item: &Item) -> Reported {
+        let what = format_args!("{}: is {}, not a table", table.name, item.type_name());
+        self.report.mistake(at, what, format_args!("write {} and its keys below it", table.header()))
+    }
+}
+
+/// Every value, or a mistake; unlike `collect` into a `Result` it looks at all of them.
+pub(super) fn all<T>(results: impl IntoIterator<Item = Result<T, Reported>>) -> Result<Vec<T>, Reported> {
+    let (mut values, mut failed) = (Vec::new(), None);
+    for result in results {
+        match result {
+            Ok(value) => values.push(value),
+            Err(reported) => failed = Some(reported),
+        }
+    }
+    failed.map_or(Ok(values), Err)
+}
+
+/// Reports a value of the wrong type, with the right one.
+fn wrong_type(spot: Spot<'_>, item: &Item) -> Reported {
+    let key = spot.key;
+    let expected = match key.kind {
+        Kind::Flag => "a boolean",
+        Kind::List => "a list of strings",
+        Kind::Account => "a name or a number",
+        _ => "a string",
+    };
+    let right = match (key.kind, item) {
+        (_, Item::Broken) => return Reported(()),
+        (Kind::Flag, Item::Text(text)) if text.eq_ignore_ascii_case("true") => "true".to_owned(),
+        (Kind::Flag, Item::Text(text)) if text.eq_ignore_ascii_case("false") => "false".to_owned(),
+        (Kind::Flag, _) => "true or false".to_owned(),
+        (Kind::List, Item::Text(text)) => {
+            let entries: Vec<String> =
+                text.split([',', ' ']).filter(|e| !e.is_empty()).map(|e| format!("\"{e}\"")).collect();
+            format!("[{}]", entries.join(", "))
+        }
+        (Kind::Duration, Item::Integer(digits, 10)) => format!("\"{digits}s\""),
+        (Kind::Mode, Item::Integer(digits, 8 | 10))
+            if (1..=4).contains(&digits.len()) && digits.bytes().all(|b| matches!(b, b'0'..=b'7')) =>
+        {
+            format!("\"{digits:0>4}\"")
+        }
+        (Kind::Text, Item::Integer(digits, 10)) => format!("\"{digits}\""),
+        _ => key.example.to_owned(),
+    };
+    let what = format_args!("is {}, not {expected}", item.type_name());
+    spot.write(what, format_args!("{} = {right}", key.name))
+}
+
+/// What to say of a key that no table has, or another one.
+fn unknown(table: &'static Table, name: &str, is_table: bool) -> (String, String) {
+    let at_top = table.shape == Shape::Root;
+    let what = match (at_top, is_table) {
+        (true, true) => format!("unknown table {}", Quoted(name)),
+        (true, false) => format!("unknown key {}", Quoted(name)),
+        (false, _) => format!("{}: unknown key {}", table.header(), Quoted(name)),
+    };
+    let tables = schema::TABLES.map(|table| table.name);
+    let keys = names(table);
+    let elsewhere = schema::TABLES.iter().find(|other| other.key(name).is_some());
+    let instead = if at_top && is_table {
+        match nearest(name, &tables).and_then(schema::table) {
+            Some(right) => format!("write {}", right.header()),
+            None => format!("remove it; the tables are {}", schema::TABLES.map(Table::header).join(", ")),
+        }
+    } else if let Some(right) = nearest(name, &keys) {
+        format!("write {right}")
+    } else if let Some(other) = elsewhere {
+        format!("move it below {}", other.header())
+    } else if at_top {
+        format!("remove it, or move it below one of {}", schema::TABLES.map(Table::header).join(", "))
+    } else {
+        format!("remove it; {} has {}", table.header(), keys.join(", "))
+    };
+    (what, instead)
+}
+
+fn names(table: &Table) -> Vec<&'static str> {
+    table.keys.iter().map(|key| key.name).collect()
+}
+
+/// The candidate that was probably meant.
+pub(super) fn nearest<'c>(word: &str, candidates: &[&'c str]) -> Option<&'c str> {
+    // Two slips of the finger, or a word that begins alike: `mountpath`, `file_system_type`. Found by trying the
+    // mistypings in the tests; a lower similarity offers words that have nothing to do with each other.
+    const ALIKE: f64 = 0.88;
+    let score = |candidate: &str| {
+        let slips = strsim::damerau_levenshtein(word, candidate);
+        let likeness = strsim::jaro_winkler(word, candidate);
+        let close = slips * 3 <= candidate.chars().count() && slips <= 2;
+        // `source` for `script_source`; shorter words end too many keys.
+        let end = word.len() > 4 && candidate.strip_suffix(word).is_some_and(|front| front.ends_with('_'));
+        (close || end || likeness >= ALIKE).then_some(likeness)
+    };
+    // Far longer texts are no mistyped words, and the comparison takes time in proportion to both lengths.
+    if word.len() > 64 {
+        return None;
+    }
+    let scored = candidates.iter().filter_map(|candidate| Some((score(candidate)?, *candidate)));
+    scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, candidate)| candidate)
+}

@@ -1,0 +1,366 @@
+//! From text to a tree, past every syntax error: each is reported with its remedy, and what can be read is read.
+//!
+//! The TOML parser recovers from most errors by itself, but drops everything after a key without `=` and puts the keys
+//! below an unclosed header into the wrong table. Both are mended in a copy of the text, which is then parsed again.
+
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::layers::{self, Fields, Tree};
+use super::report::{Place, Quoted, Report, label};
+use super::schema::{self, Key, Kind, Shape, Table};
+
+/// How often the text is mended and parsed again. One pass finds nearly all errors of the kinds that are mended.
+const PASSES: usize = 8;
+
+/// A syntax error, in the bytes of the original text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Slip {
+    start: usize,
+    end: usize,
+    /// The parser's words.
+    message: String,
+}
+
+impl Slip {
+    /// Whether it lies in the span or at its edge.
+    pub(super) fn touches(&self, span: &Range<usize>) -> bool {
+        self.start <= span.end && self.end >= span.start
+    }
+
+    /// The parser reports a key without `=` and forgets what follows.
+    fn lacks_equals(&self) -> bool {
+        self.message.starts_with("key with no value") || self.message.starts_with("missing value for key")
+    }
+
+    /// The brackets that a header lacks.
+    fn lacks_brackets(&self) -> Option<&'static str> {
+        let unclosed = self.message.starts_with("unclosed table") || self.message.starts_with("unclosed array table");
+        match (unclosed, self.message.ends_with("`]]`")) {
+            (true, true) => Some("]]"),
+            (true, false) => Some("]"),
+            (false, _) => None,
+        }
+    }
+}
+
+/// Parses a layer of the report; its syntax errors are recorded there.
+pub(super) fn parse(report: &mut Report, layer: usize) -> Fields {
+    let text = report.text(layer).to_owned();
+    let mut mended = Mended::default();
+    let mut slips: Vec<Slip> = Vec::new();
+    for pass in 0.. {
+        let copy = mended.apply(&text);
+        let (tree, errors) = DeTable::parse_recoverable(&copy.text);
+        let mut found: Vec<Slip> = errors
+            .iter()
+            .map(|error| {
+                let span = error.span().unwrap_or_default();
+                let (start, end) = (copy.original(span.start), copy.original(span.end));
+                Slip { start, end: end.max(start), message: error.message().to_owned() }
+            })
+            .collect();
+        // What was mended before does not show again, so it is kept; the rest shows in every pass.
+        slips.retain(|slip| slip.lacks_equals() || slip.lacks_brackets().is_some());
+        slips.append(&mut found);
+        slips.sort_by_key(|slip| slip.start);
+        slips.dedup();
+        let changed = slips.iter().filter(|slip| mended.mend(&text, slip)).count() > 0;
+        if changed && pass + 1 < PASSES {
+            continue;
+        }
+        let root = Place { layer, offset: 0 };
+        let original = |offset| copy.original(offset);
+        let fields = layers::fields(tree.get_ref(), root, &Tree { layer, original: &original, slips: &slips });
+        let mut leaves = Vec::new();
+        collect(tree.get_ref(), Some(&schema::root::TABLE), &original, &mut leaves);
+        explain(report, layer, &text, &slips, &leaves);
+        return fields;
+    }
+    unreachable!("the last pass returns")
+}
+
+/// What to change in a copy of the text before it is parsed.
+#[derive(Default)]
+struct Mended {
+    /// Lines to blank out.
+    blanked: Vec<Range<usize>>,
+    /// Brackets to put in, and where.
+    inserted: Vec<(usize, &'static str)>,
+}
+
+impl Mended {
+    /// Mends what the error calls for; false when there is nothing new to mend.
+    fn mend(&mut self, text: &str, slip: &Slip) -> bool {
+        if slip.lacks_equals() {
+            let line = line_of(text, slip.start);
+            let new = !self.blanked.contains(&line);
+            if new {
+                self.blanked.push(line);
+            }
+            new
+        } else if let Some(brackets) = slip.lacks_brackets() {
+            let insertion = (slip.start, brackets);
+            let new = !self.inserted.contains(&insertion);
+            if new {
+                self.inserted.push(insertion);
+                self.inserted.sort_unstable();
+            }
+            new
+        } else {
+            false
+        }
+    }
+
+    fn apply(&self, text: &str) -> MendedText {
+        let mut blanked = text.to_owned();
+        for line in &self.blanked {
+            // One blank a byte keeps every other byte where it was.
+            let blanks = " ".repeat(line.len());
+            blanked.replace_range(line.clone(), &blanks);
+        }
+        let (mut mended, mut shifts, mut done) = (String::with_capacity(text.len()), Vec::new(), 0);
+        for &(at, brackets) in &self.inserted {
+            mended.push_str(&blanked[done..at]);
+            shifts.push((mended.len(), brackets.len()));
+            mended.push_str(brackets);
+            done = at;
+        }
+        mended.push_str(&blanked[done..]);
+        MendedText { text: mended, shifts }
+    }
+}
+
+/// A mended copy of a text.
+struct MendedText {
+    text: String,
+    /// Where in the copy something was put in, and its length.
+    shifts: Vec<(usize, usize)>,
+}
+
+impl MendedText {
+    /// The byte of the original text that this byte of the copy was.
+    fn original(&self, offset: usize) -> usize {
+        let shift = |&(at, length): &(usize, usize)| offset.saturating_sub(at).min(length);
+        offset - self.shifts.iter().map(shift).sum::<usize>()
+    }
+}
+
+/// The line around a byte, without its line end.
+fn line_of(text: &str, offset: usize) -> Range<usize> {
+    let offset = offset.min(text.len());
+    let bytes = text.as_bytes();
+    let start = bytes[..offset].iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
+    let end = bytes[offset..].iter().position(|&b| b == b'\n').map_or(text.len(), |at| offset + at);
+    // A `\r` alone would not be valid TOML, so it stays, before the `\n`.
+    let end = if end > start && end > offset && bytes[end - 1] == b'\r' { end - 1 } else { end };
+    start..end
+}
+
+/// A value that is no table, or a list of them, and the key it belongs to where that key is known.
+struct Leaf {
+    span: Range<usize>,
+    table: &'static Table,
+    key: Option<&'static Key>,
+    /// The spans of a list's entries.
+    entries: Vec<Range<usize>>,
+}
+
+fn collect(
+    table: &DeTable<'_>,
+    known: Option<&'static Table>,
+    original: &dyn Fn(usize) -> usize,
+    leaves: &mut Vec<Leaf>,
+) {
+    let span = |value: &Spanned<DeValue<'_>>| original(value.span().start)..original(value.span().end);
+    for (name, value) in table {
+        let below = known.filter(|known| known.shape == Shape::Root).and_then(|_| schema::table(name.get_ref()));
+        match value.get_ref() {
+            DeValue::Table(inner) => collect(inner, below, original, leaves),
+            DeValue::Array(list) if list.iter().any(|entry| entry.get_ref().is_table()) => {
+                for inner in list.iter().filter_map(|entry| entry.get_ref().as_table()) {
+                    collect(inner, below, original, leaves);
+                }
+            }
+            other => leaves.push(Leaf {
+                span: span(value),
+                table: known.unwrap_or(&schema::root::TABLE),
+                key: known.and_then(|known| known.key(name.get_ref())),
+                entries: other.as_array().map_or_else(Vec::new, |list| list.iter().map(span).collect()),
+            }),
+        }
+    }
+}
+
+/// Reports every error, one for each value it touches.
+fn explain(report: &mut Report, layer: usize, text: &str, slips: &[Slip], leaves: &[Leaf]) {
+    let mut told = vec![false; slips.len()];
+    for leaf in leaves {
+        let touching: Vec<usize> = (0..slips.len()).filter(|&at| slips[at].touches(&leaf.span)).collect();
+        let mine: Vec<&Slip> = touching.iter().map(|&at| &slips[at]).collect();
+        if mine.is_empty() {
+            continue;
+        }
+        for at in touching {
+            told[at] = true;
+        }
+        // A string or list that is not closed swallows the lines below it.
+        if text.get(leaf.span.clone()).is_some_and(|raw| raw.contains('\n')) {
+            report.lost(layer, leaf.span.clone());
+        }
+        let entries: Vec<_> = leaf.entries.iter().filter(|entry| mine.iter().any(|slip| slip.touches(entry))).collect();
+        // When all that is wrong with a list is its entries, each is told; else the list as a whole is.
+        if !entries.is_empty() && mine.iter().all(|slip| leaf.entries.iter().any(|entry| slip.is_value_of(entry))) {
+            for entry in entries {
+                explain_leaf(report, layer, text, leaf, entry, mine[0]);
+            }
+        } else {
+            let unclosed = mine.iter().find(|slip| slip.message.starts_with("unclosed"));
+            explain_leaf(report, layer, text, leaf, &leaf.span, unclosed.unwrap_or(&mine[0]));
+        }
+    }
+    for (slip, _) in slips.iter().zip(told).filter(|(_, told)| !told) {
+        // What was mended was read after all.
+        if slip.lacks_brackets().is_none() {
+            report.lost(layer, slip.start..slip.end);
+        }
+        explain_line(report, layer, text, slip);
+    }
+}
+
+impl Slip {
+    /// Whether it is about this entry of a list and not about the list around it.
+    fn is_value_of(&self, entry: &Range<usize>) -> bool {
+        let about_the_list = ["missing comma", "unclosed", "unexpected `=`", "extra comma"];
+        self.touches(entry) && !about_the_list.iter().any(|start| self.message.starts_with(start))
+    }
+}
+
+/// An error in a value.
+fn explain_leaf(report: &Report, layer: usize, text: &str, leaf: &Leaf, span: &Range<usize>, slip: &Slip) {
+    let raw = text.get(span.clone()).unwrap_or("").trim();
+    // A secret's key shows only what the parser says.
+    let open = leaf.key.filter(|key| key.kind != Kind::Secret);
+    let (offset, what, instead) =
+        open.and_then(|key| lacking(key, raw, leaf.span != *span, span.start, slip.start)).unwrap_or_else(|| {
+            let (what, instead) = remedy(&slip.message, raw);
+            // A list is to be closed somewhere below its start; only the start is sure.
+            let offset = if slip.message.starts_with("unclosed") { span.start } else { slip.start };
+            (offset, what, instead.to_owned())
+        });
+    let front = leaf.key.map_or_else(String::new, |key| format!("{}: ", label(leaf.table, key.name)));
+    report.mistake(Place { layer, offset }, format_args!("{front}{what}"), instead);
+}
+
+/// What to say where nothing is wrong with a value but that it lacks its quotes, or is not there: the place, what is
+/// wrong, what to do.
+fn lacking(key: &Key, raw: &str, in_list: bool, start: usize, slip: usize) -> Option<(usize, String, String)> {
+    if raw.is_empty() {
+        return Some((slip, "has no value".to_owned(), format!("write {} = {}", key.name, key.example)));
+    }
+    if key.kind == Kind::Flag {
+        let instead = format!("write {0} = true or {0} = false", key.name);
+        return Some((start, "is neither true nor false".to_owned(), instead));
+    }
+    if raw.contains('\n') || raw.starts_with(['"', '\'', '[', '{']) {
+        return None;
+    }
+    // Quotes as a word processor makes them.
+    let raw = Quoted(raw.trim_matches(['”', '“', '‘', '’', '„', '«', '»']));
+    let instead = match key.kind {
+        _ if in_list => format!("write {raw}"),
+        Kind::List => format!("write {} = [{raw}]", key.name),
+        _ => format!("write {} = {raw}", key.name),
+    };
+    Some((start, format!("{raw} lacks its quotes"), instead))
+}
+
+/// An error outside of every value.
+fn explain_line(report: &Report, layer: usize, text: &str, slip: &Slip) {
+    let line = line_of(text, slip.start);
+    let written = &text[line.clone()];
+    let indent = written.len() - written.trim_start().len();
+    let name = written.trim_start().trim_start_matches('[').trim_start();
+    let name = &name[..name.find(|c: char| !c.is_ascii_alphanumeric() && !"_-".contains(c)).unwrap_or(name.len())];
+    let begin = Place { layer, offset: line.start + indent };
+    let here = Place { layer, offset: slip.start };
+    let header = written.trim_start().starts_with('[');
+    if let Some(brackets) = slip.lacks_brackets() {
+        let open = if brackets == "]]" || written.trim_start().starts_with("[[") { ("[[", "]]") } else { ("[", "]") };
+        report.mistake(begin, "the table's header is not closed", format_args!("write {}{name}{}", open.0, open.1));
+    } else if slip.lacks_equals() {
+        match known_key(name) {
+            Some(key) => report.mistake(
+                begin,
+                format_args!("{name}: no \"=\" after the key"),
+                format_args!("write {name} = {}", key.example),
+            ),
+            None => report.mistake(begin, "no \"=\" after a key", "write key = value, or put # in front of a comment"),
+        };
+    } else if slip.message.starts_with("duplicate key") {
+        let key = text.get(slip.start..slip.end).unwrap_or(name);
+        let remedy = match schema::table(key).filter(|_| header) {
+            Some(table) if matches!(table.shape, Shape::Each { .. }) => {
+                format!("write {} over each of them", table.header())
+            }
+            Some(table) => format!("put all keys under one {}", table.header()),
+            None => "keep one of the two".to_owned(),
+        };
+        report.mistake(here, format_args!("{} is written twice", Quoted(key)), remedy);
+    } else {
+        let (what, instead) = remedy(&slip.message, "");
+        report.mistake(here, what, instead);
+    }
+}
+
+fn known_key(name: &str) -> Option<&'static Key> {
+    schema::TABLES.iter().find_map(|table| table.key(name))
+}
+
+/// The parser's message in plain words, and what to do. `raw` is the value as written; it is not repeated.
+fn remedy(message: &str, raw: &str) -> (String, &'static str) {
+    let plain = message.split(", expected").next().unwrap_or(message);
+    let table: [(&str, &str, &str); 11] = [
+        ("invalid multi-line basic string", "the string is not closed", "close it with \"\"\""),
+        ("invalid multi-line literal string", "the string is not closed", "close it with '''"),
+        ("invalid literal string", "the string is not closed", "close it with ' on the same line"),
+        (
+            "missing escaped value",
+            "a backslash begins an escape that does not exist",
+            "write \\\\ for a backslash, or use single quotes",
+        ),
+        ("string values must be quoted", "a string without quotes", "put the value in double quotes"),
+        (
+            "unexpected key or value",
+            "something follows the value",
+            "write one key = value on a line; \\\" within quotes",
+        ),
+        ("missing comma", "two entries of a list without a comma", "write a comma between the entries"),
+        ("unclosed array", "the list is not closed", "write ] after its last entry"),
+        ("unclosed inline table", "the table is not closed", "write } after its last key"),
+        ("invalid boolean", "neither true nor false", "write true or false"),
+        ("invalid date", "a date that does not exist", "put the value in double quotes"),
+    ];
+    if let Some((_, what, instead)) = table.iter().find(|(start, ..)| plain.starts_with(start)) {
+        return ((*what).to_owned(), instead);
+    }
+    if plain == "invalid basic string" {
+        // The parser expects a visible character where it met a control character, and a quote where the line ended.
+        return if message.contains("visible characters") {
+            ("a control character in a string".to_owned(), "write it as an escape, \\t or \\u001f")
+        } else {
+            (
+                "the string is not closed".to_owned(),
+                "close it with \" on the same line, or use \"\"\" for several lines",
+            )
+        };
+    }
+    let instead = if raw.starts_with(|c: char| c.is_ascii_digit() || c == '-' || c == '+') {
+        "put the value in double quotes"
+    } else {
+        "write valid TOML (https://toml.io)"
+    };
+    (format!("not valid TOML: {plain}"), instead)
+}

@@ -1,0 +1,30 @@
+//! The configuration as its user meets it: text in, settings or mistakes out.
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
+
+mod mistakes;
+mod properties;
+mod settings;
+
+use super::{Config, Mistakes, Scope, Text, load};
+
+/// A configuration with nothing wrong in it, for tests that add one mistake.
+const NODE: &str = "[node]\nid = \"00\"\nip = \"10.0.1.10\"\n";
+
+fn text(name: &str, text: &str) -> Text {
+    Text { name: name.to_owned(), text: text.to_owned() }
+}
+
+/// Loads one text, offline.
+fn offline(toml: &str) -> Result<Config, Mistakes> {
+    load(text("config.toml", toml), None, Scope::Offline)
+}
+
+/// Loads a text with an override, offline.
+fn layered(main: &str, over: &str) -> Result<Config, Mistakes> {
+    load(text("config.toml", main), Some(text("override.toml", over)), Scope::Offline)
+}
+
+/// The report's lines without the first, which counts them.
+fn lines(mistakes: &Mistakes) -> Vec<String> {
+    mistakes.iter().map(ToString::to_string).collect()
+}

@@ -1,0 +1,80 @@
+//! Users and groups.
+
+use nix::unistd::{Group, User};
+
+use crate::config::Scope;
+use crate::config::model::Account;
+use crate::config::reader::{Given, Sheet};
+use crate::config::report::{Quoted, Reported};
+use crate::config::schema::Key;
+
+/// Which database a name is looked up in.
+#[derive(Clone, Copy)]
+pub(super) enum Database {
+    /// The users'.
+    Users,
+    /// The groups'.
+    Groups,
+}
+
+/// A key's account; a name must exist on this host when that is asked.
+pub(super) fn read(
+    sheet: &Sheet<'_>,
+    key: &'static Key,
+    database: Database,
+    scope: Scope,
+) -> Result<Option<Account>, Reported> {
+    sheet.account(key)?.map(|given| account(&given, database, scope)).transpose()
+}
+
+/// A key's account where the schema has a default.
+pub(super) fn required(
+    sheet: &Sheet<'_>,
+    key: &'static Key,
+    database: Database,
+    scope: Scope,
+) -> Result<Account, Reported> {
+    read(sheet, key, database, scope)?.ok_or_else(|| sheet.missing(key))
+}
+
+fn account(given: &Given<'_, &str>, database: Database, scope: Scope) -> Result<Account, Reported> {
+    let (text, spot) = (given.value, &given.spot);
+    let example = format!("{} = {}", spot.key.name, spot.key.example);
+    if text.is_empty() {
+        return Err(spot.write("is empty", example));
+    }
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) {
+        // chown(2) takes the highest number as "leave it as it is".
+        return match text.parse::<u32>() {
+            Ok(id) if id != u32::MAX => Ok(Account::Id(id)),
+            _ => Err(spot.write(format_args!("{text} is no id"), "a number from 0 to 4294967294, or a name")),
+        };
+    }
+    if let Some((first, _)) = text.split_once(':') {
+        let what = format_args!("{} is more than one name", Quoted(text));
+        return Err(spot.mistake(what, format_args!("write \"{first}\", and the group as group")));
+    }
+    if text.contains(|c: char| c.is_control() || c.is_whitespace() || c == '/') {
+        return Err(spot.write(format_args!("{} is no name of an account", Quoted(text)), example));
+    }
+    if scope == Scope::Offline {
+        return Ok(Account::Name(text.to_owned()));
+    }
+    // Names with a NUL, for which these calls panic, are refused above.
+    let (kind, exists) = match database {
+        Database::Users => ("user", User::from_name(text).map(|found| found.is_some())),
+        Database::Groups => ("group", Group::from_name(text).map(|found| found.is_some())),
+    };
+    match exists {
+        Ok(true) => Ok(Account::Name(text.to_owned())),
+        Ok(false) => Err(spot.mistake(
+            format_args!("there is no {kind} {} on this host", Quoted(text)),
+            format_args!("create the {kind} before the agent starts, or write its number"),
+        )),
+        Err(errno) => Err(spot.mistake(
+            format_args!("the {kind} {} cannot be looked up: {}", Quoted(text), errno.desc()),
+            format_args!("write the {kind}'s number"),
+        )),
+    }
+}

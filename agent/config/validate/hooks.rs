@@ -1,0 +1,170 @@
+//! `[hooks]`.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use super::path::{self, Trailing};
+use super::{source, value};
+use crate::config::Scope;
+use crate::config::model::{Hooks, Script, Source};
+use crate::config::reader::{Given, Sheet, nearest};
+use crate::config::report::{Quoted, Reported, Spot};
+use crate::config::schema::{Key, hooks as keys};
+use crate::config::script::{self, Definition};
+
+pub(super) fn read(sheet: &Sheet<'_>, scope: Scope) -> Result<Hooks, Reported> {
+    let script = script(sheet, scope);
+    let sha256 = value::checksum(sheet, &keys::SCRIPT_SHA256);
+    let function = |key: &'static Key| sheet.required(key).and_then(|given| Ok((given, given.check(function)?)));
+    let (configure, health_check, drain) =
+        (function(&keys::CONFIGURE), function(&keys::HEALTH_CHECK), function(&keys::DRAIN));
+
+    // What can be read now is checked now; what is fetched is checked after the fetch.
+    let mut checked = Ok(());
+    if let Ok((_, Some(text))) = &script {
+        if let Ok(Some(sha256)) = &sha256 {
+            checked = value::verify(*sha256, text, "the script", &sheet.spot(&keys::SCRIPT_SHA256)).and(checked);
+        }
+        for (given, name) in [&configure, &health_check].into_iter().flatten() {
+            checked = check_defined(sheet, given, name, text).and(checked);
+        }
+    }
+    checked?;
+    Ok(Hooks {
+        script: script?.0,
+        sha256: sha256?,
+        configure: configure?.1,
+        health_check: health_check?.1,
+        drain: drain?.1,
+    })
+}
+
+/// The script, and its text where that can be read now and is what will run.
+fn script(sheet: &Sheet<'_>, scope: Scope) -> Result<(Script, Option<Vec<u8>>), Reported> {
+    let key = sheet.one_of()?;
+    if key.name == keys::SCRIPT.name {
+        let (path, text) = sheet.required(key)?.check(|text, spot| {
+            let path = local(text, spot)?;
+            let text = if scope == Scope::ThisHost { Some(read_script(&path, spot)?) } else { None };
+            Ok((path, text))
+        })?;
+        return Ok((Script::Path(path), text));
+    }
+    let inline = sheet.text(&keys::SCRIPT_BASE64).and_then(|given| {
+        given.map(|given| given.check(value::base64).and_then(|text| full(text, &given.spot))).transpose()
+    });
+    if key.name == keys::SCRIPT_SOURCE.name {
+        let source = sheet.required(key).and_then(|given| given.check(remote));
+        return Ok((Script::Remote { source: source?, fallback: inline? }, None));
+    }
+    let text = inline?.ok_or_else(|| sheet.missing(key))?;
+    Ok((Script::Inline(text.clone()), Some(text)))
+}
+
+/// A script's path on this host, by its text.
+fn local(text: &str, spot: &Spot<'_>) -> Result<PathBuf, Reported> {
+    if let Some(path) = text.strip_prefix("file://") {
+        return Err(spot.write(format_args!("{} is no path", Quoted(text)), Quoted(path)));
+    }
+    if text.contains("://") {
+        let shown = crate::config::model::without_secrets(text);
+        let what = format_args!("{} is no path on this host", Quoted(&shown));
+        return Err(spot.write(what, "script_source for what is fetched"));
+    }
+    path::absolute(text, Trailing::Refused, spot)
+}
+
+fn remote(text: &str, spot: &Spot<'_>) -> Result<Source, Reported> {
+    if let Some(path) = text.strip_prefix("file://").or(text.starts_with('/').then_some(text)) {
+        let what = format_args!("{} is on this host", Quoted(text));
+        return Err(spot.write(what, format_args!("script = {} in its place", Quoted(path))));
+    }
+    source::source(text, spot)
+}
+
+/// The largest script that is read; bash scripts are a thousandth of it.
+const LARGEST: u64 = 16 << 20;
+
+fn read_script(path: &Path, spot: &Spot<'_>) -> Result<Vec<u8>, Reported> {
+    let unreadable = |error: &std::io::Error| {
+        let what = format_args!("{} cannot be read: {}", Quoted(spot_path(path)), plain(error));
+        spot.mistake(what, "put the script there, or write the path where it is")
+    };
+    // Asked before it is opened: to open a named pipe would wait for its writer.
+    let about = std::fs::metadata(path).map_err(|error| unreadable(&error))?;
+    if !about.is_file() {
+        let what = format_args!("{} is not a regular file", Quoted(spot_path(path)));
+        return Err(spot.write(what, "the path of the script itself"));
+    }
+    if about.len() > LARGEST {
+        let what = format_args!("{} is larger than 16 MiB", Quoted(spot_path(path)));
+        return Err(spot.write(what, "the path of a bash script"));
+    }
+    let mut text = Vec::new();
+    File::open(path).and_then(|file| file.take(LARGEST).read_to_end(&mut text)).map_err(|error| unreadable(&error))?;
+    full(text, spot)
+}
+
+/// Paths here came from a string.
+fn spot_path(path: &Path) -> &str {
+    path.to_str().unwrap_or("")
+}
+
+/// An I/O error without "(os error 2)".
+fn plain(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_lowercase()
+}
+
+fn full(text: Vec<u8>, spot: &Spot<'_>) -> Result<Vec<u8>, Reported> {
+    if text.iter().all(u8::is_ascii_whitespace) {
+        return Err(spot.mistake("the script is empty", "write a script that defines the hooks' functions"));
+    }
+    Ok(text)
+}
+
+/// Words that bash takes as its own where a command may stand.
+const RESERVED: [&str; 22] = [
+    "if", "then", "elif", "else", "fi", "time", "for", "in", "until", "while", "do", "done", "case", "esac", "coproc",
+    "select", "function", "!", "{", "}", "[[", "]]",
+];
+
+/// A name that bash takes for a function, and that needs no quoting where it is called.
+fn function(text: &str, spot: &Spot<'_>) -> Result<String, Reported> {
+    let first = text.chars().next();
+    let right = first.is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':'))
+        && !RESERVED.contains(&text);
+    if right {
+        return Ok(text.to_owned());
+    }
+    let bare = text.trim().trim_end_matches("()").trim_end();
+    let what = format_args!("{} is no name of a bash function", Quoted(text));
+    if bare != text && function_like(bare) {
+        return Err(spot.write(what, format_args!("\"{bare}\"")));
+    }
+    Err(spot.write(what, "letters, digits and underscores, beginning with no digit"))
+}
+
+fn function_like(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+/// Reports a function that the script surely lacks: where its name is written, or else at the script.
+fn check_defined(sheet: &Sheet<'_>, given: &Given<'_, &str>, name: &str, text: &[u8]) -> Result<(), Reported> {
+    if script::defines(text, name) != Definition::No {
+        return Ok(());
+    }
+    let script = [&keys::SCRIPT, &keys::SCRIPT_BASE64].into_iter().find(|key| sheet.has(key)).unwrap_or(&keys::SCRIPT);
+    let spot = if given.written { given.spot } else { Spot { key: given.spot.key, ..sheet.spot(script) } };
+    let names = script::functions(text);
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let what = format_args!("the script does not define the function {name}");
+    Err(match nearest(name, &names) {
+        Some(right) => {
+            spot.mistake(what, format_args!("rename its {right}, or write {} = \"{right}\"", given.spot.key.name))
+        }
+        None => spot.mistake(what, format_args!("define {name}() {{ …; }} in it, or name another function here")),
+    })
+}

@@ -1,0 +1,104 @@
+//! Absolute, normalised paths, checked by their text alone: nothing is looked up.
+
+use std::path::PathBuf;
+
+use crate::config::report::{Quoted, Reported, Spot};
+
+/// What a trailing slash means.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trailing {
+    /// Nothing: a directory is named.
+    Trimmed,
+    /// A mistake: a file is named.
+    Refused,
+}
+
+/// An absolute path without `.`, `..` and empty parts.
+pub(super) fn absolute(text: &str, trailing: Trailing, spot: &Spot<'_>) -> Result<PathBuf, Reported> {
+    let quoted = Quoted(text);
+    if text.is_empty() {
+        return Err(spot.write("is empty", format_args!("{} = {}", spot.key.name, spot.key.example)));
+    }
+    if text.contains(char::is_control) {
+        return Err(spot.mistake("holds a line break or another control character", "remove it"));
+    }
+    if text.starts_with('~') {
+        return Err(spot.mistake(format_args!("{quoted} is not absolute"), "write the home directory's path"));
+    }
+    let normal = normalised(text);
+    let normal = Quoted(&normal);
+    if !text.starts_with('/') {
+        return Err(spot.write(format_args!("{quoted} is not absolute"), normal));
+    }
+    // Linux takes no longer path (PATH_MAX, with its NUL).
+    if text.len() > 4095 {
+        return Err(spot.mistake("is longer than 4095 bytes", "write a shorter path"));
+    }
+    let kept = if trailing == Trailing::Trimmed && text.len() > 1 { text.trim_end_matches('/') } else { text };
+    if trailing == Trailing::Refused && text.ends_with('/') {
+        return Err(spot.mistake(format_args!("{quoted} names a directory"), "write the file's name after it"));
+    }
+    let odd = |part: &str| part.is_empty() || part == "." || part == "..";
+    if !kept.is_empty() && kept != "/" && kept.split('/').skip(1).any(odd) {
+        return Err(spot.write(format_args!("{quoted} has \".\", \"..\" or \"//\" in it"), normal));
+    }
+    // Only slashes are left of "//".
+    Ok(PathBuf::from(if kept.is_empty() { "/" } else { kept }))
+}
+
+/// The path that was probably meant: absolute, its dots resolved by their text.
+fn normalised(text: &str) -> String {
+    let mut parts = Vec::new();
+    for part in text.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+/// Directories that are the system's together with everything below them: to mount over one would hide it from the
+/// running system. `/var/lib/node-agent` is the agent's own journal.
+const SYSTEM: [&str; 17] = [
+    "/bin",
+    "/boot",
+    "/dev",
+    "/etc",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/proc",
+    "/root",
+    "/run",
+    "/sbin",
+    "/sys",
+    "/usr",
+    "/var/run",
+    "/var/lock",
+    "/var/lib/node-agent",
+];
+
+/// Directories that only hold others: a mount below them is fine, one on them hides the rest.
+const SHARED: [&str; 8] = ["/home", "/tmp", "/var", "/var/cache", "/var/lib", "/var/log", "/var/spool", "/var/tmp"];
+
+/// Directories below a system one in which data of one's own may be mounted all the same.
+const OWN: [&str; 3] = ["/usr/local", "/usr/share", "/usr/lib"];
+
+/// Whether a mount there would hide part of the system.
+pub(super) fn is_system(path: &str) -> bool {
+    let within = |tree: &str| path.strip_prefix(tree).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let below = |tree: &str| path.strip_prefix(tree).is_some_and(|rest| rest.starts_with('/'));
+    let own =
+        OWN.iter().any(|tree| below(tree)) && !["/usr/local/bin", "/usr/local/lib", "/usr/local/sbin"].contains(&path);
+    path == "/" || SHARED.contains(&path) || (!own && SYSTEM.iter().any(|tree| within(tree)))
+}
+
+/// Whether it lies in a file system that the kernel makes, where no file can be kept.
+pub(super) fn is_kernels(path: &str) -> bool {
+    ["/dev/", "/proc/", "/sys/"].iter().any(|tree| path.starts_with(tree))
+}

@@ -1,0 +1,108 @@
+//! Checks of single values that several tables share.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::{GeneralPurpose, GeneralPurposeConfig, general_purpose};
+
+use crate::config::model::Sha256Digest;
+use crate::config::reader::Sheet;
+use crate::config::report::{Quoted, Reported, Spot};
+use crate::config::schema::Key;
+
+/// A text that names something: not empty, without control characters.
+pub(super) fn name(text: &str, spot: &Spot<'_>) -> Result<String, Reported> {
+    if text.trim().is_empty() {
+        return Err(spot.write("is empty", format_args!("{} = {}", spot.key.name, spot.key.example)));
+    }
+    if text.contains(char::is_control) {
+        return Err(spot.mistake("holds a control character", "remove it"));
+    }
+    Ok(text.to_owned())
+}
+
+/// The longest time span: an `Instant` must be able to hold the deadline, and a year means "by mistake".
+const LONGEST: Duration = Duration::from_hours(366 * 24);
+
+/// A time span that is not zero.
+pub(super) fn duration(text: &str, spot: &Spot<'_>) -> Result<Duration, Reported> {
+    let example = spot.key.example;
+    let right = if !text.is_empty() && text.len() < 16 && text.bytes().all(|b| b.is_ascii_digit()) {
+        format!("\"{text}s\"")
+    } else {
+        example.to_owned()
+    };
+    let Ok(span) = humantime::parse_duration(text) else {
+        return Err(spot.write(format_args!("{} is not a time span", Quoted(text)), right));
+    };
+    if span.is_zero() {
+        return Err(spot.write("is zero, so that it would fail at once", example));
+    }
+    if span > LONGEST {
+        return Err(spot.write(format_args!("{} is longer than a year", Quoted(text)), example));
+    }
+    Ok(span)
+}
+
+/// A key's time span, written or by default.
+pub(super) fn span_of(sheet: &Sheet<'_>, key: &'static Key) -> Result<Duration, Reported> {
+    sheet.required(key)?.check(duration)
+}
+
+/// A SHA-256 digest.
+pub(super) fn sha256(text: &str, spot: &Spot<'_>) -> Result<Sha256Digest, Reported> {
+    if let Ok(digest) = text.parse() {
+        return Ok(digest);
+    }
+    let bare = text.trim().trim_start_matches("sha256:").trim_start_matches("sha256-");
+    if bare.parse::<Sha256Digest>().is_ok() {
+        return Err(spot.write("holds more than a digest", format_args!("\"{bare}\"")));
+    }
+    let count = text.chars().count();
+    let what = match text.chars().find(|c| !c.is_ascii_hexdigit()) {
+        Some(other) => format!("\"{}\" is no hex digit", other.escape_debug()),
+        None => format!("{count} hex digits instead of 64"),
+    };
+    Err(spot.mistake(what, "write what sha256sum prints"))
+}
+
+/// The standard alphabet; padding may lack, since the length says what it would.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(false),
+);
+
+/// Decodes base64. White space in it does not matter: `base64` breaks its lines. The text is not repeated.
+pub(super) fn base64(text: &str, spot: &Spot<'_>) -> Result<Vec<u8>, Reported> {
+    let bare: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
+    let wrong = match BASE64.decode(&bare) {
+        Ok(bytes) => return Ok(bytes),
+        Err(wrong) => wrong,
+    };
+    if general_purpose::URL_SAFE.decode(&bare).is_ok() || general_purpose::URL_SAFE_NO_PAD.decode(&bare).is_ok() {
+        return Err(spot.mistake("is base64 in the URL alphabet", "write + for - and / for _"));
+    }
+    let what = match wrong {
+        base64::DecodeError::InvalidByte(at, _) => {
+            format!("is not base64 from its character {} on", at + 1)
+        }
+        _ => "is base64 that was cut short".to_owned(),
+    };
+    Err(spot.mistake(what, "write what base64 -w0 prints"))
+}
+
+/// The checksum, if one is written.
+pub(super) fn checksum(sheet: &Sheet<'_>, key: &'static Key) -> Result<Option<Sha256Digest>, Reported> {
+    sheet.text(key)?.map(|given| given.check(sha256)).transpose()
+}
+
+/// Checks bytes against the checksum that stands beside them. Theirs is not told: it could give a short secret away.
+pub(super) fn verify(wanted: Sha256Digest, bytes: &[u8], of: &str, spot: &Spot<'_>) -> Result<(), Reported> {
+    if Sha256Digest::of(bytes) == wanted {
+        return Ok(());
+    }
+    let instead = "write the sha256sum of what is really meant, or correct that, or remove this key";
+    Err(spot.mistake(format_args!("is not the digest of {of}"), instead))
+}

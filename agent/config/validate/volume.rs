@@ -1,0 +1,163 @@
+//! `[[volume]]`.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use super::account::{self, Database};
+use super::path::{self, Trailing};
+use crate::config::Scope;
+use crate::config::model::{FileSystemType, Format, Volume, VolumeId};
+use crate::config::reader::{Sheet, all};
+use crate::config::report::{Quoted, Reported, Spot};
+use crate::config::schema::volume as keys;
+
+pub(super) fn read(sheet: &Sheet<'_>, scope: Scope) -> Result<Volume, Reported> {
+    let id = sheet.required(&keys::ID).and_then(|given| given.check(id));
+    let device_name = sheet.required(&keys::DEVICE_NAME).and_then(|given| given.check(device_name));
+    let mount_path = sheet.required(&keys::MOUNT_PATH).and_then(|given| given.check(mount_path));
+    let file_system = sheet.choice(&keys::FILE_SYSTEM, &[("xfs", FileSystemType::Xfs), ("ext4", FileSystemType::Ext4)]);
+    let mount_options = sheet
+        .list(&keys::MOUNT_OPTIONS)
+        .and_then(|options| all(options.into_iter().map(|option| option.check(mount_option))));
+    let owner = account::read(sheet, &keys::OWNER, Database::Users, scope);
+    let group = account::read(sheet, &keys::GROUP, Database::Groups, scope);
+    let recursive = sheet.flag(&keys::RECURSIVE);
+    let detach_on_terminate = sheet.flag(&keys::DETACH_ON_TERMINATE);
+    let format = sheet.choice(&keys::FORMAT, &[("if-blank", Format::IfBlank), ("never", Format::Never)]);
+    let install_tools = sheet.flag(&keys::INSTALL_TOOLS);
+    Ok(Volume {
+        id: id?,
+        device_name: device_name?,
+        mount_path: mount_path?,
+        file_system: file_system?,
+        mount_options: mount_options?,
+        owner: owner?,
+        group: group?,
+        recursive: recursive?,
+        detach_on_terminate: detach_on_terminate?,
+        format: format?,
+        install_tools: install_tools?,
+    })
+}
+
+/// Two volumes with one id, or on one path. Looks at the text, so that it also sees volumes with other mistakes.
+pub(super) fn check_distinct<'a>(sheets: impl Iterator<Item = &'a Sheet<'a>>) {
+    let (mut ids, mut paths) = (HashMap::new(), HashMap::new());
+    for sheet in sheets {
+        if let Ok(Some(id)) = sheet.text(&keys::ID)
+            && let Some(first) = ids.insert(id.value, id.spot)
+        {
+            let line = first.report.refer(first.place, id.spot.place);
+            let what = format_args!("{} stands in {line} already", Quoted(id.value));
+            id.spot.mistake(what, "remove one of the two, or write the other volume's id");
+        }
+        if let Ok(Some(path)) = sheet.text(&keys::MOUNT_PATH)
+            && let Some(first) = paths.insert(path.value.trim_end_matches('/'), path.spot)
+        {
+            let line = first.report.refer(first.place, path.spot.place);
+            let what = format_args!("{} is the mount path in {line} already", Quoted(path.value));
+            path.spot.mistake(what, "write a path of its own for each volume");
+        }
+    }
+}
+
+/// The normalised mount path, where it is written well enough.
+pub(super) fn mount_path_of<'a>(sheet: &Sheet<'a>) -> Option<&'a str> {
+    Some(sheet.text(&keys::MOUNT_PATH).ok()??.value.trim_end_matches('/'))
+}
+
+fn id(text: &str, spot: &Spot<'_>) -> Result<VolumeId, Reported> {
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    let quoted = Quoted(text);
+    let lower = text.trim().to_lowercase();
+    let guess = [lower.clone(), lower.replacen("vol", "vol-", 1), format!("vol-{lower}")];
+    if let Some(right) = guess.iter().find(|guess| guess.parse::<VolumeId>().is_ok()) {
+        return Err(spot.write(format_args!("{quoted} is no volume id"), format_args!("\"{right}\"")));
+    }
+    if text.starts_with("snap-") {
+        return Err(spot.write(format_args!("{quoted} is a snapshot"), "the volume's id"));
+    }
+    let what = format_args!("{quoted} is no volume id");
+    Err(spot.write(what, format_args!("vol- and 8 or 17 hex digits, as {}", spot.key.example)))
+}
+
+/// `/dev/sdf`, `/dev/sdf1`, `/dev/xvdf`, `/dev/xvdba`, `/dev/hdf`: the names that EC2 attaches under (EC2 user guide,
+/// "Device names for volumes on Amazon EC2 instances").
+fn device_name(text: &str, spot: &Spot<'_>) -> Result<String, Reported> {
+    let right = |name: &str| {
+        let Some(tail) = ["sd", "xvd", "hd"].iter().find_map(|kind| name.strip_prefix(kind)) else {
+            return false;
+        };
+        let letters = tail.bytes().take_while(u8::is_ascii_lowercase).count();
+        let digits = &tail[letters..];
+        (1..=2).contains(&letters) && digits.len() <= 2 && digits.bytes().all(|b| b.is_ascii_digit())
+    };
+    if text.strip_prefix("/dev/").is_some_and(right) {
+        return Ok(text.to_owned());
+    }
+    let what = format_args!("{} is no name that EC2 attaches under", Quoted(text));
+    if right(text) {
+        return Err(spot.write(what, format_args!("\"/dev/{text}\"")));
+    }
+    if text.contains("nvme") {
+        return Err(spot.write(what, "\"/dev/sdf\"; the NVMe name is found from the volume's id"));
+    }
+    Err(spot.write(what, "\"/dev/sdf\" to \"/dev/sdp\""))
+}
+
+fn mount_path(text: &str, spot: &Spot<'_>) -> Result<PathBuf, Reported> {
+    let path = path::absolute(text, Trailing::Trimmed, spot)?;
+    if path.to_str().is_some_and(path::is_system) {
+        let what = format_args!("{} is a directory of the system, which a mount would hide", Quoted(text));
+        return Err(spot.write(what, "a directory for the data alone, as \"/mydata\" or \"/var/lib/kafka\""));
+    }
+    Ok(path)
+}
+
+/// Options that make mount(8) do something else than mount this device here.
+const OTHER_VERBS: [&str; 12] = [
+    "bind",
+    "rbind",
+    "remount",
+    "move",
+    "loop",
+    "make-shared",
+    "make-slave",
+    "make-private",
+    "make-unbindable",
+    "make-rshared",
+    "make-rslave",
+    "make-rprivate",
+];
+
+fn mount_option(text: &str, spot: &Spot<'_>) -> Result<String, Reported> {
+    if text.trim().is_empty() {
+        return Err(spot.mistake("has an empty entry", "remove it"));
+    }
+    let shown = Quoted(text);
+    if text.contains(['"', '\'', '\\']) || text.contains(char::is_control) {
+        return Err(spot.mistake(format_args!("{shown} holds a quote, backslash or control character"), "remove it"));
+    }
+    let divider = |c: char| c == ',' || c.is_whitespace();
+    if text.contains(divider) {
+        let entries: Vec<String> = text.split(divider).filter(|e| !e.is_empty()).map(|e| format!("\"{e}\"")).collect();
+        let what = format_args!("{shown} holds a comma or white space");
+        return Err(match entries.as_slice() {
+            [] => spot.mistake(what, "remove it"),
+            [one] => spot.write(what, one),
+            [_, _] => spot.write(what, format_args!("two entries, {}", entries.join(", "))),
+            _ => spot.write(what, format_args!("an entry for each, {}", entries.join(", "))),
+        });
+    }
+    let name = text.split('=').next().unwrap_or(text);
+    if OTHER_VERBS.contains(&name) {
+        return Err(spot.mistake(format_args!("{shown} does not mount the volume itself"), "remove it"));
+    }
+    if name == "nouuid" {
+        let what = format_args!("{shown} would hide that two disks carry the same filesystem");
+        return Err(spot.mistake(what, "remove it; the agent adds it where it is needed"));
+    }
+    Ok(text.to_owned())
+}

@@ -1,0 +1,228 @@
+//! Whether a disk is blank: read and all zero wherever a known filesystem, volume manager or RAID keeps something.
+//!
+//! Read with `O_DIRECT`, past any cache, and in a child process of this binary ([`read_stdin`]), because a read that never
+//! returns pins its process: EBS sets no timeout on NVMe.
+
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::fcntl::OFlag;
+use serde::{Deserialize, Serialize};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use super::device::Device;
+use crate::failure::{Code, Failure, Named};
+
+/// The hidden command that makes this binary the reading child.
+pub const READER: &str = "read-blank";
+
+/// All reads together take well under a second on the slowest volume type; beyond this one of them hangs.
+const WATCHDOG: Duration = Duration::from_secs(60);
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+/// `O_DIRECT` wants offsets, lengths and memory aligned to the logical block; no disk has larger ones than this.
+const ALIGN: u64 = 4 * KIB;
+
+/// What the reads showed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "result")]
+pub enum Reading {
+    /// All zero.
+    Zero {
+        /// How many places were read.
+        places: usize,
+        /// How many bytes in all.
+        bytes: u64,
+    },
+    /// Something is there.
+    NonZero {
+        /// The offset of the first byte that is not zero.
+        offset: u64,
+        /// What is looked for there.
+        place: String,
+    },
+    /// A read failed: the disk is not known to be blank.
+    Unreadable {
+        /// Where.
+        offset: u64,
+        /// Why.
+        error: String,
+    },
+}
+
+/// A range of the device, and whose it would be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    offset: u64,
+    length: u64,
+    whose: &'static str,
+}
+
+/// Where something would be on a device of `size` bytes, in ascending order of offsets, aligned and within the device.
+fn places(size: u64) -> Vec<Place> {
+    let mut places = Vec::new();
+    let mut add = |offset: u64, length: u64, whose| {
+        let start = offset / ALIGN * ALIGN;
+        let end = offset.saturating_add(length).min(size);
+        if start < end {
+            places.push(Place { offset: start, length: end - start, whose });
+        }
+    };
+    add(0, 4 * MIB, "the start of the device");
+    add(size.saturating_sub(4 * MIB), 4 * MIB, "the end of the device");
+    // ext2/3/4 with sparse_super: backups in groups 0, 1 and the powers of 3, 5 and 7; a group is 8 × block size blocks.
+    for block in [KIB, 2 * KIB, 4 * KIB] {
+        let first = if block == KIB { 1 } else { 0 };
+        for group in backup_groups() {
+            let offset = (group.saturating_mul(8 * block).saturating_add(first)).saturating_mul(block);
+            if offset >= size {
+                break;
+            }
+            add(offset, ALIGN, "ext4's backup superblock");
+        }
+    }
+    // XFS: four groups up to 4 TiB, 1 TiB each above; newer mkfs.xfs makes more, by the processors. Rounding to blocks and
+    // stripes shifts the headers a little.
+    for groups in [4, 8, 16, 32] {
+        for group in 1..groups {
+            add((size / groups * group).saturating_sub(32 * KIB), 64 * KIB, "XFS's allocation group header");
+        }
+    }
+    for group in 1..size.div_ceil(TIB) {
+        add(group * TIB, 64 * KIB, "XFS's allocation group header");
+    }
+    for mirror in [64 * MIB, 256 * GIB, 1 << 50] {
+        add(mirror, 4 * KIB, "btrfs's mirror superblock");
+    }
+    for sample in 0..256 {
+        add(size / 256 * sample, ALIGN, "a sample");
+    }
+    places.sort_by_key(|place| place.offset);
+    places
+}
+
+fn backup_groups() -> Vec<u64> {
+    let powers = |base: u64| std::iter::successors(Some(base), move |power| power.checked_mul(base));
+    let mut groups: Vec<u64> = [1].into_iter().chain(powers(3)).chain(powers(5)).chain(powers(7)).collect();
+    groups.sort_unstable();
+    groups
+}
+
+/// Reads the places of `device`, which was opened with `O_DIRECT`.
+fn read_places(device: &File, size: u64) -> Reading {
+    let chunk = MIB;
+    let mut memory = vec![0_u8; usize::try_from(chunk + ALIGN).unwrap_or(usize::MAX)];
+    let aligned = memory.as_ptr().align_offset(usize::try_from(ALIGN).unwrap_or(1));
+    let places = places(size);
+    let mut bytes = 0;
+    for place in &places {
+        let end = place.offset + place.length;
+        let mut offset = place.offset;
+        while offset < end {
+            // A device's size need not be a multiple of the alignment: the last read is cut by the end of the device.
+            let want = (end - offset).min(chunk).next_multiple_of(ALIGN);
+            let buffer = &mut memory[aligned..aligned + usize::try_from(want).unwrap_or(usize::MAX)];
+            let got = match device.read_at(buffer, offset) {
+                Ok(0) => {
+                    return Reading::Unreadable { offset, error: "the device ends before its size".to_owned() };
+                }
+                Ok(got) => got,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Reading::Unreadable { offset, error: error.to_string() },
+            };
+            if let Some(at) = buffer[..got].iter().position(|byte| *byte != 0) {
+                return Reading::NonZero { offset: offset + at as u64, place: place.whose.to_owned() };
+            }
+            bytes += got as u64;
+            offset += got as u64;
+        }
+    }
+    Reading::Zero { places: places.len(), bytes }
+}
+
+/// The child's part: reads the device that is the standard input and prints what it found.
+pub fn read_stdin() -> io::Result<()> {
+    // Opening anew gives a descriptor with its own flags; the path through /proc leads to the very same device.
+    let mut device =
+        OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECT.bits()).open("/proc/self/fd/0")?;
+    let size = device.seek(SeekFrom::End(0))?;
+    println!("{}", serde_json::to_string(&read_places(&device, size))?);
+    Ok(())
+}
+
+/// Reads `device` in a child process, with a watchdog.
+pub async fn read(device: &Device) -> Result<Reading, Failure> {
+    let path = device.path.display();
+    let stdin = device.file().try_clone().named(format_args!("handing over {path}"))?;
+    let child = Command::new("/proc/self/exe")
+        .arg(READER)
+        .stdin(Stdio::from(stdin))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        // A child that hangs in a read cannot be killed; it is left behind and goes when the read does.
+        .kill_on_drop(true)
+        .spawn()
+        .named("starting the reader")?;
+    let unreadable = |text: String| Failure::new(Code::DeviceUnreadable, text);
+    let Ok(output) = timeout(WATCHDOG, child.wait_with_output()).await else {
+        return Err(unreadable(format!("a read of {path} has not returned for {} s", WATCHDOG.as_secs())));
+    };
+    let output = output.named("the reader")?;
+    serde_json::from_slice(&output.stdout).map_err(|_| {
+        let mut text = format!("the reader of {path} ended with {}", output.status);
+        let said = String::from_utf8_lossy(&output.stderr);
+        if !said.trim().is_empty() {
+            let _ = write!(text, ": {}", said.trim());
+        }
+        unreadable(text)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_places_are_aligned_and_inside_the_device() {
+        for size in [512, 4096, MIB + 512, 300 * MIB, GIB + 12_345 * 512, 5 * TIB] {
+            for place in places(size) {
+                assert!(place.offset.is_multiple_of(ALIGN) && place.offset + place.length <= size, "{size}: {place:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn known_superblocks_are_among_the_places() {
+        let places = places(300 * GIB);
+        let covered = |offset: u64| places.iter().any(|at| at.offset <= offset && offset < at.offset + at.length);
+        // 1 KiB blocks: group 1 begins at block 8193; 4 KiB blocks: at block 32768.
+        assert!(covered(8193 * KIB) && covered(32_768 * 4 * KIB) && covered(3 * 32_768 * 4 * KIB));
+        assert!(covered(64 * MIB) && covered(256 * GIB));
+        assert!(covered(75 * GIB) && covered(150 * GIB) && covered(225 * GIB));
+        assert!(covered(0) && covered(300 * GIB - 1));
+    }
+
+    #[test]
+    fn one_byte_in_any_place_is_seen_and_a_file_of_zeros_is_zero() {
+        let size = 64 * MIB + 512;
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(size).unwrap();
+        assert!(matches!(read_places(&file, size), Reading::Zero { .. }));
+        for place in places(size).iter().step_by(17) {
+            for offset in [place.offset, place.offset + place.length - 1] {
+                file.write_at(&[1], offset).unwrap();
+                let seen = read_places(&file, size);
+                assert!(matches!(seen, Reading::NonZero { offset: at, .. } if at == offset), "{offset}: {seen:?}");
+                file.write_at(&[0], offset).unwrap();
+            }
+        }
+    }
+}

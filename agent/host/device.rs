@@ -1,0 +1,245 @@
+//! The block device that is a volume.
+//!
+//! Names lie: by-id links can be missing, late or stale, and kernel names move between boots. A device is the volume
+//! because its NVMe serial says so, or, where the device has no serial at all (Xen, loop), because a link or the device
+//! name does. It is opened once, and everything after goes through that descriptor.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::stat::{major, minor};
+
+use crate::failure::{Code, Failure, Named};
+
+const BY_ID: &str = "/dev/disk/by-id";
+
+/// An open block device.
+#[derive(Debug)]
+pub struct Device {
+    /// `/dev/nvme1n1`
+    pub path: PathBuf,
+    /// Its device number.
+    pub number: u64,
+    /// In bytes.
+    pub size: u64,
+    file: File,
+}
+
+/// The lock that udev and systemd respect; held as long as this, and by every child that got the device.
+pub type Locked = Flock<File>;
+
+impl Device {
+    /// The device of the volume with this serial (`vol0123…`), or none while there is none.
+    pub fn find(serial: &str, device_name: &str) -> Result<Option<Device>, Failure> {
+        if let Some(device) = by_serial(serial)? {
+            return Ok(Some(device));
+        }
+        if let Some(device) = by_link(serial)? {
+            return Ok(Some(device));
+        }
+        by_xen_name(device_name)
+    }
+
+    fn open(path: &Path) -> Result<Option<Device>, Failure> {
+        let mut file = match File::open(path) {
+            Ok(file) => file,
+            // Between the kernel's announcement and devtmpfs, or just gone again.
+            Err(error) if matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::ENOENT | Errno::ENXIO)) => {
+                return Ok(None);
+            }
+            Err(error) => {
+                let text = format!("opening {}", path.display());
+                return Err(Failure::new(Code::DeviceUnreadable, text).because(error));
+            }
+        };
+        let meta = file.metadata().named(format_args!("{}", path.display()))?;
+        if !meta.file_type().is_block_device() {
+            return Err(Failure::new(Code::DeviceUntrusted, format!("{} is no block device", path.display())));
+        }
+        let size = file.seek(SeekFrom::End(0)).named(format_args!("the size of {}", path.display()))?;
+        Ok(Some(Device { path: path.to_owned(), number: meta.rdev(), size, file }))
+    }
+
+    /// The open device.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Its size now, in bytes: a volume can be enlarged while it is attached.
+    pub fn size_now(&self) -> io::Result<u64> {
+        (&self.file).seek(SeekFrom::End(0))
+    }
+
+    /// Takes the exclusive lock, or none while another process (udev probing it, an mkfs that outlived its agent) has it.
+    pub fn lock(&self) -> Result<Option<Locked>, Failure> {
+        // A descriptor of its own: the lock lives and dies with it.
+        let file = File::open(&self.path).named(format_args!("opening {}", self.path.display()))?;
+        if file.metadata().named("the device")?.rdev() != self.number {
+            let text = format!("{} has become another device", self.path.display());
+            return Err(Failure::new(Code::DeviceUntrusted, text));
+        }
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(lock)),
+            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, errno)) => Err(Failure::io(format_args!("locking {}", self.path.display()), errno.into())),
+        }
+    }
+
+    /// Its folder in sysfs.
+    pub fn sysfs(&self) -> PathBuf {
+        sysfs_of(self.number)
+    }
+
+    /// What speaks against formatting the device, whatever is on it: partitions, holders, read-only.
+    pub fn in_use(&self) -> Result<Option<String>, Failure> {
+        let sysfs = self.sysfs();
+        let at = |what: &str| format!("{}/{what}", sysfs.display());
+        if fs::read_to_string(sysfs.join("ro")).named(at("ro"))?.trim() != "0" {
+            return Ok(Some("it is read-only".to_owned()));
+        }
+        for entry in fs::read_dir(&sysfs).named(at(""))? {
+            let entry = entry.named(at(""))?;
+            if entry.path().join("partition").exists() {
+                return Ok(Some(format!("it has the partition {}", entry.file_name().display())));
+            }
+        }
+        match fs::read_dir(sysfs.join("holders")) {
+            Ok(mut holders) => Ok(holders
+                .next()
+                .and_then(Result::ok)
+                .map(|holder| format!("{} is built upon it", holder.file_name().display()))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Failure::io(at("holders"), error)),
+        }
+    }
+}
+
+/// What sysfs shows of the machine's disks, for messages.
+pub fn seen() -> String {
+    let Ok(entries) = fs::read_dir("/sys/block") else { return "/sys/block is not readable".to_owned() };
+    let mut disks: Vec<_> = entries
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .filter(|path| fs::read_to_string(path.join("size")).is_ok_and(|size| size.trim() != "0"))
+        .map(|path| {
+            let name = path.file_name().unwrap_or_default().display().to_string();
+            serial_at(&path).map_or(name.clone(), |serial| format!("{name} (serial {serial})"))
+        })
+        .collect();
+    disks.sort();
+    format!("the disks here are: {}", disks.join(", "))
+}
+
+fn sysfs_of(number: u64) -> PathBuf {
+    PathBuf::from(format!("/sys/dev/block/{}:{}", major(number), minor(number)))
+}
+
+/// NVMe keeps the serial with the controller, virtio with the disk; NVMe pads it.
+fn serial_at(sysfs: &Path) -> Option<String> {
+    ["device/serial", "serial"]
+        .iter()
+        .find_map(|file| fs::read_to_string(sysfs.join(file)).ok())
+        .map(|serial| serial.trim().to_owned())
+        .filter(|serial| !serial.is_empty())
+}
+
+fn by_serial(serial: &str) -> Result<Option<Device>, Failure> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/sys/block").named("/sys/block")? {
+        let entry = entry.named("/sys/block")?;
+        if serial_at(&entry.path()).is_some_and(|seen| same_serial(&seen, serial)) {
+            found.push(entry.file_name());
+        }
+    }
+    let name = match found.as_slice() {
+        [] => return Ok(None),
+        [name] => name,
+        _ => {
+            let text = format!("{} disks have the serial {serial}: {found:?}", found.len());
+            return Err(Failure::new(Code::DeviceUntrusted, text));
+        }
+    };
+    let Some(device) = Device::open(&Path::new("/dev").join(name))? else { return Ok(None) };
+    match serial_at(&device.sysfs()) {
+        Some(seen) if same_serial(&seen, serial) => Ok(Some(device)),
+        seen => Err(Failure::new(
+            Code::DeviceUntrusted,
+            format!("{} should have the serial {serial}, but has {seen:?}", device.path.display()),
+        )),
+    }
+}
+
+/// EBS writes `vol0123…`; a dash would do no harm.
+fn same_serial(seen: &str, serial: &str) -> bool {
+    seen.replace('-', "") == serial
+}
+
+/// `nvme-Amazon_Elastic_Block_Store_vol…`, also with the namespace as `_1` or `-ns-1`; never a partition's link.
+fn link_names(link: &str, serial: &str) -> bool {
+    let Some((_, rest)) = link.split_once(serial) else { return false };
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    rest.is_empty() || rest.strip_prefix('_').is_some_and(digits) || rest.strip_prefix("-ns-").is_some_and(digits)
+}
+
+fn by_link(serial: &str) -> Result<Option<Device>, Failure> {
+    let entries = match fs::read_dir(BY_ID) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Failure::io(BY_ID, error)),
+    };
+    for entry in entries {
+        let entry = entry.named(BY_ID)?;
+        if !entry.file_name().to_str().is_some_and(|link| link_names(link, serial)) {
+            continue;
+        }
+        let Ok(path) = fs::canonicalize(entry.path()) else { continue };
+        let Some(device) = Device::open(&path)? else { continue };
+        if let Some(other) = serial_at(&device.sysfs()) {
+            let text = format!(
+                "{} leads to {}, which has the serial {other}",
+                entry.path().display(),
+                device.path.display()
+            );
+            return Err(Failure::new(Code::DeviceUntrusted, text));
+        }
+        return Ok(Some(device));
+    }
+    Ok(None)
+}
+
+/// On Xen the device name asked for when attaching is the only name there is: `/dev/sdf` comes up as `/dev/xvdf`.
+fn by_xen_name(device_name: &str) -> Result<Option<Device>, Failure> {
+    if !fs::read_to_string("/sys/hypervisor/type").is_ok_and(|kind| kind.trim() == "xen") {
+        return Ok(None);
+    }
+    let xen = device_name.replacen("/dev/sd", "/dev/xvd", 1);
+    for path in [xen.as_str(), device_name] {
+        if let Some(device) = Device::open(Path::new(path))?
+            && serial_at(&device.sysfs()).is_none()
+        {
+            return Ok(Some(device));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_names_the_volume_or_its_namespace_never_a_partition() {
+        let name = |rest: &str| format!("nvme-Amazon_Elastic_Block_Store_vol0123456789abcdef0{rest}");
+        for rest in ["", "_1", "-ns-1"] {
+            assert!(link_names(&name(rest), "vol0123456789abcdef0"), "{rest}");
+        }
+        for rest in ["-part1", "_1-part1", "1", "_", "-ns-"] {
+            assert!(!link_names(&name(rest), "vol0123456789abcdef0"), "{rest}");
+        }
+        assert!(!link_names("nvme-Amazon_Elastic_Block_Store_vol0aaa", "vol0123456789abcdef0"));
+    }
+}

@@ -1,0 +1,57 @@
+//! Process groups: what a hook started, ended as a whole.
+
+use std::fs;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::time::{Instant, sleep};
+
+/// Between TERM and KILL.
+pub const GRACE: Duration = Duration::from_secs(5);
+
+/// When a process started, in clock ticks since boot (proc(5), field 22 of stat); none where it is gone.
+pub fn start_time(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in parentheses, which may contain anything.
+    let (_, after) = stat.rsplit_once(')')?;
+    after.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// Whether a group has members that are more than zombies: one that nobody reaps would keep it for ever.
+fn is_alive(group: i32) -> bool {
+    if killpg(Pid::from_raw(group), None) == Err(Errno::ESRCH) {
+        return false;
+    }
+    let Ok(entries) = fs::read_dir("/proc") else { return true };
+    entries.filter_map(Result::ok).filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok()).any(|stat| {
+        let Some((_, after)) = stat.rsplit_once(')') else { return false };
+        let mut fields = after.split_ascii_whitespace();
+        let (state, member_of) = (fields.next(), fields.nth(1).and_then(|group| group.parse::<i32>().ok()));
+        member_of == Some(group) && !matches!(state, Some("Z" | "X"))
+    })
+}
+
+/// Ends a whole process group: TERM, and after [`GRACE`] KILL.
+pub async fn end(group: i32) {
+    let pid = Pid::from_raw(group);
+    // A group that is gone already is what is wanted.
+    let _ = killpg(pid, Signal::SIGTERM);
+    let kill_at = Instant::now() + GRACE;
+    while is_alive(group) {
+        if Instant::now() >= kill_at {
+            let _ = killpg(pid, Signal::SIGKILL);
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Whether the group that was led by a process started at `started` still has members. A group's id is not given out again
+/// while it has any, so without its leader it can be no other.
+pub fn survives(group: i32, started: u64) -> bool {
+    match start_time(group) {
+        Some(now) if now != started => false,
+        _ => is_alive(group),
+    }
+}

@@ -1,0 +1,148 @@
+//! Growing mounted filesystems by ioctl, without external tools.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::device::Device;
+use crate::config::FileSystemType;
+
+/// `XFS_MIN_AG_BLOCKS`, fs/xfs/libxfs/xfs_fs.h: the kernel leaves a smaller rest unused.
+const XFS_MIN_GROUP_BLOCKS: u64 = 64;
+
+/// `struct xfs_fsop_geom_v4`, fs/xfs/libxfs/xfs_fs.h: the layout that every kernel since 2.4 answers.
+#[repr(C)]
+#[derive(Default)]
+struct XfsGeometry {
+    block_size: u32,
+    rt_extent_size: u32,
+    group_blocks: u32,
+    groups: u32,
+    log_blocks: u32,
+    sector_size: u32,
+    inode_size: u32,
+    max_inode_percent: u32,
+    data_blocks: u64,
+    rt_blocks: u64,
+    rt_extents: u64,
+    log_start: u64,
+    uuid: [u8; 16],
+    stripe_unit: u32,
+    stripe_width: u32,
+    version: i32,
+    flags: u32,
+    log_sector_size: u32,
+    rt_sector_size: u32,
+    dir_block_size: u32,
+    log_stripe_unit: u32,
+}
+
+/// `struct xfs_growfs_data`, fs/xfs/libxfs/xfs_fs.h.
+#[repr(C)]
+struct XfsGrow {
+    new_blocks: u64,
+    max_inode_percent: u32,
+}
+
+mod ioctl {
+    use super::{XfsGeometry, XfsGrow};
+    nix::ioctl_read!(xfs_geometry, b'X', 124, XfsGeometry);
+    nix::ioctl_write_ptr!(xfs_grow, b'X', 110, XfsGrow);
+    // EXT4_IOC_RESIZE_FS, fs/ext4/ext4.h.
+    nix::ioctl_write_ptr!(ext4_resize, b'f', 16, u64);
+}
+
+/// How large a mounted filesystem is and could be, in its blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Bytes in a block.
+    pub block_size: u64,
+    /// Blocks it has.
+    pub blocks: u64,
+    /// Blocks the device has.
+    pub possible: u64,
+    max_inode_percent: u32,
+}
+
+impl Extent {
+    /// Whether the device has room for more.
+    pub fn can_grow(&self) -> bool {
+        self.possible > self.blocks
+    }
+}
+
+/// Measures the filesystem mounted at `mount_point`.
+pub fn measure(kind: FileSystemType, device: &Device, mount_point: &Path) -> io::Result<Extent> {
+    match kind {
+        FileSystemType::Xfs => {
+            let dir = File::open(mount_point)?;
+            let mut geometry = XfsGeometry::default();
+            // SAFETY: the descriptor is open, and the structure has the layout and size that the request number encodes.
+            unsafe { ioctl::xfs_geometry(dir.as_raw_fd(), &raw mut geometry) }?;
+            let block_size = u64::from(geometry.block_size);
+            let possible = device_blocks(device, block_size)?;
+            let rest = possible.saturating_sub(geometry.data_blocks);
+            Ok(Extent {
+                block_size,
+                blocks: geometry.data_blocks,
+                possible: if rest < XFS_MIN_GROUP_BLOCKS { geometry.data_blocks } else { possible },
+                max_inode_percent: geometry.max_inode_percent,
+            })
+        }
+        FileSystemType::Ext4 => {
+            // The superblock, at byte 1024; through the page cache, which the mounted filesystem keeps up to date.
+            let mut superblock = [0_u8; 1024];
+            device.file().read_exact_at(&mut superblock, 1024)?;
+            let word = |at: usize| u32::from_le_bytes([superblock[at], superblock[at + 1], superblock[at + 2], superblock[at + 3]]);
+            let block_size = 1024_u64 << word(0x18).min(6);
+            // s_blocks_count_hi counts only with the 64bit feature (0x80 of the incompatible ones).
+            let high = if word(0x60) & 0x80 == 0 { 0 } else { word(0x150) };
+            Ok(Extent {
+                block_size,
+                blocks: u64::from(high) << 32 | u64::from(word(0x4)),
+                possible: device_blocks(device, block_size)?,
+                max_inode_percent: 0,
+            })
+        }
+    }
+}
+
+/// Grows the filesystem mounted at `mount_point` to the device's size.
+pub fn grow(kind: FileSystemType, mount_point: &Path, extent: &Extent) -> io::Result<()> {
+    let dir = File::open(mount_point)?;
+    match kind {
+        FileSystemType::Xfs => {
+            let request =
+                XfsGrow { new_blocks: extent.possible, max_inode_percent: extent.max_inode_percent };
+            // SAFETY: the descriptor is open, and the structure has the layout and size that the request number encodes.
+            unsafe { ioctl::xfs_grow(dir.as_raw_fd(), &raw const request) }?;
+        }
+        FileSystemType::Ext4 => {
+            // SAFETY: the descriptor is open, and the kernel reads one u64.
+            unsafe { ioctl::ext4_resize(dir.as_raw_fd(), &raw const extent.possible) }?;
+        }
+    }
+    Ok(())
+}
+
+/// The device may have grown since it was opened: its size is asked anew.
+fn device_blocks(device: &Device, block_size: u64) -> io::Result<u64> {
+    if block_size == 0 {
+        return Err(io::Error::other("a filesystem with a block size of 0"));
+    }
+    Ok(device.size_now()? / block_size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_structures_have_the_kernels_sizes() {
+        // From the request numbers XFS_IOC_FSGEOMETRY_V4 0x8070587c and XFS_IOC_FSGROWFSDATA 0x4010586e.
+        assert_eq!(size_of::<XfsGeometry>(), 0x70);
+        assert_eq!(size_of::<XfsGrow>(), 0x10);
+    }
+}

@@ -1,0 +1,19 @@
+//! Brings a stateful EC2 node up: attaches and mounts its volumes, writes its files, runs its hooks, and only then tells
+//! Auto Scaling CONTINUE.
+//!
+//! Start reading at [`boot`], the sequence; [`step`] is the contract every step keeps. `steps/` has a file for each,
+//! `aws/` the services' clients, `host/` all that touches the machine, [`config`] what the user wrote, [`journal`] what
+//! was done, [`failure`] what can go wrong.
+
+pub mod aws;
+pub mod boot;
+pub mod cli;
+pub mod config;
+pub mod failure;
+pub mod host;
+pub mod journal;
+pub mod lock;
+pub mod log;
+pub mod settings;
+pub mod step;
+pub mod steps;

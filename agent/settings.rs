@@ -1,0 +1,76 @@
+//! Where the configuration comes from: a file, or the instance's user data.
+
+use std::fs;
+use std::io::{ErrorKind, Read};
+use std::path::Path;
+use std::time::Duration;
+
+use flate2::read::GzDecoder;
+use tokio::time::{Instant, sleep};
+
+use crate::aws::imds::Imds;
+use crate::config::{self, Config, Scope, Text};
+use crate::failure::{Class, Code, Failure};
+
+/// The configuration's usual place.
+pub const CONFIG: &str = "/etc/node-agent/config.toml";
+/// Wins key by key over the configuration, for repairs on the node.
+pub const OVERRIDE: &str = "/etc/node-agent/override.toml";
+/// In place of a path: the instance's user data.
+pub const IMDS: &str = "imds";
+
+/// User data is 16 KiB at most; unpacked it is not much more.
+const UNPACKED_LIMIT: u64 = 1 << 20;
+
+/// Until the configuration is known there is no other deadline: the default of `timeouts.aws`.
+const IMDS_DEADLINE: Duration = Duration::from_secs(5 * 60);
+
+/// Reads and validates the configuration named by `--config`.
+pub async fn load(from: &str, imds: &Imds, scope: Scope) -> Result<Config, Failure> {
+    let mut main = if from == IMDS { user_data(imds).await? } else { file(Path::new(from))? };
+    if from != IMDS && config::wants_user_data(&main.text) {
+        main = user_data(imds).await?;
+    }
+    let overrides = if fs::exists(OVERRIDE).unwrap_or(true) { Some(file(Path::new(OVERRIDE))?) } else { None };
+    config::load(main, overrides, scope).map_err(|mistakes| Failure::new(Code::ConfigInvalid, mistakes.to_string()))
+}
+
+fn file(path: &Path) -> Result<Text, Failure> {
+    let unreadable = |why: String| Failure::new(Code::ConfigUnreadable, format!("{}: {why}", path.display()));
+    let bytes = fs::read(path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => unreadable("there is no such file".to_owned()),
+        _ => unreadable(error.to_string()),
+    })?;
+    let text = String::from_utf8(bytes).map_err(|error| unreadable(format!("not UTF-8 text: {error}")))?;
+    Ok(Text { name: path.display().to_string(), text })
+}
+
+async fn user_data(imds: &Imds) -> Result<Text, Failure> {
+    let deadline = Instant::now() + IMDS_DEADLINE;
+    let bytes = loop {
+        match imds.user_data().await {
+            Ok(bytes) => break bytes,
+            Err(failure) if failure.class() == Class::Outage && Instant::now() < deadline => {
+                tracing::info!("wait: {failure}");
+                sleep(Duration::from_secs(1)).await;
+            }
+            Err(failure) => return Err(failure),
+        }
+    };
+    let unreadable = |why: String| {
+        Failure::new(Code::ConfigUnreadable, format!("the user data is no configuration: {why}"))
+            .remedy("give the instance the TOML as its user data, plain or gzip, or use --config PATH")
+    };
+    let bytes = if bytes.starts_with(&[0x1f, 0x8b]) {
+        let mut plain = Vec::new();
+        GzDecoder::new(bytes.as_slice())
+            .take(UNPACKED_LIMIT)
+            .read_to_end(&mut plain)
+            .map_err(|error| unreadable(format!("broken gzip: {error}")))?;
+        plain
+    } else {
+        bytes
+    };
+    let text = String::from_utf8(bytes).map_err(|error| unreadable(format!("not UTF-8 text: {error}")))?;
+    Ok(Text { name: "user data".to_owned(), text })
+}

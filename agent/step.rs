@@ -1,0 +1,417 @@
+//! The Step contract and its runner: observe → act → observe, with deadline, backoff, journal and log.
+//!
+//! A step's needs are its fields. [`Step::observe`] looks at the world and says done, to do, or not yet;
+//! [`Step::act`] changes the world and returns nothing. Only observing yields the output, so every step proves itself, and
+//! waiting is observing again. Nothing but this file retries.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use futures_util::future;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::failure::{Class, Code, Failure};
+use crate::journal::{self, Journal, Outcome, StepRecord};
+
+/// How long an answer that is probably eventual consistency is asked again (FACTS: about 60 s for ids and IAM).
+pub const SETTLING: Duration = Duration::from_secs(60);
+
+/// How often a wait that goes on unchanged is logged again.
+const REMINDER: Duration = Duration::from_secs(30);
+
+/// The steps of the boot sequence, in its order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepName {
+    /// This machine is the configured node.
+    Identity,
+    /// Each volume is attached to this instance.
+    Attach,
+    /// Each volume's device has the filesystem.
+    Filesystem,
+    /// Each filesystem is mounted, and will be at the next boot.
+    Mount,
+    /// Each filesystem fills its device.
+    Grow,
+    /// Each mount point has its owner.
+    Ownership,
+    /// The node's files are in place.
+    Files,
+    /// The configure hook has run.
+    Configure,
+    /// The health check has passed.
+    HealthCheck,
+    /// Auto Scaling has been told.
+    Complete,
+}
+
+impl StepName {
+    /// As in the journal and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            StepName::Identity => "identity",
+            StepName::Attach => "attach",
+            StepName::Filesystem => "filesystem",
+            StepName::Mount => "mount",
+            StepName::Grow => "grow",
+            StepName::Ownership => "ownership",
+            StepName::Files => "files",
+            StepName::Configure => "configure",
+            StepName::HealthCheck => "health-check",
+            StepName::Complete => "complete",
+        }
+    }
+}
+
+impl fmt::Display for StepName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What observing found.
+#[derive(Debug)]
+pub enum Observed<T> {
+    /// The effect holds.
+    Done(T),
+    /// There is something to do, and why.
+    Todo(String),
+    /// It may come to hold by itself; the failure it is if it has not by the deadline.
+    NotYet(Failure),
+}
+
+/// One step of the sequence, or a part of one.
+#[expect(async_fn_in_trait, reason = "the runtime is one thread; nothing needs these futures to be Send")]
+pub trait Step {
+    /// What the next steps get from it.
+    type Output;
+
+    /// The step it is, or is a part of. Parts of one step share its record.
+    fn name(&self) -> StepName;
+
+    /// The volume it is about, where it is about one.
+    fn subject(&self) -> Option<&str> {
+        None
+    }
+
+    /// How long it may take.
+    fn deadline(&self) -> Duration;
+
+    /// Whether it goes on trying to reach AWS to its own deadline, rather than for `timeouts.aws`.
+    fn rides_out_outages(&self) -> bool {
+        false
+    }
+
+    /// Whether `act` keeps the deadline itself, because what it started must not simply be dropped (hooks, mkfs).
+    fn keeps_own_deadline(&self) -> bool {
+        false
+    }
+
+    /// Looks, and changes nothing.
+    async fn observe(&self) -> Result<Observed<Self::Output>, Failure>;
+
+    /// Brings the effect about. Must bear being called again.
+    async fn act(&self) -> Result<(), Failure>;
+}
+
+/// A failure with the step it ended.
+#[derive(Debug)]
+pub struct Stopped {
+    /// The step.
+    pub step: StepName,
+    /// Why.
+    pub failure: Failure,
+}
+
+/// Runs steps.
+#[derive(Debug)]
+pub struct Runner<'a> {
+    journal: &'a Journal,
+    outage: Duration,
+    stop: watch::Receiver<bool>,
+    /// What began in this run: a later part of the same step goes on with its record.
+    begun: RefCell<BTreeSet<(StepName, Option<String>)>>,
+}
+
+impl<'a> Runner<'a> {
+    /// A runner that records in `journal`, rides out outages of AWS for `outage` (`timeouts.aws`), and stops when `stop`
+    /// becomes true.
+    pub fn new(journal: &'a Journal, outage: Duration, stop: watch::Receiver<bool>) -> Self {
+        Runner { journal, outage, stop, begun: RefCell::default() }
+    }
+
+    /// Runs one step to its end.
+    pub async fn step<S: Step>(&self, step: S) -> Result<S::Output, Stopped> {
+        let key = (step.name(), step.subject().map(str::to_owned));
+        let first_part = self.begun.borrow_mut().insert(key);
+        let mut progress = Progress::begin(&step, self.journal, first_part);
+        let result = self.drive(&step, &mut progress).await;
+        progress.end(self.journal, result).map_err(|failure| Stopped { step: step.name(), failure })
+    }
+
+    /// Runs the same step for several subjects at once; the first failure ends it.
+    pub async fn together<S: Step>(&self, steps: impl IntoIterator<Item = S>) -> Result<Vec<S::Output>, Stopped> {
+        future::try_join_all(steps.into_iter().map(|step| self.step(step))).await
+    }
+
+    /// Runs the same step for several subjects, one after the other.
+    pub async fn in_turn<S: Step>(&self, steps: impl IntoIterator<Item = S>) -> Result<Vec<S::Output>, Stopped> {
+        let mut outputs = Vec::new();
+        for step in steps {
+            outputs.push(self.step(step).await?);
+        }
+        Ok(outputs)
+    }
+
+    async fn drive<S: Step>(&self, step: &S, progress: &mut Progress) -> Result<S::Output, Failure> {
+        let deadline = progress.began + step.deadline();
+        let mut patience = Patience::default();
+        let mut acted = false;
+        loop {
+            self.check_stop()?;
+            let trouble = match self.bounded(step.observe(), deadline, true).await {
+                Ok(Observed::Done(output)) => return Ok(output),
+                Ok(Observed::NotYet(failure)) => failure,
+                Err(failure) => failure,
+                Ok(Observed::Todo(because)) if acted => {
+                    acted = false;
+                    Failure::new(Code::NoEffect, format!("done, but not seen yet: {because}"))
+                }
+                Ok(Observed::Todo(because)) => {
+                    progress.acting(self.journal, &because)?;
+                    match self.bounded(step.act(), deadline, !step.keeps_own_deadline()).await {
+                        Ok(()) => {
+                            patience.reset_trouble();
+                            acted = true;
+                            continue;
+                        }
+                        Err(failure) => failure,
+                    }
+                }
+            };
+            let outage = if step.rides_out_outages() { step.deadline() } else { self.outage };
+            let pause = patience.next(trouble, outage, deadline, step.deadline())?;
+            progress.waiting(&patience, pause);
+            self.pause(pause).await?;
+        }
+    }
+
+    /// `work`, cut at the deadline if it may be cut.
+    async fn bounded<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+        deadline: Instant,
+        cut: bool,
+    ) -> Result<T, Failure> {
+        if !cut {
+            return work.await;
+        }
+        let late = || Failure::new(Code::ApiUnreachable, "no answer in time");
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            result = timeout_at(deadline, work) => result.unwrap_or_else(|_| Err(late())),
+            _ = stop.wait_for(|stop| *stop) => Err(stopped()),
+        }
+    }
+
+    fn check_stop(&self) -> Result<(), Failure> {
+        if *self.stop.borrow() { Err(stopped()) } else { Ok(()) }
+    }
+
+    async fn pause(&self, pause: Duration) -> Result<(), Failure> {
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            () = sleep(pause) => Ok(()),
+            _ = stop.wait_for(|stop| *stop) => Err(stopped()),
+        }
+    }
+}
+
+/// The failure of being told to stop.
+pub fn stopped() -> Failure {
+    Failure::new(Code::Stopped, "told to stop before the end")
+}
+
+/// Decides between another round and giving up, and how long to pause.
+#[derive(Default)]
+struct Patience {
+    /// Since when the same kind of trouble lasts, and its backoff.
+    trouble: Option<Trouble>,
+    message: String,
+}
+
+struct Trouble {
+    class: Class,
+    since: Instant,
+    delays: Box<dyn Iterator<Item = Duration>>,
+}
+
+impl Patience {
+    fn reset_trouble(&mut self) {
+        self.trouble = None;
+    }
+
+    /// The pause before the next round, or the failure that ends the step.
+    fn next(
+        &mut self,
+        failure: Failure,
+        outage: Duration,
+        deadline: Instant,
+        allowed: Duration,
+    ) -> Result<Duration, Failure> {
+        let class = failure.class();
+        let now = Instant::now();
+        let limit = match class {
+            Class::Outage => outage,
+            Class::Settling => SETTLING,
+            Class::Waiting | Class::SafetyWaiting | Class::LifecycleWaiting => allowed,
+            _ => return Err(failure),
+        };
+        if self.trouble.as_ref().is_none_or(|trouble| trouble.class != class) {
+            self.trouble = Some(Trouble { class, since: now, delays: delays(class) });
+        }
+        let Some(trouble) = self.trouble.as_mut() else { return Err(failure) };
+        let lasted = now - trouble.since;
+        let pause = trouble.delays.next().unwrap_or(Duration::from_secs(5));
+        if lasted >= limit {
+            return Err(failure.given_up(&rough(lasted)));
+        }
+        if now >= deadline {
+            return Err(failure.given_up(&rough(allowed)));
+        }
+        self.message = failure.to_string();
+        Ok(pause.min(deadline - now))
+    }
+}
+
+/// Waits are polled briskly at first, because a volume that comes free must be taken within a second, and more
+/// slowly when they last, because EC2's request quota is the whole account's. Errors back off exponentially.
+fn delays(class: Class) -> Box<dyn Iterator<Item = Duration>> {
+    let exponential = |first: u64, most: u64| {
+        ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(first))
+            .with_max_delay(Duration::from_millis(most))
+            .with_factor(1.6)
+            .without_max_times()
+            .with_jitter()
+            .build()
+    };
+    match class {
+        // The jitter adds up to as much again: at most 0.6 s between polls for the first minutes.
+        Class::Waiting | Class::SafetyWaiting | Class::LifecycleWaiting => {
+            Box::new(exponential(50, 300).take(300).chain(exponential(500, 2_500)))
+        }
+        _ => Box::new(exponential(100, 4_000)),
+    }
+}
+
+/// A step's record while it runs.
+struct Progress {
+    began: Instant,
+    earlier: Duration,
+    record: StepRecord,
+    allowed: Duration,
+    changed: bool,
+    told: Option<(String, Instant)>,
+}
+
+impl Progress {
+    fn begin<S: Step>(step: &S, journal: &Journal, first_part: bool) -> Self {
+        let (name, subject) = (step.name(), step.subject());
+        let earlier_part = || {
+            journal.read(|state| {
+                state.steps.iter().find(|old| old.step == name && old.subject.as_deref() == subject).cloned()
+            })
+        };
+        let record = if first_part { None } else { earlier_part() }.unwrap_or_else(|| StepRecord {
+            step: name,
+            subject: subject.map(str::to_owned),
+            outcome: Outcome::AlreadySo,
+            attempts: 0,
+            started_at: journal::now(),
+            took_ms: 0,
+            error: None,
+        });
+        Progress {
+            began: Instant::now(),
+            earlier: Duration::from_millis(record.took_ms),
+            changed: record.outcome == Outcome::Changed,
+            record,
+            allowed: step.deadline(),
+            told: None,
+        }
+    }
+
+    fn acting(&mut self, journal: &Journal, because: &str) -> Result<(), Failure> {
+        self.record.attempts += 1;
+        self.changed = true;
+        self.log(format_args!("start: {because} (attempt {}, deadline {})", self.record.attempts, rough(self.allowed)));
+        self.save(journal, Outcome::Running)
+    }
+
+    fn waiting(&mut self, patience: &Patience, pause: Duration) {
+        self.record.attempts += 1;
+        let now = Instant::now();
+        if self.told.as_ref().is_some_and(|(text, at)| *text == patience.message && now - *at < REMINDER) {
+            return;
+        }
+        self.log(format_args!(
+            "wait: {} (attempt {}, {} of {}, again in {})",
+            patience.message,
+            self.record.attempts,
+            rough(self.began.elapsed()),
+            rough(self.allowed),
+            rough(pause),
+        ));
+        self.told = Some((patience.message.clone(), now));
+    }
+
+    fn end<T>(mut self, journal: &Journal, result: Result<T, Failure>) -> Result<T, Failure> {
+        match result {
+            Ok(output) => {
+                let outcome = if self.changed { Outcome::Changed } else { Outcome::AlreadySo };
+                self.save(journal, outcome)?;
+                let how = if self.changed { "done" } else { "already so" };
+                self.log(format_args!("{how} ({})", rough(self.began.elapsed())));
+                Ok(output)
+            }
+            Err(failure) => {
+                self.record.error = Some((&failure).into());
+                if let Err(unsaved) = self.save(journal, Outcome::Failed) {
+                    tracing::error!("{unsaved}");
+                }
+                self.log(format_args!("failed ({}): {failure}", rough(self.began.elapsed())));
+                Err(failure)
+            }
+        }
+    }
+
+    fn save(&mut self, journal: &Journal, outcome: Outcome) -> Result<(), Failure> {
+        self.record.outcome = outcome;
+        self.record.took_ms = journal::millis(self.earlier + self.began.elapsed());
+        journal.record(self.record.clone())
+    }
+
+    fn log(&self, text: fmt::Arguments<'_>) {
+        let step = self.record.step.as_str();
+        match &self.record.subject {
+            Some(subject) => tracing::info!(step, volume = subject.as_str(), "{text}"),
+            None => tracing::info!(step, "{text}"),
+        }
+    }
+}
+
+/// A duration as people say it: three digits are plenty.
+pub fn rough(time: Duration) -> String {
+    let rounded = match time.as_millis() {
+        0..1_000 => Duration::from_millis(time.as_millis().try_into().unwrap_or(u64::MAX)),
+        1_000..10_000 => Duration::from_millis((time.as_millis() / 100 * 100).try_into().unwrap_or(u64::MAX)),
+        _ => Duration::from_secs(time.as_secs()),
+    };
+    humantime::format_duration(rounded).to_string()
+}

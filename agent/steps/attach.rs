@@ -1,0 +1,130 @@
+//! `attach`: the volume is attached to this instance. Never taken from a live one.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::aws::ec2::{AttachAnswer, Attachment, Ec2, VolumeView};
+use crate::config;
+use crate::failure::{Code, Failure};
+use crate::step::{Observed, Step, StepName};
+use crate::steps::identity::Node;
+use crate::steps::lifecycle::Launch;
+
+/// Attaches one volume.
+#[derive(Debug)]
+pub struct Attach<'a> {
+    /// EC2.
+    pub ec2: &'a Ec2,
+    /// Whether this instance is still wanted.
+    pub launch: &'a Launch<'a>,
+    /// This instance.
+    pub node: &'a Node,
+    /// The volume wanted.
+    pub want: &'a config::Volume,
+    /// `timeouts.volume`
+    pub deadline: Duration,
+    /// Device names that EC2 said are taken, for all volumes of this run.
+    pub taken: &'a RefCell<BTreeSet<String>>,
+}
+
+/// A volume attached to this instance.
+#[derive(Clone, Debug)]
+pub struct Attached<'a> {
+    /// As configured.
+    pub want: &'a config::Volume,
+    /// As EC2 describes it.
+    pub view: VolumeView,
+    /// The device name it was attached with.
+    pub device_name: String,
+}
+
+impl<'a> Step for Attach<'a> {
+    type Output = Attached<'a>;
+
+    fn name(&self) -> StepName {
+        StepName::Attach
+    }
+
+    fn subject(&self) -> Option<&str> {
+        Some(self.want.id.as_str())
+    }
+
+    fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    async fn observe(&self) -> Result<Observed<Attached<'a>>, Failure> {
+        let id = &self.want.id;
+        let view = self.ec2.volume(id.as_str()).await?;
+        if view.zone != self.node.zone {
+            let text = format!("volume {id} is in {}, this instance in {}", view.zone, self.node.zone);
+            return Err(Failure::new(Code::ZoneMismatch, text));
+        }
+        if view.multi_attach {
+            return Err(Failure::new(Code::MultiAttach, format!("volume {id} has Multi-Attach on")));
+        }
+        let transit = |what: String| Ok(Observed::NotYet(Failure::new(Code::VolumeInTransit, format!("volume {id} is {what}"))));
+        // Matched by instance: the volume's own `in-use` and the first attachment may be about somebody else.
+        let (ours, others): (Vec<_>, Vec<_>) =
+            view.attachments.iter().partition(|attachment| attachment.instance_id == self.node.instance_id);
+        if let Some(other) = others.iter().find(|other| other.state != "detached") {
+            return self.held(other).await.map(Observed::NotYet);
+        }
+        match ours.first() {
+            Some(attachment) if attachment.state == "attached" => {
+                let device_name = attachment.device.clone();
+                return Ok(Observed::Done(Attached { want: self.want, view, device_name }));
+            }
+            Some(attachment) if attachment.state != "detached" => return transit(attachment.to_string()),
+            _ => {}
+        }
+        match view.state.as_str() {
+            "available" => Ok(Observed::Todo(format!("volume {id} is available"))),
+            "error" | "deleting" | "deleted" => {
+                Err(Failure::new(Code::VolumeUnusable, format!("volume {id} is in state {}", view.state)))
+            }
+            state => transit(state.to_owned()),
+        }
+    }
+
+    async fn act(&self) -> Result<(), Failure> {
+        self.launch.must_be_wanted().await?;
+        let name = self.free_name()?;
+        match self.ec2.attach(self.want.id.as_str(), &self.node.instance_id, &name).await? {
+            AttachAnswer::Accepted => Ok(()),
+            // Who has it is for the next look to find out; the description may lag behind.
+            AttachAnswer::HeldAlready => {
+                let text = format!("volume {} is attached already, as EC2 says", self.want.id);
+                Err(Failure::new(Code::VolumeInTransit, text))
+            }
+            AttachAnswer::DeviceNameTaken => {
+                tracing::info!("device name {name} is taken on this instance; trying the next one");
+                self.taken.borrow_mut().insert(name);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Attach<'_> {
+    /// Another instance has the volume: waited for in every state, and refused at the deadline.
+    async fn held(&self, by: &Attachment) -> Result<Failure, Failure> {
+        let state = self.ec2.instance_state(&by.instance_id).await?;
+        let text =
+            format!("volume {} is {} to {} ({state})", self.want.id, by.state, by.instance_id);
+        Ok(Failure::new(Code::VolumeHeld, text))
+    }
+
+    /// The configured device name, or the first free one EC2 allows for data volumes.
+    fn free_name(&self) -> Result<String, Failure> {
+        let taken = self.taken.borrow();
+        let configured = self.want.device_name.clone();
+        let stem = if configured.starts_with("/dev/xvd") { "/dev/xvd" } else { "/dev/sd" };
+        // f to p: EC2 user guide, "Device names for volumes".
+        std::iter::once(configured)
+            .chain(('f'..='p').map(|letter| format!("{stem}{letter}")))
+            .find(|name| !taken.contains(name))
+            .ok_or_else(|| Failure::new(Code::NoDeviceName, format!("the device names {stem}f to {stem}p are all taken")))
+    }
+}

@@ -1,0 +1,208 @@
+//! `files`, first part: the node's files and the hook script are fetched and checked, before anything is written.
+
+use std::cell::RefCell;
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::aws::download::{Fetched, Sources};
+use crate::config::{self, Contents, Hooks, Script, Sha256Digest};
+use crate::config::script::{Definition, defines};
+use crate::failure::{Class, Code, Failure, Named};
+use crate::host::atomic::Replacement;
+use crate::step::{Observed, Step, StepName};
+
+/// How long a role or a policy may lack effect before the embedded script is taken instead of the one at its source.
+const FALL_BACK_AFTER: Duration = Duration::from_secs(30);
+
+/// Fetches everything.
+#[derive(Debug)]
+pub struct Fetch<'a> {
+    /// Where from.
+    pub sources: &'a Sources,
+    /// `[[file]]`
+    pub files: &'a [config::File],
+    /// `[hooks]`
+    pub hooks: Option<&'a Hooks>,
+    /// A private directory on disk.
+    pub scratch: &'a Path,
+    /// `timeouts.downloads`
+    pub deadline: Duration,
+    /// When it began, for the fallback.
+    pub began: Instant,
+    /// What is there already: a failure of one does not fetch the others again.
+    pub got: RefCell<Got>,
+}
+
+/// What was fetched so far.
+#[derive(Debug, Default)]
+pub struct Got {
+    files: Vec<Fetched>,
+    script: Option<StagedScript>,
+}
+
+/// All that the once-per-instance steps need.
+#[derive(Debug)]
+pub struct Staged {
+    /// In the order of the configuration.
+    pub files: Vec<Fetched>,
+    /// The hook script, where there are hooks.
+    pub script: Option<StagedScript>,
+}
+
+/// The hook script, ready to be sourced.
+#[derive(Clone, Debug)]
+pub struct StagedScript {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Of its contents.
+    pub sha256: Sha256Digest,
+}
+
+impl Step for Fetch<'_> {
+    type Output = Staged;
+
+    fn name(&self) -> StepName {
+        StepName::Files
+    }
+
+    /// A little longer than configured, so that the fallback comes before the end.
+    fn deadline(&self) -> Duration {
+        self.deadline + Duration::from_secs(5)
+    }
+
+    fn rides_out_outages(&self) -> bool {
+        true
+    }
+
+    async fn observe(&self) -> Result<Observed<Staged>, Failure> {
+        let mut got = self.got.borrow_mut();
+        if got.files.len() < self.files.len() || (self.hooks.is_some() && got.script.is_none()) {
+            return Ok(Observed::Todo(format!(
+                "{} to fetch or to check",
+                match (self.files.len(), self.hooks) {
+                    (0, _) => "the hook script is".to_owned(),
+                    (count, None) => format!("{count} files are"),
+                    (count, Some(_)) => format!("{count} files and the hook script are"),
+                }
+            )));
+        }
+        let Got { files, script } = std::mem::take(&mut *got);
+        Ok(Observed::Done(Staged { files, script }))
+    }
+
+    async fn act(&self) -> Result<(), Failure> {
+        let have = self.got.borrow().files.len();
+        for file in &self.files[have..] {
+            let fetched = self.file(file).await?;
+            self.got.borrow_mut().files.push(fetched);
+        }
+        if let Some(hooks) = self.hooks {
+            let script = self.script(hooks).await?;
+            self.got.borrow_mut().script = Some(script);
+        }
+        Ok(())
+    }
+}
+
+impl Fetch<'_> {
+    async fn file(&self, file: &config::File) -> Result<Fetched, Failure> {
+        match &file.contents {
+            Contents::Inline(contents) => Fetched::inline(contents, self.scratch),
+            Contents::Source(source) => {
+                let fetched = self.sources.fetch(source, self.scratch).await?;
+                check(&source.to_string(), &fetched, file.sha256.as_ref())?;
+                Ok(fetched)
+            }
+        }
+    }
+
+    async fn script(&self, hooks: &Hooks) -> Result<StagedScript, Failure> {
+        let (name, contents) = match &hooks.script {
+            Script::Path(path) => {
+                let contents = fs::read(path).named(format_args!("reading the hook script {}", path.display()))?;
+                let script = StagedScript { path: path.clone(), sha256: Sha256Digest::of(&contents) };
+                defined(&path.display().to_string(), &contents, hooks)?;
+                return Ok(script);
+            }
+            Script::Inline(contents) => ("hooks.script_base64".to_owned(), contents.clone()),
+            Script::Remote { source, fallback } => {
+                match (self.remote(&source.to_string(), source, hooks).await, fallback) {
+                    (Ok(contents), _) => (source.to_string(), contents),
+                    (Err(failure), Some(fallback)) if self.falls_back(&failure) => {
+                        tracing::warn!("{failure}; falling back to hooks.script_base64");
+                        ("hooks.script_base64".to_owned(), fallback.clone())
+                    }
+                    (Err(failure), _) => return Err(failure),
+                }
+            }
+        };
+        defined(&name, &contents, hooks)?;
+        let path = self.scratch.join("hooks.sh");
+        Replacement::new(&path).mode(0o600).write(&contents).named(format_args!("writing {}", path.display()))?;
+        Ok(StagedScript { path, sha256: Sha256Digest::of(&contents) })
+    }
+
+    async fn remote(&self, name: &str, source: &config::Source, hooks: &Hooks) -> Result<Vec<u8>, Failure> {
+        let mut fetched = self.sources.fetch(source, self.scratch).await?;
+        if fetched.size == 0 {
+            return Err(Failure::new(Code::DownloadFailed, format!("{name} is empty")));
+        }
+        check(name, &fetched, hooks.sha256.as_ref())?;
+        let mut contents = Vec::new();
+        fetched.file.read_to_end(&mut contents).named(format_args!("reading {name}"))?;
+        Ok(contents)
+    }
+
+    /// Never on a checksum mismatch: somebody may have changed the script.
+    fn falls_back(&self, failure: &Failure) -> bool {
+        match failure.class() {
+            _ if failure.code == Code::DownloadFailed => true,
+            Class::Settling => self.began.elapsed() >= FALL_BACK_AFTER.min(self.deadline),
+            Class::Outage => self.began.elapsed() >= self.deadline,
+            _ => false,
+        }
+    }
+}
+
+fn check(name: &str, fetched: &Fetched, wanted: Option<&Sha256Digest>) -> Result<(), Failure> {
+    match wanted {
+        Some(wanted) if *wanted != fetched.sha256 => Err(Failure::new(
+            Code::ChecksumMismatch,
+            format!("{name} has the SHA-256 {}, configured is {wanted}", fetched.sha256),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The script has both functions, as far as reading it can tell; it is never run for this.
+fn defined(name: &str, contents: &[u8], hooks: &Hooks) -> Result<(), Failure> {
+    for function in [&hooks.configure, &hooks.health_check] {
+        match defines(contents, function) {
+            Definition::Yes => {}
+            Definition::Unsure => {
+                tracing::warn!("{name} does not visibly define {function}; it may come from what the script sources");
+            }
+            Definition::No => {
+                return Err(Failure::new(Code::HookMissing, format!("{name} does not define the function {function}"))
+                    .remedy(format!("add `{function}() {{ … }}` to the script, or correct the name in [hooks]")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A private directory for fetched contents, emptied: a killed agent may have left something.
+pub fn prepare_scratch(dir: &Path) -> Result<(), Failure> {
+    let what = || format!("preparing {}", dir.display());
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Failure::io(what(), error)),
+        _ => {}
+    }
+    crate::journal::private_dir(dir).named(what())?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).named(what())
+}

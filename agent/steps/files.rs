@@ -1,0 +1,100 @@
+//! `files`: the node's files are in place.
+
+use std::fs;
+use std::io::Seek;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use crate::aws::download::Fetched;
+use crate::config::{self, Sha256Digest};
+use crate::failure::{Failure, Named};
+use crate::host::accounts;
+use crate::host::atomic::{Replacement, remove_leftovers};
+use crate::journal::Journal;
+use crate::step::{Observed, Step, StepName};
+
+/// Local writes; the limit is there because every step has one.
+const DEADLINE: Duration = Duration::from_secs(10 * 60);
+
+/// Writes all files, each whole.
+#[derive(Debug)]
+pub struct WriteFiles<'a> {
+    /// Knows with which contents it was done.
+    pub journal: &'a Journal,
+    /// `[[file]]`
+    pub files: &'a [config::File],
+    /// Their contents, in the same order.
+    pub contents: &'a [Fetched],
+}
+
+impl Step for WriteFiles<'_> {
+    /// The digest of all that was written, for the steps that depend on it.
+    type Output = String;
+
+    fn name(&self) -> StepName {
+        StepName::Files
+    }
+
+    fn deadline(&self) -> Duration {
+        DEADLINE
+    }
+
+    fn keeps_own_deadline(&self) -> bool {
+        true
+    }
+
+    async fn observe(&self) -> Result<Observed<String>, Failure> {
+        let inputs = self.inputs();
+        if self.journal.once_done(StepName::Files, &inputs) {
+            return Ok(Observed::Done(inputs));
+        }
+        Ok(Observed::Todo(match self.files.len() {
+            0 => "no files are configured".to_owned(),
+            count => format!("{count} files to write"),
+        }))
+    }
+
+    async fn act(&self) -> Result<(), Failure> {
+        // Looked up first, so that an unknown account leaves everything as it was.
+        let owners: Vec<_> = self
+            .files
+            .iter()
+            .map(|file| Ok((accounts::user(&file.owner)?, accounts::group(&file.group)?)))
+            .collect::<Result<_, Failure>>()?;
+        for ((file, fetched), (user, group)) in self.files.iter().zip(self.contents).zip(owners) {
+            let what = || format!("writing {}", file.destination.display());
+            if let Some(dir) = file.destination.parent() {
+                fs::create_dir_all(dir).named(format_args!("making {}", dir.display()))?;
+                remove_leftovers(dir).named(what())?;
+            }
+            let mut contents = fetched.file.try_clone().named(what())?;
+            contents.rewind().named(what())?;
+            Replacement::new(&file.destination)
+                .mode(file.mode)
+                .owner(user, group)
+                .write_from(&mut contents)
+                .named(what())?;
+            tracing::info!(step = "files", "{} ({} bytes, mode {:04o})", file.destination.display(), fetched.size, file.mode);
+        }
+        self.journal.record_once(StepName::Files, &self.inputs())
+    }
+}
+
+impl WriteFiles<'_> {
+    fn inputs(&self) -> String {
+        let mut digest = Sha256::new();
+        for (file, fetched) in self.files.iter().zip(self.contents) {
+            let line = format!(
+                "{}\0{}\0{:o}\0{}\0{}\n",
+                file.destination.display(),
+                fetched.sha256,
+                file.mode,
+                file.owner,
+                file.group
+            );
+            digest.update(line.as_bytes());
+        }
+        Sha256Digest(digest.finalize().into()).to_string()
+    }
+}

@@ -1,0 +1,104 @@
+//! `grow`: the filesystem fills its device. A failure is a warning: the data is fine.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use crate::failure::Failure;
+use crate::host::device::Device;
+use crate::host::resize::{self, Extent};
+use crate::journal::Journal;
+use crate::step::{Observed, Step, StepName};
+use crate::steps::attach::Attached;
+
+/// Grows a mounted filesystem online, once per device size.
+#[derive(Debug)]
+pub struct Grow<'a> {
+    /// Knows at which size it was tried.
+    pub journal: &'a Journal,
+    /// The mounted volume.
+    pub volume: &'a Attached<'a>,
+    /// Its device.
+    pub device: &'a Device,
+    /// `timeouts.volume`
+    pub deadline: Duration,
+    /// Tried in this run.
+    pub tried: Cell<bool>,
+}
+
+impl Step for Grow<'_> {
+    type Output = ();
+
+    fn name(&self) -> StepName {
+        StepName::Grow
+    }
+
+    fn subject(&self) -> Option<&str> {
+        Some(self.volume.want.id.as_str())
+    }
+
+    fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    async fn observe(&self) -> Result<Observed<()>, Failure> {
+        let extent = match self.measure() {
+            Ok(extent) => extent,
+            Err(error) => {
+                self.warn("its size cannot be read", &error);
+                return Ok(Observed::Done(()));
+            }
+        };
+        // A rest too small for another group stays unused: the same size is not tried for ever.
+        if !extent.can_grow() || self.tried.get() || self.tried_before()? {
+            return Ok(Observed::Done(()));
+        }
+        Ok(Observed::Todo(format!(
+            "{} has {} blocks of {} bytes, the device {}",
+            self.volume.want.mount_path.display(),
+            extent.blocks,
+            extent.block_size,
+            extent.possible
+        )))
+    }
+
+    async fn act(&self) -> Result<(), Failure> {
+        self.tried.set(true);
+        let want = self.volume.want;
+        let grown = self.measure().and_then(|extent| resize::grow(want.file_system, &want.mount_path, &extent));
+        match grown {
+            Ok(()) => {
+                let size = self.device.size;
+                self.journal.update_volume(want.id.as_str(), |volume| volume.grow_tried_at = Some(size))
+            }
+            Err(error) => {
+                self.warn("it could not be grown", &error);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Grow<'_> {
+    fn measure(&self) -> std::io::Result<Extent> {
+        resize::measure(self.volume.want.file_system, self.device, &self.volume.want.mount_path)
+    }
+
+    fn tried_before(&self) -> Result<bool, Failure> {
+        Ok(self.journal.volume(self.volume.want.id.as_str()).grow_tried_at == Some(self.device.size))
+    }
+
+    fn warn(&self, what: &str, error: &std::io::Error) {
+        let want = self.volume.want;
+        let hint = match error.raw_os_error().map(nix::errno::Errno::from_raw) {
+            Some(nix::errno::Errno::EPERM) => " (online resize needs CAP_SYS_RESOURCE and a filesystem without errors)",
+            _ => "",
+        };
+        tracing::warn!(
+            step = "grow",
+            volume = want.id.as_str(),
+            "{} on {} was not grown: {what}: {error}{hint}; the data is fine, grow it by hand",
+            want.file_system,
+            want.mount_path.display(),
+        );
+    }
+}

@@ -1,0 +1,107 @@
+//! `identity`: this machine is the configured node.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::aws::imds::Imds;
+use crate::failure::{Code, Failure};
+use crate::step::{Observed, Step, StepName};
+use crate::steps::lifecycle::Launch;
+
+/// Reads the instance metadata.
+#[derive(Debug)]
+pub struct Identify<'a> {
+    /// The metadata service.
+    pub imds: &'a Imds,
+    /// `timeouts.aws`
+    pub deadline: Duration,
+}
+
+/// This instance.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// `i-…`
+    pub instance_id: String,
+    /// `eu-west-1`
+    pub region: String,
+    /// `eu-west-1a`
+    pub zone: String,
+    /// The primary private address.
+    pub primary_ip: Option<IpAddr>,
+}
+
+impl Step for Identify<'_> {
+    type Output = Node;
+
+    fn name(&self) -> StepName {
+        StepName::Identity
+    }
+
+    fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    async fn observe(&self) -> Result<Observed<Node>, Failure> {
+        let document = self.imds.identity().await?;
+        Ok(Observed::Done(Node {
+            instance_id: document.instance_id,
+            region: document.region,
+            zone: document.availability_zone,
+            primary_ip: document.private_ip,
+        }))
+    }
+
+    async fn act(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+/// Refuses if the node's address is none of this instance's, because the wrong node must never mount the data, and if the
+/// instance is being terminated.
+#[derive(Debug)]
+pub struct RightNode<'a> {
+    /// The metadata service.
+    pub imds: &'a Imds,
+    /// Whether this instance is still wanted.
+    pub launch: &'a Launch<'a>,
+    /// This instance.
+    pub node: &'a Node,
+    /// `node.ip`
+    pub ip: IpAddr,
+    /// `timeouts.aws`
+    pub deadline: Duration,
+}
+
+impl Step for RightNode<'_> {
+    type Output = ();
+
+    fn name(&self) -> StepName {
+        StepName::Identity
+    }
+
+    fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    async fn observe(&self) -> Result<Observed<()>, Failure> {
+        if self.node.primary_ip != Some(self.ip) {
+            let addresses = self.imds.private_addresses().await?;
+            if !addresses.contains(&self.ip) {
+                let addresses: Vec<_> = addresses.iter().map(IpAddr::to_string).collect();
+                let text = format!(
+                    "node.ip {} is no address of {}, which has {}",
+                    self.ip,
+                    self.node.instance_id,
+                    addresses.join(", ")
+                );
+                return Err(Failure::new(Code::WrongNode, text));
+            }
+        }
+        self.launch.must_be_wanted().await?;
+        Ok(Observed::Done(()))
+    }
+
+    async fn act(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+}

@@ -1,0 +1,13 @@
+//! The steps of the boot sequence, a file each.
+
+pub mod attach;
+pub mod device;
+pub mod fetch;
+pub mod files;
+pub mod filesystem;
+pub mod grow;
+pub mod hooks;
+pub mod identity;
+pub mod lifecycle;
+pub mod mount;
+pub mod ownership;
