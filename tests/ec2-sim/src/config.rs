@@ -1,0 +1,283 @@
+//! What a simulated world is made from.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+use crate::faults::{FaultRule, RandomFaults};
+use crate::quota::Quota;
+use crate::world::InstanceState;
+
+/// The settings of a simulator.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SimConfig {
+    /// Where backing files, `events.jsonl` and `ca.pem` go; made if missing, never removed. Required.
+    pub work_dir: PathBuf,
+    /// The region every instance is in.
+    pub region: String,
+    /// The availability zone of what names none.
+    pub zone: String,
+    /// How long things take.
+    pub latencies: Latencies,
+    /// Request quotas: none by default.
+    pub quotas: Vec<Quota>,
+    /// Scripted faults, in force from the start.
+    pub faults: Vec<FaultRule>,
+    /// Seeded faults on any call.
+    pub random_faults: Option<RandomFaults>,
+    /// How long the credentials of a role live.
+    #[serde(deserialize_with = "duration")]
+    pub credential_lifetime: Duration,
+    /// How many seconds the services' clock is ahead of the machine's (negative: behind). AWS refuses requests signed
+    /// more than 5 minutes off.
+    pub clock_ahead_seconds: i64,
+}
+
+impl Default for SimConfig {
+    fn default() -> Self {
+        Self {
+            work_dir: PathBuf::new(),
+            region: "eu-west-1".to_owned(),
+            zone: "eu-west-1a".to_owned(),
+            latencies: Latencies::default(),
+            quotas: Vec::new(),
+            faults: Vec::new(),
+            random_faults: None,
+            // What the metadata service of a real instance hands out lives about six hours.
+            credential_lifetime: Duration::from_hours(6),
+            clock_ahead_seconds: 0,
+        }
+    }
+}
+
+/// How long transitions take. The defaults are far below AWS's, so that scenarios run in real time.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Latencies {
+    /// From the attach call until the attachment is `attached`.
+    #[serde(deserialize_with = "duration")]
+    pub attach: Duration,
+    /// From the attach call until the device appears.
+    #[serde(deserialize_with = "duration")]
+    pub device: Duration,
+    /// From the detach call until the device goes; the volume is free once nobody holds the device open any more.
+    #[serde(deserialize_with = "duration")]
+    pub detach: Duration,
+    /// From `shutting-down` to `terminated`; the instance keeps its volumes as long.
+    #[serde(deserialize_with = "duration")]
+    pub shutting_down: Duration,
+    /// From `Pending` to `Pending:Wait`.
+    #[serde(deserialize_with = "duration")]
+    pub pending_to_wait: Duration,
+    /// From `Pending:Proceed` to `InService`.
+    #[serde(deserialize_with = "duration")]
+    pub proceed_to_in_service: Duration,
+    /// Added to every call of EC2, Auto Scaling and S3.
+    #[serde(deserialize_with = "duration")]
+    pub api: Duration,
+}
+
+impl Default for Latencies {
+    fn default() -> Self {
+        Self {
+            attach: Duration::from_millis(200),
+            device: Duration::from_millis(300),
+            detach: Duration::from_millis(200),
+            shutting_down: Duration::from_millis(500),
+            pending_to_wait: Duration::from_millis(100),
+            proceed_to_in_service: Duration::from_millis(100),
+            api: Duration::ZERO,
+        }
+    }
+}
+
+impl Latencies {
+    /// Everything happens at once: for benchmarks and for tests that are about something else.
+    pub fn none() -> Self {
+        Self {
+            attach: Duration::ZERO,
+            device: Duration::ZERO,
+            detach: Duration::ZERO,
+            shutting_down: Duration::ZERO,
+            pending_to_wait: Duration::ZERO,
+            proceed_to_in_service: Duration::ZERO,
+            api: Duration::ZERO,
+        }
+    }
+}
+
+/// A volume to make. The backing file is sparse, so size is free; EC2 tells sizes in GiB, rounded up, so give whole
+/// GiB where a client compares the device with what EC2 says.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VolumeSpec {
+    /// Bytes, rounded up to whole 512-byte sectors.
+    pub size_bytes: u64,
+    /// The zone; the simulator's where absent.
+    pub zone: Option<String>,
+    /// The identifier; random where absent.
+    pub id: Option<String>,
+    /// The snapshot the volume was made from, as `DescribeVolumes` tells it.
+    pub snapshot_id: Option<String>,
+    /// Whether several instances may hold it at once (io2 Multi-Attach).
+    pub multi_attach: bool,
+    /// Its tags.
+    pub tags: BTreeMap<String, String>,
+}
+
+impl Default for VolumeSpec {
+    fn default() -> Self {
+        Self {
+            size_bytes: 1 << 30,
+            zone: None,
+            id: None,
+            snapshot_id: None,
+            multi_attach: false,
+            tags: BTreeMap::new(),
+        }
+    }
+}
+
+/// An Auto Scaling group to make.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GroupSpec {
+    /// Its name.
+    pub name: String,
+    /// Its lifecycle hooks.
+    pub hooks: Vec<HookSpec>,
+}
+
+/// Which transition a hook holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transition {
+    /// `autoscaling:EC2_INSTANCE_LAUNCHING`.
+    Launching,
+    /// `autoscaling:EC2_INSTANCE_TERMINATING`.
+    Terminating,
+}
+
+impl Transition {
+    /// The name Auto Scaling has for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Launching => "autoscaling:EC2_INSTANCE_LAUNCHING",
+            Self::Terminating => "autoscaling:EC2_INSTANCE_TERMINATING",
+        }
+    }
+}
+
+/// What completes a lifecycle action.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum ActionResult {
+    /// Go on.
+    Continue,
+    /// Give the instance up.
+    Abandon,
+}
+
+impl ActionResult {
+    /// The word on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Continue => "CONTINUE",
+            Self::Abandon => "ABANDON",
+        }
+    }
+}
+
+/// A lifecycle hook.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HookSpec {
+    /// Its name.
+    pub name: String,
+    /// What it holds.
+    pub transition: Transition,
+    /// When an action without a heartbeat ends in the default result. AWS has 30 s to 7200 s; here any length runs in
+    /// real time. Clients are told whole seconds, rounded up.
+    #[serde(deserialize_with = "duration")]
+    pub heartbeat_timeout: Duration,
+    /// What the timeout amounts to.
+    pub default_result: ActionResult,
+}
+
+impl Default for HookSpec {
+    fn default() -> Self {
+        Self {
+            name: "launch-hook".to_owned(),
+            transition: Transition::Launching,
+            // AWS's own default.
+            heartbeat_timeout: Duration::from_hours(1),
+            default_result: ActionResult::Abandon,
+        }
+    }
+}
+
+/// An instance to launch.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct InstanceSpec {
+    /// The identifier; random where absent.
+    pub id: Option<String>,
+    /// The private addresses of its network interface, the primary one first.
+    pub private_ips: Vec<String>,
+    /// The group it is launched by, which must exist.
+    pub group: Option<String>,
+    /// Where the `/dev/disk/by-id` links of this instance's volumes go; made if missing. Required.
+    pub by_id_dir: PathBuf,
+    /// Its user data, raw.
+    #[serde(deserialize_with = "text_bytes")]
+    pub user_data: Option<Vec<u8>>,
+    /// The name of its role (instance profile); without one the metadata service has no credentials.
+    pub role: Option<String>,
+    /// Patterns of actions its role does not permit, for example `ec2:CreateTags` or `autoscaling:Describe*`.
+    pub denied: Vec<String>,
+    /// Its state once launched.
+    pub state: InstanceState,
+    /// Its zone; the simulator's where absent.
+    pub zone: Option<String>,
+    /// The hop limit of the metadata service's answers (IP TTL). AWS's default is 1.
+    pub hop_limit: u32,
+    /// Whether the metadata service is enabled; disabled it answers 403.
+    pub imds: bool,
+    /// Its tags.
+    pub tags: BTreeMap<String, String>,
+    /// More metadata, or other values for what there is: path below `meta-data/` → value.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl Default for InstanceSpec {
+    fn default() -> Self {
+        Self {
+            id: None,
+            private_ips: vec!["10.0.1.10".to_owned()],
+            group: None,
+            by_id_dir: PathBuf::new(),
+            user_data: None,
+            role: Some("node".to_owned()),
+            denied: Vec::new(),
+            state: InstanceState::Running,
+            zone: None,
+            hop_limit: 1,
+            imds: true,
+            tags: BTreeMap::new(),
+            metadata: BTreeMap::new(),
+        }
+    }
+}
+
+/// Reads `200ms`, `5s`, `1h`.
+pub(crate) fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(input)?;
+    humantime::parse_duration(&text).map_err(serde::de::Error::custom)
+}
+
+fn text_bytes<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<u8>>, D::Error> {
+    Ok(Option::<String>::deserialize(input)?.map(String::into_bytes))
+}

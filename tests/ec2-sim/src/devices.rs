@@ -1,0 +1,244 @@
+//! The block devices instances see: loop devices over the volumes' backing files, and the links udev would make.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+
+use crate::ids::{InstanceId, VolumeId};
+use crate::lock;
+
+/// `LO_FLAGS_AUTOCLEAR`: the kernel frees the device at its last close, also when the simulator is killed.
+const AUTOCLEAR: u32 = 4;
+/// `LO_FLAGS_PARTSCAN`: partitions show, as they do on a real volume.
+const PARTSCAN: u32 = 8;
+
+/// `struct loop_info64` of `linux/loop.h`.
+#[repr(C)]
+struct LoopInfo {
+    device: u64,
+    inode: u64,
+    rdevice: u64,
+    offset: u64,
+    size_limit: u64,
+    number: u32,
+    encrypt_type: u32,
+    encrypt_key_size: u32,
+    flags: u32,
+    file_name: [u8; 64],
+    crypt_name: [u8; 64],
+    encrypt_key: [u8; 32],
+    init: [u64; 2],
+}
+
+/// `struct loop_config` of `linux/loop.h`.
+#[repr(C)]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    info: LoopInfo,
+    reserved: [u64; 8],
+}
+
+mod ioctl {
+    use super::LoopConfig;
+
+    // Numbers of linux/loop.h.
+    nix::ioctl_none_bad!(loop_ctl_get_free, 0x4C82);
+    nix::ioctl_none_bad!(loop_set_capacity, 0x4C07);
+    nix::ioctl_write_ptr_bad!(loop_configure, 0x4C0A, LoopConfig);
+}
+
+/// A loop device, which lives at least as long as this.
+#[derive(Debug)]
+struct LoopDevice {
+    /// Held open, so that the device outlives the clients' own opens.
+    file: File,
+    path: PathBuf,
+    backing: PathBuf,
+}
+
+impl LoopDevice {
+    fn attach(backing: &Path) -> io::Result<Self> {
+        let backing_file = OpenOptions::new().read(true).write(true).open(backing)?;
+        let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control")?;
+        // Between being told a free device and taking it another process may take it: then ask again.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            // SAFETY: takes no argument; the descriptor is open.
+            let number = unsafe { ioctl::loop_ctl_get_free(control.as_raw_fd()) }?;
+            match Self::configure(number, backing, &backing_file) {
+                Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) && Instant::now() < deadline => {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                done => return done,
+            }
+        }
+    }
+
+    fn configure(number: i32, backing: &Path, backing_file: &File) -> io::Result<Self> {
+        let path = PathBuf::from(format!("/dev/loop{number}"));
+        make_node(&path, number)?;
+        let file = OpenOptions::new().read(true).write(true).open(&path)?;
+        let config = LoopConfig {
+            fd: u32::try_from(backing_file.as_raw_fd()).map_err(io::Error::other)?,
+            block_size: 512,
+            info: LoopInfo {
+                device: 0,
+                inode: 0,
+                rdevice: 0,
+                offset: 0,
+                size_limit: 0,
+                number: 0,
+                encrypt_type: 0,
+                encrypt_key_size: 0,
+                flags: AUTOCLEAR | PARTSCAN,
+                file_name: [0; 64],
+                crypt_name: [0; 64],
+                encrypt_key: [0; 32],
+                init: [0; 2],
+            },
+            reserved: [0; 8],
+        };
+        // SAFETY: `config` has the layout the kernel reads and outlives the call; both descriptors are open.
+        unsafe { ioctl::loop_configure(file.as_raw_fd(), &raw const config) }?;
+        Ok(Self { file, path, backing: backing.to_owned() })
+    }
+
+    fn reread_size(&self) -> io::Result<()> {
+        // SAFETY: takes no argument; the descriptor is open.
+        unsafe { ioctl::loop_set_capacity(self.file.as_raw_fd()) }?;
+        Ok(())
+    }
+}
+
+/// Makes the node where no devtmpfs does.
+fn make_node(path: &Path, number: i32) -> io::Result<()> {
+    if fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_block_device()) {
+        return Ok(());
+    }
+    let numbers = fs::read_to_string(format!("/sys/block/loop{number}/dev"))?;
+    let (major, minor) = numbers.trim().split_once(':').ok_or_else(|| io::Error::other("no major:minor in sysfs"))?;
+    let device = makedev(major.parse().map_err(io::Error::other)?, minor.parse().map_err(io::Error::other)?);
+    match mknod(path, SFlag::S_IFBLK, Mode::from_bits_truncate(0o660), device) {
+        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A device that was let go of and may still be held open by somebody else.
+#[derive(Debug)]
+pub(crate) struct Released {
+    pub(crate) path: PathBuf,
+    backing: PathBuf,
+}
+
+impl Released {
+    /// Whether the kernel has freed it.
+    pub(crate) fn is_gone(&self) -> bool {
+        let Some(name) = self.path.file_name() else {
+            return true;
+        };
+        let shown = Path::new("/sys/block").join(name).join("loop/backing_file");
+        // The number may by now belong to a device over another file.
+        fs::read_to_string(shown).map_or(true, |file| Path::new(file.trim_end()) != self.backing)
+    }
+}
+
+struct Present {
+    device: LoopDevice,
+    link: PathBuf,
+}
+
+/// The devices of all instances.
+#[derive(Default)]
+pub(crate) struct Devices(Mutex<BTreeMap<(VolumeId, InstanceId), Present>>);
+
+impl Devices {
+    /// Makes the device and its link. One backing file is never behind two devices at once, unless `shared`.
+    pub(crate) fn appear(
+        &self,
+        volume: &VolumeId,
+        instance: &InstanceId,
+        backing: &Path,
+        by_id: &Path,
+        shared: bool,
+    ) -> io::Result<PathBuf> {
+        let mut present = lock(&self.0);
+        if !shared && present.values().any(|other| other.device.backing == backing) {
+            return Err(io::Error::other(format!("{} is behind a device already", backing.display())));
+        }
+        let device = LoopDevice::attach(backing)?;
+        let path = device.path.clone();
+        let link = by_id.join(link_name(volume));
+        // Renamed into place: nobody ever sees it half made, and a stale one is replaced.
+        let fresh = by_id.join(format!(".{}.new", link_name(volume)));
+        let _ = fs::remove_file(&fresh);
+        symlink(&path, &fresh)?;
+        fs::rename(&fresh, &link)?;
+        present.insert((volume.clone(), instance.clone()), Present { device, link });
+        Ok(path)
+    }
+
+    /// Removes the link and lets go of the device.
+    pub(crate) fn release(&self, volume: &VolumeId, instance: &InstanceId) -> Option<Released> {
+        let present = lock(&self.0).remove(&(volume.clone(), instance.clone()))?;
+        Some(release(present))
+    }
+
+    /// Tells the kernel that the backing file has grown.
+    pub(crate) fn reread_size(&self, volume: &VolumeId) -> Vec<(InstanceId, PathBuf, io::Result<()>)> {
+        lock(&self.0)
+            .iter()
+            .filter(|((id, _), _)| id == volume)
+            .map(|((_, instance), present)| {
+                (instance.clone(), present.device.path.clone(), present.device.reread_size())
+            })
+            .collect()
+    }
+
+    pub(crate) fn path(&self, volume: &VolumeId, instance: &InstanceId) -> Option<PathBuf> {
+        lock(&self.0).get(&(volume.clone(), instance.clone())).map(|present| present.device.path.clone())
+    }
+
+    /// Lets go of everything and waits a moment for the kernel; what is still held open after that frees itself at the
+    /// last close.
+    pub(crate) fn clear(&self) {
+        let all = std::mem::take(&mut *lock(&self.0));
+        let mut left: Vec<Released> = all.into_values().map(release).collect();
+        let deadline = Instant::now() + Duration::from_secs(2);
+        loop {
+            left.retain(|device| !device.is_gone());
+            if left.is_empty() {
+                return;
+            }
+            if Instant::now() >= deadline {
+                break;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        for device in left {
+            eprintln!("ec2-sim: {} is still held open; the kernel frees it at the last close", device.path.display());
+        }
+    }
+}
+
+fn release(present: Present) -> Released {
+    let Present { device: LoopDevice { file, path, backing }, link } = present;
+    let _ = fs::remove_file(link);
+    drop(file);
+    Released { path, backing }
+}
+
+/// The link udev's rule of Amazon Linux and systemd make for an EBS volume: its serial has no dash.
+pub(crate) fn link_name(volume: &VolumeId) -> String {
+    format!("nvme-Amazon_Elastic_Block_Store_{}", volume.replace('-', ""))
+}

@@ -1,0 +1,238 @@
+//! EC2's descriptions: what is there, filtered and paged.
+
+use std::collections::BTreeMap;
+
+use super::{ACCOUNT, IMAGE, SUBNET, TYPE, VPC, attachment_fields, dry_run, known, state_node, well_formed};
+use crate::api::{require, tag_items};
+use crate::clock::iso;
+use crate::core::Core;
+use crate::error::ApiError;
+use crate::faults::glob;
+use crate::query::{Node, Params};
+use crate::world::{Attachment, Instance, Kept, Volume, World, no_instance, no_volume};
+
+pub(super) fn describe_volumes(core: &Core, params: &Params, back: usize) -> Result<Vec<Node>, ApiError> {
+    known(params, &["VolumeId.*", "Filter.*", "MaxResults", "NextToken"])?;
+    let filters = Filters::parse(params)?;
+    dry_run(params)?;
+    let world = core.world();
+    let wanted = params.list("VolumeId");
+    for id in &wanted {
+        well_formed(id, "vol-", "InvalidParameterValue")?;
+        world.volumes.get(*id).ok_or_else(|| no_volume(id))?;
+    }
+    let mut volumes = Vec::new();
+    for volume in world.volumes.values().map(|kept| kept.back(back)) {
+        let named = wanted.is_empty() || wanted.contains(&volume.id.as_str());
+        if filters.admit(|name| volume_field(volume, name))? && named {
+            volumes.push(volume);
+        }
+    }
+    let (volumes, next) = params.page(volumes, "MaxResults")?;
+    let items = volumes.into_iter().map(volume_node);
+    Ok(listing("volumeSet", items, next))
+}
+
+/// A set of items, and the token for more.
+fn listing(name: &str, items: impl IntoIterator<Item = Node>, next: Option<String>) -> Vec<Node> {
+    let mut nodes = vec![Node::new(name).children(items)];
+    nodes.extend(next.map(|token| Node::leaf("nextToken", token)));
+    nodes
+}
+
+fn volume_node(volume: &Volume) -> Node {
+    let attachments = volume
+        .attachments
+        .iter()
+        .map(|attachment| Node::new("item").children(attachment_fields(&volume.id, attachment)));
+    let kind = if volume.multi_attach { "io2" } else { "gp3" };
+    Node::new("item")
+        .with("volumeId", &volume.id)
+        .with("size", volume.size_gib())
+        .with("snapshotId", volume.snapshot_id.as_deref().unwrap_or_default())
+        .with("availabilityZone", &volume.zone)
+        .with("status", volume.status())
+        .with("createTime", iso(volume.created))
+        .child(Node::new("attachmentSet").children(attachments))
+        .child(Node::new("tagSet").children(tag_items(&volume.tags)))
+        .with("volumeType", kind)
+        .with("iops", 3000)
+        .with("encrypted", false)
+        .with("multiAttachEnabled", volume.multi_attach)
+}
+
+fn volume_field(volume: &Volume, name: &str) -> Option<Vec<String>> {
+    let of_attachments = |field: fn(&Attachment) -> String| volume.attachments.iter().map(field).collect();
+    Some(match name {
+        "volume-id" => vec![volume.id.to_string()],
+        "status" => vec![volume.status().to_owned()],
+        "size" => vec![volume.size_gib().to_string()],
+        "availability-zone" => vec![volume.zone.clone()],
+        "snapshot-id" => volume.snapshot_id.iter().cloned().collect(),
+        "attachment.instance-id" => of_attachments(|attachment| attachment.instance.to_string()),
+        "attachment.status" => of_attachments(|attachment| attachment.status.name().to_owned()),
+        "attachment.device" => of_attachments(|attachment| attachment.device.clone()),
+        _ => return tag_field(&volume.tags, name),
+    })
+}
+
+fn tag_field(tags: &BTreeMap<String, String>, name: &str) -> Option<Vec<String>> {
+    match (name, name.strip_prefix("tag:")) {
+        ("tag-key", _) => Some(tags.keys().cloned().collect()),
+        (_, Some(key)) => Some(tags.get(key).into_iter().cloned().collect()),
+        _ => None,
+    }
+}
+
+pub(super) fn describe_instances(core: &Core, params: &Params, back: usize) -> Result<Vec<Node>, ApiError> {
+    known(params, &["InstanceId.*", "Filter.*", "MaxResults", "NextToken"])?;
+    let filters = Filters::parse(params)?;
+    dry_run(params)?;
+    let world = core.world();
+    let wanted = params.list("InstanceId");
+    for id in &wanted {
+        well_formed(id, "i-", "InvalidInstanceID.Malformed")?;
+        world.instances.get(*id).ok_or_else(|| no_instance(id))?;
+    }
+    let mut instances = Vec::new();
+    for instance in world.instances.values().map(|kept| kept.back(back)) {
+        let tags = instance_tags(instance);
+        let named = wanted.is_empty() || wanted.contains(&instance.id.as_str());
+        if filters.admit(|name| instance_field(instance, &tags, name))? && named {
+            instances.push(instance);
+        }
+    }
+    let (instances, next) = params.page(instances, "MaxResults")?;
+    let items = instances.into_iter().map(|instance| {
+        let item = instance_node(&world, instance, back);
+        Node::new("item")
+            .with("reservationId", instance.id.replace("i-", "r-"))
+            .with("ownerId", ACCOUNT)
+            .child(Node::new("groupSet"))
+            .child(Node::new("instancesSet").child(item))
+    });
+    Ok(listing("reservationSet", items, next))
+}
+
+fn instance_node(world: &World, instance: &Instance, back: usize) -> Node {
+    let addresses = &instance.spec.private_ips;
+    let primary = addresses.first().map(String::as_str).unwrap_or_default();
+    let address_items = addresses
+        .iter()
+        .enumerate()
+        .map(|(place, address)| Node::new("item").with("privateIpAddress", address).with("primary", place == 0));
+    let interface = Node::new("item")
+        .with("networkInterfaceId", instance.id.replace("i-", "eni-"))
+        .with("macAddress", &instance.mac)
+        .with("privateIpAddress", primary)
+        .child(Node::new("privateIpAddressesSet").children(address_items));
+    let disks = world.volumes.values().map(|kept| kept.back(back)).filter_map(|volume| {
+        let attachment = volume.attachment(&instance.id)?;
+        let ebs = Node::new("ebs")
+            .with("volumeId", &volume.id)
+            .with("status", attachment.status.name())
+            .with("attachTime", iso(attachment.since))
+            .with("deleteOnTermination", false);
+        Some(Node::new("item").with("deviceName", &attachment.device).child(ebs))
+    });
+    let profile = instance.spec.role.as_ref().map(|role| {
+        Node::new("iamInstanceProfile").with("arn", format!("arn:aws:iam::{ACCOUNT}:instance-profile/{role}"))
+    });
+    Node::new("item")
+        .with("instanceId", &instance.id)
+        .with("imageId", IMAGE)
+        .child(state_node("instanceState", instance.state))
+        .with("privateDnsName", "")
+        .with("privateIpAddress", primary)
+        .with("instanceType", TYPE)
+        .with("launchTime", iso(instance.launched))
+        .child(Node::new("placement").with("availabilityZone", &instance.zone).with("tenancy", "default"))
+        .with("subnetId", SUBNET)
+        .with("vpcId", VPC)
+        .with("architecture", "x86_64")
+        .with("rootDeviceType", "ebs")
+        .with("rootDeviceName", "/dev/xvda")
+        .child(Node::new("networkInterfaceSet").child(interface))
+        .child(Node::new("blockDeviceMapping").children(disks))
+        .children(profile)
+        .child(Node::new("tagSet").children(tag_items(&instance_tags(instance))))
+}
+
+/// Its own tags and the one Auto Scaling puts on its members.
+pub(crate) fn instance_tags(instance: &Instance) -> BTreeMap<String, String> {
+    let group = instance.spec.group.iter().map(|group| ("aws:autoscaling:groupName".to_owned(), group.clone()));
+    instance.spec.tags.clone().into_iter().chain(group).collect()
+}
+
+fn instance_field(instance: &Instance, tags: &BTreeMap<String, String>, name: &str) -> Option<Vec<String>> {
+    Some(match name {
+        "instance-id" => vec![instance.id.to_string()],
+        "instance-state-name" => vec![instance.state.name().to_owned()],
+        "private-ip-address" => instance.spec.private_ips.first().into_iter().cloned().collect(),
+        "availability-zone" => vec![instance.zone.clone()],
+        _ => return tag_field(tags, name),
+    })
+}
+
+pub(super) fn describe_tags(core: &Core, params: &Params, back: usize) -> Result<Vec<Node>, ApiError> {
+    known(params, &["Filter.*", "MaxResults", "NextToken"])?;
+    let filters = Filters::parse(params)?;
+    dry_run(params)?;
+    let world = core.world();
+    let volumes = world.volumes.values().map(|kept: &Kept<Volume>| {
+        let volume = kept.back(back);
+        (volume.id.to_string(), "volume", volume.tags.clone())
+    });
+    let instances = world.instances.values().map(|kept| {
+        let instance = kept.back(back);
+        (instance.id.to_string(), "instance", instance_tags(instance))
+    });
+    let mut items = Vec::new();
+    for (id, kind, tags) in volumes.chain(instances) {
+        for (key, value) in tags {
+            let field = |name: &str| match name {
+                "resource-id" => Some(vec![id.clone()]),
+                "resource-type" => Some(vec![kind.to_owned()]),
+                "key" => Some(vec![key.clone()]),
+                "value" => Some(vec![value.clone()]),
+                _ => None,
+            };
+            if filters.admit(field)? {
+                items.push(
+                    Node::new("item")
+                        .with("resourceId", &id)
+                        .with("resourceType", kind)
+                        .with("key", &key)
+                        .with("value", &value),
+                );
+            }
+        }
+    }
+    let (items, next) = params.page(items, "MaxResults")?;
+    Ok(listing("tagSet", items, next))
+}
+
+/// `Filter.N.Name` and `Filter.N.Value.M`: all filters must be met, each by any of its values.
+struct Filters(Vec<(String, Vec<String>)>);
+
+impl Filters {
+    fn parse(params: &Params) -> Result<Self, ApiError> {
+        let filter = |prefix: String| {
+            let name = require(params, &format!("{prefix}.Name"))?.to_owned();
+            let values = params.list(&format!("{prefix}.Value"));
+            Ok((name, values.into_iter().map(str::to_owned).collect()))
+        };
+        params.structures("Filter").into_iter().map(filter).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Whether a thing with these fields passes. A name the thing has no field for is an error, never ignored.
+    fn admit(&self, field: impl Fn(&str) -> Option<Vec<String>>) -> Result<bool, ApiError> {
+        let mut admitted = true;
+        for (name, patterns) in &self.0 {
+            let values = field(name)
+                .ok_or_else(|| ApiError::client("InvalidParameterValue", format!("The filter '{name}' is invalid")))?;
+            admitted &= values.iter().any(|value| patterns.iter().any(|pattern| glob(pattern, value)));
+        }
+        Ok(admitted)
+    }
+}

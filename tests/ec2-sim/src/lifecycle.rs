@@ -1,0 +1,307 @@
+//! Auto Scaling's lifecycle: members, hooks, and timeouts that really run out.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::config::{ActionResult, Transition};
+use crate::core::Core;
+use crate::error::{ApiError, SimError};
+use crate::events::{LifecycleChange, What};
+use crate::ids::{InstanceId, random_uuid};
+use crate::instances;
+use crate::world::{InstanceState, Kept, LifecycleAction, Member, World};
+
+/// AWS's global limit: the smaller of 48 hours and 100 times the heartbeat timeout.
+const GLOBAL_LIMIT: Duration = Duration::from_hours(48);
+const GLOBAL_FACTOR: u32 = 100;
+
+/// When an action ends whatever its heartbeats.
+pub(crate) fn global_limit(heartbeat_timeout: Duration) -> Duration {
+    heartbeat_timeout.saturating_mul(GLOBAL_FACTOR).min(GLOBAL_LIMIT)
+}
+
+/// How an action is named by a caller.
+pub(crate) enum Which<'a> {
+    Instance(&'a str),
+    Token(&'a str),
+}
+
+/// Takes a launched instance into its group.
+pub(crate) fn enroll(core: &Arc<Core>, world: &mut World, id: &InstanceId, group: &str) {
+    let member = Member { group: group.to_owned(), state: "Pending".to_owned(), actions: Vec::new() };
+    tell(core, id, &member, None, "launch");
+    world.members.insert(id.clone(), Kept::new(member));
+    step_later(core, id, "Pending", core.config.latencies.pending_to_wait, |core, world, id| {
+        hold(core, world, id, Transition::Launching, "Pending:Wait", "instance started");
+    });
+}
+
+/// Does something to a member after a while if it still is in `state`.
+fn step_later(
+    core: &Arc<Core>,
+    id: &InstanceId,
+    state: &'static str,
+    after: Duration,
+    act: impl FnOnce(&Arc<Core>, &mut World, &InstanceId) + Send + 'static,
+) {
+    let id = id.clone();
+    core.later(after, move |core| {
+        let mut world = core.world();
+        if world.members.get(&id).is_some_and(|member| member.get().state == state) {
+            act(core, &mut world, &id);
+        }
+    });
+}
+
+/// Enters a waiting state with an action for every hook of the transition, or goes on where there is none.
+fn hold(core: &Arc<Core>, world: &mut World, id: &InstanceId, transition: Transition, state: &str, cause: &str) {
+    let actions = begin_actions(world, id, transition);
+    let none = actions.is_empty();
+    if none && transition == Transition::Launching {
+        move_to(core, world, id, "InService", "no launching hook", Vec::new());
+        return;
+    }
+    if none {
+        proceed(core, world, id, "Terminating:Wait", "no terminating hook");
+        return;
+    }
+    let hooks: Vec<String> = actions.iter().map(|action| action.token.clone()).collect();
+    move_to(core, world, id, state, cause, actions);
+    for token in hooks {
+        watch_timeout(core, id, token);
+    }
+}
+
+fn begin_actions(world: &World, id: &InstanceId, transition: Transition) -> Vec<LifecycleAction> {
+    let Some(group) = world.members.get(id).and_then(|member| world.groups.get(&member.get().group)) else {
+        return Vec::new();
+    };
+    let now = Instant::now();
+    let begin = |hook: &crate::config::HookSpec| LifecycleAction {
+        hook: hook.name.clone(),
+        token: random_uuid(),
+        timeout: hook.heartbeat_timeout,
+        deadline: now + hook.heartbeat_timeout,
+        limit: now + global_limit(hook.heartbeat_timeout),
+        default_result: hook.default_result,
+        completed: false,
+    };
+    group.hooks(transition).map(begin).collect()
+}
+
+/// Ends an action in its default result when its deadline passes; a heartbeat moves the deadline.
+fn watch_timeout(core: &Arc<Core>, id: &InstanceId, token: String) {
+    let (core, id) = (Arc::clone(core), id.clone());
+    core.runtime.clone().spawn(async move {
+        loop {
+            let deadline = {
+                let mut world = core.world();
+                let Some(action) = open_action(&world, &id, |action| action.token == token) else {
+                    return;
+                };
+                let now = Instant::now();
+                if now >= action.deadline {
+                    let (hook, result) = (action.hook.clone(), action.default_result);
+                    let kind = if now >= action.limit { "global timeout" } else { "heartbeat timeout" };
+                    let cause = format!("{kind} {}", result.name());
+                    finish(&core, &mut world, &id, &hook, result, &cause);
+                    return;
+                }
+                action.deadline
+            };
+            tokio::time::sleep_until(deadline.into()).await;
+        }
+    });
+}
+
+fn open_action<'a>(
+    world: &'a World,
+    id: &InstanceId,
+    wanted: impl Fn(&LifecycleAction) -> bool,
+) -> Option<&'a LifecycleAction> {
+    let member = world.members.get(id)?.get();
+    member.actions.iter().find(|action| !action.completed && wanted(action))
+}
+
+/// Finds the instance whose open action is meant.
+fn find(world: &World, group: &str, hook: &str, which: &Which<'_>) -> Result<InstanceId, ApiError> {
+    let open = |id: &&InstanceId| {
+        let member = world.members.get(*id).is_some_and(|member| member.get().group == group);
+        member
+            && open_action(world, id, |action| {
+                action.hook == hook
+                    && match which {
+                        Which::Instance(_) => true,
+                        Which::Token(token) => action.token == *token,
+                    }
+            })
+            .is_some()
+    };
+    let found = match which {
+        Which::Instance(instance) => world.members.get_key_value(*instance).map(|(id, _)| id).filter(open),
+        Which::Token(_) => world.members.keys().find(open),
+    };
+    found.cloned().ok_or_else(|| {
+        let message = match which {
+            Which::Instance(id) => {
+                format!("No active Lifecycle Action found with instance ID {id}")
+            }
+            Which::Token(token) => format!("No active Lifecycle Action found with token {token}"),
+        };
+        ApiError::client("ValidationError", message)
+    })
+}
+
+/// `CompleteLifecycleAction`.
+pub(crate) fn complete(
+    core: &Arc<Core>,
+    group: &str,
+    hook: &str,
+    which: &Which<'_>,
+    result: ActionResult,
+) -> Result<(), ApiError> {
+    let mut world = core.world();
+    let id = find(&world, group, hook, which)?;
+    let cause = format!("CompleteLifecycleAction {}", result.name());
+    finish(core, &mut world, &id, hook, result, &cause);
+    Ok(())
+}
+
+/// `RecordLifecycleActionHeartbeat`: the timeout starts again, it is not added to.
+pub(crate) fn heartbeat(core: &Core, group: &str, hook: &str, which: &Which<'_>) -> Result<(), ApiError> {
+    let mut world = core.world();
+    let id = find(&world, group, hook, which)?;
+    if let Some(kept) = world.members.get_mut(&id) {
+        kept.adjust(|member| {
+            for action in member.actions.iter_mut().filter(|action| action.hook == hook && !action.completed) {
+                action.deadline = (Instant::now() + action.timeout).min(action.limit);
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Ends one action. ABANDON ends the hold at once, CONTINUE when it was the last.
+fn finish(core: &Arc<Core>, world: &mut World, id: &InstanceId, hook: &str, result: ActionResult, cause: &str) {
+    let Some(kept) = world.members.get_mut(id) else {
+        return;
+    };
+    let all_done = kept.adjust(|member| {
+        for action in member.actions.iter_mut().filter(|action| action.hook == hook) {
+            action.completed = true;
+        }
+        member.actions.iter().all(|action| action.completed)
+    });
+    let state = kept.get().state.clone();
+    let launching = !state.contains("Terminating");
+    if launching && result == ActionResult::Abandon {
+        terminate(core, world, id, cause);
+    } else if all_done || result == ActionResult::Abandon {
+        proceed(core, world, id, &state, cause);
+    }
+}
+
+/// Leaves a waiting state.
+fn proceed(core: &Arc<Core>, world: &mut World, id: &InstanceId, waiting: &str, cause: &str) {
+    let settle = core.config.latencies.proceed_to_in_service;
+    match waiting {
+        "Warmed:Pending:Wait" => {
+            move_to(core, world, id, "Warmed:Pending:Proceed", cause, Vec::new());
+            step_later(core, id, "Warmed:Pending:Proceed", settle, |core, world, id| {
+                move_to(core, world, id, "Warmed:Stopped", "entered the warm pool", Vec::new());
+            });
+        }
+        _ if waiting.contains("Terminating") => {
+            move_to(core, world, id, "Terminating:Proceed", cause, Vec::new());
+            instances::set_state(core, world, id, InstanceState::ShuttingDown, "terminated by its group");
+        }
+        _ => {
+            move_to(core, world, id, "Pending:Proceed", cause, Vec::new());
+            step_later(core, id, "Pending:Proceed", settle, |core, world, id| {
+                move_to(core, world, id, "InService", "launched", Vec::new());
+            });
+        }
+    }
+}
+
+/// The group begins to terminate a member, with its terminating hooks; once is enough.
+pub(crate) fn terminate(core: &Arc<Core>, world: &mut World, id: &InstanceId, cause: &str) {
+    let going = |member: &Kept<Member>| member.get().state.starts_with("Terminating");
+    if world.members.get(id).is_some_and(going) {
+        return;
+    }
+    move_to(core, world, id, "Terminating", cause, Vec::new());
+    hold(core, world, id, Transition::Terminating, "Terminating:Wait", "terminating hook");
+}
+
+/// The instance ends by itself: its group can only follow.
+pub(crate) fn instance_ends(core: &Arc<Core>, world: &mut World, id: &InstanceId) {
+    let going = world.members.get(id).is_none_or(|member| member.get().state.starts_with("Terminating"));
+    if !going {
+        move_to(core, world, id, "Terminating", "the instance was terminated", Vec::new());
+    }
+}
+
+/// The instance is terminated: its group forgets it.
+pub(crate) fn leave(core: &Core, world: &mut World, id: &InstanceId) {
+    if let Some(kept) = world.members.remove(id) {
+        let mut member = kept.get().clone();
+        let from = std::mem::replace(&mut member.state, "Terminated".to_owned());
+        tell(core, id, &member, Some(from), "the instance is terminated");
+    }
+}
+
+/// Puts a member into any state, also ones the simulator does not reach by itself. A waiting state gets its actions.
+pub(crate) fn set_state(core: &Arc<Core>, id: &InstanceId, state: &str) -> Result<(), SimError> {
+    let mut world = core.world();
+    if !world.members.contains_key(id) {
+        return Err(SimError::Invalid(format!("{id} is in no group")));
+    }
+    let actions = match state {
+        "Pending:Wait" | "Warmed:Pending:Wait" => begin_actions(&world, id, Transition::Launching),
+        "Terminating:Wait" | "Warmed:Terminating:Wait" => begin_actions(&world, id, Transition::Terminating),
+        _ => Vec::new(),
+    };
+    let tokens: Vec<String> = actions.iter().map(|action| action.token.clone()).collect();
+    move_to(core, &mut world, id, state, "set by the scenario", actions);
+    for token in tokens {
+        watch_timeout(core, id, token);
+    }
+    Ok(())
+}
+
+fn move_to(core: &Core, world: &mut World, id: &InstanceId, state: &str, cause: &str, actions: Vec<LifecycleAction>) {
+    let Some(kept) = world.members.get_mut(id) else {
+        return;
+    };
+    let from = kept.get().state.clone();
+    kept.change(|member| {
+        state.clone_into(&mut member.state);
+        member.actions = actions;
+    });
+    tell(core, id, kept.get(), Some(from), cause);
+}
+
+fn tell(core: &Core, id: &InstanceId, member: &Member, from: Option<String>, cause: &str) {
+    core.log.push(What::Lifecycle(LifecycleChange {
+        instance: id.to_string(),
+        group: member.group.clone(),
+        from,
+        to: member.state.clone(),
+        cause: cause.to_owned(),
+    }));
+}
+
+/// What the metadata service's `autoscaling/target-lifecycle-state` says for a member in this state.
+pub(crate) fn target(state: &str) -> &'static str {
+    match state {
+        _ if state.starts_with("Warmed:Terminat") => "Warmed:Terminated",
+        _ if state.starts_with("Warmed:Running") => "Warmed:Running",
+        _ if state.starts_with("Warmed:Hibernated") => "Warmed:Hibernated",
+        _ if state.starts_with("Warmed:") => "Warmed:Stopped",
+        _ if state.starts_with("Terminat") => "Terminated",
+        _ if state.contains("Standby") => "Standby",
+        _ if state.starts_with("Detach") => "Detached",
+        _ => "InService",
+    }
+}
