@@ -1,0 +1,349 @@
+//! What every scenario needs: a simulated EC2, machines to run the real agent on, and a look at what came of it.
+//!
+//! Everything a test makes lies on a tmpfs in a mount namespace of the test's thread, so that nothing outlives it, also when
+//! it is killed.
+
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each scenario uses its part")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ec2_sim::machine::{Machine, RootDisk};
+use ec2_sim::{Events, GroupSpec, HookSpec, InstanceId, InstanceSpec, Sim, SimConfig, VolumeId, VolumeSpec};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// The node's address in every scenario.
+pub const IP: &str = "10.0.1.10";
+/// The group.
+pub const GROUP: &str = "kafka-node-00";
+/// The launch hook.
+pub const HOOK: &str = "kafka-node-asg-hook";
+/// What the simulator's https server is verified against.
+const CA: &str = "/etc/ssl/simulator.pem";
+/// A run that takes longer than this is stuck.
+const STUCK: Duration = Duration::from_secs(180);
+
+/// Where the scenario's files are; unmounted when dropped.
+struct Ground(TempDir);
+
+impl Ground {
+    fn new() -> Ground {
+        unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace; the scenarios need root");
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        let dir = tempfile::Builder::new().prefix("node-agent-").tempdir().unwrap();
+        mount(Some("tmpfs"), dir.path(), Some("tmpfs"), MsFlags::empty(), Some("mode=0700")).unwrap();
+        Ground(dir)
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        // The namespace takes it along in any case; this frees the directory.
+        let _ = umount2(self.0.path(), MntFlags::MNT_DETACH);
+    }
+}
+
+/// A simulated EC2 and the machines in it.
+pub struct World {
+    pub sim: Sim,
+    ground: Ground,
+}
+
+impl World {
+    pub fn new() -> World {
+        World::with(|_| {})
+    }
+
+    /// A world with other settings; its group has a launch hook that waits for an hour.
+    pub fn with(change: impl FnOnce(&mut SimConfig)) -> World {
+        World::with_hook(HookSpec::default(), change)
+    }
+
+    pub fn with_hook(hook: HookSpec, change: impl FnOnce(&mut SimConfig)) -> World {
+        let ground = Ground::new();
+        let mut config = SimConfig { work_dir: ground.0.path().join("aws"), ..SimConfig::default() };
+        change(&mut config);
+        let sim = Sim::start_blocking(config).unwrap();
+        let hook = HookSpec { name: HOOK.to_owned(), ..hook };
+        sim.create_group(GroupSpec { name: GROUP.to_owned(), hooks: vec![hook] }).unwrap();
+        World { sim, ground }
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.ground.0.path()
+    }
+
+    pub fn volume(&self, gib: u64) -> VolumeId {
+        self.sim.create_volume(VolumeSpec { size_bytes: gib << 30, ..VolumeSpec::default() }).unwrap()
+    }
+
+    pub fn launch(&self) -> Instance {
+        self.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), ..InstanceSpec::default() })
+    }
+
+    /// Launches an instance with a fresh root disk, and boots its machine.
+    pub fn launch_as(&self, spec: InstanceSpec) -> Instance {
+        let dir = tempfile::Builder::new().prefix("machine-").tempdir_in(self.dir()).unwrap().keep();
+        let by_id = dir.join("by-id");
+        let id = self.sim.launch(InstanceSpec { by_id_dir: by_id.clone(), ..spec }).unwrap();
+        let disk = RootDisk::create(dir.join("disk")).unwrap();
+        let machine = Machine::boot(&disk, &by_id).unwrap();
+        let instance = Instance { id, sim: self.sim.clone(), dir, disk, by_id, machine: Some(machine) };
+        // The scenario's own directory is on a mount that the machine does not see.
+        instance.write(CA, fs::read(self.sim.ca_pem_path()).unwrap());
+        instance
+    }
+
+    pub fn events(&self) -> Events {
+        self.sim.events()
+    }
+
+    /// The results sent to Auto Scaling that took effect.
+    pub fn completions(&self) -> Vec<String> {
+        let events = self.events();
+        events
+            .calls("autoscaling:CompleteLifecycleAction")
+            .iter()
+            .map(|call| call.parameters["LifecycleActionResult"].clone())
+            .collect()
+    }
+}
+
+/// One instance with its machine.
+pub struct Instance {
+    pub id: InstanceId,
+    sim: Sim,
+    dir: PathBuf,
+    disk: RootDisk,
+    by_id: PathBuf,
+    machine: Option<Machine>,
+}
+
+impl Instance {
+    pub fn machine(&self) -> &Machine {
+        self.machine.as_ref().expect("the machine is off")
+    }
+
+    /// Off and on again: what was mounted is not any more, the root disk is as it was.
+    pub fn reboot(&mut self) {
+        self.machine = None;
+        self.machine = Some(Machine::boot(&self.disk, &self.by_id).unwrap());
+    }
+
+    /// The machine stops and EC2 terminates the instance.
+    pub fn terminate(mut self) {
+        self.machine = None;
+        self.sim.terminate(&self.id).unwrap();
+    }
+
+    /// Writes a file of the machine.
+    pub fn write(&self, path: &str, contents: impl AsRef<[u8]> + Send + Sync) {
+        let write = || {
+            fs::create_dir_all(Path::new(path).parent().unwrap()).unwrap();
+            fs::write(path, contents).unwrap();
+        };
+        self.machine().inside(write).unwrap();
+    }
+
+    pub fn read(&self, path: &str) -> String {
+        self.machine().read(path).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    /// Runs a shell command on the machine and returns what it printed; it must succeed.
+    pub fn shell(&self, script: &str) -> String {
+        let output = self.machine().command("bash").args(["-ec", script]).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        assert!(output.status.success(), "{script}: {text} {}", String::from_utf8_lossy(&output.stderr));
+        text
+    }
+
+    /// Starts the agent with this configuration.
+    pub fn start(&self, config: &str) -> Running {
+        self.write("/etc/node-agent/config.toml", config.to_owned());
+        self.start_with(&["run", "--once"])
+    }
+
+    /// Starts the agent with these arguments.
+    pub fn start_with(&self, arguments: &[&str]) -> Running {
+        let log = tempfile::Builder::new().prefix("agent-").suffix(".log").tempfile_in(&self.dir).unwrap();
+        let (file, path) = log.keep().unwrap();
+        let child = self
+            .machine()
+            .command(env!("CARGO_BIN_EXE_node-agent"))
+            .args(arguments)
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("SSL_CERT_FILE", CA)
+            .envs(self.sim.env(&self.id))
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .spawn()
+            .unwrap();
+        Running { child, began: Instant::now(), log: path }
+    }
+
+    /// Runs the agent to its end.
+    pub fn run(&self, config: &str) -> Outcome {
+        self.start(config).end()
+    }
+
+    /// Runs the agent, which must succeed.
+    pub fn come_up(&self, config: &str) -> Outcome {
+        let outcome = self.run(config);
+        assert_eq!(outcome.code, Some(0), "{}", outcome.log);
+        outcome
+    }
+
+    pub fn journal(&self) -> serde_json::Value {
+        serde_json::from_str(&self.read("/var/lib/node-agent/state.json")).unwrap()
+    }
+}
+
+/// The agent at work.
+pub struct Running {
+    pub child: std::process::Child,
+    began: Instant,
+    log: PathBuf,
+}
+
+impl Running {
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Waits until the log contains this.
+    pub fn wait_for(&self, text: &str) {
+        wait_until(|| self.log().contains(text), || format!("{text:?} never appeared in\n{}", self.log()));
+    }
+
+    pub fn end(mut self) -> Outcome {
+        while self.child.try_wait().unwrap().is_none() {
+            if self.began.elapsed() > STUCK {
+                self.child.kill().unwrap();
+                self.child.wait().unwrap();
+                panic!("the agent is stuck:\n{}", self.log());
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        let code = self.child.wait().unwrap().code();
+        Outcome { code, took: self.began.elapsed(), log: self.log() }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What came of a run.
+pub struct Outcome {
+    pub code: Option<i32>,
+    pub took: Duration,
+    pub log: String,
+}
+
+impl Outcome {
+    /// The run must have ended with this code, and have said each of these.
+    pub fn must_fail(&self, code: i32, said: &[&str]) {
+        assert_eq!(self.code, Some(code), "{}", self.log);
+        for text in said {
+            assert!(self.log.contains(text), "{text:?} is missing in\n{}", self.log);
+        }
+    }
+
+    /// The last line.
+    pub fn last(&self) -> &str {
+        self.log.lines().last().unwrap_or_default()
+    }
+}
+
+/// Waits, within reason, for something that will come to hold.
+pub fn wait_until(mut holds: impl FnMut() -> bool, otherwise: impl FnOnce() -> String) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < STUCK, "{}", otherwise());
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A hook script as a Kafka user would write it; it logs its calls on the root disk.
+pub const HOOKS: &str = r#"
+configure_cluster_node() {
+  echo "configure $1 $2 $MOUNT_PATH" >> /var/log/hooks.log
+}
+wait_for_healthy_cluster() {
+  echo "health $1 $2 $ASG_NAME" >> /var/log/hooks.log
+}
+"#;
+
+/// A whole configuration: these volumes, one file, the hooks at their usual place, the lifecycle.
+pub fn config(volumes: &[String]) -> String {
+    config_with("", volumes, "")
+}
+
+/// As [`config`], with more in `[lifecycle]`, and more at the end.
+pub fn config_with(lifecycle: &str, volumes: &[String], rest: &str) -> String {
+    format!(
+        r#"
+[node]
+id = "00"
+ip = "{IP}"
+
+[lifecycle]
+asg_name = "{GROUP}"
+hook_name = "{HOOK}"
+{lifecycle}
+
+{}
+
+[[file]]
+destination = "/etc/kafka/server.properties"
+contents = "broker.id=00"
+
+[hooks]
+script = "/usr/local/lib/node/hooks.sh"
+
+{rest}
+"#,
+        volumes.concat()
+    )
+}
+
+/// One `[[volume]]`, mounted at `path`, owned by `daemon`.
+pub fn volume_at(path: &str, id: &VolumeId, file_system: &str) -> String {
+    format!(
+        r#"
+[[volume]]
+id = "{id}"
+mount_path = "{path}"
+file_system = "{file_system}"
+mount_options = ["noatime"]
+owner = "daemon"
+group = "daemon"
+"#
+    )
+}
+
+/// Whether this process may grow ext4 online: `CAP_SYS_RESOURCE`, which root lacks in some containers.
+pub fn can_resize_ext4() -> bool {
+    // capabilities(7): number 24.
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+    u64::from_str_radix(effective.trim(), 16).unwrap() >> 24 & 1 == 1
+}
