@@ -60,9 +60,8 @@ impl Boot<'_> {
             && launch.abandons_on(stopped)
             && journal.launch_outcome().is_none()
         {
-            let deadline = config.timeouts.complete;
             // The failure above is the run's result, whatever comes of reporting it.
-            drop(run.step(Complete { journal, launch, result: LaunchResult::Abandon, deadline }).await);
+            drop(run.step(self.complete(launch, LaunchResult::Abandon)).await);
         }
         result
     }
@@ -82,12 +81,16 @@ impl Boot<'_> {
             .await?;
         let launched = self.launched_before().map_err(|failure| Stopped { step: StepName::Identity, failure })?;
 
-        let attach = run.together(
-            config.volumes.iter().map(|want| Attach { ec2: &services.ec2, launch, node, want, deadline, taken }),
-        );
-        let fetch = async {
-            if launched { Ok(None) } else { run.step(self.fetch(services)).await.map(Some) }
-        };
+        let attach = run.together(config.volumes.iter().map(|want| Attach {
+            ec2: &services.ec2,
+            launch,
+            node,
+            want,
+            deadline,
+            taken,
+            holder: RefCell::default(),
+        }));
+        let fetch = async { if launched { Ok(None) } else { run.step(self.fetch(services)).await.map(Some) } };
         let (volumes, staged) = tokio::try_join!(attach, fetch)?;
 
         let devices = run.together(volumes.iter().map(|volume| FindDevice { volume, deadline })).await?;
@@ -95,15 +98,16 @@ impl Boot<'_> {
         let found = run
             .in_turn(disks().map(|(volume, device)| MakeFilesystem { journal, launch, volume, device, deadline }))
             .await?;
-        run.in_turn(
-            disks().zip(&found).map(|((volume, device), found)| MountVolume { volume, device, found, deadline }),
-        )
+        run.in_turn(disks().zip(&found).map(|((volume, device), found)| MountVolume {
+            volume,
+            device,
+            found,
+            deadline,
+        }))
         .await?;
         announce_mounts().await;
-        run.in_turn(
-            disks().map(|(volume, device)| Grow { journal, volume, device, deadline, tried: Cell::default() }),
-        )
-        .await?;
+        run.in_turn(disks().map(|(volume, device)| Grow { journal, volume, device, deadline, tried: Cell::default() }))
+            .await?;
         run.in_turn(volumes.iter().map(|volume| Own { journal, volume, swept: Cell::default() })).await?;
 
         // What follows is done once per instance.
@@ -111,8 +115,7 @@ impl Boot<'_> {
         let mut inputs = run.step(WriteFiles { journal, files: &config.files, contents: &staged.files }).await?;
         if let (Some(hooks), Some(script)) = (&config.hooks, &staged.script) {
             let environment = &self.hook_environment(node, &volumes);
-            let functions =
-                [(StepName::Configure, &hooks.configure), (StepName::HealthCheck, &hooks.health_check)];
+            let functions = [(StepName::Configure, &hooks.configure), (StepName::HealthCheck, &hooks.health_check)];
             for (step, function) in functions {
                 inputs = run
                     .step(Hook {
@@ -131,8 +134,12 @@ impl Boot<'_> {
                     .await?;
             }
         }
-        let result = LaunchResult::Continue;
-        run.step(Complete { journal, launch, result, deadline: config.timeouts.complete }).await
+        run.step(self.complete(launch, LaunchResult::Continue)).await
+    }
+
+    fn complete<'b>(&'b self, launch: &'b Launch<'b>, result: LaunchResult) -> Complete<'b> {
+        let deadline = self.config.timeouts.complete;
+        Complete { journal: self.journal, launch, result, deadline, accepted: Cell::default() }
     }
 
     /// Whether the once-per-instance steps are behind this instance. One that was abandoned is not to be used.

@@ -142,8 +142,7 @@ impl Run {
         let journal = Journal::open(&state_dir, &boot_id, &config.digest)?;
         let scratch = state_dir.join("fetched");
         prepare_scratch(&scratch)?;
-        let boot =
-            Boot { config: &config, journal: &journal, aws: &aws, scratch: &scratch, boot_id: &boot_id, stop };
+        let boot = Boot { config: &config, journal: &journal, aws: &aws, scratch: &scratch, boot_id: &boot_id, stop };
         Ok(boot.bring_up().await?)
     }
 }

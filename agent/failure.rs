@@ -89,6 +89,8 @@ catalogue! {
     Locked "locked" Locked "wait until it ends; `node-agent status` shows what it does";
     /// The state directory cannot be used.
     StateUnusable "state-unusable" Permanent "make the directory writable and give it space, then run the agent again";
+    /// A step's time is over.
+    OutOfTime "out-of-time" Permanent "find out what it waits for, or raise the step's time in [timeouts], then: node-agent retry";
     /// What a step did has no effect that can be seen.
     NoEffect "no-effect" Waiting "the service may show old state; if it lasts, look at its console, then: node-agent retry";
     /// The agent was told to stop.
@@ -239,20 +241,22 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
-        let mut said = self.message.clone();
-        let mut next = self.source.as_deref().map(|source| source as &dyn Error);
-        while let Some(error) = next {
-            let text = error.to_string();
-            // Wrappers often repeat what they wrap; each thing is said once.
-            if !said.contains(&text) {
-                write!(f, ": {text}")?;
-                said.push_str(&text);
-            }
-            next = error.source();
-        }
-        Ok(())
+        let source = self.source.as_deref().map(|source| source as &dyn Error);
+        f.write_str(&with_sources(self.message.clone(), source))
     }
+}
+
+/// `text` with what lies beneath it, each thing once: wrappers often repeat what they wrap.
+pub fn with_sources(mut text: String, mut source: Option<&dyn Error>) -> String {
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        source = error.source();
+    }
+    text
 }
 
 impl Error for Failure {}

@@ -159,7 +159,7 @@ pub struct State {
     pub boot_id: String,
     /// The configuration it was last run with.
     pub config_digest: String,
-    /// The steps, in the order in which they began.
+    /// The steps, in the order of the sequence.
     #[serde(default)]
     pub steps: Vec<StepRecord>,
     /// By volume id.
@@ -282,7 +282,11 @@ impl Journal {
             let same = |old: &&mut StepRecord| old.step == record.step && old.subject == record.subject;
             match state.steps.iter_mut().find(same) {
                 Some(old) => *old = record,
-                None => state.steps.push(record),
+                None => {
+                    state.steps.push(record);
+                    // Fetching begins beside attaching; people read the sequence.
+                    state.steps.sort_by_key(|record| record.step);
+                }
             }
         })
     }

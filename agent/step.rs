@@ -211,10 +211,11 @@ impl<'a> Runner<'a> {
         if !cut {
             return work.await;
         }
-        let late = || Failure::new(Code::ApiUnreachable, "no answer in time");
         let mut stop = self.stop.clone();
         tokio::select! {
-            result = timeout_at(deadline, work) => result.unwrap_or_else(|_| Err(late())),
+            result = timeout_at(deadline, work) => {
+                result.unwrap_or_else(|_| Err(Failure::new(Code::OutOfTime, "the deadline came in the middle of it")))
+            }
             _ = stop.wait_for(|stop| *stop) => Err(stopped()),
         }
     }
@@ -242,7 +243,8 @@ pub fn stopped() -> Failure {
 struct Patience {
     /// Since when the same kind of trouble lasts, and its backoff.
     trouble: Option<Trouble>,
-    message: String,
+    /// What it was the last time.
+    last: Option<Failure>,
 }
 
 struct Trouble {
@@ -266,6 +268,10 @@ impl Patience {
     ) -> Result<Duration, Failure> {
         let class = failure.class();
         let now = Instant::now();
+        if failure.code == Code::OutOfTime {
+            // That the time ran out during a look says less than what the looks before have seen.
+            return Err(self.last.take().unwrap_or(failure).given_up(&rough(allowed)));
+        }
         let limit = match class {
             Class::Outage => outage,
             Class::Settling => SETTLING,
@@ -284,7 +290,7 @@ impl Patience {
         if now >= deadline {
             return Err(failure.given_up(&rough(allowed)));
         }
-        self.message = failure.to_string();
+        self.last = Some(failure);
         Ok(pause.min(deadline - now))
     }
 }
@@ -302,9 +308,9 @@ fn delays(class: Class) -> Box<dyn Iterator<Item = Duration>> {
             .build()
     };
     match class {
-        // The jitter adds up to as much again: at most 0.6 s between polls for the first minutes.
+        // The jitter adds up to as much again: at most 0.5 s between polls for the first two minutes.
         Class::Waiting | Class::SafetyWaiting | Class::LifecycleWaiting => {
-            Box::new(exponential(50, 300).take(300).chain(exponential(500, 2_500)))
+            Box::new(exponential(50, 250).take(320).chain(exponential(500, 2_500)))
         }
         _ => Box::new(exponential(100, 4_000)),
     }
@@ -357,18 +363,18 @@ impl Progress {
     fn waiting(&mut self, patience: &Patience, pause: Duration) {
         self.record.attempts += 1;
         let now = Instant::now();
-        if self.told.as_ref().is_some_and(|(text, at)| *text == patience.message && now - *at < REMINDER) {
+        let why = patience.last.as_ref().map(ToString::to_string).unwrap_or_default();
+        if self.told.as_ref().is_some_and(|(text, at)| *text == why && now - *at < REMINDER) {
             return;
         }
         self.log(format_args!(
-            "wait: {} (attempt {}, {} of {}, again in {})",
-            patience.message,
+            "wait: {why} (attempt {}, {} of {}, again in {})",
             self.record.attempts,
             rough(self.began.elapsed()),
             rough(self.allowed),
             rough(pause),
         ));
-        self.told = Some((patience.message.clone(), now));
+        self.told = Some((why, now));
     }
 
     fn end<T>(mut self, journal: &Journal, result: Result<T, Failure>) -> Result<T, Failure> {
@@ -376,7 +382,7 @@ impl Progress {
             Ok(output) => {
                 let outcome = if self.changed { Outcome::Changed } else { Outcome::AlreadySo };
                 self.save(journal, outcome)?;
-                let how = if self.changed { "done" } else { "already so" };
+                let how = if self.changed || self.told.is_some() { "done" } else { "already so" };
                 self.log(format_args!("{how} ({})", rough(self.began.elapsed())));
                 Ok(output)
             }
@@ -413,5 +419,5 @@ pub fn rough(time: Duration) -> String {
         1_000..10_000 => Duration::from_millis((time.as_millis() / 100 * 100).try_into().unwrap_or(u64::MAX)),
         _ => Duration::from_secs(time.as_secs()),
     };
-    humantime::format_duration(rounded).to_string()
+    if rounded.is_zero() { "under 1ms".to_owned() } else { humantime::format_duration(rounded).to_string() }
 }

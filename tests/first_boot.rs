@@ -41,7 +41,7 @@ fn first_boot(file_system: &str) {
     let replacement = world.launch();
     replacement.write("/usr/local/lib/node/hooks.sh", HOOKS);
     let up = replacement.come_up(&config);
-    assert!(!up.log.contains("is blank"), "{}", up.log);
+    assert!(!up.log.contains("formatted"), "{}", up.log);
     assert_eq!(replacement.shell("cat /mydata/segment; stat -c %U /mydata"), "precious\ndaemon");
     assert_eq!(replacement.shell("blkid -p -s UUID -o value $(findmnt -no SOURCE /mydata)"), uuid);
     assert_eq!(world.completions(), ["CONTINUE", "CONTINUE"]);

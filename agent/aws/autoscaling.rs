@@ -1,5 +1,7 @@
 //! Auto Scaling: the instance's lifecycle state and the launch lifecycle action.
 
+use std::fmt;
+
 use aws_config::SdkConfig;
 use aws_sdk_autoscaling::Client;
 
@@ -33,6 +35,20 @@ pub enum LifecycleState {
     NoGroup,
     /// IAM does not let the state be read.
     Unreadable,
+}
+
+impl fmt::Display for LifecycleState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LifecycleState::Pending => "Pending",
+            LifecycleState::PendingWait => "Pending:Wait",
+            LifecycleState::PendingProceed => "Pending:Proceed",
+            LifecycleState::InService => "InService",
+            LifecycleState::Terminating(state) | LifecycleState::Warmed(state) | LifecycleState::Other(state) => state,
+            LifecycleState::NoGroup => "in no group",
+            LifecycleState::Unreadable => "in an unknown state",
+        })
+    }
 }
 
 impl LifecycleState {

@@ -58,9 +58,8 @@ impl Sources {
         let name = source.to_string();
         match source {
             Source::File(path) => {
-                let contents = fs::read(path).map_err(|error| {
-                    Failure::new(Code::DownloadFailed, format!("reading {name}")).because(error)
-                })?;
+                let contents = fs::read(path)
+                    .map_err(|error| Failure::new(Code::DownloadFailed, format!("reading {name}")).because(error))?;
                 Fetched::inline(&contents, scratch)
             }
             Source::S3 { bucket, key } => self.fetch_s3(&name, bucket, key, scratch).await,

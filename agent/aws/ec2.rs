@@ -100,8 +100,7 @@ impl Ec2 {
 
     /// Begins to attach a volume. Never forces anything.
     pub async fn attach(&self, volume: &str, instance: &str, device: &str) -> Result<AttachAnswer, Failure> {
-        let answer =
-            self.client.attach_volume().volume_id(volume).instance_id(instance).device(device).send().await;
+        let answer = self.client.attach_volume().volume_id(volume).instance_id(instance).device(device).send().await;
         let error = match answer {
             Ok(_) => return Ok(AttachAnswer::Accepted),
             Err(error) => error::read("ec2:AttachVolume", error),

@@ -2,10 +2,9 @@
 
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
-use aws_smithy_types::error::display::DisplayErrorContext;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
-use crate::failure::{Code, Failure};
+use crate::failure::{Code, Failure, with_sources};
 
 /// A call that did not succeed.
 #[derive(Debug)]
@@ -39,7 +38,7 @@ where
         _ => None,
     };
     let Some((code, message, status)) = service else {
-        let text = format!("{action}: {}", DisplayErrorContext(&error));
+        let text = with_sources(format!("{action}: {error}"), std::error::Error::source(&error));
         // Credentials are resolved within the call, and their absence is no error kind of its own.
         let code = if text.contains("credential") || text.contains("identity") {
             Code::Credentials
@@ -49,7 +48,8 @@ where
         return CallError { code: None, message: text.clone(), failure: Failure::new(code, text) };
     };
     let Some(code) = code else {
-        let text = format!("{action}: an answer without an error code (HTTP {status}): {message}");
+        let text = format!("{action}: an answer that cannot be read (HTTP {status})");
+        let text = with_sources(text, std::error::Error::source(&error));
         return CallError { code: None, message, failure: Failure::new(Code::ApiUnreachable, text) };
     };
     let text = format!("{action}: {code}: {message}");
@@ -67,11 +67,19 @@ where
         | "ExpiredTokenException"
         | "RequestExpired"
         | "RequestTimeTooSkewed" => Failure::new(Code::Credentials, text),
-        "Throttling" | "ThrottlingException" | "ThrottledException" | "RequestLimitExceeded" | "SlowDown"
-        | "RequestThrottled" | "RequestThrottledException" | "TooManyRequestsException" | "ResourceContention"
-        | "ServiceUnavailable" | "Unavailable" | "InternalError" | "InternalFailure" => {
-            Failure::new(Code::ApiOverloaded, text)
-        }
+        "Throttling"
+        | "ThrottlingException"
+        | "ThrottledException"
+        | "RequestLimitExceeded"
+        | "SlowDown"
+        | "RequestThrottled"
+        | "RequestThrottledException"
+        | "TooManyRequestsException"
+        | "ResourceContention"
+        | "ServiceUnavailable"
+        | "Unavailable"
+        | "InternalError"
+        | "InternalFailure" => Failure::new(Code::ApiOverloaded, text),
         _ if status >= 500 || status == 429 => Failure::new(Code::ApiOverloaded, text),
         _ => Failure::new(Code::ApiRefused, text),
     };

@@ -79,10 +79,9 @@ impl Imds {
             Err(ImdsError::ErrorResponse(answer)) => match answer.response().status().as_u16() {
                 404 => Ok(None),
                 403 => Err(Failure::new(Code::ImdsRefused, format!("instance metadata answers 403 to {path}"))),
-                status => Err(Failure::new(
-                    Code::ImdsUnreachable,
-                    format!("instance metadata answers {status} to {path}"),
-                )),
+                status => {
+                    Err(Failure::new(Code::ImdsUnreachable, format!("instance metadata answers {status} to {path}")))
+                }
             },
             Err(error) => Err(Failure::new(Code::ImdsUnreachable, format!("instance metadata {path}")).because(error)),
         }
@@ -90,8 +89,8 @@ impl Imds {
 
     /// The user data as bytes. The SDK's client returns only text, and user data may be gzip: asked by hand.
     pub async fn user_data(&self) -> Result<Vec<u8>, Failure> {
-        let base = std::env::var("AWS_EC2_METADATA_SERVICE_ENDPOINT")
-            .unwrap_or_else(|_| "http://169.254.169.254".to_owned());
+        let base =
+            std::env::var("AWS_EC2_METADATA_SERVICE_ENDPOINT").unwrap_or_else(|_| "http://169.254.169.254".to_owned());
         let base = base.trim_end_matches('/');
         let failed = |what: &str, error: reqwest::Error| {
             Failure::new(Code::ImdsUnreachable, format!("instance metadata {what}")).because(error)

@@ -4,6 +4,7 @@
 //! service, because the SDK corrects clock skew per client.
 
 pub mod autoscaling;
+mod credentials;
 pub mod download;
 pub mod ec2;
 mod error;
@@ -46,9 +47,8 @@ pub struct Services {
 impl Aws {
     /// Nothing is called yet.
     pub fn new() -> Self {
-        let http = aws_smithy_http_client::Builder::new()
-            .tls_provider(Provider::Rustls(CryptoMode::Ring))
-            .build_https();
+        let http =
+            aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
         let provider = ProviderConfig::without_region().with_http_client(http.clone());
         Aws { imds: imds::Imds::new(&provider), http }
     }
@@ -59,11 +59,14 @@ impl Aws {
             .iter()
             .find_map(|name| std::env::var(name).ok().filter(|region| !region.is_empty()))
             .unwrap_or_else(|| instance_region.to_owned());
-        let timeouts =
-            TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ATTEMPT).build();
+        let region = Region::new(region);
+        let provider = ProviderConfig::without_region().with_http_client(self.http.clone());
+        let credentials = credentials::Chain::new(provider, region.clone()).await;
+        let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ATTEMPT).build();
         let config = aws_config::defaults(BehaviorVersion::v2026_01_12())
             .http_client(self.http.clone())
-            .region(Region::new(region))
+            .region(region)
+            .credentials_provider(credentials)
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts)
             .load()

@@ -151,8 +151,7 @@ fn read_places(device: &File, size: u64) -> Reading {
 /// The child's part: reads the device that is the standard input and prints what it found.
 pub fn read_stdin() -> io::Result<()> {
     // Opening anew gives a descriptor with its own flags; the path through /proc leads to the very same device.
-    let mut device =
-        OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECT.bits()).open("/proc/self/fd/0")?;
+    let mut device = OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECT.bits()).open("/proc/self/fd/0")?;
     let size = device.seek(SeekFrom::End(0))?;
     println!("{}", serde_json::to_string(&read_places(&device, size))?);
     Ok(())

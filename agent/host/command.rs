@@ -32,7 +32,10 @@ pub async fn must(program: &str, args: &[&str], device: Option<&File>) -> Result
     if output.status.success() {
         return Ok(output);
     }
-    Err(Failure::new(Code::ToolFailed, format!("{program} {} ended with {}: {}", args.join(" "), output.status, said(&output))))
+    Err(Failure::new(
+        Code::ToolFailed,
+        format!("{program} {} ended with {}: {}", args.join(" "), output.status, said(&output)),
+    ))
 }
 
 /// The last of what a program printed, on one line.

@@ -199,11 +199,8 @@ fn by_link(serial: &str) -> Result<Option<Device>, Failure> {
         let Ok(path) = fs::canonicalize(entry.path()) else { continue };
         let Some(device) = Device::open(&path)? else { continue };
         if let Some(other) = serial_at(&device.sysfs()) {
-            let text = format!(
-                "{} leads to {}, which has the serial {other}",
-                entry.path().display(),
-                device.path.display()
-            );
+            let text =
+                format!("{} leads to {}, which has the serial {other}", entry.path().display(), device.path.display());
             return Err(Failure::new(Code::DeviceUntrusted, text));
         }
         return Ok(Some(device));

@@ -83,7 +83,8 @@ fn rewrite(old: &[u8], want: &Line<'_>) -> Result<Option<Vec<u8>>, Failure> {
     let mut placed = false;
     for raw in old.split_inclusive(|byte| *byte == b'\n') {
         let entry = Entry::parse(raw);
-        let same_place = entry.as_ref().is_some_and(|entry| entry.mount_point == want.mount_point.as_os_str().as_bytes());
+        let same_place =
+            entry.as_ref().is_some_and(|entry| entry.mount_point == want.mount_point.as_os_str().as_bytes());
         match entry.and_then(|entry| entry.volume) {
             // Ours for this volume, or a stale one of ours for this place.
             Some(volume) if same_place || volume == want.volume.as_bytes() => {
@@ -120,7 +121,8 @@ struct Entry<'a> {
 impl<'a> Entry<'a> {
     /// None for comments, blank lines and what is no entry.
     fn parse(line: &'a [u8]) -> Option<Self> {
-        let mut fields = line.trim_ascii().split(|byte| *byte == b' ' || *byte == b'\t').filter(|field| !field.is_empty());
+        let mut fields =
+            line.trim_ascii().split(|byte| *byte == b' ' || *byte == b'\t').filter(|field| !field.is_empty());
         fields.next().filter(|source| !source.starts_with(b"#"))?;
         let mount_point = unescape(fields.next()?);
         let options = fields.nth(1).unwrap_or_default();

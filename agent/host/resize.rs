@@ -95,7 +95,9 @@ pub fn measure(kind: FileSystemType, device: &Device, mount_point: &Path) -> io:
             // The superblock, at byte 1024; through the page cache, which the mounted filesystem keeps up to date.
             let mut superblock = [0_u8; 1024];
             device.file().read_exact_at(&mut superblock, 1024)?;
-            let word = |at: usize| u32::from_le_bytes([superblock[at], superblock[at + 1], superblock[at + 2], superblock[at + 3]]);
+            let word = |at: usize| {
+                u32::from_le_bytes([superblock[at], superblock[at + 1], superblock[at + 2], superblock[at + 3]])
+            };
             let block_size = 1024_u64 << word(0x18).min(6);
             // s_blocks_count_hi counts only with the 64bit feature (0x80 of the incompatible ones).
             let high = if word(0x60) & 0x80 == 0 { 0 } else { word(0x150) };
@@ -114,8 +116,7 @@ pub fn grow(kind: FileSystemType, mount_point: &Path, extent: &Extent) -> io::Re
     let dir = File::open(mount_point)?;
     match kind {
         FileSystemType::Xfs => {
-            let request =
-                XfsGrow { new_blocks: extent.possible, max_inode_percent: extent.max_inode_percent };
+            let request = XfsGrow { new_blocks: extent.possible, max_inode_percent: extent.max_inode_percent };
             // SAFETY: the descriptor is open, and the structure has the layout and size that the request number encodes.
             unsafe { ioctl::xfs_grow(dir.as_raw_fd(), &raw const request) }?;
         }

@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::aws::ec2::{AttachAnswer, Attachment, Ec2, VolumeView};
 use crate::config;
 use crate::failure::{Code, Failure};
@@ -26,7 +28,21 @@ pub struct Attach<'a> {
     pub deadline: Duration,
     /// Device names that EC2 said are taken, for all volumes of this run.
     pub taken: &'a RefCell<BTreeSet<String>>,
+    /// The state of the instance that has the volume, and when it was asked.
+    pub holder: RefCell<Option<Holder>>,
 }
+
+/// What was last heard of the instance that has the volume.
+#[derive(Debug)]
+pub struct Holder {
+    instance_id: String,
+    state: String,
+    asked: Instant,
+}
+
+/// The holder's state is only told to people, so it is asked less often than whether the volume is free: the request quota is
+/// the whole account's.
+const HOLDER_FRESH: Duration = Duration::from_secs(5);
 
 /// A volume attached to this instance.
 #[derive(Clone, Debug)]
@@ -64,7 +80,8 @@ impl<'a> Step for Attach<'a> {
         if view.multi_attach {
             return Err(Failure::new(Code::MultiAttach, format!("volume {id} has Multi-Attach on")));
         }
-        let transit = |what: String| Ok(Observed::NotYet(Failure::new(Code::VolumeInTransit, format!("volume {id} is {what}"))));
+        let transit =
+            |what: String| Ok(Observed::NotYet(Failure::new(Code::VolumeInTransit, format!("volume {id} is {what}"))));
         // Matched by instance: the volume's own `in-use` and the first attachment may be about somebody else.
         let (ours, others): (Vec<_>, Vec<_>) =
             view.attachments.iter().partition(|attachment| attachment.instance_id == self.node.instance_id);
@@ -110,9 +127,20 @@ impl<'a> Step for Attach<'a> {
 impl Attach<'_> {
     /// Another instance has the volume: waited for in every state, and refused at the deadline.
     async fn held(&self, by: &Attachment) -> Result<Failure, Failure> {
-        let state = self.ec2.instance_state(&by.instance_id).await?;
-        let text =
-            format!("volume {} is {} to {} ({state})", self.want.id, by.state, by.instance_id);
+        let known = self
+            .holder
+            .take()
+            .filter(|known| known.instance_id == by.instance_id && known.asked.elapsed() < HOLDER_FRESH);
+        let holder = match known {
+            Some(known) => known,
+            None => Holder {
+                instance_id: by.instance_id.clone(),
+                state: self.ec2.instance_state(&by.instance_id).await?,
+                asked: Instant::now(),
+            },
+        };
+        let text = format!("volume {} is {} to {} ({})", self.want.id, by.state, by.instance_id, holder.state);
+        self.holder.replace(Some(holder));
         Ok(Failure::new(Code::VolumeHeld, text))
     }
 
@@ -125,6 +153,8 @@ impl Attach<'_> {
         std::iter::once(configured)
             .chain(('f'..='p').map(|letter| format!("{stem}{letter}")))
             .find(|name| !taken.contains(name))
-            .ok_or_else(|| Failure::new(Code::NoDeviceName, format!("the device names {stem}f to {stem}p are all taken")))
+            .ok_or_else(|| {
+                Failure::new(Code::NoDeviceName, format!("the device names {stem}f to {stem}p are all taken"))
+            })
     }
 }

@@ -34,7 +34,8 @@ impl Step for FindDevice<'_> {
     async fn observe(&self) -> Result<Observed<Device>, Failure> {
         let id = &self.volume.want.id;
         let Some(device) = Device::find(&id.serial(), &self.volume.device_name)? else {
-            let text = format!("EC2 says that volume {id} is attached, but its device has not appeared; {}", device::seen());
+            let text =
+                format!("EC2 says that volume {id} is attached, but its device has not appeared; {}", device::seen());
             return Ok(Observed::NotYet(Failure::new(Code::DeviceMissing, text)));
         };
         let expected = self.volume.view.size_gib << 30;

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::aws::download::{Fetched, Sources};
-use crate::config::{self, Contents, Hooks, Script, Sha256Digest};
 use crate::config::script::{Definition, defines};
+use crate::config::{self, Contents, Hooks, Script, Sha256Digest};
 use crate::failure::{Class, Code, Failure, Named};
 use crate::host::atomic::Replacement;
 use crate::step::{Observed, Step, StepName};
@@ -83,12 +83,9 @@ impl Step for Fetch<'_> {
         let mut got = self.got.borrow_mut();
         if got.files.len() < self.files.len() || (self.hooks.is_some() && got.script.is_none()) {
             return Ok(Observed::Todo(format!(
-                "{} to fetch or to check",
-                match (self.files.len(), self.hooks) {
-                    (0, _) => "the hook script is".to_owned(),
-                    (count, None) => format!("{count} files are"),
-                    (count, Some(_)) => format!("{count} files and the hook script are"),
-                }
+                "to fetch and check: files {}, hook scripts {}",
+                self.files.len(),
+                usize::from(self.hooks.is_some())
             )));
         }
         let Got { files, script } = std::mem::take(&mut *got);

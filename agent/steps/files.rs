@@ -51,7 +51,7 @@ impl Step for WriteFiles<'_> {
         }
         Ok(Observed::Todo(match self.files.len() {
             0 => "no files are configured".to_owned(),
-            count => format!("{count} files to write"),
+            count => format!("files to write: {count}"),
         }))
     }
 
@@ -75,7 +75,13 @@ impl Step for WriteFiles<'_> {
                 .owner(user, group)
                 .write_from(&mut contents)
                 .named(what())?;
-            tracing::info!(step = "files", "{} ({} bytes, mode {:04o})", file.destination.display(), fetched.size, file.mode);
+            tracing::info!(
+                step = "files",
+                "{} ({} bytes, mode {:04o})",
+                file.destination.display(),
+                fetched.size,
+                file.mode
+            );
         }
         self.journal.record_once(StepName::Files, &self.inputs())
     }

@@ -124,6 +124,7 @@ impl Step for MakeFilesystem<'_> {
             volume.formatted_at = Some(journal::now());
             volume.ownership_due = true;
         })?;
+        tracing::info!(step = "filesystem", volume = id, "formatted {} as {kind}", self.device.path.display());
         drop(lock);
         systemd::settle(&self.device.path).await
     }

@@ -1,5 +1,6 @@
 //! `complete`: Auto Scaling is told how the launch ended. Also whether this instance is still wanted at all.
 
+use std::cell::Cell;
 use std::fmt;
 use std::time::Duration;
 
@@ -75,6 +76,8 @@ pub struct Complete<'a> {
     pub result: LaunchResult,
     /// `timeouts.complete`
     pub deadline: Duration,
+    /// Auto Scaling has said that it took the result.
+    pub accepted: Cell<bool>,
 }
 
 impl Step for Complete<'_> {
@@ -107,23 +110,28 @@ impl Step for Complete<'_> {
         let Some(config) = self.launch.config else { return self.record(LaunchOutcome::NoHook) };
         let autoscaling = self.launch.autoscaling;
         let instance = &self.launch.node.instance_id;
-        // An intent that is there already was followed by a call whose answer nobody saw.
-        let unanswered = self.journal.read(|state| state.lifecycle.intent.is_some());
-        if unanswered && over(&autoscaling.state(instance).await?) {
+        // An intent that is there already was followed by a call whose effect nobody has seen.
+        let unconfirmed = self.journal.read(|state| state.lifecycle.intent.is_some());
+        if unconfirmed && self.has_taken_effect(&autoscaling.state(instance).await?) {
             return self.record(self.sent());
         }
         self.intend(Some(self.result))?;
         match autoscaling.complete(&config.asg_name, &config.hook_name, instance, &self.result.to_string()).await {
-            Ok(Completion::Accepted) => self.record(self.sent()),
+            Ok(Completion::Accepted) => {
+                self.accepted.set(true);
+                self.confirm(&autoscaling.state(instance).await?)
+            }
+            // Taken before: what holds the instance now is another hook.
+            Ok(Completion::NoActiveAction(_)) if self.accepted.get() => self.record(self.sent()),
             Ok(Completion::NoActiveAction(message)) => {
-                if !unanswered {
+                if !unconfirmed {
                     self.intend(None)?;
                 }
-                self.decide(config, unanswered, &message).await
+                self.decide(config, unconfirmed, &message).await
             }
             Err(failure) => {
                 // A refusal has no effect; after an outage it is not known.
-                if !unanswered && failure.class() != Class::Outage {
+                if !unconfirmed && failure.class() != Class::Outage {
                     self.intend(None)?;
                 }
                 Err(failure)
@@ -132,15 +140,29 @@ impl Step for Complete<'_> {
     }
 }
 
-/// Whether the launch hooks are through.
-fn over(state: &LifecycleState) -> bool {
-    matches!(state, LifecycleState::PendingProceed | LifecycleState::InService)
-        || matches!(state, LifecycleState::Other(state) if state == "Standby" || state == "EnteringStandby")
-}
-
 impl Complete<'_> {
+    /// Whether the state shows that the instance has moved on as the result says.
+    fn has_taken_effect(&self, state: &LifecycleState) -> bool {
+        match (self.result, state) {
+            (LaunchResult::Continue, LifecycleState::PendingProceed | LifecycleState::InService)
+            | (LaunchResult::Abandon, LifecycleState::Terminating(_)) => true,
+            (LaunchResult::Continue, LifecycleState::Other(state)) => state == "Standby" || state == "EnteringStandby",
+            _ => false,
+        }
+    }
+
+    /// An accepted result counts once the instance moves on, as far as it may be looked at: a healthy node must not be lost
+    /// to an answer that was not Auto Scaling's.
+    fn confirm(&self, state: &LifecycleState) -> Result<(), Failure> {
+        if self.has_taken_effect(state) || matches!(state, LifecycleState::Unreadable | LifecycleState::NoGroup) {
+            return self.record(self.sent());
+        }
+        let text = format!("{} was accepted, but {} is still {state}", self.result, self.launch.node.instance_id);
+        Err(Failure::new(Code::LifecycleNotWaiting, text))
+    }
+
     /// There is no such action now: the instance's state says why (SPEC 6).
-    async fn decide(&self, config: &config::Lifecycle, unanswered: bool, message: &str) -> Result<(), Failure> {
+    async fn decide(&self, config: &config::Lifecycle, unconfirmed: bool, message: &str) -> Result<(), Failure> {
         let instance = &self.launch.node.instance_id;
         let state = self.launch.autoscaling.state(instance).await?;
         let waiting = |why: &str| {
@@ -148,15 +170,14 @@ impl Complete<'_> {
             Err(Failure::new(Code::LifecycleNotWaiting, text))
         };
         match state {
-            _ if over(&state) => self.record(self.sent()),
+            _ if self.has_taken_effect(&state) => self.record(self.sent()),
             LifecycleState::NoGroup => {
                 tracing::warn!("{instance} is in no Auto Scaling group: there is nothing to complete");
                 self.record(LaunchOutcome::NoGroup)
             }
-            LifecycleState::Terminating(_) if self.result == LaunchResult::Abandon => self.record(self.sent()),
             LifecycleState::Terminating(state) => Err(self.launch.terminating(&state)),
             LifecycleState::Pending => waiting("is Pending: its hook has not begun to wait"),
-            LifecycleState::PendingWait if unanswered => {
+            LifecycleState::PendingWait if unconfirmed => {
                 waiting("is Pending:Wait after an earlier call whose answer was lost: another hook may be waiting")
             }
             LifecycleState::PendingWait => waiting(&format!(
@@ -165,7 +186,12 @@ impl Complete<'_> {
             )),
             LifecycleState::Unreadable => waiting("may not be looked at (autoscaling:DescribeAutoScalingInstances)"),
             LifecycleState::Warmed(state) | LifecycleState::Other(state) => waiting(&format!("is {state}")),
-            LifecycleState::PendingProceed | LifecycleState::InService => self.record(self.sent()),
+            LifecycleState::PendingProceed => waiting("is Pending:Proceed: its hooks are through"),
+            LifecycleState::InService => {
+                let text = format!("{} was not taken: {message}; {instance} is InService", self.result);
+                Err(Failure::new(Code::ApiRefused, text)
+                    .remedy("terminate the instance by hand if it is to be replaced"))
+            }
         }
     }
 

@@ -204,6 +204,13 @@ impl Instance {
         outcome
     }
 
+    /// Whether the process whose id is in this file runs; one that only waits to be reaped does not.
+    pub fn is_alive(&self, pid_file: &str) -> bool {
+        let pid = self.read(pid_file);
+        let status = fs::read_to_string(format!("/proc/{}/status", pid.trim())).unwrap_or_default();
+        status.lines().any(|line| line.starts_with("State:") && !line.contains("(zombie)"))
+    }
+
     pub fn journal(&self) -> serde_json::Value {
         serde_json::from_str(&self.read("/var/lib/node-agent/state.json")).unwrap()
     }

@@ -22,7 +22,8 @@
 //!
 //! How the code is laid out: `sim` is the handle; `world` the state; `volumes`, `instances` and `lifecycle` its
 //! transitions, `devices` their loop devices; `wire` speaks HTTP, `serve` puts faults on calls; `api` routes to `ec2`,
-//! `autoscaling` and `s3`, whose shared protocol is `query`; `imds` and `pages` are servers of their own.
+//! `autoscaling` and `s3`, whose shared protocol is `query`; `imds` and `pages` are servers of their own. `machine` and
+//! `stage` are for those who run an agent in that world.
 
 mod actions;
 mod api;
@@ -49,6 +50,7 @@ mod scenario;
 mod serve;
 mod sigv4;
 mod sim;
+pub mod stage;
 mod volumes;
 mod wire;
 mod world;

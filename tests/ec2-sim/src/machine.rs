@@ -105,11 +105,8 @@ fn enter_new_root(disk: &Path, by_id_dir: &Path) -> io::Result<()> {
     // Nothing mounted from here on shows outside.
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
     let root = disk.join("root");
-    let layers = format!(
-        "lowerdir=/,upperdir={},workdir={}",
-        disk.join("upper").display(),
-        disk.join("work").display()
-    );
+    let layers =
+        format!("lowerdir=/,upperdir={},workdir={}", disk.join("upper").display(), disk.join("work").display());
     mount(Some("overlay"), &root, Some("overlay"), MsFlags::empty(), Some(layers.as_str()))?;
     for shared in ["proc", "sys"] {
         mount(Some(&Path::new("/").join(shared)), &root.join(shared), none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
