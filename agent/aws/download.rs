@@ -104,8 +104,6 @@ impl Sources {
 }
 
 fn https_client() -> Result<reqwest::Client, Failure> {
-    // An error means that one is installed already, which is as good.
-    drop(rustls::crypto::ring::default_provider().install_default());
     reqwest::Client::builder()
         .https_only(true)
         .connect_timeout(Duration::from_secs(5))

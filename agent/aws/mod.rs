@@ -47,6 +47,8 @@ pub struct Services {
 impl Aws {
     /// Nothing is called yet.
     pub fn new() -> Self {
+        // For reqwest, which brings none of its own. An error means that one is installed already, which is as good.
+        drop(rustls::crypto::ring::default_provider().install_default());
         let http =
             aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
         let provider = ProviderConfig::without_region().with_http_client(http.clone());

@@ -125,7 +125,6 @@ fn mount_private() -> nix::Result<()> {
 }
 
 /// An instance with its machine, on which the agent is installed.
-#[derive(Debug)]
 pub struct Node {
     /// The instance's id.
     pub id: InstanceId,
@@ -190,7 +189,6 @@ impl Node {
 }
 
 /// An instance on its way out.
-#[derive(Debug)]
 pub struct Gone {
     /// The instance's id.
     pub id: InstanceId,

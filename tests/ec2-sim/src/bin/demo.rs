@@ -12,7 +12,9 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use ec2_sim::stage::{self, Gone, Node, Stage};
-use ec2_sim::{Event, GroupSpec, HookSpec, InstanceId, InstanceSpec, Latencies, Sim, SimConfig, VolumeId, VolumeSpec, What};
+use ec2_sim::{
+    Event, GroupSpec, HookSpec, InstanceId, InstanceSpec, Latencies, Sim, SimConfig, VolumeId, VolumeSpec, What,
+};
 use serde_json::Value;
 
 /// As they stand in the README.
@@ -164,9 +166,7 @@ impl World<'_> {
         let by_id_dir = stage.dir().join("first-holder");
         let first_holder = sim.launch(InstanceSpec { by_id_dir, ..InstanceSpec::default() })?;
         sim.attach(&volume, &first_holder, "/dev/sdf")?;
-        let attached = |event: &Event| {
-            matches!(&event.what, What::Volume(change) if change.attachment.as_deref() == Some("attached"))
-        };
+        let attached = |event: &Event| matches!(&event.what, What::Volume(change) if change.attachment.as_deref() == Some("attached"));
         sim.wait_for_blocking(attached, STUCK).ok_or("the volume was not attached")?;
         sim.terminate(&first_holder)?;
         Ok(World { stage, sim, volume, first_holder })
@@ -177,7 +177,9 @@ impl World<'_> {
         let spec = InstanceSpec { group: Some(GROUP.to_owned()), ..InstanceSpec::default() };
         let node = self.stage.launch(&self.sim, spec)?;
         // What comes with the machine image.
-        node.shell("getent passwd kafka >/dev/null || echo 'kafka:x:9092:9092::/nonexistent:/usr/sbin/nologin' >> /etc/passwd")?;
+        node.shell(
+            "getent passwd kafka >/dev/null || echo 'kafka:x:9092:9092::/nonexistent:/usr/sbin/nologin' >> /etc/passwd",
+        )?;
         node.shell("getent group kafka >/dev/null || echo 'kafka:x:9092:' >> /etc/group")?;
         node.write("/etc/node-agent/config.toml", CONFIG)?;
         if hooks.ends_with(BROKEN) {
@@ -189,7 +191,9 @@ impl World<'_> {
         let mut child = node.agent(&["run", "--once"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         let stderr = child.stderr.take().ok_or("the agent has no standard error")?;
         let (sender, lines) = mpsc::channel();
-        thread::spawn(move || BufReader::new(stderr).lines().map_while(std::io::Result::ok).try_for_each(|l| sender.send(l)));
+        thread::spawn(move || {
+            BufReader::new(stderr).lines().map_while(std::io::Result::ok).try_for_each(|l| sender.send(l))
+        });
         let deadline = Instant::now() + STUCK;
         let mut log = Vec::new();
         while let Ok(line) = lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -222,9 +226,7 @@ impl World<'_> {
     }
 
     fn wait_for_state(&self, instance: &InstanceId, state: &str) -> bool {
-        let entered = |event: &Event| {
-            matches!(&event.what, What::Lifecycle(change) if change.instance == instance.as_str() && change.to == state)
-        };
+        let entered = |event: &Event| matches!(&event.what, What::Lifecycle(change) if change.instance == instance.as_str() && change.to == state);
         self.sim.wait_for_blocking(entered, Duration::from_secs(10)).is_some()
     }
 }
@@ -258,11 +260,16 @@ impl Boot {
         checks.holds(format_args!("{id} is InService"), world.wait_for_state(id, "InService"));
         checks.equal("what was sent to Auto Scaling", world.completions(id), vec!["CONTINUE".to_owned()]);
         let mounted = self.node.shell("findmnt -no FSTYPE,OPTIONS /mydata")?;
-        checks.holds(format_args!("XFS with noatime: {mounted}"), mounted.starts_with("xfs") && mounted.contains("noatime"));
+        checks.holds(
+            format_args!("XFS with noatime: {mounted}"),
+            mounted.starts_with("xfs") && mounted.contains("noatime"),
+        );
         let file = self.node.machine.read("/etc/kafka/server.properties")?;
         checks.equal("the file from S3", file.as_str(), FILE);
         let owners = self.node.shell("stat -c '%U:%G %a' /mydata /etc/kafka/server.properties")?;
-        let [mount_point, file] = *owners.lines().collect::<Vec<_>>() else { return Err("stat said too little".into()) };
+        let [mount_point, file] = *owners.lines().collect::<Vec<_>>() else {
+            return Err("stat said too little".into());
+        };
         checks.holds(format_args!("/mydata belongs to kafka: {mount_point}"), mount_point.starts_with("kafka:kafka"));
         checks.equal("the file's owner and mode", file, "root:kafka 640");
         Ok(())
@@ -338,7 +345,9 @@ impl Boot {
         let volume = &world.volume;
         let changes = |attachment: &'static str, ours: bool| {
             world.events(self, move |what| match what {
-                What::Volume(change) if change.id == volume.as_str() && change.attachment.as_deref() == Some(attachment) => {
+                What::Volume(change)
+                    if change.id == volume.as_str() && change.attachment.as_deref() == Some(attachment) =>
+                {
                     change.instance.clone().filter(|holder| (holder == id.as_str()) == ours)
                 }
                 _ => None,
@@ -354,7 +363,9 @@ impl Boot {
         });
         let (appeared, path) = world
             .events(self, |what| match what {
-                What::Device(change) if change.instance == id.as_str() && change.state == "appeared" => Some(change.path.clone()),
+                What::Device(change) if change.instance == id.as_str() && change.state == "appeared" => {
+                    Some(change.path.clone())
+                }
                 _ => None,
             })
             .pop()
@@ -365,7 +376,9 @@ impl Boot {
         println!("    0.00  {volume} is held by {holder}, which is shutting-down");
         println!("  {free:6.2}  {holder} is gone, the volume is free");
         println!("  {asked:6.2}  the agent asks for it, {:.0} ms later", (asked - free) * 1e3);
-        println!("  {attached:6.2}  attached; the disk appears at {appeared:.2} as {path} (on EC2: /dev/nvme1n1 or so)");
+        println!(
+            "  {attached:6.2}  attached; the disk appears at {appeared:.2} as {path} (on EC2: /dev/nvme1n1 or so)"
+        );
         checks.holds("the volume was held when the agent started", free > 0.0);
         checks.holds(
             format_args!("asked for within {SOON} s of coming free: {:.3} s", asked - free),
@@ -388,7 +401,8 @@ impl Boot {
     /// What is on the volume.
     fn data(&self) -> Result<Data> {
         let sums = self.node.shell("cd /mydata && find . -type f -exec sha256sum {} + | sort -k 2")?;
-        let files = sums.lines().filter_map(|line| line.split_once("  ")).map(|(sum, path)| (path.to_owned(), sum.to_owned()));
+        let files =
+            sums.lines().filter_map(|line| line.split_once("  ")).map(|(sum, path)| (path.to_owned(), sum.to_owned()));
         let uuid = self.node.shell("blkid -p -s UUID -o value \"$(findmnt -no SOURCE /mydata)\"")?;
         let bytes = self.node.shell("find /mydata -type f -printf '%s\\n' | awk '{ sum += $1 } END { print sum }'")?;
         let files: BTreeMap<_, _> = files.collect();

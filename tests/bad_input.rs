@@ -1,0 +1,182 @@
+//! What is wrong with a configuration is found, all of it, before anything is touched.
+
+mod support;
+
+use ec2_sim::InstanceSpec;
+use support::{GROUP, HOOKS, Instance, World, config, config_with, volume_at};
+
+/// Nothing was asked of AWS, mounted or written.
+fn must_be_untouched(world: &World, node: &Instance) {
+    assert!(world.events().attempts("*").is_empty());
+    assert_eq!(node.shell("ls /mydata /etc/kafka /var/lib/node-agent 2>/dev/null || echo none"), "none");
+}
+
+#[test]
+fn every_mistake_is_in_one_report_with_its_place_and_remedy_and_nothing_is_touched() {
+    let world = World::new();
+    let node = world.launch();
+    let config = r#"
+[node]
+id = 7
+ip = "10.0.1"
+nickname = "kafka"
+
+[lifecycle]
+asg_name = "kafka-node-00"
+hook_nam = "kafka-node-asg-hook"
+
+[[volume]]
+id = "vol-0123456789abcdef0"
+mount_path = "mydata"
+file_system = "zfs"
+owner = "nobody-knows-this-user"
+
+[[volume]]
+id = "vol-0123456789abcdef1"
+mount_path = "/"
+
+[[file]]
+destination = "/etc/kafka/server.properties"
+contents = "a"
+contents_base64 = "b"
+mode = 644
+
+[[file]]
+destination = "/etc/kafka/other"
+contents_base64 = "%%%"
+
+[timeouts]
+aws = 300
+"#;
+
+    let outcome = node.run(config);
+
+    let at = |line: usize, column: usize| format!("/etc/node-agent/config.toml:{line}:{column}: ");
+    outcome.must_fail(
+        5,
+        &[
+            &format!("{}[node] id: is a number, not a string; write id = \"7\"", at(3, 6)),
+            &at(4, 6),
+            &format!("{}[node]: unknown key \"nickname\"", at(5, 1)),
+            &format!("{}[lifecycle]: unknown key \"hook_nam\"; write hook_name", at(9, 1)),
+            &at(13, 14),
+            "write \"/mydata\"",
+            &at(14, 15),
+            &at(15, 9),
+            "nobody-knows-this-user",
+            &at(19, 14),
+            &at(25, 8),
+            "write mode = \"0644\"",
+            &at(29, 19),
+            &at(32, 7),
+            "write aws = \"300s\"",
+            "[hooks]",
+            "code=config-invalid",
+        ],
+    );
+    must_be_untouched(&world, &node);
+}
+
+#[test]
+fn a_hook_script_without_its_function_is_found_by_reading_it() {
+    let world = World::new();
+    let volume = world.volume(1);
+    let node = world.launch();
+    node.write("/usr/local/lib/node/hooks.sh", "touch /tmp/was-run\nconfigure_cluster_node() { true; }\n");
+
+    let outcome = node.run(&config(&[volume_at("/mydata", &volume, "xfs")]));
+
+    outcome.must_fail(5, &["wait_for_healthy_cluster", "code=config-invalid"]);
+    assert_eq!(node.shell("ls /tmp/was-run 2>/dev/null || echo none"), "none");
+    must_be_untouched(&world, &node);
+}
+
+#[test]
+fn a_fetched_hook_script_without_its_function_is_found_before_the_disk_is_touched() {
+    let world = World::with(|config| config.latencies.attach = std::time::Duration::from_secs(3));
+    let volume = world.volume(1);
+    world.sim.put_object("config", "hooks.sh", "configure_cluster_node() { true; }\n");
+    let node = world.launch();
+    let config = config(&[volume_at("/mydata", &volume, "xfs")])
+        .replace("script = \"/usr/local/lib/node/hooks.sh\"", "script_source = \"s3://config/hooks.sh\"");
+
+    let outcome = node.run(&config);
+
+    outcome.must_fail(5, &["step=files code=hook-missing", "wait_for_healthy_cluster"]);
+    assert_eq!(node.shell("ls /mydata 2>/dev/null || echo none"), "none");
+}
+
+#[test]
+fn an_address_that_is_not_this_instances_is_refused() {
+    let world = World::new();
+    let volume = world.volume(1);
+    let node = world.launch_as(InstanceSpec {
+        group: Some(GROUP.to_owned()),
+        private_ips: vec!["10.0.1.77".to_owned(), "10.0.1.78".to_owned()],
+        ..InstanceSpec::default()
+    });
+    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    let config = config(&[volume_at("/mydata", &volume, "xfs")]);
+
+    node.run(&config).must_fail(6, &["step=identity code=wrong-node", "10.0.1.10", "10.0.1.77, 10.0.1.78"]);
+    assert!(world.events().mutations().is_empty());
+    // A secondary address is as good.
+    node.come_up(&config.replace("10.0.1.10", "10.0.1.78"));
+}
+
+#[test]
+fn what_is_no_configuration_says_so() {
+    let world = World::new();
+    let node = world.launch();
+    node.start_with(&["run", "--once"]).end().must_fail(5, &["code=config-unreadable", "/etc/node-agent/config.toml"]);
+    node.start_with(&["run", "--once", "--config", "imds"]).end().must_fail(5, &["no user data"]);
+    node.start_with(&["run"]).end().must_fail(2, &["--once"]);
+    node.start_with(&["run", "--once", "--confg", "x"]).end().must_fail(2, &["--config"]);
+}
+
+#[test]
+fn the_override_wins_key_by_key() {
+    let world = World::new();
+    let volume = world.volume(1);
+    let node = world.launch();
+    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    node.write(
+        "/etc/node-agent/override.toml",
+        format!("[[volume]]\nid = \"{volume}\"\nmount_path = \"/repaired\"\n[node]\nid = \"01\"\n"),
+    );
+
+    node.come_up(&config(&[volume_at("/mydata", &volume, "xfs")]));
+
+    assert_eq!(node.shell("findmnt -no FSTYPE /repaired; findmnt /mydata || echo none"), "xfs\nnone");
+    assert!(node.read("/var/log/hooks.log").starts_with("configure 01 10.0.1.10 /repaired\n"));
+}
+
+#[test]
+fn user_data_is_taken_plain_and_gzipped() {
+    let config = config_with("", &[], "");
+    let gzip = |text: &str| {
+        let mut child = std::process::Command::new("gzip")
+            .arg("-c")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), text.as_bytes()).unwrap();
+        child.wait_with_output().unwrap().stdout
+    };
+    for user_data in [config.clone().into_bytes(), gzip(&config)] {
+        let world = World::new();
+        let node = world.launch_as(InstanceSpec {
+            group: Some(GROUP.to_owned()),
+            user_data: Some(user_data),
+            ..InstanceSpec::default()
+        });
+        node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+        // A file that says only where the configuration is means the same as the option.
+        let outcome = node.run("source = \"imds\"\n");
+        assert_eq!(outcome.code, Some(0), "{}", outcome.log);
+        assert_eq!(world.completions(), ["CONTINUE"]);
+        let again = node.start_with(&["run", "--once", "--config", "imds"]).end();
+        assert_eq!(again.code, Some(0), "{}", again.log);
+    }
+}

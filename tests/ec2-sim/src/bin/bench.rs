@@ -1,0 +1,337 @@
+//! `make bench`: what the agent costs over bare mkfs and mount, where there is nothing to wait for.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use ec2_sim::stage::{self, Stage};
+use ec2_sim::{
+    Event, GroupSpec, HookSpec, InstanceId, InstanceSpec, Latencies, Sim, SimConfig, VolumeId, VolumeSpec, What,
+};
+use nix::errno::Errno;
+use nix::libc;
+use nix::mount::{MsFlags, mount, umount};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::time::ClockId;
+use nix::unistd::{Pid, SysconfVar, sysconf};
+
+/// Measures the agent named by `NODE_AGENT`.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Runs for each filesystem
+    #[arg(long, default_value_t = 15)]
+    runs: usize,
+    /// The disk's size
+    #[arg(long, default_value_t = 8)]
+    gib: u64,
+}
+
+const GROUP: &str = "bench";
+const HOOK: &str = "bench-hook";
+/// An answer that takes longer never comes.
+const STUCK: Duration = Duration::from_secs(30);
+
+const HOOKS: &str = "configure_cluster_node() { :; }\nwait_for_healthy_cluster() { :; }\n";
+
+/// The filesystems with the options that the agent gives to mkfs (agent/host/filesystem.rs).
+const FILESYSTEMS: [(&str, &[&str]); 2] =
+    [("xfs", &["-q", "-K"]), ("ext4", &["-q", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1"])];
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    stage::enter(|stage| match measure_all(stage, &arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+fn measure_all(stage: &Stage, arguments: &Arguments) -> Result<()> {
+    let Arguments { runs, gib } = *arguments;
+    if runs == 0 || gib == 0 {
+        return Err("--runs and --gib are at least 1".into());
+    }
+    let world = World::new(stage, gib << 30)?;
+    world.describe(runs)?;
+    for (file_system, options) in FILESYSTEMS {
+        world.run(file_system, options)?;
+        let mut measured = Vec::new();
+        for _ in 0..runs {
+            measured.push(world.run(file_system, options)?);
+        }
+        report(file_system, &measured);
+    }
+    Ok(())
+}
+
+/// What one run came to. Times in milliseconds.
+struct Run {
+    to_continue: f64,
+    to_exit: f64,
+    bare: f64,
+    cpu_own: f64,
+    cpu_all: f64,
+    /// In MiB.
+    peak_own: f64,
+    /// In MiB.
+    peak_largest: f64,
+    calls: BTreeMap<String, usize>,
+}
+
+struct World<'a> {
+    stage: &'a Stage,
+    sim: Sim,
+    /// Has the disk while the bare programs are measured.
+    other: InstanceId,
+    size_bytes: u64,
+}
+
+impl World<'_> {
+    fn new(stage: &Stage, size_bytes: u64) -> Result<World<'_>> {
+        let config =
+            SimConfig { work_dir: stage.dir().join("aws"), latencies: Latencies::none(), ..SimConfig::default() };
+        let sim = Sim::start_blocking(config)?;
+        let hook = HookSpec { name: HOOK.to_owned(), ..HookSpec::default() };
+        sim.create_group(GroupSpec { name: GROUP.to_owned(), hooks: vec![hook] })?;
+        let other = sim.launch(InstanceSpec { by_id_dir: stage.dir().join("other"), ..InstanceSpec::default() })?;
+        Ok(World { stage, sim, other, size_bytes })
+    }
+
+    /// What is measured, and on what.
+    fn describe(&self, runs: usize) -> Result<()> {
+        let agent = &self.stage.agent;
+        let profile = agent
+            .components()
+            .rev()
+            .filter_map(|part| part.as_os_str().to_str())
+            .find(|part| matches!(*part, "debug" | "release" | "dist"))
+            .unwrap_or("unknown");
+        let version = Command::new(agent).arg("--version").output().map(|output| output.stdout).unwrap_or_default();
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+        println!(
+            "{}, {} ({} KiB, profile by its folder: {profile})\n\
+             {runs} runs for each filesystem after one to warm up; {} processors, Linux {}; disk: {} GiB, a loop device in memory.\n\
+             Each run: bare mkfs and mount(2), then the agent on the same disk, blank again. Nothing to wait for, empty hooks.",
+            String::from_utf8_lossy(&version).trim(),
+            agent.display(),
+            fs::metadata(agent)?.len() >> 10,
+            sysconf(SysconfVar::_NPROCESSORS_ONLN)?.unwrap_or_default(),
+            kernel.trim(),
+            self.size_bytes >> 30,
+        );
+        Ok(())
+    }
+
+    fn run(&self, file_system: &str, options: &[&str]) -> Result<Run> {
+        let node =
+            self.stage.launch(&self.sim, InstanceSpec { group: Some(GROUP.to_owned()), ..InstanceSpec::default() })?;
+        let volume = self.sim.create_volume(VolumeSpec { size_bytes: self.size_bytes, ..VolumeSpec::default() })?;
+        let bare = self.bare(&node, &volume, file_system, options)?;
+        node.write("/etc/node-agent/config.toml", config(&volume, file_system))?;
+        node.write("/usr/local/lib/node/hooks.sh", HOOKS)?;
+        self.wait("Pending:Wait", |what| {
+            matches!(what, What::Lifecycle(change) if change.instance == node.id.as_str() && change.to == "Pending:Wait")
+        })?;
+
+        let before = self.sim.events().len();
+        let log = self.stage.dir().join("agent.log");
+        let mut command = node.agent(&["run", "--once"]);
+        command.stdout(File::create(&log)?).stderr(File::create(&log)?);
+        let began = Instant::now();
+        // Waited for below, by the means that tell what it used.
+        let pid = Pid::from_raw(command.spawn()?.id().try_into()?);
+        let told = self.wait("CONTINUE", |what| {
+            matches!(what, What::Api(call) if call.action == "autoscaling:CompleteLifecycleAction"
+                && call.done && call.caller.as_deref() == Some(node.id.as_str()))
+        });
+        // The peak only grows, and all but the last answer's reading is behind the agent by now.
+        let peak_own = told.is_ok().then(|| peak_memory(pid)).transpose()?;
+        let usage = Usage::wait_for(pid)?;
+        let to_exit = millis(began.elapsed());
+        let (Ok(told), Some(peak_own), true) = (told, peak_own, usage.succeeded) else {
+            return Err(format!("the agent failed:\n{}", fs::read_to_string(&log)?).into());
+        };
+        let told = node.log_began + Duration::from_secs_f64(told.t);
+        let run = Run {
+            to_continue: millis(told.saturating_duration_since(began)),
+            to_exit,
+            bare: millis(bare),
+            cpu_own: millis(usage.own),
+            cpu_all: millis(usage.all),
+            peak_own,
+            peak_largest: usage.peak_largest,
+            calls: self.calls_since(before, &node.id),
+        };
+        let backing_file = self.sim.volume_state(&volume)?.backing_file;
+        node.terminate()?.wait()?;
+        fs::remove_file(backing_file)?;
+        Ok(run)
+    }
+
+    /// What a script could not do without: mkfs as the agent calls it, and the mount itself.
+    fn bare(&self, node: &stage::Node, volume: &VolumeId, file_system: &str, options: &[&str]) -> Result<Duration> {
+        self.sim.attach(volume, &self.other, "/dev/sdf")?;
+        self.wait(
+            "a device",
+            |what| matches!(what, What::Device(change) if change.id == volume.as_str() && change.state == "appeared"),
+        )?;
+        let device = self.sim.device(volume, &self.other).ok_or("the device went away")?;
+        let mut mkfs = node.machine.command(format!("mkfs.{file_system}"));
+        mkfs.args(options).arg(&device).env("LC_ALL", "C");
+        let mount_point = Path::new("/mnt");
+        let began = Instant::now();
+        let made = mkfs.status()?;
+        let making = began.elapsed();
+        if !made.success() {
+            return Err(format!("mkfs.{file_system}: {made}").into());
+        }
+        let mounting = node.machine.inside(|| -> nix::Result<Duration> {
+            let began = Instant::now();
+            mount(Some(&device), mount_point, Some(file_system), MsFlags::MS_NOATIME, None::<&str>)?;
+            let mounting = began.elapsed();
+            umount(mount_point)?;
+            Ok(mounting)
+        })??;
+        // Blank again, as the agent wants it.
+        node.shell(format!("blkdiscard {}", device.display()))?;
+        self.sim.detach(volume, &self.other)?;
+        self.wait("a free volume", |what| {
+            matches!(what, What::Volume(change) if change.id == volume.as_str()
+                && change.attachment.as_deref() == Some("detached"))
+        })?;
+        Ok(making + mounting)
+    }
+
+    fn wait(&self, for_what: &str, wanted: impl Fn(&What) -> bool) -> Result<Event> {
+        let event = self.sim.wait_for_blocking(|event| wanted(&event.what), STUCK);
+        event.ok_or_else(|| format!("no {for_what} within {} s", STUCK.as_secs()).into())
+    }
+
+    fn calls_since(&self, before: usize, instance: &InstanceId) -> BTreeMap<String, usize> {
+        let ours = |id: &Option<String>| id.as_deref() == Some(instance.as_str());
+        let mut calls = BTreeMap::new();
+        for event in &self.sim.events()[before..] {
+            let action = match &event.what {
+                What::Api(call) if ours(&call.caller) => call.action.clone(),
+                What::Imds(call) if ours(&call.instance) => METADATA.to_owned(),
+                _ => continue,
+            };
+            *calls.entry(action).or_insert(0) += 1;
+        }
+        calls
+    }
+}
+
+/// Stands for all calls of the metadata service.
+const METADATA: &str = "metadata service";
+
+fn config(volume: &VolumeId, file_system: &str) -> String {
+    format!(
+        r#"
+[node]
+id = "00"
+ip = "10.0.1.10"
+[lifecycle]
+asg_name = "{GROUP}"
+hook_name = "{HOOK}"
+[[volume]]
+id = "{volume}"
+mount_path = "/mydata"
+file_system = "{file_system}"
+mount_options = ["noatime"]
+[hooks]
+script = "/usr/local/lib/node/hooks.sh"
+"#
+    )
+}
+
+/// What a process used.
+struct Usage {
+    succeeded: bool,
+    own: Duration,
+    all: Duration,
+    peak_largest: f64,
+}
+
+impl Usage {
+    /// Waits for the end of a child. Its own processor time is read while it is a zombie; wait4(2) adds its children's.
+    fn wait_for(pid: Pid) -> Result<Self> {
+        waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)?;
+        let own = Duration::from(ClockId::pid_cpu_clock_id(pid)?.now()?);
+        let mut status = 0;
+        // SAFETY: rusage is a plain C struct of numbers, for which zero is a value.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: both pointers are to live values of the right types for the length of the call.
+        let waited = unsafe { libc::wait4(pid.as_raw(), &raw mut status, 0, &raw mut usage) };
+        Errno::result(waited)?;
+        let time = |time: libc::timeval| -> Result<Duration> {
+            Ok(Duration::from_secs(time.tv_sec.try_into()?) + Duration::from_micros(time.tv_usec.try_into()?))
+        };
+        Ok(Self {
+            succeeded: status == 0,
+            own,
+            all: time(usage.ru_utime)? + time(usage.ru_stime)?,
+            peak_largest: mebibytes(&usage.ru_maxrss.to_string())?,
+        })
+    }
+}
+
+/// The most memory that this process alone had resident so far, in MiB.
+fn peak_memory(pid: Pid) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM: the agent has ended")?;
+    mebibytes(line.trim().trim_end_matches(" kB"))
+}
+
+fn mebibytes(kibibytes: &str) -> Result<f64> {
+    let kibibytes: u32 = kibibytes.parse().map_err(io::Error::other)?;
+    Ok(f64::from(kibibytes) / 1024.0)
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+fn report(file_system: &str, runs: &[Run]) {
+    println!("\n{file_system:<46}{:>9}{:>10}{:>10}", "median", "min", "max");
+    let line = |what: &str, unit: &str, aim: &str, value: &dyn Fn(&Run) -> f64| {
+        let mut values: Vec<_> = runs.iter().map(value).collect();
+        values.sort_by(f64::total_cmp);
+        let (Some(min), Some(max)) = (values.first(), values.last()) else { return };
+        let middle = values.len() / 2;
+        let median = if values.len().is_multiple_of(2) {
+            f64::midpoint(values[middle - 1], values[middle])
+        } else {
+            values[middle]
+        };
+        println!("  {what:<44}{median:>9.2}{min:>10.2}{max:>10.2} {unit:<4}{aim}");
+    };
+    line("agent, from its start to CONTINUE", "ms", "", &|run| run.to_continue);
+    line("agent, from its start to its end", "ms", "", &|run| run.to_exit);
+    line("bare mkfs and mount", "ms", "", &|run| run.bare);
+    line("overhead: to CONTINUE minus bare", "ms", "aim: under 150", &|run| run.to_continue - run.bare);
+    line("ratio: to CONTINUE by bare", "", "", &|run| run.to_continue / run.bare);
+    line("processor time, the agent alone", "ms", "", &|run| run.cpu_own);
+    line("processor time, with its children", "ms", "", &|run| run.cpu_all);
+    line("peak memory, the agent alone", "MiB", "aim: at most 20", &|run| run.peak_own);
+    line("peak memory, the largest of it and its children", "MiB", "", &|run| run.peak_largest);
+    println!("  calls in a run:");
+    let mut actions: Vec<_> = runs.iter().flat_map(|run| run.calls.keys()).collect();
+    actions.sort();
+    actions.dedup();
+    for action in actions {
+        let counts = || runs.iter().map(|run| run.calls.get(action).copied().unwrap_or_default());
+        let (least, most) = (counts().min().unwrap_or_default(), counts().max().unwrap_or_default());
+        let counts = if least == most { least.to_string() } else { format!("{least} to {most}") };
+        println!("    {action:<42}{counts:>9}");
+    }
+}

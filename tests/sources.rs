@@ -1,0 +1,174 @@
+//! Files and scripts from elsewhere: checked before anything is written.
+
+mod support;
+
+use std::time::Duration;
+
+use ec2_sim::{Fault, FaultRule};
+use support::{HOOKS, World, config_with};
+
+const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+fn config(hooks: &str, files: &str) -> String {
+    let config = config_with("", &[], "[timeouts]\ndownloads = \"4s\"");
+    let start = config.find("[[file]]").unwrap();
+    let end = config.find("[timeouts]").unwrap();
+    format!("{}{files}\n[hooks]\n{hooks}\n{}", &config[..start], &config[end..])
+}
+
+const LOCAL: &str = "script = \"/usr/local/lib/node/hooks.sh\"";
+
+#[test]
+fn files_come_from_every_kind_of_source_with_mode_and_owner() {
+    let world = World::new();
+    let large = vec![b'x'; 20 << 20];
+    world.sim.put_object("config", "dir/large file", large.clone());
+    let url = world.sim.put_page("/page", "from the web");
+    let node = world.launch();
+    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    node.write("/srv/local", "from here");
+    node.shell("mkdir -p /etc/app; ln -s /etc/passwd /etc/app/page; touch /etc/app/.node-agent-left-by-a-killed-one");
+
+    node.come_up(&config(
+        LOCAL,
+        &format!(
+            r#"
+[[file]]
+destination = "/etc/app/large"
+source = "s3://config/dir/large file"
+mode = "0600"
+[[file]]
+destination = "/etc/app/page"
+source = "{url}"
+owner = "daemon"
+group = "daemon"
+[[file]]
+destination = "/opt/new/dir/local"
+source = "file:///srv/local"
+"#
+        ),
+    ));
+
+    assert_eq!(node.read("/etc/app/page"), "from the web");
+    assert_eq!(node.read("/opt/new/dir/local"), "from here");
+    assert_eq!(node.read("/etc/app/large").len(), large.len());
+    // A symlink at the destination is replaced, not followed.
+    let listed = node.shell("stat -c '%a %U %F' /etc/app/large /etc/app/page; head -c 5 /etc/passwd; ls -A /etc/app");
+    assert_eq!(listed, "600 root regular file\n644 daemon regular file\nroot:large\npage");
+    assert_eq!(node.shell("ls -A /var/lib/node-agent/fetched"), "");
+}
+
+#[test]
+fn one_wrong_checksum_keeps_all_files_from_being_written() {
+    let world = World::new();
+    world.sim.put_object("config", "a", "contents");
+    let node = world.launch();
+    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+
+    let outcome = node.run(&config(
+        LOCAL,
+        &format!(
+            r#"
+[[file]]
+destination = "/etc/app/first"
+contents = "first"
+[[file]]
+destination = "/etc/app/second"
+source = "s3://config/a"
+sha256 = "{EMPTY_SHA256}"
+"#
+        ),
+    ));
+
+    outcome.must_fail(1, &["step=files code=checksum-mismatch", "s3://config/a", EMPTY_SHA256]);
+    assert_eq!(node.shell("ls /etc/app 2>/dev/null || echo none"), "none");
+}
+
+#[test]
+fn a_source_that_does_not_exist_fails_at_once_and_names_it() {
+    let world = World::new();
+    let url = world.sim.put_page("/there", "x").replace("/there", "/not-there");
+    let node = world.launch();
+    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    for source in ["s3://config/none", url.as_str(), "file:///none"] {
+        let file = format!("[[file]]\ndestination = \"/etc/app/x\"\nsource = \"{source}\"\n");
+        let outcome = node.run(&config(LOCAL, &file));
+        outcome.must_fail(1, &["step=files code=download-failed", source]);
+        assert!(outcome.took < Duration::from_secs(20), "{source}: {:?}", outcome.took);
+    }
+}
+
+/// `HOOKS` in base64.
+fn embedded() -> String {
+    let script = HOOKS.replace("configure $1", "embedded $1");
+    let mut child = std::process::Command::new("base64")
+        .arg("-w0")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), script.as_bytes()).unwrap();
+    String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
+}
+
+#[test]
+fn the_embedded_script_runs_where_its_source_is_missing_empty_or_unreachable() {
+    let both = format!("script_source = \"s3://config/hooks.sh\"\nscript_base64 = \"{}\"", embedded());
+    type Arrange = fn(&World);
+    let cases: [(&str, Arrange, &str); 4] = [
+        ("missing", |_| {}, "embedded"),
+        ("empty", |world| world.sim.put_object("config", "hooks.sh", ""), "embedded"),
+        (
+            "unreachable",
+            |world| {
+                world.sim.put_object("config", "hooks.sh", HOOKS);
+                world.sim.add_fault(FaultRule::always("s3:GetObject", Fault::Reset)).unwrap();
+            },
+            "embedded",
+        ),
+        ("there", |world| world.sim.put_object("config", "hooks.sh", HOOKS), "configure"),
+    ];
+    for (name, arrange, ran) in cases {
+        let world = World::new();
+        arrange(&world);
+        let node = world.launch();
+        let outcome = node.come_up(&config(&both, ""));
+        assert_eq!(
+            outcome.log.contains("falling back to hooks.script_base64"),
+            ran == "embedded",
+            "{name}: {}",
+            outcome.log
+        );
+        assert!(node.read("/var/log/hooks.log").starts_with(ran), "{name}");
+    }
+}
+
+#[test]
+fn a_script_with_another_checksum_is_never_run_nor_replaced_by_the_embedded_one() {
+    let world = World::new();
+    world.sim.put_object("config", "hooks.sh", HOOKS);
+    let node = world.launch();
+    let hooks = format!(
+        "script_source = \"s3://config/hooks.sh\"\nscript_base64 = \"{}\"\nscript_sha256 = \"{EMPTY_SHA256}\"",
+        embedded()
+    );
+
+    node.run(&config(&hooks, "")).must_fail(1, &["code=checksum-mismatch"]);
+
+    assert_eq!(node.shell("ls /var/log/hooks.log 2>/dev/null || echo none"), "none");
+}
+
+#[test]
+fn an_https_server_that_nobody_vouches_for_is_not_believed() {
+    let world = World::new();
+    let url = world.sim.put_page("/page", "from the web");
+    let node = world.launch();
+    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    // Any other authority.
+    node.shell("cp $(ls /etc/ssl/certs/*.pem | head -1) /etc/ssl/simulator.pem");
+    let file = format!("[[file]]\ndestination = \"/etc/app/x\"\nsource = \"{url}\"\n");
+
+    node.run(&config(LOCAL, &file)).must_fail(1, &["step=files", "certificate"]);
+
+    assert_eq!(node.shell("ls /etc/app 2>/dev/null || echo none"), "none");
+}
