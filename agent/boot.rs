@@ -95,10 +95,22 @@ impl Boot<'_> {
 
         let devices = run.together(volumes.iter().map(|volume| FindDevice { volume, deadline })).await?;
         let disks = || volumes.iter().zip(&devices);
+        let (ec2, instance_id) = (&services.ec2, node.instance_id.as_str());
         let found = run
-            .in_turn(disks().map(|(volume, device)| MakeFilesystem { journal, launch, volume, device, deadline }))
+            .in_turn(disks().map(|(volume, device)| MakeFilesystem {
+                journal,
+                ec2,
+                launch,
+                instance_id,
+                volume,
+                device,
+                deadline,
+            }))
             .await?;
-        run.in_turn(disks().zip(&found).map(|((volume, device), found)| MountVolume {
+        let mut mounts: Vec<_> = disks().zip(&found).collect();
+        // One that lies in another comes after it.
+        mounts.sort_by_key(|((volume, _), _)| &volume.want.mount_path);
+        run.in_turn(mounts.into_iter().map(|((volume, device), found)| MountVolume {
             volume,
             device,
             found,

@@ -89,6 +89,9 @@ pub struct VolumeRecord {
     /// When this agent completed a format, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub formatted_at: Option<String>,
+    /// The volume has not been tagged as formatted yet.
+    #[serde(default)]
+    pub tag_due: bool,
     /// The recursive change of owner that follows a format has not been completed yet.
     #[serde(default)]
     pub ownership_due: bool,
@@ -280,13 +283,12 @@ impl Journal {
     pub fn record(&self, record: StepRecord) -> Result<(), Failure> {
         self.update(|state| {
             let same = |old: &&mut StepRecord| old.step == record.step && old.subject == record.subject;
-            match state.steps.iter_mut().find(same) {
-                Some(old) => *old = record,
-                None => {
-                    state.steps.push(record);
-                    // Fetching begins beside attaching; people read the sequence.
-                    state.steps.sort_by_key(|record| record.step);
-                }
+            if let Some(old) = state.steps.iter_mut().find(same) {
+                *old = record;
+            } else {
+                state.steps.push(record);
+                // Fetching begins beside attaching; people read the sequence.
+                state.steps.sort_by_key(|record| record.step);
             }
         })
     }
@@ -320,10 +322,9 @@ fn read(dir: &Path) -> Result<Option<State>, String> {
 }
 
 fn set_aside(dir: &Path) -> Result<(), Failure> {
-    match fs::rename(dir.join(FILE), dir.join(STALE)) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(Failure::io("setting the journal aside", error)),
-        _ => Ok(()),
-    }
+    fs::rename(dir.join(FILE), dir.join(STALE))
+        .or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })
+        .named("setting the journal aside")
 }
 
 /// Makes a directory of the agent's own, 0700.

@@ -1,11 +1,10 @@
 //! Where the configuration comes from: a file, or the instance's user data.
 
 use std::fs;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
-use flate2::read::GzDecoder;
 use tokio::time::{Instant, sleep};
 
 use crate::aws::imds::Imds;
@@ -19,11 +18,8 @@ pub const OVERRIDE: &str = "/etc/node-agent/override.toml";
 /// In place of a path: the instance's user data.
 pub const IMDS: &str = "imds";
 
-/// User data is 16 KiB at most; unpacked it is not much more.
-const UNPACKED_LIMIT: u64 = 1 << 20;
-
 /// Until the configuration is known there is no other deadline: the default of `timeouts.aws`.
-const IMDS_DEADLINE: Duration = Duration::from_secs(5 * 60);
+const IMDS_DEADLINE: Duration = Duration::from_mins(5);
 
 /// Reads and validates the configuration named by `--config`.
 pub async fn load(from: &str, imds: &Imds, scope: Scope) -> Result<Config, Failure> {
@@ -57,20 +53,8 @@ async fn user_data(imds: &Imds) -> Result<Text, Failure> {
             Err(failure) => return Err(failure),
         }
     };
-    let unreadable = |why: String| {
+    config::user_data::decode(bytes).map_err(|why| {
         Failure::new(Code::ConfigUnreadable, format!("the user data is no configuration: {why}"))
             .remedy("give the instance the TOML as its user data, plain or gzip, or use --config PATH")
-    };
-    let bytes = if bytes.starts_with(&[0x1f, 0x8b]) {
-        let mut plain = Vec::new();
-        GzDecoder::new(bytes.as_slice())
-            .take(UNPACKED_LIMIT)
-            .read_to_end(&mut plain)
-            .map_err(|error| unreadable(format!("broken gzip: {error}")))?;
-        plain
-    } else {
-        bytes
-    };
-    let text = String::from_utf8(bytes).map_err(|error| unreadable(format!("not UTF-8 text: {error}")))?;
-    Ok(Text { name: "user data".to_owned(), text })
+    })
 }

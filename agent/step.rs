@@ -19,7 +19,7 @@ use crate::failure::{Class, Code, Failure};
 use crate::journal::{self, Journal, Outcome, StepRecord};
 
 /// How long an answer that is probably eventual consistency is asked again (FACTS: about 60 s for ids and IAM).
-pub const SETTLING: Duration = Duration::from_secs(60);
+pub const SETTLING: Duration = Duration::from_mins(1);
 
 /// How often a wait that goes on unchanged is logged again.
 const REMINDER: Duration = Duration::from_secs(30);
@@ -176,8 +176,7 @@ impl<'a> Runner<'a> {
             self.check_stop()?;
             let trouble = match self.bounded(step.observe(), deadline, true).await {
                 Ok(Observed::Done(output)) => return Ok(output),
-                Ok(Observed::NotYet(failure)) => failure,
-                Err(failure) => failure,
+                Ok(Observed::NotYet(failure)) | Err(failure) => failure,
                 Ok(Observed::Todo(because)) if acted => {
                     acted = false;
                     Failure::new(Code::NoEffect, format!("done, but not seen yet: {because}"))
@@ -405,9 +404,10 @@ impl Progress {
 
     fn log(&self, text: fmt::Arguments<'_>) {
         let step = self.record.step.as_str();
-        match &self.record.subject {
-            Some(subject) => tracing::info!(step, volume = subject.as_str(), "{text}"),
-            None => tracing::info!(step, "{text}"),
+        if let Some(subject) = &self.record.subject {
+            tracing::info!(step, volume = subject.as_str(), "{text}");
+        } else {
+            tracing::info!(step, "{text}");
         }
     }
 }

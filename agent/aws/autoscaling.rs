@@ -83,7 +83,7 @@ impl AutoScaling {
     /// does not grant it.
     pub async fn state(&self, instance_id: &str) -> Result<LifecycleState, Failure> {
         let answer = self.client.describe_auto_scaling_instances().instance_ids(instance_id).send().await;
-        match answer.map_err(|error| error::read("autoscaling:DescribeAutoScalingInstances", error)) {
+        match answer.map_err(|error| error::read("autoscaling:DescribeAutoScalingInstances", &error)) {
             Ok(answer) => Ok(answer
                 .auto_scaling_instances()
                 .iter()
@@ -115,7 +115,7 @@ impl AutoScaling {
             .lifecycle_action_result(result)
             .send()
             .await;
-        match answer.map_err(|error| error::read("autoscaling:CompleteLifecycleAction", error)) {
+        match answer.map_err(|error| error::read("autoscaling:CompleteLifecycleAction", &error)) {
             Ok(_) => Ok(Completion::Accepted),
             // Not modelled by the SDK: known by code and message (FACTS).
             Err(error) if error.is("ValidationError") && error.message.contains("No active Lifecycle Action") => {

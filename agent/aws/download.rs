@@ -70,7 +70,7 @@ impl Sources {
     async fn fetch_s3(&self, name: &str, bucket: &str, key: &str, scratch: &Path) -> Result<Fetched, Failure> {
         let answer = self.s3.get_object().bucket(bucket).key(key).send().await;
         let answer = answer.map_err(|error| {
-            let error = error::read("s3:GetObject", error);
+            let error = error::read("s3:GetObject", &error);
             match error.failure.code {
                 Code::ApiRefused => Failure::new(Code::DownloadFailed, format!("{name}: {}", error.failure)),
                 _ => error.failure,

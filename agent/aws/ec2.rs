@@ -1,10 +1,11 @@
 //! EC2: volumes and their attachments.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use aws_config::SdkConfig;
 use aws_sdk_ec2::Client;
-use aws_sdk_ec2::types::Volume;
+use aws_sdk_ec2::types::{Tag, Volume};
 
 use super::error;
 use crate::failure::{Code, Failure};
@@ -29,7 +30,7 @@ pub struct VolumeView {
     /// Whether several instances can attach it at once.
     pub multi_attach: bool,
     /// Its tags.
-    pub tags: Vec<(String, String)>,
+    pub tags: BTreeMap<String, String>,
     /// Its attachments; their order means nothing.
     pub attachments: Vec<Attachment>,
 }
@@ -71,7 +72,7 @@ impl Ec2 {
     pub async fn volume(&self, id: &str) -> Result<VolumeView, Failure> {
         let answer = self.client.describe_volumes().volume_ids(id).send().await;
         let answer = answer.map_err(|error| {
-            let error = error::read("ec2:DescribeVolumes", error);
+            let error = error::read("ec2:DescribeVolumes", &error);
             if error.is("InvalidVolume.NotFound") { not_found(id) } else { error.failure }
         })?;
         let volume = answer.volumes().iter().find(|volume| volume.volume_id() == Some(id));
@@ -81,7 +82,7 @@ impl Ec2 {
     /// The state of another instance, as in `running`; `unknown` where it is gone or may not be read.
     pub async fn instance_state(&self, id: &str) -> Result<String, Failure> {
         let answer = self.client.describe_instances().instance_ids(id).send().await;
-        match answer.map_err(|error| error::read("ec2:DescribeInstances", error)) {
+        match answer.map_err(|error| error::read("ec2:DescribeInstances", &error)) {
             Ok(answer) => Ok(answer
                 .reservations()
                 .iter()
@@ -98,12 +99,23 @@ impl Ec2 {
         }
     }
 
+    /// Sets tags of a volume. False where IAM does not allow it: tags help, but a node comes up without them.
+    pub async fn tag(&self, volume: &str, tags: &[(&str, &str)]) -> Result<bool, Failure> {
+        let tags = tags.iter().map(|(key, value)| Tag::builder().key(*key).value(*value).build());
+        let answer = self.client.create_tags().resources(volume).set_tags(Some(tags.collect())).send().await;
+        match answer.map_err(|error| error::read("ec2:CreateTags", &error)) {
+            Ok(_) => Ok(true),
+            Err(error) if error.failure.code == Code::AccessDenied => Ok(false),
+            Err(error) => Err(error.failure),
+        }
+    }
+
     /// Begins to attach a volume. Never forces anything.
     pub async fn attach(&self, volume: &str, instance: &str, device: &str) -> Result<AttachAnswer, Failure> {
         let answer = self.client.attach_volume().volume_id(volume).instance_id(instance).device(device).send().await;
         let error = match answer {
             Ok(_) => return Ok(AttachAnswer::Accepted),
-            Err(error) => error::read("ec2:AttachVolume", error),
+            Err(error) => error::read("ec2:AttachVolume", &error),
         };
         let taken = error.message.contains("already in use");
         let said = format!("attaching {volume} to {instance} as {device}: {}", error.message);

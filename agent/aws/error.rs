@@ -25,11 +25,11 @@ impl CallError {
 }
 
 /// Reads an SDK error. `action` is the IAM action, as in `ec2:AttachVolume`.
-pub(super) fn read<E>(action: &str, error: SdkError<E, HttpResponse>) -> CallError
+pub(super) fn read<E>(action: &str, error: &SdkError<E, HttpResponse>) -> CallError
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
 {
-    let service = match &error {
+    let service = match error {
         SdkError::ServiceError(answer) => {
             let meta = answer.err().meta();
             let status = answer.raw().status().as_u16();
@@ -38,7 +38,7 @@ where
         _ => None,
     };
     let Some((code, message, status)) = service else {
-        let text = with_sources(format!("{action}: {error}"), std::error::Error::source(&error));
+        let text = with_sources(format!("{action}: {error}"), std::error::Error::source(error));
         // Credentials are resolved within the call, and their absence is no error kind of its own.
         let code = if text.contains("credential") || text.contains("identity") {
             Code::Credentials
@@ -49,7 +49,7 @@ where
     };
     let Some(code) = code else {
         let text = format!("{action}: an answer that cannot be read (HTTP {status})");
-        let text = with_sources(text, std::error::Error::source(&error));
+        let text = with_sources(text, std::error::Error::source(error));
         return CallError { code: None, message, failure: Failure::new(Code::ApiUnreachable, text) };
     };
     let text = format!("{action}: {code}: {message}");

@@ -11,6 +11,7 @@ mod report;
 pub mod schema;
 pub mod script;
 mod syntax;
+pub mod user_data;
 mod validate;
 
 #[cfg(test)]

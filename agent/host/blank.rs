@@ -8,21 +8,18 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::process::Stdio;
-use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use super::command::DISK_WATCHDOG;
 use super::device::Device;
 use crate::failure::{Code, Failure, Named};
 
 /// The hidden command that makes this binary the reading child.
 pub const READER: &str = "read-blank";
-
-/// All reads together take well under a second on the slowest volume type; beyond this one of them hangs.
-const WATCHDOG: Duration = Duration::from_secs(60);
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -80,7 +77,7 @@ fn places(size: u64) -> Vec<Place> {
     add(size.saturating_sub(4 * MIB), 4 * MIB, "the end of the device");
     // ext2/3/4 with sparse_super: backups in groups 0, 1 and the powers of 3, 5 and 7; a group is 8 × block size blocks.
     for block in [KIB, 2 * KIB, 4 * KIB] {
-        let first = if block == KIB { 1 } else { 0 };
+        let first = u64::from(block == KIB);
         for group in backup_groups() {
             let offset = (group.saturating_mul(8 * block).saturating_add(first)).saturating_mul(block);
             if offset >= size {
@@ -171,8 +168,8 @@ pub async fn read(device: &Device) -> Result<Reading, Failure> {
         .spawn()
         .named("starting the reader")?;
     let unreadable = |text: String| Failure::new(Code::DeviceUnreadable, text);
-    let Ok(output) = timeout(WATCHDOG, child.wait_with_output()).await else {
-        return Err(unreadable(format!("a read of {path} has not returned for {} s", WATCHDOG.as_secs())));
+    let Ok(output) = timeout(DISK_WATCHDOG, child.wait_with_output()).await else {
+        return Err(unreadable(format!("a read of {path} has not returned for {} s", DISK_WATCHDOG.as_secs())));
     };
     let output = output.named("the reader")?;
     serde_json::from_slice(&output.stdout).map_err(|_| {

@@ -2,9 +2,12 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
+use std::path::Path;
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use tokio::process::Command;
+use tokio::time::timeout;
 
 use crate::failure::{Code, Failure};
 
@@ -23,6 +26,18 @@ pub async fn run(program: &str, args: &[&str], device: Option<&File>) -> Result<
     output.map_err(|error| match error.kind() {
         ErrorKind::NotFound => Failure::new(Code::ToolMissing, format!("{program} is not installed")),
         _ => Failure::new(Code::ToolFailed, format!("{program} cannot be started")).because(error),
+    })
+}
+
+/// How long a program that only reads a few blocks of a disk may take. EBS sets no timeout on NVMe: a read can hang for ever,
+/// and with it the program, which cannot be killed then and is left behind.
+pub const DISK_WATCHDOG: Duration = Duration::from_mins(1);
+
+/// As [`run`], for a program that reads `disk`.
+pub async fn run_on_disk(program: &str, args: &[&str], disk: &Path) -> Result<Output, Failure> {
+    timeout(DISK_WATCHDOG, run(program, args, None)).await.unwrap_or_else(|_| {
+        let text = format!("{program} has been reading {} for {} s", disk.display(), DISK_WATCHDOG.as_secs());
+        Err(Failure::new(Code::DeviceUnreadable, text))
     })
 }
 

@@ -1,130 +1,15 @@
-//! Filesystems on devices: what is there, and making a new one.
+//! Making filesystems, and checking those that are there.
 
-use std::collections::BTreeMap;
-use std::fmt;
+use std::fs::File;
+use std::path::Path;
 
-use super::blank::{self, Reading};
 use super::command;
 use super::device::Device;
 use crate::config::FileSystemType;
 use crate::failure::{Code, Failure};
 
-/// What is on a device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Nothing, as the evidence shows.
-    Blank(Evidence),
-    /// One filesystem, unambiguously.
-    Filesystem(Found),
-    /// Something else, or nobody knows what: not to be touched.
-    Refused {
-        /// In a word.
-        reason: String,
-        /// What was seen.
-        evidence: Evidence,
-    },
-}
-
-/// A filesystem that was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// libblkid's name for its type: `xfs`, `ext4`, …
-    pub kind: String,
-    /// Its UUID.
-    pub uuid: String,
-}
-
-/// What was looked at and seen, a line each.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Evidence(Vec<String>);
-
-impl Evidence {
-    fn add(&mut self, line: impl Into<String>) {
-        self.0.push(line.into());
-    }
-}
-
-impl fmt::Display for Evidence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("; "))
-    }
-}
-
-/// Looks at the device. Writes nothing.
-pub async fn probe(device: &Device) -> Result<Verdict, Failure> {
-    let mut evidence = Evidence::default();
-    let (status, tags, said) = blkid(device).await?;
-    evidence.add(format!("blkid -p: exit {status}, {said}"));
-    let tag = |name: &str| tags.get(name).map(String::as_str).unwrap_or_default();
-    let refused = |reason: &str, evidence| Ok(Verdict::Refused { reason: reason.to_owned(), evidence });
-    match status {
-        0 if !tag("PTTYPE").is_empty() => {
-            return refused(&format!("it has a {} partition table", tag("PTTYPE")), evidence);
-        }
-        0 if tag("USAGE") == "filesystem" && !tag("TYPE").is_empty() && !tag("UUID").is_empty() => {
-            return Ok(Verdict::Filesystem(Found { kind: tag("TYPE").to_owned(), uuid: tag("UUID").to_owned() }));
-        }
-        0 => return refused(&format!("it holds {}", if said.is_empty() { "something" } else { &said }), evidence),
-        // Nothing found, or an error, or since util-linux 2.39 ambivalent: the reads decide.
-        2 => {}
-        8 => return refused("it carries the marks of more than one format", evidence),
-        _ => return refused("blkid cannot tell what is on it", evidence),
-    }
-    if let Some(use_) = device.in_use()? {
-        evidence.add(use_.clone());
-        return refused(&use_, evidence);
-    }
-    match blank::read(device).await? {
-        Reading::Zero { places, bytes } => {
-            evidence.add(format!("all zero: {bytes} bytes in {places} places of {} bytes", device.size));
-            Ok(Verdict::Blank(evidence))
-        }
-        Reading::NonZero { offset, place } => {
-            evidence.add(format!("the byte at {offset} is not zero ({place})"));
-            refused("it is not blank, and no filesystem was recognised", evidence)
-        }
-        Reading::Unreadable { offset, error } => Err(Failure::new(
-            Code::DeviceUnreadable,
-            format!("{}: reading at {offset}: {error} ({evidence})", device.path.display()),
-        )),
-    }
-}
-
-/// libblkid's low-level probe, never its cache.
-async fn blkid(device: &Device) -> Result<(i32, BTreeMap<String, String>, String), Failure> {
-    let path = device.path.to_string_lossy();
-    let output = command::run("blkid", &["-p", "-o", "export", &path], None).await?;
-    let Some(status) = output.status.code() else {
-        return Err(Failure::new(Code::ToolFailed, format!("blkid {path} was ended by a signal")));
-    };
-    let tags = parse_export(&String::from_utf8_lossy(&output.stdout));
-    let said: Vec<_> = tags
-        .iter()
-        .filter(|(name, _)| matches!(name.as_str(), "TYPE" | "PTTYPE" | "USAGE" | "UUID" | "AMBIVALENT"))
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect();
-    let said = if said.is_empty() { "nothing found".to_owned() } else { said.join(" ") };
-    Ok((status, tags, said))
-}
-
-/// `blkid -o export`: `NAME=value` lines in which unusual bytes are escaped by a backslash.
-fn parse_export(text: &str) -> BTreeMap<String, String> {
-    let unescape = |value: &str| {
-        let mut plain = String::new();
-        let mut chars = value.chars();
-        while let Some(char) = chars.next() {
-            plain.push(if char == '\\' { chars.next().unwrap_or('\\') } else { char });
-        }
-        plain
-    };
-    text.lines()
-        .filter_map(|line| line.split_once('='))
-        .map(|(name, value)| (name.to_owned(), unescape(value)))
-        .collect()
-}
-
 /// The program that makes a filesystem of this type.
-pub fn maker(kind: FileSystemType) -> &'static str {
+fn maker(kind: FileSystemType) -> &'static str {
     match kind {
         FileSystemType::Xfs => "mkfs.xfs",
         FileSystemType::Ext4 => "mkfs.ext4",
@@ -139,33 +24,87 @@ pub fn package(kind: FileSystemType) -> &'static str {
     }
 }
 
-/// Makes a filesystem on a device that was proven blank. `lock` is the device's lock, which the child inherits.
-///
-/// No force option, ever. No discard pass: a fresh EBS volume has nothing to discard, and on one made from a snapshot it
-/// would only take time. ext4's tables are initialised in the background after the mount.
-pub async fn make(kind: FileSystemType, device: &Device, lock: &std::fs::File) -> Result<(), Failure> {
-    let path = device.path.to_string_lossy();
-    let options: &[&str] = match kind {
-        FileSystemType::Xfs => &["-q", "-K", &path],
-        FileSystemType::Ext4 => &["-q", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1", &path],
-    };
-    command::must(maker(kind), options, Some(lock)).await.map(drop)
+/// A mkfs that is installed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Maker {
+    kind: FileSystemType,
+    /// Major and minor version.
+    version: (u32, u32),
+}
+
+impl Maker {
+    /// Finds the program and asks for its version.
+    pub async fn find(kind: FileSystemType) -> Result<Self, Failure> {
+        let output = command::run(maker(kind), &["-V"], None).await?;
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        let version = parse_version(&said).ok_or_else(|| {
+            Failure::new(Code::ToolFailed, format!("{} -V does not tell its version: {}", maker(kind), said.trim()))
+        })?;
+        Ok(Maker { kind, version })
+    }
+
+    /// Makes a filesystem on a device that was proven blank. `lock` is the device's lock, which the child inherits.
+    ///
+    /// No force option, ever.
+    pub async fn make(&self, device: &Device, lock: &File) -> Result<(), Failure> {
+        let path = device.path.to_string_lossy();
+        let mut arguments = self.options();
+        arguments.push(&path);
+        command::must(maker(self.kind), &arguments, Some(lock)).await.map(drop)
+    }
+
+    /// No discard pass: a fresh EBS volume has nothing to discard, and on one made from a snapshot it only takes time. ext4's
+    /// tables are initialised in the background after the mount.
+    ///
+    /// What a newer mkfs switches on by itself is left off where an older image's kernel could not mount the result
+    /// (FACTS: rollback hazard). The floor is Amazon Linux 2's first kernel, 4.14. An option is given only to a version that
+    /// knows it; the older ones do not have the feature either.
+    fn options(&self) -> Vec<&str> {
+        match self.kind {
+            FileSystemType::Xfs => {
+                let mut options = vec!["-q", "-K"];
+                // xfsprogs' own lts_4.19.conf switches off the same; reflink has been mountable since 4.9.
+                if self.version >= (5, 10) {
+                    options.extend(["-m", "bigtime=0,inobtcount=0"]);
+                }
+                if self.version >= (5, 19) {
+                    options.extend(["-i", "nrext64=0"]);
+                }
+                if self.version >= (6, 10) {
+                    options.extend(["-i", "exchange=0", "-n", "parent=0"]);
+                }
+                options
+            }
+            FileSystemType::Ext4 => {
+                let mut options = vec!["-q", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1"];
+                // The kernel knows orphan_file since 5.15.
+                if self.version >= (1, 47) {
+                    options.extend(["-O", "^orphan_file"]);
+                }
+                options
+            }
+        }
+    }
+}
+
+/// The first `NUMBER.NUMBER` of a version line.
+fn parse_version(text: &str) -> Option<(u32, u32)> {
+    text.split_whitespace().find_map(|word| {
+        let mut numbers = word.split('.');
+        Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+    })
 }
 
 /// Installs the package that makes this filesystem, with the distribution's own package manager.
 pub async fn install_maker(kind: FileSystemType) -> Result<(), Failure> {
     let package = package(kind);
-    let attempts: [(&str, &[&str]); 3] = [
-        ("dnf", &["install", "-y", "-q", package]),
-        ("yum", &["install", "-y", "-q", package]),
-        ("apt-get", &["install", "-y", "-q", package]),
-    ];
-    for (manager, args) in attempts {
+    for manager in ["dnf", "yum", "apt-get"] {
         if manager == "apt-get" {
-            // A fresh image has no package lists. Without this manager the next line says so.
+            // A fresh image has no package lists. That the manager is missing is said by the next line.
             drop(command::run(manager, &["update", "-q"], None).await);
         }
-        match command::must(manager, args, None).await {
+        match command::must(manager, &["install", "-y", "-q", package], None).await {
             Err(failure) if failure.code == Code::ToolMissing => {}
             result => return result.map(drop),
         }
@@ -173,15 +112,69 @@ pub async fn install_maker(kind: FileSystemType) -> Result<(), Failure> {
     Err(Failure::new(Code::ToolMissing, format!("{package} cannot be installed: neither dnf, yum nor apt-get is here")))
 }
 
+/// Checks an ext4 filesystem that is not mounted, and repairs what can be repaired without a question. Never cut off.
+pub async fn check_ext4(device: &Path, lock: &File) -> Result<(), Failure> {
+    let path = device.to_string_lossy();
+    let output = command::run("e2fsck", &["-p", &path], Some(lock)).await?;
+    let failed = |what: &str| {
+        let text = format!("e2fsck -p {path}: {what}: {}", command::said(&output));
+        Err(Failure::new(Code::FilesystemDamaged, text).remedy(format!(
+            "take a snapshot of the volume, then repair it by hand: e2fsck {path}; then: node-agent retry"
+        )))
+    };
+    match output.status.code() {
+        Some(0) => Ok(()),
+        Some(1) => {
+            tracing::warn!("e2fsck repaired {path}: {}", command::said(&output));
+            Ok(())
+        }
+        Some(code) => failed(&exit_mask(code)),
+        None => failed("ended by a signal"),
+    }
+}
+
+/// e2fsck(8): the exit code is the sum of conditions.
+fn exit_mask(code: i32) -> String {
+    let meanings = [
+        (1, "errors corrected"),
+        (2, "errors corrected, reboot needed"),
+        (4, "errors left uncorrected"),
+        (8, "operational error"),
+        (16, "usage error"),
+        (32, "cancelled"),
+        (128, "shared library error"),
+    ];
+    let said: Vec<_> = meanings.iter().filter(|(bit, _)| code & bit != 0).map(|(_, meaning)| *meaning).collect();
+    format!("exit {code} ({})", said.join(", "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn blkid_export_is_read_with_its_escapes() {
-        let tags = parse_export("DEVNAME=/dev/loop0\nLABEL=my\\ disk\nUUID=1-2\nTYPE=ext4\n\nnonsense\n");
-        assert_eq!(tags["LABEL"], "my disk");
-        assert_eq!(tags["TYPE"], "ext4");
-        assert_eq!(tags.len(), 4);
+    fn versions_are_read_from_what_the_programs_say() {
+        assert_eq!(parse_version("mkfs.xfs version 6.1.0\n"), Some((6, 1)));
+        assert_eq!(parse_version("mke2fs 1.47.0 (5-Feb-2023)\n\tUsing EXT2FS Library version 1.47.0"), Some((1, 47)));
+        assert_eq!(parse_version("mke2fs 1.42.9 (28-Dec-2013)"), Some((1, 42)));
+        assert_eq!(parse_version("nonsense"), None);
+    }
+
+    #[test]
+    fn an_option_is_given_only_to_a_version_that_knows_it() {
+        let options = |kind, version| Maker { kind, version }.options().join(" ");
+        assert!(!options(FileSystemType::Xfs, (4, 5)).contains("bigtime"));
+        assert!(options(FileSystemType::Xfs, (6, 1)).contains("nrext64=0"));
+        assert!(!options(FileSystemType::Xfs, (6, 1)).contains("exchange"));
+        assert!(!options(FileSystemType::Ext4, (1, 46)).contains("orphan_file"));
+        for kind in [FileSystemType::Xfs, FileSystemType::Ext4] {
+            let all = options(kind, (9, 9));
+            assert!(!all.split(' ').any(|option| option == "-f" || option == "-F"), "{all}");
+        }
+    }
+
+    #[test]
+    fn the_exit_mask_of_e2fsck_is_spelled_out() {
+        assert_eq!(exit_mask(12), "exit 12 (errors left uncorrected, operational error)");
     }
 }

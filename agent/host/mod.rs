@@ -3,12 +3,17 @@
 pub mod accounts;
 pub mod atomic;
 pub mod blank;
+pub mod blkid;
 pub mod command;
 pub mod device;
+pub mod export;
 pub mod filesystem;
 pub mod fstab;
 pub mod group;
 pub mod mount;
+pub mod mountinfo;
+pub mod octal;
+pub mod probe;
 pub mod resize;
 pub mod systemd;
 

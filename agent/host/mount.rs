@@ -1,29 +1,13 @@
 //! Mounting, and what is mounted.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use nix::sys::stat::makedev;
 use sys_mount::{Mount, MountFlags};
 
-use super::fstab::unescape;
+use super::mountinfo::{self, Mounted};
 use crate::failure::{Failure, Named};
-
-/// One mount of this process's namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mounted {
-    /// The device number.
-    pub device: u64,
-    /// Where.
-    pub mount_point: PathBuf,
-    /// The filesystem's type.
-    pub kind: String,
-    /// What the mount was made from, for messages.
-    pub source: String,
-}
 
 /// What is mounted at `path` now: the topmost mount.
 pub fn at(path: &Path) -> Result<Option<Mounted>, Failure> {
@@ -35,25 +19,11 @@ pub fn of_device(device: u64) -> Result<Vec<Mounted>, Failure> {
     Ok(all()?.into_iter().filter(|mount| mount.device == device).collect())
 }
 
-fn all() -> Result<Vec<Mounted>, Failure> {
+/// All mounts of this process's namespace, in the order in which they lie upon each other.
+pub fn all() -> Result<Vec<Mounted>, Failure> {
     let path = "/proc/self/mountinfo";
     let text = fs::read(path).named(format_args!("reading {path}"))?;
-    Ok(text.split(|byte| *byte == b'\n').filter_map(parse).collect())
-}
-
-/// proc(5): `36 35 98:0 /root /mount/point options [optional…] - type source super-options`
-fn parse(line: &[u8]) -> Option<Mounted> {
-    let mut fields = line.split(|byte| *byte == b' ');
-    let number = std::str::from_utf8(fields.nth(2)?).ok()?;
-    let (major, minor) = number.split_once(':')?;
-    let mount_point = unescape(fields.nth(1)?);
-    let mut after = fields.skip_while(|field| *field != b"-").skip(1);
-    Some(Mounted {
-        device: makedev(major.parse().ok()?, minor.parse().ok()?),
-        mount_point: PathBuf::from(OsString::from_vec(mount_point)),
-        kind: String::from_utf8_lossy(after.next()?).into_owned(),
-        source: String::from_utf8_lossy(&unescape(after.next()?)).into_owned(),
-    })
+    Ok(mountinfo::parse(&text))
 }
 
 /// Mounts `device` at `path`, with options as in fstab.
@@ -96,17 +66,6 @@ const LAZYTIME: u64 = 1 << 25;
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mountinfo_is_read_with_optional_fields_and_escapes() {
-        let line = b"36 35 98:1 / /mnt/my\\040data rw,noatime shared:1 master:2 - xfs /dev/nvme1n1 rw,attr2";
-        let mount = parse(line).unwrap();
-        assert_eq!(mount.mount_point, Path::new("/mnt/my data"));
-        assert_eq!((mount.kind.as_str(), mount.source.as_str()), ("xfs", "/dev/nvme1n1"));
-        assert_eq!(mount.device, makedev(98, 1));
-        assert_eq!(parse(b""), None);
-        assert_eq!(parse(b"36 35 98:1 / /mnt"), None);
-    }
 
     #[test]
     fn options_are_divided_between_kernel_and_filesystem() {

@@ -9,10 +9,10 @@ use std::path::Path;
 use super::device::Device;
 use crate::config::FileSystemType;
 
-/// `XFS_MIN_AG_BLOCKS`, fs/xfs/libxfs/xfs_fs.h: the kernel leaves a smaller rest unused.
+/// `XFS_MIN_AG_BLOCKS` of the kernel's `xfs_fs.h`: the kernel leaves a smaller rest unused.
 const XFS_MIN_GROUP_BLOCKS: u64 = 64;
 
-/// `struct xfs_fsop_geom_v4`, fs/xfs/libxfs/xfs_fs.h: the layout that every kernel since 2.4 answers.
+/// `struct xfs_fsop_geom_v4` of the kernel's `xfs_fs.h`: the layout that every kernel since 2.4 answers.
 #[repr(C)]
 #[derive(Default)]
 struct XfsGeometry {
@@ -39,7 +39,7 @@ struct XfsGeometry {
     log_stripe_unit: u32,
 }
 
-/// `struct xfs_growfs_data`, fs/xfs/libxfs/xfs_fs.h.
+/// `struct xfs_growfs_data` of the kernel's `xfs_fs.h`.
 #[repr(C)]
 struct XfsGrow {
     new_blocks: u64,
@@ -73,14 +73,25 @@ impl Extent {
     }
 }
 
+/// The UUID of the XFS filesystem mounted at `mount_point`, as blkid writes it.
+pub fn xfs_uuid(mount_point: &Path) -> io::Result<String> {
+    let hex = format!("{:032x}", u128::from_be_bytes(xfs_geometry(mount_point)?.uuid));
+    Ok([&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-"))
+}
+
+fn xfs_geometry(mount_point: &Path) -> io::Result<XfsGeometry> {
+    let dir = File::open(mount_point)?;
+    let mut geometry = XfsGeometry::default();
+    // SAFETY: the descriptor is open, and the structure has the layout and size that the request number encodes.
+    unsafe { ioctl::xfs_geometry(dir.as_raw_fd(), &raw mut geometry) }?;
+    Ok(geometry)
+}
+
 /// Measures the filesystem mounted at `mount_point`.
 pub fn measure(kind: FileSystemType, device: &Device, mount_point: &Path) -> io::Result<Extent> {
     match kind {
         FileSystemType::Xfs => {
-            let dir = File::open(mount_point)?;
-            let mut geometry = XfsGeometry::default();
-            // SAFETY: the descriptor is open, and the structure has the layout and size that the request number encodes.
-            unsafe { ioctl::xfs_geometry(dir.as_raw_fd(), &raw mut geometry) }?;
+            let geometry = xfs_geometry(mount_point)?;
             let block_size = u64::from(geometry.block_size);
             let possible = device_blocks(device, block_size)?;
             let rest = possible.saturating_sub(geometry.data_blocks);

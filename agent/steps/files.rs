@@ -15,7 +15,7 @@ use crate::journal::Journal;
 use crate::step::{Observed, Step, StepName};
 
 /// Local writes; the limit is there because every step has one.
-const DEADLINE: Duration = Duration::from_secs(10 * 60);
+const DEADLINE: Duration = Duration::from_mins(10);
 
 /// Writes all files, each whole.
 #[derive(Debug)]

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use crate::aws::ec2::Ec2;
 use crate::config::Format;
 use crate::failure::{Code, Failure, Named};
 use crate::host::device::Device;
-use crate::host::filesystem::{self, Evidence, Found, Verdict};
+use crate::host::filesystem::{self, Maker};
+use crate::host::probe::{Evidence, Found, Verdict, probe};
 use crate::host::{mount, systemd};
 use crate::journal::{self, FormatIntent, Journal};
 use crate::step::{Observed, Step, StepName};
@@ -17,8 +19,12 @@ use crate::steps::lifecycle::Launch;
 pub struct MakeFilesystem<'a> {
     /// Knows of formats begun and completed.
     pub journal: &'a Journal,
+    /// EC2, for the volume's tags.
+    pub ec2: &'a Ec2,
     /// Whether this instance is still wanted.
     pub launch: &'a Launch<'a>,
+    /// This instance's id.
+    pub instance_id: &'a str,
     /// The attached volume.
     pub volume: &'a Attached<'a>,
     /// Its device.
@@ -49,21 +55,16 @@ impl Step for MakeFilesystem<'_> {
 
     async fn observe(&self) -> Result<Observed<Found>, Failure> {
         let id = self.volume.want.id.as_str();
-        // Mounted means that it has a filesystem; the kernel knows, and nothing is to be made.
-        let mounted = !mount::of_device(self.device.number)?.is_empty();
-        let intent = self.journal.volume(id).formatting;
-        if let Some(intent) = &intent {
-            if mounted {
+        let known = self.journal.volume(id);
+        if let Some(intent) = &known.formatting {
+            if is_mounted(self.device)? {
                 return Ok(Observed::Todo("a format was begun, and somebody has mounted the result".to_owned()));
             }
             self.must_match(intent)?;
             return Ok(Observed::Todo(format!("a format begun at {} was not completed", intent.at)));
         }
-        match filesystem::probe(self.device).await? {
-            Verdict::Filesystem(found) if found.kind == self.volume.want.file_system.as_str() => {
-                Ok(Observed::Done(found))
-            }
-            Verdict::Filesystem(found) => Err(Failure::new(
+        match probe(self.device).await? {
+            Verdict::Filesystem(found) if found.kind != self.volume.want.file_system.as_str() => Err(Failure::new(
                 Code::WrongFilesystem,
                 format!(
                     "volume {id} ({}) holds {} (UUID {}), configured is {}",
@@ -73,8 +74,10 @@ impl Step for MakeFilesystem<'_> {
                     self.volume.want.file_system
                 ),
             )),
+            Verdict::Filesystem(_) if known.tag_due => Ok(Observed::Todo("the volume gets its tag".to_owned())),
+            Verdict::Filesystem(found) => Ok(Observed::Done(found)),
             Verdict::Blank(evidence) => {
-                self.may_be_formatted(&evidence)?;
+                let evidence = self.may_be_formatted(evidence)?;
                 Ok(Observed::Todo(format!("volume {id} is blank: {evidence}")))
             }
             Verdict::Refused { reason, evidence } => Err(self.not_blank(&reason, &evidence)),
@@ -83,71 +86,104 @@ impl Step for MakeFilesystem<'_> {
 
     async fn act(&self) -> Result<(), Failure> {
         let id = self.volume.want.id.as_str();
-        let kind = self.volume.want.file_system;
+        let known = self.journal.volume(id);
+        if known.tag_due && known.formatting.is_none() {
+            return self.tag_as_formatted(id).await;
+        }
         self.launch.must_be_wanted().await?;
         let Some(lock) = self.device.lock()? else {
             let text = format!("{} is locked by another process", self.device.path.display());
             return Err(Failure::new(Code::DeviceBusy, text));
         };
         // Under the lock, everything is looked at once more.
-        let intent = self.journal.volume(id).formatting.is_some();
-        if intent && !mount::of_device(self.device.number)?.is_empty() {
-            // Whatever is there is in use by now: never to be formatted again.
-            return self.journal.update_volume(id, |volume| volume.formatting = None);
-        }
-        if let Some(mounted) = mount::of_device(self.device.number)?.first() {
-            let text = format!("{} is mounted at {}", self.device.path.display(), mounted.mount_point.display());
-            return Err(Failure::new(Code::NotBlank, text));
-        }
-        if !intent {
-            let evidence = match filesystem::probe(self.device).await? {
-                Verdict::Blank(evidence) => evidence,
+        if known.formatting.is_some() {
+            if is_mounted(self.device)? {
+                // Whatever is there is in use by now: never to be formatted again.
+                return self.journal.update_volume(id, |volume| volume.formatting = None);
+            }
+        } else {
+            let evidence = match probe(self.device).await? {
+                Verdict::Blank(evidence) => self.may_be_formatted(evidence)?,
                 Verdict::Refused { reason, evidence } => return Err(self.not_blank(&reason, &evidence)),
                 // Somebody else was faster: the next look finds it.
                 Verdict::Filesystem(_) => return Ok(()),
             };
-            self.may_be_formatted(&evidence)?;
-            self.tools().await?;
-            let intent = FormatIntent {
-                device: self.device.path.display().to_string(),
-                size: self.device.size,
-                file_system: kind.to_string(),
-                evidence: evidence.to_string(),
-                at: journal::now(),
-            };
-            self.journal.update_volume(id, |volume| volume.formatting = Some(intent))?;
+            self.intend(id, &evidence).await?;
         }
-        filesystem::make(kind, self.device, &lock).await?;
+        let maker = self.maker().await?;
+        maker.make(self.device, &lock).await?;
         lock.sync_all().named(format_args!("flushing {}", self.device.path.display()))?;
         self.journal.update_volume(id, |volume| {
             volume.formatting = None;
             volume.formatted_at = Some(journal::now());
+            volume.tag_due = true;
             volume.ownership_due = true;
         })?;
+        let kind = self.volume.want.file_system;
         tracing::info!(step = "filesystem", volume = id, "formatted {} as {kind}", self.device.path.display());
         drop(lock);
         systemd::settle(&self.device.path).await
     }
 }
 
+/// Tags of a volume. A begun format that was not completed shows to people; a completed one keeps a disk that later looks
+/// blank from being formatted again.
+const FORMATTING: &str = "node-agent:formatting";
+const FORMATTED: &str = "node-agent:formatted";
+
+fn is_mounted(device: &Device) -> Result<bool, Failure> {
+    Ok(!mount::of_device(device.number)?.is_empty())
+}
+
 impl MakeFilesystem<'_> {
-    /// Whether a blank disk may be formatted.
-    fn may_be_formatted(&self, evidence: &Evidence) -> Result<(), Failure> {
+    /// Whether a blank disk may be formatted: it is wanted, and nothing says that there should be data on it.
+    fn may_be_formatted(&self, mut evidence: Evidence) -> Result<Evidence, Failure> {
         let want = self.volume.want;
-        let unexpected = |why: String| {
-            let text = format!("volume {} is blank, but {why} ({evidence})", want.id);
-            Err(Failure::new(Code::UnexpectedlyBlank, text))
+        let unexpected = if want.format == Format::Never {
+            Some("format is \"never\"".to_owned())
+        } else if let Some(snapshot) = &self.volume.view.snapshot_id {
+            Some(format!("it was made from the snapshot {snapshot}"))
+        } else if let Some(at) = self.journal.volume(want.id.as_str()).formatted_at {
+            Some(format!("this agent formatted it at {at}"))
+        } else {
+            self.volume.view.tags.get(FORMATTED).map(|tag| format!("its tag {FORMATTED} says: {tag}"))
         };
-        if want.format == Format::Never {
-            return unexpected("format is \"never\"".to_owned());
+        if let Some(why) = unexpected {
+            let text = format!("volume {} is blank, but {why} ({evidence})", want.id);
+            return Err(Failure::new(Code::UnexpectedlyBlank, text));
         }
-        if let Some(snapshot) = &self.volume.view.snapshot_id {
-            return unexpected(format!("it was made from the snapshot {snapshot}"));
+        evidence.add("made from no snapshot, never formatted by this agent");
+        Ok(evidence)
+    }
+
+    /// Makes the intent durable before the first write.
+    async fn intend(&self, id: &str, evidence: &Evidence) -> Result<(), Failure> {
+        // A missing mkfs is found before an intent is left behind.
+        self.maker().await?;
+        let at = journal::now();
+        let tag = format!("begun {at} by {}", self.instance_id);
+        if !self.ec2.tag(id, &[(FORMATTING, &tag)]).await? {
+            tracing::warn!(
+                step = "filesystem",
+                volume = id,
+                "ec2:CreateTags is not allowed: that this agent formatted the volume will be known on this root disk only"
+            );
         }
-        if let Some(at) = self.journal.volume(want.id.as_str()).formatted_at {
-            return unexpected(format!("this agent formatted it at {at}"));
-        }
-        Ok(())
+        let intent = FormatIntent {
+            device: self.device.path.display().to_string(),
+            size: self.device.size,
+            file_system: self.volume.want.file_system.to_string(),
+            evidence: evidence.to_string(),
+            at,
+        };
+        self.journal.update_volume(id, |volume| volume.formatting = Some(intent))
+    }
+
+    async fn tag_as_formatted(&self, id: &str) -> Result<(), Failure> {
+        let at = self.journal.volume(id).formatted_at.unwrap_or_default();
+        let done = format!("{} {at} by {}", self.volume.want.file_system, self.instance_id);
+        self.ec2.tag(id, &[(FORMATTING, "done"), (FORMATTED, &done)]).await?;
+        self.journal.update_volume(id, |volume| volume.tag_due = false)
     }
 
     /// A format is resumed only on the very device it was begun on.
@@ -179,20 +215,20 @@ impl MakeFilesystem<'_> {
     }
 
     /// mkfs is there, or is installed where the configuration says so.
-    async fn tools(&self) -> Result<(), Failure> {
+    async fn maker(&self) -> Result<Maker, Failure> {
         let kind = self.volume.want.file_system;
-        match crate::host::command::run(filesystem::maker(kind), &["-V"], None).await {
-            Err(missing) if missing.code == Code::ToolMissing => {
-                if self.volume.want.install_tools {
-                    tracing::info!("{missing}; installing {}", filesystem::package(kind));
-                    return filesystem::install_maker(kind).await;
-                }
-                Err(missing.remedy(format!(
-                    "install {} in the image, or set install_tools = true, then: node-agent retry",
-                    filesystem::package(kind)
-                )))
-            }
-            result => result.map(drop),
+        let missing = match Maker::find(kind).await {
+            Err(failure) if failure.code == Code::ToolMissing => failure,
+            result => return result,
+        };
+        if !self.volume.want.install_tools {
+            return Err(missing.remedy(format!(
+                "install {} in the image, or set install_tools = true, then: node-agent retry",
+                filesystem::package(kind)
+            )));
         }
+        tracing::info!("{missing}; installing {}", filesystem::package(kind));
+        filesystem::install_maker(kind).await?;
+        Maker::find(kind).await
     }
 }

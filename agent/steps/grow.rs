@@ -49,7 +49,7 @@ impl Step for Grow<'_> {
             }
         };
         // A rest too small for another group stays unused: the same size is not tried for ever.
-        if !extent.can_grow() || self.tried.get() || self.tried_before()? {
+        if !extent.can_grow() || self.tried.get() || self.tried_before() {
             return Ok(Observed::Done(()));
         }
         Ok(Observed::Todo(format!(
@@ -83,8 +83,8 @@ impl Grow<'_> {
         resize::measure(self.volume.want.file_system, self.device, &self.volume.want.mount_path)
     }
 
-    fn tried_before(&self) -> Result<bool, Failure> {
-        Ok(self.journal.volume(self.volume.want.id.as_str()).grow_tried_at == Some(self.device.size))
+    fn tried_before(&self) -> bool {
+        self.journal.volume(self.volume.want.id.as_str()).grow_tried_at == Some(self.device.size)
     }
 
     fn warn(&self, what: &str, error: &std::io::Error) {

@@ -175,10 +175,10 @@ impl Hook<'_> {
                     let text = format!("{} has not ended within {}", self.function, rough(self.deadline));
                     Failure::new(Code::HookTimedOut, text)
                 }
-                _ = stop.wait_for(|stop| *stop) => stopped(),
+                _stop = stop.wait_for(|stop| *stop) => stopped(),
             };
             tracing::warn!(step = self.step.as_str(), "ending {} with all it started", self.function);
-            let (_, status) = tokio::join!(group::end(group), child.wait());
+            let ((), status) = tokio::join!(group::end(group), child.wait());
             status.named("waiting for the hook")?;
             if open {
                 tail.take(&output)?;

@@ -8,8 +8,9 @@ use nix::errno::Errno;
 
 use crate::failure::{Code, Failure, Named};
 use crate::host::device::Device;
-use crate::host::filesystem::Found;
-use crate::host::{fstab, mount, systemd};
+use crate::host::mountinfo::Mounted;
+use crate::host::probe::Found;
+use crate::host::{filesystem, fstab, mount, resize, systemd};
 use crate::step::{Observed, Step, StepName};
 use crate::steps::attach::Attached;
 
@@ -41,14 +42,24 @@ impl Step for MountVolume<'_> {
         self.deadline
     }
 
+    /// A check of the filesystem is never cut off.
+    fn keeps_own_deadline(&self) -> bool {
+        true
+    }
+
     async fn observe(&self) -> Result<Observed<()>, Failure> {
         let path = &self.volume.want.mount_path;
-        match mount::at(path)? {
+        match self.mounted()? {
             Some(mounted) if mounted.device != self.device.number => Err(Failure::new(
                 Code::MountPointTaken,
                 format!("{} ({}) is mounted at {} already", mounted.source, mounted.kind, path.display()),
             )),
-            Some(_) if fstab::has(&self.line())? => Ok(Observed::Done(())),
+            // Mounted as it was decided then; the other disk may have gone since.
+            Some(_)
+                if fstab::has(&self.line(&self.options(false)))? || fstab::has(&self.line(&self.options(true)))? =>
+            {
+                Ok(Observed::Done(()))
+            }
             Some(_) => Ok(Observed::Todo(format!("{} is mounted, but fstab lacks its line", path.display()))),
             None => Ok(Observed::Todo(format!("{} is not mounted", path.display()))),
         }
@@ -57,27 +68,27 @@ impl Step for MountVolume<'_> {
     async fn act(&self) -> Result<(), Failure> {
         let want = self.volume.want;
         let path = &want.mount_path;
-        let mounted = mount::at(path)?.is_some();
-        if !mounted {
+        let device = &self.device.path;
+        let options = self.options(self.has_twin()?);
+        if self.mounted()?.is_none() {
             self.prepare_mount_point()?;
+            self.check().await?;
         }
-        fstab::put(&self.line())?;
+        fstab::put(&self.line(&options))?;
         systemd::reload().await?;
-        // systemd may have mounted it on the reload.
-        if mount::at(path)?.is_none() {
-            let device = &self.device.path;
-            mount::mount(device, path, &self.found.kind, &want.mount_options).map_err(|error| {
+        // systemd may have mounted it, or unmounted what it believed stale.
+        if self.mounted()?.is_none() {
+            mount::mount(device, path, &self.found.kind, &options).map_err(|error| {
                 let what = format!("mounting {} at {} as {}", device.display(), path.display(), self.found.kind);
                 let failure = Failure::new(Code::MountFailed, what);
-                let kind = Errno::from_raw(error.raw_os_error().unwrap_or_default());
-                match kind {
+                let failure = match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
                     Errno::EINVAL => failure.remedy(format!(
-                        "check mount_options {:?} and the kernel's log, then: node-agent retry",
-                        want.mount_options
+                        "check mount_options ({}) and the kernel's log, then: node-agent retry",
+                        options.join(",")
                     )),
                     _ => failure,
-                }
-                .because(error)
+                };
+                failure.because(error)
             })?;
         }
         systemd::restore_labels(path).await
@@ -85,14 +96,74 @@ impl Step for MountVolume<'_> {
 }
 
 impl MountVolume<'_> {
-    fn line(&self) -> fstab::Line<'_> {
+    /// What is mounted there; the kernel knows the place by its real path. A symlink in the place itself is not followed.
+    fn mounted(&self) -> Result<Option<Mounted>, Failure> {
+        let path = &self.volume.want.mount_path;
+        let real =
+            path.parent().zip(path.file_name()).and_then(|(dir, name)| Some(fs::canonicalize(dir).ok()?.join(name)));
+        mount::at(real.as_deref().unwrap_or(path))
+    }
+
+    /// As configured; with `nouuid` for a twin, and only then, because it is what keeps one disk from being mounted twice.
+    fn options(&self, twin: bool) -> Vec<String> {
+        let mut options = self.volume.want.mount_options.clone();
+        options.extend(twin.then(|| "nouuid".to_owned()));
+        options
+    }
+
+    /// Whether another XFS with the same UUID is mounted: a clone made by a snapshot.
+    fn has_twin(&self) -> Result<bool, Failure> {
+        if self.found.kind != "xfs" {
+            return Ok(false);
+        }
+        let twin = mount::all()?.into_iter().find(|other| {
+            other.kind == "xfs"
+                && other.device != self.device.number
+                && resize::xfs_uuid(&other.mount_point).is_ok_and(|uuid| uuid == self.found.uuid)
+        });
+        if let Some(twin) = &twin {
+            tracing::warn!(
+                step = "mount",
+                volume = self.volume.want.id.as_str(),
+                "{} mounted at {} has the same UUID; mounting with nouuid",
+                twin.source,
+                twin.mount_point.display()
+            );
+        }
+        Ok(twin.is_some())
+    }
+
+    /// ext4 is checked before it is mounted; XFS replays its log by being mounted.
+    async fn check(&self) -> Result<(), Failure> {
+        if self.found.kind != "ext4" {
+            return Ok(());
+        }
+        let Some(lock) = self.device.lock()? else {
+            let text = format!("{} is locked by another process", self.device.path.display());
+            return Err(Failure::new(Code::DeviceBusy, text));
+        };
+        // Under the lock: a mounted device is never checked.
+        if let Some(elsewhere) = mount::of_device(self.device.number)?.first() {
+            tracing::warn!(
+                step = "mount",
+                volume = self.volume.want.id.as_str(),
+                "{} is mounted at {} too; not checked",
+                self.device.path.display(),
+                elsewhere.mount_point.display()
+            );
+            return Ok(());
+        }
+        filesystem::check_ext4(&self.device.path, &lock).await
+    }
+
+    fn line<'b>(&'b self, options: &'b [String]) -> fstab::Line<'b> {
         let want = self.volume.want;
         fstab::Line {
             volume: want.id.as_str(),
             uuid: &self.found.uuid,
             mount_point: &want.mount_path,
             kind: &self.found.kind,
-            options: &want.mount_options,
+            options,
         }
     }
 
@@ -106,9 +177,10 @@ impl MountVolume<'_> {
             Ok(_) => {
                 let first = fs::read_dir(path).and_then(|mut entries| entries.next().transpose());
                 match first.named(path.display())? {
-                    Some(entry) => {
-                        taken(&format!("is not empty: it has {:?}, which the mount would hide", entry.file_name()))
-                    }
+                    Some(entry) => taken(&format!(
+                        "is not empty: it has {}, which the mount would hide",
+                        entry.file_name().display()
+                    )),
                     None => Ok(()),
                 }
             }

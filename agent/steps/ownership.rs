@@ -14,7 +14,7 @@ use crate::step::{Observed, Step, StepName};
 use crate::steps::attach::Attached;
 
 /// Recursion over tens of millions of files takes hours (FACTS); it is local work that ends by itself.
-const DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
+const DEADLINE: Duration = Duration::from_hours(24);
 
 /// Changes owner and group.
 #[derive(Debug)]

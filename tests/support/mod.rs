@@ -5,6 +5,7 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each scenario uses its part")]
 
+use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -333,7 +334,7 @@ script = "/usr/local/lib/node/hooks.sh"
 }
 
 /// One `[[volume]]`, mounted at `path`, owned by `daemon`.
-pub fn volume_at(path: &str, id: &VolumeId, file_system: &str) -> String {
+pub fn volume_at(path: &str, id: impl Display, file_system: &str) -> String {
     format!(
         r#"
 [[volume]]

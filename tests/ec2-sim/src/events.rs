@@ -288,21 +288,22 @@ impl EventLog {
     pub(crate) fn wait_blocking(&self, mut wanted: impl FnMut(&Event) -> bool, timeout: Duration) -> Option<Event> {
         let deadline = Instant::now() + timeout;
         let mut seen = 0;
-        let mut kept = lock(&self.kept);
         loop {
-            if let Some(event) = kept.events[seen..].iter().find(|event| wanted(event)) {
-                return Some(event.clone());
+            if let Some(event) = self.find(&mut seen, &mut wanted) {
+                return Some(event);
             }
-            seen = kept.events.len();
             let left = deadline.checked_duration_since(Instant::now())?;
-            kept = self.grown.wait_timeout(kept, left).unwrap_or_else(std::sync::PoisonError::into_inner).0;
+            let kept = lock(&self.kept);
+            if kept.events.len() == seen {
+                drop(self.grown.wait_timeout(kept, left).unwrap_or_else(std::sync::PoisonError::into_inner));
+            }
         }
     }
 
     fn find(&self, seen: &mut usize, wanted: &mut impl FnMut(&Event) -> bool) -> Option<Event> {
-        let kept = lock(&self.kept);
-        let found = kept.events[*seen..].iter().find(|event| wanted(event)).cloned();
-        *seen = kept.events.len();
-        found
+        // The predicate may ask the world, which logs: it is never called with the log locked.
+        let new = lock(&self.kept).events[*seen..].to_vec();
+        *seen += new.len();
+        new.into_iter().find(wanted)
     }
 }

@@ -29,7 +29,7 @@ const ON_STAGE: &str = "EC2_SIM_ON_STAGE";
 /// Where the agent is installed on the machines.
 const INSTALLED: &str = "/usr/local/bin/node-agent";
 /// What boots and ends within milliseconds has had more than enough time after this.
-const STUCK: Duration = Duration::from_secs(60);
+const STUCK: Duration = Duration::from_mins(1);
 
 /// The place where the play goes on.
 #[derive(Debug)]
@@ -104,7 +104,8 @@ impl Stage {
             .iter()
             .find(|event| matches!(&event.what, What::Instance(change) if change.id == id.as_str()))
             .map_or(0.0, |event| event.t);
-        let log_began = before + elapsed / 2 - Duration::from_secs_f64(launched);
+        let launched = Duration::from_secs_f64(launched);
+        let log_began = (before + elapsed / 2).checked_sub(launched).unwrap_or(before);
         let disk = RootDisk::create(dir.join("disk")).map_err(failed())?;
         let machine = Machine::boot(&disk, &by_id_dir).map_err(failed())?;
         let node = Node { id, log_began, sim: sim.clone(), dir, machine };

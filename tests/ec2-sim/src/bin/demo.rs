@@ -35,7 +35,7 @@ const DYING: Duration = Duration::from_secs(4);
 /// How soon after it came free the volume must have been asked for.
 const SOON: f64 = 1.0;
 /// A boot that takes longer is stuck.
-const STUCK: Duration = Duration::from_secs(120);
+const STUCK: Duration = Duration::from_mins(2);
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -67,7 +67,7 @@ struct Checks {
 }
 
 impl Checks {
-    fn equal<T: PartialEq + Debug>(&mut self, what: impl Display, seen: T, told: T) {
+    fn equal<T: PartialEq + Debug + ?Sized>(&mut self, what: impl Display, seen: &T, told: &T) {
         let differs = seen != told;
         self.holds(format_args!("{what}: seen {seen:?}, told {told:?}"), !differs);
     }
@@ -100,9 +100,10 @@ fn play(stage: &Stage) -> Result<Checks> {
     let first = world.boot(HOOKS)?;
     first.must_have_come_up(&world, &mut checks)?;
     first.tell(&world, &mut checks)?;
+    first.tell_disk()?;
     checks.holds("the blank disk was formatted", first.formatted());
     let data = first.data()?;
-    println!("\n  data      {}", data.in_words);
+    println!("  data      {}", data.in_words);
 
     println!(
         "\n== 2. The instance is replaced, the data stays ==\n\n\
@@ -116,7 +117,8 @@ fn play(stage: &Stage) -> Result<Checks> {
     second.tell(&world, &mut checks)?;
     checks.holds("the second instance formatted nothing", !second.formatted());
     let found = second.data()?;
-    println!("\n  data      {}: the same as before, byte for byte; nothing was formatted", found.in_words);
+    let found_again = if found == data { "the same, byte for byte; nothing was formatted" } else { "NOT the same" };
+    println!("  data      {}: {found_again}", found.in_words);
     checks.equal("the data found by the second instance", &found, &data);
 
     println!(
@@ -126,9 +128,9 @@ fn play(stage: &Stage) -> Result<Checks> {
     let gone = second.node.terminate()?;
     let third = world.boot(&[HOOKS, BROKEN].concat())?;
     gone.wait()?;
-    third.must_have_failed(&world, &mut checks)?;
+    third.must_have_failed(&world, &mut checks);
     let found = third.data()?;
-    println!("\n  data      {}: untouched", found.in_words);
+    println!("  data      {}: {}", found.in_words, if found == data { "untouched" } else { "NOT the same" });
     checks.equal("the data after the failed launch", &found, &data);
     let seconds = began.elapsed().as_secs();
     println!("\nThree launches in {seconds} s. The simulated world, its disks and mounts are gone when this ends.");
@@ -204,7 +206,9 @@ impl World<'_> {
             child.kill()?;
         }
         let code = child.wait()?.code();
-        let journal = serde_json::from_str(&node.machine.read("/var/lib/node-agent/state.json")?)?;
+        let journal = node.machine.read("/var/lib/node-agent/state.json");
+        let journal = journal.map_err(|error| format!("the agent left no journal ({error}); exit {}", exit(code)))?;
+        let journal = serde_json::from_str(&journal)?;
         Ok(Boot { node, started: started.as_secs_f64(), wall_clock, code, log, journal })
     }
 
@@ -247,18 +251,19 @@ impl Boot {
         self.log.last().map_or("", String::as_str)
     }
 
-    /// Whether this run made the filesystem: by the journal, and by what it said.
+    /// Whether this run made the filesystem: by the journal's record of the volume, and by that of the step.
     fn formatted(&self) -> bool {
-        let recorded = self.journal["volumes"][VOLUME]["formatted_at"].is_string();
-        recorded || self.log.iter().any(|line| line.contains("is blank"))
+        let formatted = self.journal["volumes"][VOLUME]["formatted_at"].is_string();
+        let steps = self.journal["steps"].as_array().into_iter().flatten();
+        formatted || steps.filter(|step| step["step"] == "filesystem").any(|step| step["outcome"] != "already-so")
     }
 
     fn must_have_come_up(&self, world: &World<'_>, checks: &mut Checks) -> Result<()> {
         let id = &self.node.id;
-        checks.equal("the agent's exit code", self.code, Some(0));
+        checks.equal("the agent's exit code", &self.code, &Some(0));
         checks.equal("the agent's last line", self.last_line(), "node-agent: result=done");
         checks.holds(format_args!("{id} is InService"), world.wait_for_state(id, "InService"));
-        checks.equal("what was sent to Auto Scaling", world.completions(id), vec!["CONTINUE".to_owned()]);
+        checks.equal("what was sent to Auto Scaling", &*world.completions(id), &["CONTINUE".to_owned()]);
         let mounted = self.node.shell("findmnt -no FSTYPE,OPTIONS /mydata")?;
         checks.holds(
             format_args!("XFS with noatime: {mounted}"),
@@ -272,12 +277,14 @@ impl Boot {
         };
         checks.holds(format_args!("/mydata belongs to kafka: {mount_point}"), mount_point.starts_with("kafka:kafka"));
         checks.equal("the file's owner and mode", file, "root:kafka 640");
+        let lines = self.node.shell("grep -c /mydata /etc/fstab")?;
+        checks.equal("lines for /mydata in fstab", lines.as_str(), "1");
         Ok(())
     }
 
-    fn must_have_failed(&self, world: &World<'_>, checks: &mut Checks) -> Result<()> {
+    fn must_have_failed(&self, world: &World<'_>, checks: &mut Checks) {
         let id = &self.node.id;
-        checks.equal("the agent's exit code", self.code, Some(1));
+        checks.equal("the agent's exit code", &self.code, &Some(1));
         let last = self.last_line();
         checks.holds(
             format_args!("the last line names step, reason and remedy: {last}"),
@@ -286,11 +293,10 @@ impl Boot {
                 && last.contains(" remedy="),
         );
         checks.holds(format_args!("the group gives {id} up"), world.wait_for_state(id, "Terminating"));
-        checks.equal("what was sent to Auto Scaling", world.completions(id), vec!["ABANDON".to_owned()]);
+        checks.equal("what was sent to Auto Scaling", &*world.completions(id), &["ABANDON".to_owned()]);
         println!();
         self.tell_lifecycle(world);
         println!("  result    exit {}; its last line above says the step, the reason and what to do", exit(self.code));
-        Ok(())
     }
 
     fn tell(&self, world: &World<'_>, checks: &mut Checks) -> Result<()> {
@@ -299,21 +305,23 @@ impl Boot {
         println!();
         self.tell_volume(world, checks)?;
         println!();
+        self.tell_lifecycle(world);
+        println!("  result    exit {}, exactly one CONTINUE", exit(self.code));
+        Ok(())
+    }
+
+    fn tell_disk(&self) -> Result<()> {
+        println!();
         for (name, script) in [
             ("disk", "findmnt -no SOURCE,TARGET,FSTYPE,OPTIONS /mydata"),
-            ("", "df -h --output=size,used,avail,target /mydata | tail -n 1"),
+            ("", "df -h --output=target,size,used,avail /mydata"),
             ("fstab", "grep /mydata /etc/fstab"),
-            ("files", "ls -l /etc/kafka/server.properties; find /mydata/kafka -type f -exec ls -l {} +"),
+            ("files", "stat -c '%A %U:%G %s bytes  %n' /etc/kafka/server.properties $(find /mydata/kafka -type f)"),
         ] {
             for (line, text) in self.node.shell(script)?.lines().enumerate() {
                 println!("  {:<9} {text}", if line == 0 { name } else { "" });
             }
         }
-        let lines = self.node.shell("grep -c /mydata /etc/fstab")?;
-        checks.equal("lines for /mydata in fstab", lines.as_str(), "1");
-        println!();
-        self.tell_lifecycle(world);
-        println!("  result    exit {}, exactly one CONTINUE", exit(self.code));
         Ok(())
     }
 
@@ -330,10 +338,10 @@ impl Boot {
         let names: Vec<_> = steps.iter().filter_map(|step| step["step"].as_str()).collect();
         let mut told = STEPS.map(|(name, ..)| name);
         // The journal lists them as they began; files are fetched while the volume is waited for.
-        let mut seen = names.clone();
+        let mut seen = names;
         seen.sort_unstable();
         told.sort_unstable();
-        checks.equal("the steps", seen, told.to_vec());
+        checks.equal("the steps", seen.as_slice(), &told);
         let ended_well = |step: &Value| matches!(step["outcome"].as_str(), Some("changed" | "already-so"));
         checks.holds("every step ended well", steps.iter().all(ended_well));
         Ok(())
@@ -370,7 +378,7 @@ impl Boot {
             })
             .pop()
             .ok_or("the disk did not appear")?;
-        checks.equal("attach calls", asked.len(), 1);
+        checks.equal("attach calls", &asked.len(), &1);
         checks.holds("the attach call was taken", asked.iter().all(|(_, code)| code.is_empty()));
         let asked = asked.first().ok_or("the volume was not asked for")?.0;
         println!("    0.00  {volume} is held by {holder}, which is shutting-down");

@@ -1,0 +1,95 @@
+//! The instance's user data: the configuration's text, plain or packed by gzip.
+
+use std::io::{self, Read};
+use std::string::FromUtf8Error;
+
+use flate2::read::MultiGzDecoder;
+
+use super::Text;
+
+/// User data is 16 KiB at most; unpacked it is not much more.
+pub const UNPACKED_LIMIT: usize = 1 << 20;
+
+/// User data is no text.
+#[derive(Debug, thiserror::Error)]
+pub enum BadUserData {
+    /// Neither gzip nor text.
+    #[error("not UTF-8 text: {0}")]
+    NoText(#[source] FromUtf8Error),
+    /// Begins as gzip.
+    #[error("broken gzip: {0}")]
+    BrokenGzip(#[source] io::Error),
+    /// More than the agent takes.
+    #[error("it unpacks to more than {UNPACKED_LIMIT} bytes")]
+    TooLarge,
+}
+
+/// The text in user data.
+pub fn decode(bytes: Vec<u8>) -> Result<Text, BadUserData> {
+    let bytes = if bytes.starts_with(&[0x1f, 0x8b]) { unpack(&bytes)? } else { bytes };
+    let text = String::from_utf8(bytes).map_err(BadUserData::NoText)?;
+    Ok(Text { name: "user data".to_owned(), text })
+}
+
+fn unpack(packed: &[u8]) -> Result<Vec<u8>, BadUserData> {
+    let mut plain = Vec::new();
+    // As gzip(1) does: members one after the other are one text. One byte beyond the limit tells more from just enough.
+    MultiGzDecoder::new(packed)
+        .take(UNPACKED_LIMIT as u64 + 1)
+        .read_to_end(&mut plain)
+        .map_err(BadUserData::BrokenGzip)?;
+    if plain.len() > UNPACKED_LIMIT { Err(BadUserData::TooLarge) } else { Ok(plain) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    fn packed(plain: &[u8]) -> Vec<u8> {
+        let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+        packed.write_all(plain).unwrap();
+        packed.finish().unwrap()
+    }
+
+    fn length(packed: Vec<u8>) -> usize {
+        decode(packed).unwrap().text.len()
+    }
+
+    #[test]
+    fn text_is_taken_plain_and_packed() {
+        assert_eq!(decode(b"[node]".to_vec()).unwrap().text, "[node]");
+        assert_eq!(decode(packed(b"[node]")).unwrap().text, "[node]");
+        assert_eq!(decode([packed(b"[no"), packed(b"de]")].concat()).unwrap().text, "[node]");
+        assert!(matches!(decode(vec![0xff]), Err(BadUserData::NoText(_))));
+        assert!(matches!(decode(packed(&[0xff])), Err(BadUserData::NoText(_))));
+    }
+
+    #[test]
+    fn what_unpacks_to_too_much_is_refused_not_cut() {
+        let text = vec![b'\n'; UNPACKED_LIMIT + 1];
+        assert_eq!(length(packed(&text[1..])), UNPACKED_LIMIT);
+        assert!(matches!(decode(packed(&text)), Err(BadUserData::TooLarge)));
+        assert!(matches!(decode(packed(&vec![0; 50 * UNPACKED_LIMIT])), Err(BadUserData::TooLarge)));
+        assert!(matches!(decode(packed(b"\n").repeat(UNPACKED_LIMIT + 1)), Err(BadUserData::TooLarge)));
+    }
+
+    #[test]
+    fn what_was_cut_off_or_damaged_is_refused() {
+        for text in [&b"[node]"[..], &vec![b'\n'; UNPACKED_LIMIT]] {
+            let whole = packed(text);
+            for end in [2, 9, whole.len() / 2, whole.len() - 8, whole.len() - 1] {
+                assert!(matches!(decode(whole[..end].to_vec()), Err(BadUserData::BrokenGzip(_))), "{end}");
+            }
+            // The checksum.
+            let mut damaged = whole.clone();
+            damaged[whole.len() - 6] ^= 1;
+            assert!(matches!(decode(damaged), Err(BadUserData::BrokenGzip(_))));
+            assert!(matches!(decode([&whole, &b"more"[..]].concat()), Err(BadUserData::BrokenGzip(_))));
+        }
+    }
+}

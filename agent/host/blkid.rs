@@ -1,0 +1,49 @@
+//! libblkid's low-level probe, never its cache: what superblocks and partition tables a device carries.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::device::Device;
+use super::{command, export};
+use crate::failure::{Code, Failure};
+
+/// What `blkid -p` found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probed {
+    /// Its exit code; by itself it proves nothing (FACTS: `blkid -p` exit codes).
+    pub status: i32,
+    tags: BTreeMap<String, String>,
+}
+
+impl Probed {
+    /// The value of a tag, empty where there is none.
+    pub fn tag(&self, name: &str) -> &str {
+        self.tags.get(name).map(String::as_str).unwrap_or_default()
+    }
+
+    /// Whether it found anything at all.
+    pub fn found_something(&self) -> bool {
+        self.tags.keys().any(|name| name != "DEVNAME")
+    }
+}
+
+impl fmt::Display for Probed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "blkid -p: exit {}", self.status)?;
+        let shown = ["TYPE", "PTTYPE", "USAGE", "LABEL", "UUID", "VERSION", "AMBIVALENT"];
+        for (name, value) in shown.iter().map(|name| (name, self.tag(name))).filter(|(_, value)| !value.is_empty()) {
+            write!(f, " {name}={value}")?;
+        }
+        if self.found_something() { Ok(()) } else { f.write_str(", nothing found") }
+    }
+}
+
+/// Probes a device, with a bound on the time: a read of it may never return.
+pub async fn probe(device: &Device) -> Result<Probed, Failure> {
+    let path = device.path.to_string_lossy();
+    let output = command::run_on_disk("blkid", &["-p", "-o", "export", &path], &device.path).await?;
+    let Some(status) = output.status.code() else {
+        return Err(Failure::new(Code::ToolFailed, format!("blkid {path} was ended by a signal")));
+    };
+    Ok(Probed { status, tags: export::parse(&String::from_utf8_lossy(&output.stdout)) })
+}

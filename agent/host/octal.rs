@@ -1,0 +1,32 @@
+//! How fstab(5) and mountinfo write what would end a field: in octal, `\040` for a blank.
+
+/// A path as a field: white space and backslashes in octal.
+pub fn escape(path: &[u8]) -> Vec<u8> {
+    let mut text = Vec::new();
+    for byte in path {
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\\' => text.extend(format!("\\{byte:03o}").into_bytes()),
+            _ => text.push(*byte),
+        }
+    }
+    text
+}
+
+/// The reverse of [`escape`], of any byte in octal.
+pub fn unescape(text: &[u8]) -> Vec<u8> {
+    let mut path = Vec::new();
+    let mut rest = text;
+    while let [first, tail @ ..] = rest {
+        match (first, tail) {
+            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..]) => {
+                path.push((a - b'0') * 64 + (b - b'0') * 8 + (c - b'0'));
+                rest = after;
+            }
+            _ => {
+                path.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    path
+}

@@ -1,0 +1,736 @@
+//! What is on a disk decides, and nothing is ever taken for blank that is not: disk images, each with its verdict, put before
+//! the real agent.
+//!
+//! The images are built in `corpus/images.rs`; a disk whose reads fail or hang is `corpus/broken.rs`.
+
+mod support;
+
+#[path = "corpus/broken.rs"]
+mod broken;
+#[path = "corpus/disk.rs"]
+mod disk;
+#[path = "corpus/images.rs"]
+mod images;
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use broken::{BrokenDisk, Fault};
+use disk::{Disk, GIB, KIB, MIB};
+use ec2_sim::{InstanceSpec, Latencies, Sim, VolumeId, VolumeSpec};
+use images::{EXT4_MAGIC, EXT4_SUPERBLOCK, GPT_BACKUP, GPT_PRIMARY, PRECIOUS};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
+use support::{GROUP, HOOKS, Instance, Outcome, World, config_with, volume_at};
+
+/// What the agent must make of an image.
+#[derive(Clone)]
+enum Verdict {
+    /// Blank: it is formatted, and comes up.
+    Formatted,
+    /// A filesystem: it comes up with every byte it had.
+    Kept,
+    /// Refused, with one of these codes and all of these words in the last line, any of those divided by a bar; nothing is
+    /// written to the disk.
+    Refused(&'static [&'static str], &'static [&'static str]),
+}
+
+use Verdict::{Formatted, Kept, Refused};
+
+/// A disk image and the volume it is on.
+struct Image {
+    name: String,
+    make: Box<dyn Fn(&Disk) + Send + Sync>,
+    verdict: Verdict,
+    file_system: &'static str,
+    format: &'static str,
+    /// As the simulator makes it.
+    volume: VolumeSpec,
+    /// The device's size, where it is not the volume's.
+    device_size: Option<u64>,
+    read_only: bool,
+    /// Whether the verdict depends on what blkid says, so that it is tried with other versions of it.
+    asks_blkid: bool,
+}
+
+impl Image {
+    fn on(self, file_system: &'static str) -> Image {
+        Image { file_system, ..self }
+    }
+
+    fn sized(self, size_bytes: u64) -> Image {
+        Image { volume: VolumeSpec { size_bytes, ..self.volume }, ..self }
+    }
+
+    /// The verdict comes from the reads, or before anything is looked at.
+    fn whatever_blkid_says(self) -> Image {
+        Image { asks_blkid: false, ..self }
+    }
+
+    fn configuration(&self, volume: &VolumeId) -> String {
+        let volume = format!("{}format = \"{}\"\n", volume_at("/mydata", volume, self.file_system), self.format);
+        config_with("", &[volume], "[timeouts]\nvolume = \"2s\"")
+    }
+}
+
+fn image(name: impl Into<String>, verdict: Verdict, make: impl Fn(&Disk) + Send + Sync + 'static) -> Image {
+    Image {
+        name: name.into(),
+        make: Box::new(make),
+        verdict,
+        file_system: "xfs",
+        format: "if-blank",
+        volume: VolumeSpec::default(),
+        device_size: None,
+        read_only: false,
+        asks_blkid: true,
+    }
+}
+
+const NOT_BLANK: &[&str] = &["not-blank"];
+/// Seen by the reads alone.
+const BY_READING: Verdict = Refused(NOT_BLANK, &["nothing known was recognised", "the byte at", "is not zero"]);
+
+fn nothing(_: &Disk) {}
+
+/// Blank disks, and blank ones that must not be formatted.
+fn blanks() -> Vec<Image> {
+    let refused = |code: &'static [&'static str], said| Refused(code, said);
+    let unexpected = &["unexpectedly-blank"];
+    let size = &["device-size"];
+    vec![
+        image("blank, sparse", Formatted, nothing),
+        image("blank, sparse, for ext4", Formatted, nothing).on("ext4"),
+        image("blank, every block allocated and zero", Formatted, |disk| disk.zero(0, disk.size())),
+        image("blank, 3 GiB", Formatted, nothing).sized(3 * GIB).on("ext4"),
+        Image {
+            format: "never",
+            ..image("blank, format = \"never\"", refused(unexpected, &["is blank", "never", "all zero"]), nothing)
+        },
+        Image {
+            volume: VolumeSpec { snapshot_id: Some("snap-0123456789abcdef0".to_owned()), ..VolumeSpec::default() },
+            ..image(
+                "blank, made from a snapshot",
+                refused(unexpected, &["snap-0123456789abcdef0", "all zero"]),
+                nothing,
+            )
+        },
+        Image {
+            volume: VolumeSpec {
+                tags: BTreeMap::from([("node-agent:formatted".to_owned(), "xfs 2026-01-01".to_owned())]),
+                ..VolumeSpec::default()
+            },
+            ..image("blank, tagged as formatted", refused(unexpected, &["node-agent:formatted", "all zero"]), nothing)
+        },
+        Image {
+            volume: VolumeSpec { multi_attach: true, ..VolumeSpec::default() },
+            ..image("blank, shared by io2 Multi-Attach", refused(&["multi-attach"], &["Multi-Attach"]), nothing)
+        },
+        Image { read_only: true, ..image("blank, read-only", refused(NOT_BLANK, &["it is read-only"]), nothing) },
+        image("blank, of an odd size", refused(size, &["1073742336 bytes", "2 GiB"]), nothing).sized(GIB + 512),
+        Image {
+            device_size: Some(2 * GIB),
+            ..image("blank, larger than EC2 says", refused(size, &["2147483648 bytes", "1 GiB"]), nothing)
+        },
+        Image {
+            device_size: Some(GIB / 2),
+            ..image("blank, smaller than EC2 says", refused(size, &["536870912 bytes", "1 GiB"]), nothing)
+        },
+        Image {
+            device_size: Some(GIB - 512),
+            ..image("blank, a sector smaller than EC2 says", refused(size, &["1073741312 bytes", "1 GiB"]), nothing)
+        },
+        Image {
+            device_size: Some(2 * GIB),
+            ..image("an XFS, larger than EC2 says", refused(size, &["2147483648 bytes", "1 GiB"]), |disk| {
+                images::xfs(disk, &[]);
+            })
+        },
+    ]
+}
+
+/// Filesystems as their tools make them.
+fn filesystems() -> Vec<Image> {
+    fn wrong(kind: &'static [&'static str]) -> Verdict {
+        Refused(&["wrong-filesystem"], kind)
+    }
+    fn holds(kind: &'static [&'static str]) -> Verdict {
+        Refused(NOT_BLANK, kind)
+    }
+    let xfs = |name: &str, options: &'static [&'static str]| image(name, Kept, |disk| images::xfs(disk, options));
+    let ext4 = |name: &str, options: &'static [&'static str]| {
+        image(name, Kept, |disk| images::ext(disk, "ext4", options)).on("ext4")
+    };
+    vec![
+        xfs("an XFS", &[]),
+        xfs("an XFS with blocks of 1 KiB", &["-b", "size=1024"]),
+        xfs("an XFS with sectors of 4 KiB", &["-s", "size=4096"]),
+        xfs("an XFS with seven allocation groups", &["-d", "agcount=7"]),
+        image("an XFS where ext4 is configured", wrong(&["holds xfs", "configured is ext4"]), |disk| {
+            images::xfs(disk, &[]);
+        })
+        .on("ext4"),
+        // Newer kernels cannot mount it.
+        image("an XFS of the old format, without checksums", wrong(&["holds xfs", "configured is ext4"]), |disk| {
+            images::xfs(disk, &["-m", "crc=0"]);
+        })
+        .on("ext4"),
+        ext4("an ext4", &[]),
+        ext4("an ext4 with blocks of 1 KiB", &["-b", "1024"]),
+        ext4("an ext4 with blocks of 2 KiB", &["-b", "2048"]),
+        ext4("an ext4 without a journal", &["-O", "^has_journal"]),
+        ext4("an ext4 with bigalloc", &["-O", "bigalloc"]),
+        image("an ext4 where XFS is configured", wrong(&["holds ext4", "configured is xfs"]), images::ext4),
+        image("an ext3", wrong(&["holds ext3"]), |disk| images::ext(disk, "ext3", &[])).on("ext4"),
+        image("an ext2", wrong(&["holds ext2"]), |disk| images::ext(disk, "ext2", &[])).on("ext4"),
+        image("a btrfs", wrong(&["holds btrfs"]), |disk| disk.tool("mkfs.btrfs", &["-q"])),
+        image("an f2fs", wrong(&["holds f2fs"]), |disk| disk.tool("mkfs.f2fs", &["-q"])),
+        image("a FAT", wrong(&["holds vfat"]), |disk| disk.tool("mkfs.vfat", &[])),
+        image("an exFAT", holds(&["dos|exfat"]), |disk| disk.tool("mkfs.exfat", &["-q"])),
+        image("an NTFS", Refused(&["wrong-filesystem", "not-blank"], &["ntfs"]), images::ntfs),
+        image("an ISO 9660", holds(&["iso9660"]), images::iso9660),
+        image("a squashfs", holds(&["squashfs"]), images::squashfs),
+        image("a swap area", holds(&["swap"]), |disk| disk.tool("mkswap", &[])),
+        image("an external journal of ext4", holds(&["jbd"]), |disk| {
+            disk.tool("mke2fs", &["-q", "-F", "-O", "journal_dev"]);
+        }),
+    ]
+}
+
+/// What is built upon disks, or divides them.
+fn containers() -> Vec<Image> {
+    fn holds(kind: &'static [&'static str]) -> Verdict {
+        Refused(NOT_BLANK, kind)
+    }
+    vec![
+        image("a LUKS1", holds(&["crypto_LUKS"]), |disk| images::luks(disk, "luks1")),
+        image("a LUKS2", holds(&["crypto_LUKS"]), |disk| images::luks(disk, "luks2")),
+        image("an LVM physical volume", holds(&["LVM2_member"]), images::lvm),
+        image("a RAID member, version 0.90", holds(&["linux_raid_member"]), images::md_0_90),
+        image("a RAID member, version 1.0", holds(&["linux_raid_member"]), images::md_1_0),
+        image("a RAID member, version 1.1", holds(&["linux_raid_member"]), images::md_1_1),
+        image("a RAID member, version 1.2", holds(&["linux_raid_member"]), images::md_1_2),
+        image("a ZFS member", holds(&["zfs_member"]), images::zfs),
+        image("a bcache", holds(&["bcache"]), images::bcache),
+        image("a DRBD with internal metadata", holds(&["drbd"]), images::drbd),
+        image("an Oracle ASM disk", holds(&["oracleasm"]), images::oracle_asm),
+        image("a VMFS member", holds(&["VMFS_volume_member"]), images::vmfs),
+        image("a BitLocker", holds(&["BitLocker"]), images::bitlocker),
+        image("an MBR with a partition", holds(&["partition table (dos)"]), images::mbr),
+        image(
+            "an MBR's signature and nothing else",
+            holds(&["(dos)|the byte at 510 is not zero"]),
+            images::mbr_signature,
+        ),
+        image("a GPT", holds(&["partition table (gpt)"]), images::gpt),
+        image("a GPT whose backup is gone", holds(&["partition table (gpt)"]), |disk| {
+            images::gpt(disk);
+            disk.zero(disk.size() - GPT_BACKUP, GPT_BACKUP);
+        }),
+        image("a GPT whose primary is gone", holds(&["(gpt)|(PMBR)|(dos)"]), |disk| {
+            images::gpt(disk);
+            disk.zero(512, GPT_PRIMARY - 512);
+        }),
+        image("a GPT of which only the backup is left", holds(&["(gpt)|(the end of the device)"]), |disk| {
+            images::gpt(disk);
+            disk.zero(0, GPT_PRIMARY);
+        }),
+        image("an ext4 in a partition", holds(&["partition table (dos)"]), images::partitioned_ext4).on("ext4"),
+        image("an ext4 in a partition whose table is gone", BY_READING, |disk| {
+            images::partitioned_ext4(disk);
+            disk.zero(0, 512);
+        }),
+    ]
+}
+
+/// Filesystems that were damaged, wiped or overwritten.
+fn damaged() -> Vec<Image> {
+    // Older versions of blkid still see an ext4 or XFS in some of these: then the check or the kernel refuses.
+    const SOMEHOW: &[&str] = &["not-blank", "filesystem-damaged", "mount-failed"];
+    let ext4 = |name: &str, verdict: Verdict, damage: fn(&Disk)| {
+        image(name, verdict, move |disk| {
+            images::ext4(disk);
+            damage(disk);
+        })
+        .on("ext4")
+    };
+    let xfs = |name: &str, verdict: Verdict, damage: fn(&Disk)| {
+        image(name, verdict, move |disk| {
+            images::xfs(disk, &[]);
+            damage(disk);
+        })
+    };
+    let several: Verdict = Refused(NOT_BLANK, &["more than one format|the byte at"]);
+    vec![
+        ext4("an ext4 with the primary superblock zeroed", BY_READING, |disk| disk.zero(EXT4_SUPERBLOCK, KIB)),
+        ext4("an ext4 with its magic flipped", BY_READING, |disk| disk.flip(EXT4_MAGIC, 0xff)),
+        ext4("an ext4 with one bit of its magic flipped", BY_READING, |disk| disk.flip(EXT4_MAGIC, 0x10)),
+        ext4("an ext4 with the first 1 MiB zeroed", BY_READING, |disk| disk.zero(0, MIB)),
+        ext4("an ext4 with the first 4 MiB zeroed", BY_READING, |disk| disk.zero(0, 4 * MIB)),
+        image("an ext4 with blocks of 1 KiB and the first 4 MiB zeroed", BY_READING, |disk| {
+            images::ext(disk, "ext4", &["-b", "1024"]);
+            disk.zero(0, 4 * MIB);
+        })
+        .on("ext4"),
+        ext4("an ext4 with the first and last 4 MiB zeroed", BY_READING, |disk| {
+            disk.zero(0, 4 * MIB);
+            disk.zero(disk.size() - 4 * MIB, 4 * MIB);
+        }),
+        // The count of mounts: harmless, but the superblock's checksum is wrong.
+        ext4("an ext4 with one altered superblock byte", Refused(SOMEHOW, &[]), |disk| {
+            disk.flip(EXT4_SUPERBLOCK + 0x34, 1)
+        }),
+        ext4("an ext4 with its feature flags altered", Refused(SOMEHOW, &[]), |disk| {
+            disk.flip(EXT4_SUPERBLOCK + 0x60, 0x80)
+        }),
+        ext4("an ext4 after wipefs -a", BY_READING, images::wipefs),
+        ext4("an old ext4 with data after wipefs -a and a new XFS label of zeros", BY_READING, |disk| {
+            images::wipefs(disk);
+            disk.zero(0, 512);
+        }),
+        ext4("an ext4 and an XFS's superblock before it", several.clone(), |disk| {
+            images::ext4_with_xfs_superblock(disk);
+        }),
+        image("an XFS and an ext4's superblock upon it", several, images::xfs_with_ext4_superblock),
+        xfs("an XFS with one bit of its magic flipped", BY_READING, |disk| disk.flip(0, 1)),
+        xfs("an XFS with one bit of its root inode's number flipped", Refused(SOMEHOW, &[]), |disk| disk.flip(63, 1)),
+        xfs("an XFS with one bit of its block count flipped", Refused(SOMEHOW, &[]), |disk| disk.flip(14, 1)),
+        xfs("an XFS with the first sector zeroed", BY_READING, |disk| disk.zero(0, 512)),
+        xfs("an XFS with the first 4 MiB zeroed", BY_READING, |disk| disk.zero(0, 4 * MIB)),
+        xfs("an XFS after wipefs -a", BY_READING, images::wipefs),
+        image("a btrfs with the first 4 MiB zeroed", BY_READING, |disk| {
+            disk.tool("mkfs.btrfs", &["-q"]);
+            disk.zero(0, 4 * MIB);
+        }),
+        image("a btrfs of which only the mirror superblock is left", BY_READING, |disk| {
+            disk.tool("mkfs.btrfs", &["-q"]);
+            let mirror = disk.read(64 * MIB, 4096);
+            disk.zero(0, disk.size());
+            disk.write(64 * MIB, mirror);
+        }),
+        image("an XFS of 5 TiB with the first 4 MiB zeroed", BY_READING, |disk| {
+            images::xfs(disk, &[]);
+            disk.zero(0, 4 * MIB);
+        })
+        .sized(5 << 40),
+    ]
+}
+
+/// Bytes of which nobody knows what they mean.
+fn bytes() -> Vec<Image> {
+    let one =
+        |name: String, offset: u64| image(name, BY_READING, move |disk| disk.write(offset, [1])).whatever_blkid_says();
+    let mut images = vec![
+        image(
+            "random bytes all over",
+            Refused(NOT_BLANK, &["not zero|recognised|format|cannot tell|it holds"]),
+            images::random,
+        ),
+        image("a text", BY_READING, |disk| disk.write(0, "do not format this disk\n".repeat(1000))),
+        image("a database on the raw disk", BY_READING, images::database),
+        image("a database on the raw disk, its first MiB zeroed", BY_READING, |disk| {
+            images::database(disk);
+            disk.zero(0, MIB);
+        }),
+        image("0xFF all over the first 4 MiB", BY_READING, |disk| disk.fill(0, 4 * MIB, &[0xff; 4096])),
+        one("one byte in the middle of the tail".to_owned(), GIB - 2 * MIB + 12_345),
+    ];
+    for (what, offset) in [
+        ("the first byte", 0),
+        ("the first sector's last byte", 511),
+        ("the last byte of the first 4 MiB", 4 * MIB - 1),
+        ("the first byte of the last 4 MiB", GIB - 4 * MIB),
+        ("the last byte", GIB - 1),
+        ("the 100th of the 256 samples", GIB / 256 * 100),
+        ("the last of the 256 samples", GIB / 256 * 255),
+        ("the btrfs mirror", 64 * MIB + 64),
+    ] {
+        images.push(one(format!("one byte: {what}"), offset));
+    }
+    // The places of the superblock's backups, of all block sizes; the magic would be the byte at 0x38 there.
+    for offset in images::ext4_backups(GIB) {
+        images.push(one(format!("one byte: an ext4 superblock's backup at {offset}"), offset + 0x38));
+    }
+    for offset in images::xfs_headers(GIB) {
+        images.push(one(format!("one byte: an XFS group's header at {offset}"), offset));
+    }
+    images
+}
+
+fn corpus() -> Vec<Image> {
+    [blanks(), filesystems(), containers(), damaged(), bytes()].into_iter().flatten().collect()
+}
+
+/// A version of blkid.
+struct Blkid {
+    version: String,
+    /// None is the machine's own.
+    program: Option<PathBuf>,
+}
+
+/// A world for one disk, made by `make` before anybody sees it.
+fn world_of(image: &Image) -> (World, VolumeId, Disk) {
+    let world = World::with(|config| config.latencies = Latencies::none());
+    let volume = world.sim.create_volume(image.volume.clone()).unwrap();
+    let disk = Disk::open(&world.sim.volume_state(&volume).unwrap().backing_file);
+    if let Some(size) = image.device_size {
+        disk.resize(size);
+    }
+    (image.make)(&disk);
+    (world, volume, disk)
+}
+
+fn launch(world: &World, blkid: Option<&Path>) -> Instance {
+    let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), ..InstanceSpec::default() });
+    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    if let Some(program) = blkid {
+        // Found before all others by the agent, on this machine alone.
+        node.write("/usr/sbin/blkid", format!("#!/bin/sh\nexec {} \"$@\"\n", program.display()));
+    }
+    node
+}
+
+/// Attaches the volume beforehand, so that something can be done to its device.
+fn attached(world: &World, volume: &VolumeId, node: &Instance) -> PathBuf {
+    world.sim.attach(volume, &node.id, "/dev/sdf").unwrap();
+    let mut device = None;
+    support::wait_until(
+        || {
+            device = world.sim.device(volume, &node.id);
+            device.is_some()
+        },
+        || "the device never appeared".to_owned(),
+    );
+    device.unwrap()
+}
+
+/// Puts a read-only device over the same disk in the place of the volume's; it lives as long as what is returned. (The
+/// kernel's flag for a device that exists outlives it: the next one of that number would be read-only too.)
+fn read_only(node: &Instance, volume: &VolumeId, disk: &Disk) -> File {
+    let losetup = |arguments: &[&OsStr]| {
+        let output = Command::new("losetup").args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let device = losetup(&["--read-only".as_ref(), "--find".as_ref(), "--show".as_ref(), disk.path.as_ref()]);
+    let open = File::open(&device).unwrap();
+    // Held open, it goes at its last close.
+    losetup(&["--detach".as_ref(), device.as_ref()]);
+    node.shell(&format!("ln -sfn {device} /dev/disk/by-id/{}", Sim::link_name(volume)));
+    open
+}
+
+/// Puts the image before the agent; tells the last line. Panics where it is not judged as it must be.
+fn judge(image: &Image, blkid: &Blkid) -> String {
+    let (world, volume, disk) = world_of(image);
+    let node = launch(&world, blkid.program.as_deref());
+    let _read_only = image.read_only.then(|| {
+        attached(&world, &volume, &node);
+        read_only(&node, &volume, &disk)
+    });
+    let before = disk.contents();
+
+    let outcome = node.run(&image.configuration(&volume));
+
+    let formatted = outcome.log.matches("formatted /dev/").count();
+    match &image.verdict {
+        Formatted | Kept => {
+            assert_eq!(outcome.code, Some(0), "{}", outcome.log);
+            assert_eq!(node.shell("findmnt -no FSTYPE /mydata"), image.file_system);
+            assert_eq!(world.completions(), ["CONTINUE"]);
+        }
+        Refused(codes, said) => {
+            must_be_refused(&outcome, codes, said);
+            assert_eq!(disk.contents().difference(&before), None, "the disk was written to: {}", outcome.log);
+            assert_eq!(node.shell("findmnt /mydata || echo none"), "none");
+            assert!(world.completions().is_empty());
+        }
+    }
+    match &image.verdict {
+        Formatted => assert_eq!(formatted, 1, "{}", outcome.log),
+        Kept => assert_eq!(node.shell("cat /mydata/precious"), PRECIOUS),
+        Refused(..) => {}
+    }
+    assert_eq!(formatted > 0, matches!(image.verdict, Formatted), "{}", outcome.log);
+    outcome.last().to_owned()
+}
+
+fn must_be_refused(outcome: &Outcome, codes: &[&str], said: &[&str]) {
+    let last = outcome.last();
+    assert!(codes.iter().any(|code| last.contains(&format!(" code={code} "))), "not {codes:?}:\n{}", outcome.log);
+    // All are refusals but one: the kernel's own "no" to a mount.
+    let expected = if last.contains("code=mount-failed") { 1 } else { 6 };
+    assert_eq!(outcome.code, Some(expected), "{}", outcome.log);
+    for text in said {
+        assert!(text.split('|').any(|text| last.contains(text)), "{text:?} is missing in\n{}", outcome.log);
+    }
+}
+
+/// Judges all images, some at a time, and prints a line for each.
+fn judge_all(images: &[Image], blkid: &Blkid) {
+    let next = AtomicUsize::new(0);
+    let wrong = Mutex::new(Vec::new());
+    let began = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while let Some(image) = images.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    // A thread of its own, because a world has its own mounts.
+                    match thread::scope(|scope| scope.spawn(|| judge(image, blkid)).join()) {
+                        Ok(last) => println!("{}: {}: {last}", blkid.version, image.name),
+                        Err(_) => wrong.lock().unwrap().push(image.name.clone()),
+                    }
+                }
+            });
+        }
+    });
+    println!("{}: {} images in {:.1} s", blkid.version, images.len(), began.elapsed().as_secs_f64());
+    let wrong = wrong.into_inner().unwrap();
+    assert!(wrong.is_empty(), "{} of {} images were judged wrongly: {wrong:#?}", wrong.len(), images.len());
+}
+
+#[test]
+fn every_disk_is_judged_for_what_it_carries_and_a_refused_one_keeps_every_byte() {
+    let images = corpus();
+    assert!(images.len() >= 45);
+    judge_all(&images, &Blkid { version: version_of(Path::new("blkid")), program: None });
+}
+
+/// With the blkid of another Debian release, where `corpus/fetch-util-linux` could fetch it.
+fn with_blkid_of(release: &str) {
+    let dir = std::env::var_os("NODE_AGENT_UTIL_LINUX").map_or_else(
+        || Path::new(&std::env::var_os("HOME").unwrap()).join(".cache/node-agent/util-linux"),
+        PathBuf::from,
+    );
+    let program = dir.join(release).join("blkid");
+    if !program.exists() {
+        println!("SKIPPED: there is no blkid of {release}; tests/corpus/fetch-util-linux fetches it");
+        return;
+    }
+    let images: Vec<_> = corpus().into_iter().filter(|image| image.asks_blkid).collect();
+    judge_all(&images, &Blkid { version: version_of(&program), program: Some(program) });
+}
+
+fn version_of(blkid: &Path) -> String {
+    let output = Command::new(blkid).arg("--version").output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    text.split_whitespace().find(|word| word.starts_with("2.")).expect("a version").trim_end_matches(',').to_owned()
+}
+
+#[test]
+fn an_older_blkid_leads_to_the_same_verdicts() {
+    with_blkid_of("bullseye");
+}
+
+#[test]
+fn a_newer_blkid_leads_to_the_same_verdicts() {
+    with_blkid_of("trixie");
+}
+
+/// Formats a blank volume, then makes it blank again behind the agent's back.
+fn formatted_and_wiped(world: &World, image: &Image) -> (Instance, VolumeId) {
+    let volume = world.sim.create_volume(image.volume.clone()).unwrap();
+    let mut node = launch(world, None);
+    node.come_up(&image.configuration(&volume));
+    node.reboot();
+    let device = world.sim.device(&volume, &node.id).unwrap();
+    node.shell(&format!("blkdiscard -f -z {}", device.display()));
+    (node, volume)
+}
+
+#[test]
+fn a_disk_that_this_agent_formatted_and_that_is_blank_now_is_data_loss_also_to_a_replacement() {
+    let world = World::with(|config| config.latencies = Latencies::none());
+    let image = image("wiped", Formatted, nothing);
+    let (node, volume) = formatted_and_wiped(&world, &image);
+    let disk = Disk::open(&world.sim.volume_state(&volume).unwrap().backing_file);
+    let before = disk.contents();
+
+    let again = node.run(&image.configuration(&volume));
+    must_be_refused(&again, &["unexpectedly-blank"], &["this agent formatted it at", "all zero"]);
+
+    // Its journal is on the old root disk; the volume's tag is what tells.
+    node.terminate();
+    let replacement = launch(&world, None);
+    let outcome = replacement.run(&image.configuration(&volume));
+    must_be_refused(&outcome, &["unexpectedly-blank"], &["node-agent:formatted", "all zero"]);
+    assert_eq!(disk.contents().difference(&before), None);
+}
+
+/// Runs the agent on a disk that goes bad in `range` after it was attached.
+fn on_a_broken_disk(image: &Image, range: Range<u64>, fault: Fault, said: &[&str]) -> Duration {
+    let (world, volume, disk) = world_of(image);
+    let before = disk.contents();
+    let broken = BrokenDisk::over(&disk.path);
+    let node = launch(&world, None);
+    let device = attached(&world, &volume, &node);
+    // What the kernel read when the device appeared is not to answer for the disk.
+    node.shell(&format!("blockdev --flushbufs {}", device.display()));
+    broken.breaks(range, fault);
+
+    let outcome = node.run(&image.configuration(&volume));
+
+    broken.recovers();
+    assert!(broken.struck() > 0, "no read went wrong: {}", outcome.log);
+    assert_eq!(broken.writes(), 0, "{}", outcome.log);
+    assert!(!outcome.log.contains("formatted /dev/"), "{}", outcome.log);
+    must_be_refused(&outcome, &["device-unreadable"], said);
+    // The file below, which the broken one hides.
+    assert_eq!(disk.contents().difference(&before), None);
+    println!("{fault:?}: {}", outcome.last());
+    outcome.took
+}
+
+fn whole(_: &Image) -> Range<u64> {
+    0..GIB
+}
+
+#[test]
+fn a_disk_whose_reads_fail_is_never_blank_wherever_they_fail() {
+    let blank = || image("blank", Formatted, nothing);
+    on_a_broken_disk(&blank(), whole(&blank()), Fault::Error, &["Input/output error"]);
+    for range in [
+        0..4 * KIB,
+        4 * MIB - 4 * KIB..4 * MIB,
+        // A backup of ext4's superblock, a header of XFS, the mirror of btrfs, a sample, the last sector
+        128 * MIB..128 * MIB + 512,
+        256 * MIB..256 * MIB + 512,
+        64 * MIB..64 * MIB + 512,
+        GIB / 256 * 77..GIB / 256 * 77 + 512,
+        GIB - 512..GIB,
+    ] {
+        on_a_broken_disk(&blank(), range, Fault::Error, &["Input/output error"]);
+    }
+    let xfs = image("an XFS", Kept, |disk| images::xfs(disk, &[]));
+    on_a_broken_disk(&xfs, whole(&xfs), Fault::Error, &["Input/output error"]);
+    let ext4 = image("an ext4", Kept, images::ext4).on("ext4");
+    on_a_broken_disk(&ext4, 0..4 * KIB, Fault::Error, &["Input/output error"]);
+}
+
+/// The agent gives a read 60 s; blkid and the direct reads each have their own.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+#[test]
+fn a_disk_whose_direct_reads_hang_is_given_up_and_not_blank() {
+    let blank = image("blank", Formatted, nothing);
+    // Blkid does not look there.
+    let took = on_a_broken_disk(&blank, 256 * MIB..256 * MIB + 4 * KIB, Fault::Silence, &["60 s"]);
+    assert!(took < PATIENCE, "{took:?}");
+}
+
+#[test]
+fn a_disk_that_answers_nothing_at_all_is_given_up_and_not_blank() {
+    let blank = image("blank", Formatted, nothing);
+    let took = on_a_broken_disk(&blank, whole(&blank), Fault::Silence, &["60 s"]);
+    assert!(took < PATIENCE, "{took:?}");
+}
+
+#[test]
+fn an_xfs_on_a_disk_that_answers_nothing_is_given_up() {
+    let xfs = image("an XFS", Kept, |disk| images::xfs(disk, &[]));
+    let took = on_a_broken_disk(&xfs, whole(&xfs), Fault::Silence, &["60 s"]);
+    assert!(took < PATIENCE, "{took:?}");
+}
+
+/// What SPEC's format rule has read, worked out anew: a disk of `size` bytes that is not zero in one of these is not blank.
+fn probed(size: u64) -> Vec<Range<u64>> {
+    let mut regions = vec![0..4 * MIB, size.saturating_sub(4 * MIB)..size];
+    regions.extend(images::ext4_backups(size).into_iter().map(|offset| offset..offset + KIB));
+    // Superblock, free space, inodes, free list: a sector each.
+    regions.extend(images::xfs_headers(size).into_iter().map(|offset| offset..offset + 4 * 512));
+    regions.extend([64 * MIB, 256 * GIB].map(|offset| offset..offset + 4 * KIB));
+    regions.extend((0..256).map(|sample| size / 256 * sample..size / 256 * sample + 512));
+    regions.iter().map(|region| region.start..region.end.min(size)).filter(|region| !region.is_empty()).collect()
+}
+
+/// What the agent's reader says of a file.
+fn read_blank(file: &File) -> serde_json::Value {
+    let output = Command::new(env!("CARGO_BIN_EXE_node-agent"))
+        .arg("read-blank")
+        .stdin(file.try_clone().unwrap())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// A sparse file with one byte that is not zero.
+fn sparse(size: u64, byte: Option<(u64, u8)>) -> File {
+    use std::os::unix::fs::FileExt;
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(size).unwrap();
+    if let Some((offset, value)) = byte {
+        file.write_all_at(&[value], offset).unwrap();
+    }
+    file
+}
+
+/// From a sector to 15 TiB, each magnitude as likely; EBS's own sizes, whole GiB, more often.
+fn sizes() -> impl Strategy<Value = u64> {
+    let sectors = (0..35_u32)
+        .prop_flat_map(|magnitude| (1_u64 << magnitude..2_u64 << magnitude).prop_map(|sectors| sectors * 512));
+    let gib = (0..14_u32).prop_flat_map(|magnitude| (1_u64 << magnitude..2_u64 << magnitude).prop_map(|gib| gib * GIB));
+    prop_oneof![sectors, gib].prop_filter("ext4 holds 16 TiB", |size| *size < 15 << 40)
+}
+
+/// A size, a place in one of its probed regions, and a byte to put there.
+fn specks() -> impl Strategy<Value = (u64, u64, u8)> {
+    (sizes(), any::<prop::sample::Index>(), any::<prop::sample::Index>(), 1..=u8::MAX).prop_map(
+        |(size, region, place, byte)| {
+            let regions = probed(size);
+            let region = &regions[region.index(regions.len())];
+            let length = usize::try_from(region.end - region.start).unwrap();
+            (size, region.start + place.index(length) as u64, byte)
+        },
+    )
+}
+
+#[test]
+fn a_device_with_a_non_zero_byte_in_a_probed_region_is_never_formatted() {
+    const THREADS: usize = 4;
+    const CASES: u32 = 128;
+    let seen = |(size, offset, byte): (u64, u64, u8)| {
+        let seen = read_blank(&sparse(size, Some((offset, byte))));
+        if seen["result"] == "non-zero" && seen["offset"] == offset {
+            return Ok(());
+        }
+        Err(TestCaseError::fail(format!("{byte} at {offset} of {size} bytes: {seen}")))
+    };
+    thread::scope(|scope| {
+        let runs: Vec<_> = (0..THREADS)
+            .map(|_| {
+                scope.spawn(move || {
+                    let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
+                    TestRunner::new(config).run(&specks(), seen)
+                })
+            })
+            .collect();
+        let mut wrong = String::new();
+        for run in runs {
+            match run.join().unwrap() {
+                Ok(()) => {}
+                Err(TestError::Fail(why, case)) => writeln!(wrong, "{case:?}: {why}").unwrap(),
+                Err(error) => writeln!(wrong, "{error}").unwrap(),
+            }
+        }
+        assert!(wrong.is_empty(), "{wrong}");
+    });
+}
+
+#[test]
+fn a_device_of_zeros_reads_as_zero_whatever_its_size() {
+    for size in [512, 4096, 5 * MIB + 512, GIB, GIB + 512, 300 * GIB, 5 << 40] {
+        let seen = read_blank(&sparse(size, None));
+        assert_eq!(seen["result"], "zero", "{size}: {seen}");
+    }
+}

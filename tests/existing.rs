@@ -1,0 +1,198 @@
+//! Filesystems that are there already: checked, replayed, told apart, tagged.
+
+mod support;
+
+use std::process::Command;
+
+use ec2_sim::{InstanceSpec, VolumeId};
+use support::{GROUP, HOOKS, Instance, World, config, volume_at};
+
+fn launch(world: &World) -> Instance {
+    let node = world.launch();
+    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    node
+}
+
+/// Comes up, writes something, and goes. What is on the volume afterwards lies in its backing file.
+fn used_once(world: &World, volume: &VolumeId, file_system: &str) {
+    let node = launch(world);
+    node.come_up(&config(&[volume_at("/mydata", volume, file_system)]));
+    node.shell("echo precious > /mydata/segment; sync");
+    node.terminate();
+    let id = volume.clone();
+    let free = |_: &ec2_sim::Event| world.sim.volume_state(&id).is_ok_and(|volume| volume.status == "available");
+    world.sim.wait_for_blocking(free, std::time::Duration::from_secs(30)).expect("the volume comes free");
+}
+
+fn on_backing_file(world: &World, volume: &VolumeId, program: &str, arguments: &[&str]) {
+    let file = world.sim.volume_state(volume).unwrap().backing_file;
+    let output = Command::new(program).args(arguments).arg(&file).output().unwrap();
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn ext4_with_small_damage_is_repaired_before_it_is_mounted() {
+    let world = World::new();
+    let volume = world.volume(1);
+    used_once(&world, &volume, "ext4");
+    // A wrong count of free blocks in the superblock, and "not cleanly unmounted".
+    on_backing_file(&world, &volume, "debugfs", &["-w", "-R", "ssv free_blocks_count 7"]);
+    on_backing_file(&world, &volume, "debugfs", &["-w", "-R", "ssv state 0"]);
+    let node = launch(&world);
+
+    let outcome = node.come_up(&config(&[volume_at("/mydata", &volume, "ext4")]));
+
+    assert!(outcome.log.contains("e2fsck repaired"), "{}", outcome.log);
+    assert_eq!(node.shell("cat /mydata/segment"), "precious");
+}
+
+#[test]
+fn ext4_with_damage_that_needs_a_decision_is_refused_and_left_as_it_is() {
+    let world = World::new();
+    let volume = world.volume(1);
+    used_once(&world, &volume, "ext4");
+    // Two files claim the same inode's blocks: preen does not decide that.
+    on_backing_file(&world, &volume, "debugfs", &["-w", "-R", "clri <2>"]);
+    on_backing_file(&world, &volume, "debugfs", &["-w", "-R", "ssv state 0"]);
+    let before = std::fs::read(world.sim.volume_state(&volume).unwrap().backing_file).unwrap();
+    let node = launch(&world);
+
+    let outcome = node.run(&config(&[volume_at("/mydata", &volume, "ext4")]));
+
+    outcome.must_fail(6, &["step=mount code=filesystem-damaged", "e2fsck -p", "errors left uncorrected", "snapshot"]);
+    assert_eq!(node.shell("findmnt /mydata || echo none; grep -c x-node-agent /etc/fstab || true"), "none\n0");
+    assert!(world.completions().len() == 1 && !before.is_empty());
+}
+
+#[test]
+fn a_filesystem_of_the_other_type_is_refused_and_left_as_it_is() {
+    for (there, wanted) in [("xfs", "ext4"), ("ext4", "xfs")] {
+        let world = World::new();
+        let volume = world.volume(1);
+        used_once(&world, &volume, there);
+        let node = launch(&world);
+
+        let outcome = node.run(&config(&[volume_at("/mydata", &volume, wanted)]));
+
+        outcome.must_fail(6, &["code=wrong-filesystem", &format!("holds {there}"), &format!("configured is {wanted}")]);
+        node.come_up(&config(&[volume_at("/mydata", &volume, there)]));
+        assert_eq!(node.shell("cat /mydata/segment"), "precious");
+    }
+}
+
+#[test]
+fn an_xfs_whose_machine_died_is_replayed_by_mounting() {
+    let world = World::new();
+    let volume = world.volume(1);
+    let node = launch(&world);
+    node.come_up(&config(&[volume_at("/mydata", &volume, "xfs")]));
+    node.shell("for i in $(seq 200); do echo $i > /mydata/$i; done; sync /mydata/*");
+    // The log is full of what is not in its place yet; a copy of the disk at this instant is what a power cut leaves.
+    let file = world.sim.volume_state(&volume).unwrap().backing_file;
+    node.shell("xfs_io -x -c 'shutdown -f' /mydata 2>/dev/null || xfs_io -x -c shutdown /mydata");
+    node.terminate();
+    let free = |_: &ec2_sim::Event| world.sim.volume_state(&volume).is_ok_and(|volume| volume.status == "available");
+    world.sim.wait_for_blocking(free, std::time::Duration::from_secs(30)).expect("the volume comes free");
+    let dirty = Command::new("xfs_logprint").args(["-t"]).arg(&file).output().unwrap();
+    assert!(String::from_utf8_lossy(&dirty.stdout).contains("DIRTY"), "nothing to replay: this shows nothing");
+    let node = launch(&world);
+
+    node.come_up(&config(&[volume_at("/mydata", &volume, "xfs")]));
+
+    assert_eq!(node.shell("cat /mydata/200; ls /mydata | wc -l"), "200\n200");
+}
+
+#[test]
+fn a_clone_with_the_same_xfs_uuid_is_mounted_with_nouuid_and_only_then() {
+    let world = World::new();
+    let (original, clone) = (world.volume(1), world.volume(1));
+    used_once(&world, &original, "xfs");
+    let file = |volume: &VolumeId| world.sim.volume_state(volume).unwrap().backing_file;
+    std::fs::copy(file(&original), file(&clone)).unwrap();
+    let node = launch(&world);
+
+    let alone = node.come_up(&config(&[volume_at("/mydata", &original, "xfs")]));
+    assert!(!alone.log.contains("nouuid") && !node.read("/etc/fstab").contains("nouuid"));
+    let both = node.come_up(&config(&[volume_at("/mydata", &original, "xfs"), volume_at("/myclone", &clone, "xfs")]));
+
+    assert!(both.log.contains("has the same UUID; mounting with nouuid"), "{}", both.log);
+    assert_eq!(node.shell("cat /mydata/segment /myclone/segment"), "precious\nprecious");
+    let fstab = node.read("/etc/fstab");
+    let line_of = |path: &str| fstab.lines().find(|line| line.contains(path)).unwrap().to_owned();
+    assert!(!line_of("/mydata").contains("nouuid"), "{fstab}");
+    // Two disks answer to the UUID now: the clone's line names the volume itself.
+    assert!(line_of("/myclone").contains("nouuid") && line_of("/myclone").starts_with("/dev/disk/by-id/"), "{fstab}");
+}
+
+#[test]
+fn a_formatted_volume_is_tagged_and_never_formatted_again_when_it_looks_blank() {
+    let world = World::new();
+    let volume = world.volume(1);
+    used_once(&world, &volume, "xfs");
+    let tags = world.sim.volume_state(&volume).unwrap().tags;
+    assert_eq!(tags["node-agent:formatting"], "done");
+    assert!(tags["node-agent:formatted"].starts_with("xfs "), "{tags:?}");
+    let file = world.sim.volume_state(&volume).unwrap().backing_file;
+    let wiped = std::fs::OpenOptions::new().write(true).open(&file).unwrap();
+    wiped.set_len(0).unwrap();
+    wiped.set_len(1 << 30).unwrap();
+    let node = launch(&world);
+
+    let outcome = node.run(&config(&[volume_at("/mydata", &volume, "xfs")]));
+
+    outcome.must_fail(6, &["code=unexpectedly-blank", "node-agent:formatted", "data loss"]);
+}
+
+#[test]
+fn without_permission_to_tag_the_node_comes_up_and_says_once_what_it_cannot_check() {
+    let world = World::new();
+    let volume = world.volume(1);
+    let denied = vec!["ec2:CreateTags".to_owned()];
+    let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), denied, ..InstanceSpec::default() });
+    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+
+    let outcome = node.come_up(&config(&[volume_at("/mydata", &volume, "xfs")]));
+
+    assert_eq!(outcome.log.matches("ec2:CreateTags is not allowed").count(), 1, "{}", outcome.log);
+    assert_eq!(world.completions(), ["CONTINUE"]);
+}
+
+#[test]
+fn what_stands_in_the_mount_points_place_is_named_and_left_alone() {
+    let world = World::new();
+    let volume = world.volume(1);
+    let node = launch(&world);
+    let config = config(&[volume_at("/mydata", &volume, "ext4")]);
+    let cases = [
+        ("mkdir /mydata; echo x > /mydata/forgotten", "is not empty: it has forgotten", "rm -r /mydata"),
+        ("ln -s /tmp /mydata", "is a symlink", "rm /mydata"),
+        ("touch /mydata", "is no directory", "rm /mydata"),
+        (
+            "mkdir /mydata; mount -t tmpfs other /mydata",
+            "other (tmpfs) is mounted at /mydata already",
+            "umount /mydata",
+        ),
+    ];
+    for (arrange, said, mend) in cases {
+        node.shell(arrange);
+        node.run(&config).must_fail(6, &["step=mount code=mount-point-taken", said]);
+        assert!(!node.read("/etc/fstab").contains("x-node-agent"), "{said}");
+        node.shell(mend);
+    }
+    node.come_up(&config);
+    assert_eq!(node.shell("findmnt -no FSTYPE /mydata"), "ext4");
+}
+
+#[test]
+fn a_volume_in_another_is_mounted_after_it_whatever_their_order_in_the_configuration() {
+    let world = World::new();
+    let (inner, outer) = (world.volume(1), world.volume(1));
+    let node = launch(&world);
+
+    node.come_up(&config(&[volume_at("/mydata/log", &inner, "xfs"), volume_at("/mydata", &outer, "xfs")]));
+
+    assert_eq!(
+        node.shell("findmnt -no TARGET /mydata; findmnt -no TARGET /mydata/log; ls /mydata"),
+        "/mydata\n/mydata/log\nlog"
+    );
+}
