@@ -118,6 +118,14 @@ impl Device {
     }
 }
 
+/// The by-id link that names the volume with this serial, where there is one.
+pub fn link_to(serial: &str) -> Option<PathBuf> {
+    let links = fs::read_dir(BY_ID).ok()?.filter_map(Result::ok);
+    links
+        .map(|link| link.path())
+        .find(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| link_names(name, serial)))
+}
+
 /// What sysfs shows of the machine's disks, for messages.
 pub fn seen() -> String {
     let Ok(entries) = fs::read_dir("/sys/block") else { return "/sys/block is not readable".to_owned() };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use crate::failure::{Code, Failure, Named};
-use crate::host::device::Device;
+use crate::host::device::{self, Device};
 use crate::host::mountinfo::Mounted;
 use crate::host::probe::Found;
 use crate::host::{filesystem, fstab, mount, resize, systemd};
@@ -55,11 +55,7 @@ impl Step for MountVolume<'_> {
                 format!("{} ({}) is mounted at {} already", mounted.source, mounted.kind, path.display()),
             )),
             // Mounted as it was decided then; the other disk may have gone since.
-            Some(_)
-                if fstab::has(&self.line(&self.options(false)))? || fstab::has(&self.line(&self.options(true)))? =>
-            {
-                Ok(Observed::Done(()))
-            }
+            Some(_) if self.is_in_fstab(false)? || self.is_in_fstab(true)? => Ok(Observed::Done(())),
             Some(_) => Ok(Observed::Todo(format!("{} is mounted, but fstab lacks its line", path.display()))),
             None => Ok(Observed::Todo(format!("{} is not mounted", path.display()))),
         }
@@ -69,12 +65,13 @@ impl Step for MountVolume<'_> {
         let want = self.volume.want;
         let path = &want.mount_path;
         let device = &self.device.path;
-        let options = self.options(self.has_twin()?);
+        let twin = self.has_twin()?;
+        let (source, options) = (self.source(twin), self.options(twin));
         if self.mounted()?.is_none() {
             self.prepare_mount_point()?;
             self.check().await?;
         }
-        fstab::put(&self.line(&options))?;
+        fstab::put(&self.line(&source, &options))?;
         systemd::reload().await?;
         // systemd may have mounted it, or unmounted what it believed stale.
         if self.mounted()?.is_none() {
@@ -156,15 +153,20 @@ impl MountVolume<'_> {
         filesystem::check_ext4(&self.device.path, &lock).await
     }
 
-    fn line<'b>(&'b self, options: &'b [String]) -> fstab::Line<'b> {
+    fn is_in_fstab(&self, twin: bool) -> Result<bool, Failure> {
+        fstab::has(&self.line(&self.source(twin), &self.options(twin)))
+    }
+
+    /// The filesystem's UUID; for a twin, to whose UUID two disks answer, the link that names the volume itself.
+    fn source(&self, twin: bool) -> String {
+        let by_uuid = || format!("UUID={}", self.found.uuid);
+        let link = if twin { device::link_to(&self.volume.want.id.serial()) } else { None };
+        link.map_or_else(by_uuid, |link| link.display().to_string())
+    }
+
+    fn line<'b>(&'b self, source: &'b str, options: &'b [String]) -> fstab::Line<'b> {
         let want = self.volume.want;
-        fstab::Line {
-            volume: want.id.as_str(),
-            uuid: &self.found.uuid,
-            mount_point: &want.mount_path,
-            kind: &self.found.kind,
-            options,
-        }
+        fstab::Line { volume: want.id.as_str(), source, mount_point: &want.mount_path, kind: &self.found.kind, options }
     }
 
     /// The mount point is an empty directory: what lies in it would be hidden, and was perhaps written there by mistake.

@@ -14,8 +14,8 @@ pub const MARK: &str = "x-node-agent=";
 pub struct Line<'a> {
     /// The volume's id, for the mark.
     pub volume: &'a str,
-    /// The filesystem's UUID.
-    pub uuid: &'a str,
+    /// What is mounted: `UUID=…`, or a path.
+    pub source: &'a str,
     /// Where it is mounted.
     pub mount_point: &'a Path,
     /// `xfs` or `ext4`.
@@ -37,7 +37,8 @@ impl Line<'_> {
         // Boot-time checks: XFS has none, ext4 after the root filesystem.
         let pass = if self.kind == "ext4" { 2 } else { 0 };
         [
-            format!("UUID={} ", self.uuid).into_bytes(),
+            escape(self.source.as_bytes()),
+            b" ".to_vec(),
             escape(self.mount_point.as_os_str().as_bytes()),
             format!(" {} {} 0 {pass}\n", self.kind, options.join(",")).into_bytes(),
         ]
@@ -107,7 +108,7 @@ mod tests {
     use super::*;
 
     fn line(options: &[String]) -> Line<'_> {
-        Line { volume: "vol-1", uuid: "u-1", mount_point: Path::new("/my data"), kind: "xfs", options }
+        Line { volume: "vol-1", source: "UUID=u-1", mount_point: Path::new("/my data"), kind: "xfs", options }
     }
 
     fn rewritten(old: &str) -> String {
