@@ -86,13 +86,13 @@ catalogue! {
     /// The configuration cannot be read.
     ConfigUnreadable "config-unreadable" Config "put the configuration there, or name it with --config PATH";
     /// Another agent is at work on this machine.
-    Locked "locked" Locked "wait until it ends; `node-agent status` shows what it does";
+    Locked "locked" Locked "wait until it ends, then: node-agent run --once";
     /// The state directory cannot be used.
     StateUnusable "state-unusable" Permanent "make the directory writable and give it space, then run the agent again";
     /// A step's time is over.
-    OutOfTime "out-of-time" Permanent "find out what it waits for, or raise the step's time in [timeouts], then: node-agent retry";
+    OutOfTime "out-of-time" Permanent "find out what it waits for, or raise the step's time in [timeouts], then: node-agent run --once";
     /// What a step did has no effect that can be seen.
-    NoEffect "no-effect" Waiting "the service may show old state; if it lasts, look at its console, then: node-agent retry";
+    NoEffect "no-effect" Waiting "the service may show old state; if it lasts, look at its console, then: node-agent run --once";
     /// The agent was told to stop.
     Stopped "stopped" Stopped "nothing was completed; the next start resumes";
     /// The instance metadata service does not answer.
@@ -112,7 +112,7 @@ catalogue! {
     /// IAM does not allow an action.
     AccessDenied "access-denied" Settling "allow the action in the instance role's policy";
     /// An AWS service refuses a request for a reason of its own.
-    ApiRefused "api-refused" Permanent "see the service's message; correct the cause, then: node-agent retry";
+    ApiRefused "api-refused" Permanent "see the service's message; correct the cause, then: node-agent run --once";
     /// The volume does not exist.
     VolumeNotFound "volume-not-found" Settling "correct volume.id, or restore the volume";
     /// The instance is not known to EC2.
@@ -122,15 +122,15 @@ catalogue! {
     /// The volume cannot be used in its present state.
     VolumeUnusable "volume-unusable" Permanent "restore the volume, or correct volume.id";
     /// The volume is on its way to the wanted state.
-    VolumeInTransit "volume-in-transit" Waiting "look at the volume in the EC2 console; when it is attached or free, then: node-agent retry";
+    VolumeInTransit "volume-in-transit" Waiting "look at the volume in the EC2 console; when it is attached or free, then: node-agent run --once";
     /// Another instance has the volume.
-    VolumeHeld "volume-held" SafetyWaiting "stop using the volume there and detach it, or terminate that instance, then: node-agent retry";
+    VolumeHeld "volume-held" SafetyWaiting "stop using the volume there and detach it, or terminate that instance, then: node-agent run --once";
     /// The volume can be attached to several instances at once.
     MultiAttach "multi-attach" Safety "ext4 and XFS cannot be shared: switch Multi-Attach off on the volume";
     /// All device names are taken.
-    NoDeviceName "no-device-name" Permanent "detach a volume that is not needed, then: node-agent retry";
+    NoDeviceName "no-device-name" Permanent "detach a volume that is not needed, then: node-agent run --once";
     /// Too many volumes are attached to the instance.
-    AttachmentLimit "attachment-limit" Permanent "detach a volume that is not needed or use a larger instance type, then: node-agent retry";
+    AttachmentLimit "attachment-limit" Permanent "detach a volume that is not needed or use a larger instance type, then: node-agent run --once";
     /// The volume's encryption keeps it from being attached.
     EncryptionRefused "encryption-refused" Permanent "enable the key, or use an instance type that supports encrypted volumes";
     /// The attached volume's device does not appear.
@@ -140,11 +140,11 @@ catalogue! {
     /// The device's size is not what EC2 says.
     DeviceSize "device-size" SafetyWaiting "compare the volume in the EC2 console with lsblk; it must be the same volume";
     /// Another process works on the device.
-    DeviceBusy "device-busy" SafetyWaiting "find the process with `lsof DEVICE` and wait for it, then: node-agent retry";
+    DeviceBusy "device-busy" SafetyWaiting "find the process with `lsof DEVICE` and wait for it, then: node-agent run --once";
     /// The device cannot be read.
     DeviceUnreadable "device-unreadable" Safety "an unreadable disk is not a blank one: look at the kernel's log and the volume's status checks";
     /// The disk is neither proven blank nor a filesystem that can be used.
-    NotBlank "not-blank" Safety "find out what is on the disk; only if it is not needed: wipefs -a DEVICE, blkdiscard -z DEVICE, then: node-agent retry";
+    NotBlank "not-blank" Safety "find out what is on the disk; only if it is not needed: wipefs -a DEVICE, blkdiscard -z DEVICE, then: node-agent run --once";
     /// The disk is blank although it must not be.
     UnexpectedlyBlank "unexpectedly-blank" Safety "this may be data loss: check volume.id and the volume's history; to format it on purpose set format = \"if-blank\" on a volume made without a snapshot";
     /// The disk has a filesystem of another type than configured.
@@ -152,31 +152,31 @@ catalogue! {
     /// A program the agent needs is missing.
     ToolMissing "tool-missing" Permanent "install the package that has it in the image, or set install_tools = true";
     /// A program the agent started failed.
-    ToolFailed "tool-failed" Permanent "see the program's message; correct the cause, then: node-agent retry";
+    ToolFailed "tool-failed" Permanent "see the program's message; correct the cause, then: node-agent run --once";
     /// The filesystem check found damage it does not repair by itself.
     FilesystemDamaged "filesystem-damaged" Safety "take a snapshot of the volume first, then repair by hand with e2fsck";
     /// Something else stands in the mount point's place.
-    MountPointTaken "mount-point-taken" Safety "move it away, or use another mount_path, then: node-agent retry";
+    MountPointTaken "mount-point-taken" Safety "move it away, or use another mount_path, then: node-agent run --once";
     /// /etc/fstab has a line of somebody else's for the mount point.
-    FstabConflict "fstab-conflict" Safety "remove that line from /etc/fstab, then: node-agent retry";
+    FstabConflict "fstab-conflict" Safety "remove that line from /etc/fstab, then: node-agent run --once";
     /// The kernel refuses the mount.
-    MountFailed "mount-failed" Permanent "see the kernel's log for the filesystem's own message, then: node-agent retry";
+    MountFailed "mount-failed" Permanent "see the kernel's log for the filesystem's own message, then: node-agent run --once";
     /// A local file operation failed.
-    LocalIo "local-io" Permanent "correct the cause, then: node-agent retry";
+    LocalIo "local-io" Permanent "correct the cause, then: node-agent run --once";
     /// A user or group does not exist.
     UnknownAccount "unknown-account" Config "create the account in the image, or give its number";
     /// A file or script cannot be fetched.
-    DownloadFailed "download-failed" Permanent "check the source and who may read it, then: node-agent retry";
+    DownloadFailed "download-failed" Permanent "check the source and who may read it, then: node-agent run --once";
     /// A file or script is not what its checksum says.
-    ChecksumMismatch "checksum-mismatch" Permanent "restore the source, or correct sha256, then: node-agent retry";
+    ChecksumMismatch "checksum-mismatch" Permanent "restore the source, or correct sha256, then: node-agent run --once";
     /// A file or script is larger than the limit.
     DownloadTooLarge "download-too-large" Permanent "make it smaller, or have the hook fetch it";
     /// The hook script lacks a function.
     HookMissing "hook-missing" Config "define the function in the hook script";
     /// A hook function failed.
-    HookFailed "hook-failed" Permanent "correct the cause, then: node-agent retry";
+    HookFailed "hook-failed" Permanent "correct the cause, then: node-agent run --once";
     /// A hook function did not end in time.
-    HookTimedOut "hook-timed-out" Permanent "find out what it waits for, or raise timeouts.hooks, then: node-agent retry";
+    HookTimedOut "hook-timed-out" Permanent "find out what it waits for, or raise timeouts.hooks, then: node-agent run --once";
     /// The instance is being terminated.
     Terminating "terminating" LifecycleLost "nothing to do: the group replaces the instance";
     /// This instance's launch was abandoned.

@@ -171,22 +171,23 @@ impl<'a> Runner<'a> {
     async fn drive<S: Step>(&self, step: &S, progress: &mut Progress) -> Result<S::Output, Failure> {
         let deadline = progress.began + step.deadline();
         let mut patience = Patience::default();
-        let mut acted = false;
+        let mut acted_because = None;
         loop {
             self.check_stop()?;
-            let trouble = match self.bounded(step.observe(), deadline, true).await {
+            let trouble = match self.bounded("looking how things are", step.observe(), deadline, true).await {
                 Ok(Observed::Done(output)) => return Ok(output),
                 Ok(Observed::NotYet(failure)) | Err(failure) => failure,
-                Ok(Observed::Todo(because)) if acted => {
-                    acted = false;
+                // The same once more: what was done is not seen yet, or had no effect.
+                Ok(Observed::Todo(because)) if acted_because.as_ref() == Some(&because) => {
+                    acted_because = None;
                     Failure::new(Code::NoEffect, format!("done, but not seen yet: {because}"))
                 }
                 Ok(Observed::Todo(because)) => {
                     progress.acting(self.journal, &because)?;
-                    match self.bounded(step.act(), deadline, !step.keeps_own_deadline()).await {
+                    match self.bounded(&because, step.act(), deadline, !step.keeps_own_deadline()).await {
                         Ok(()) => {
                             patience.reset_trouble();
-                            acted = true;
+                            acted_because = Some(because);
                             continue;
                         }
                         Err(failure) => failure,
@@ -203,6 +204,7 @@ impl<'a> Runner<'a> {
     /// `work`, cut at the deadline if it may be cut.
     async fn bounded<T>(
         &self,
+        what: &str,
         work: impl Future<Output = Result<T, Failure>>,
         deadline: Instant,
         cut: bool,
@@ -213,7 +215,7 @@ impl<'a> Runner<'a> {
         let mut stop = self.stop.clone();
         tokio::select! {
             result = timeout_at(deadline, work) => {
-                result.unwrap_or_else(|_| Err(Failure::new(Code::OutOfTime, "the deadline came in the middle of it")))
+                result.unwrap_or_else(|_| Err(Failure::new(Code::OutOfTime, format!("it was still at this: {what}"))))
             }
             _ = stop.wait_for(|stop| *stop) => Err(stopped()),
         }

@@ -55,8 +55,10 @@ fn a_volume_of_a_running_instance_is_refused_at_the_deadline_and_left_where_it_i
     for state in [InstanceState::Running, InstanceState::Stopped] {
         world.sim.set_instance_state(&holder.id, state).unwrap();
         let outcome = node.run(&config);
-        outcome
-            .must_fail(6, &["code=volume-held", volume.as_str(), holder.id.as_str(), state.name(), "node-agent retry"]);
+        outcome.must_fail(
+            6,
+            &["code=volume-held", volume.as_str(), holder.id.as_str(), state.name(), "node-agent run --once"],
+        );
     }
 
     let attachments = world.sim.volume_state(&volume).unwrap().attachments;

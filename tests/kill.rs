@@ -1,35 +1,414 @@
-//! The agent is killed at any instant, alone or with everything it started, and started again: the end is always the same.
+//! The agent is killed at any instant, alone or with everything it started, and started again: the end is always the same,
+//! and no byte on the volume is lost.
+//!
+//! Nothing in the agent helps with this. It is stopped before each system call by which it changes something, by the
+//! simulator before and after each call of AWS, and in stand-ins for the programs it runs, which can be held.
 
 #[path = "kill/scene.rs"]
 mod scene;
 mod support;
+#[path = "kill/torn.rs"]
+mod torn;
 #[path = "kill/trace.rs"]
 mod trace;
 
-use std::time::Instant;
+use std::any::Any;
+use std::fmt::Debug;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use scene::Scene;
+use ec2_sim::{Fault, FaultRule, What};
+use nix::sys::signal::Signal;
+use scene::{Random, Scene, VICTIMS, Victim};
+use torn::Torn;
+
+/// They wait more than they compute.
+const AT_ONCE: usize = 2;
+
+/// Runs each scenario in a world of its own. All of them are run, and those that failed are named.
+fn each<T: Sync + Debug>(scenarios: &[T], run: impl Fn(&T) + Sync) {
+    let began = Instant::now();
+    let next = AtomicUsize::new(0);
+    let failed = Mutex::new(Vec::new());
+    let work = || {
+        while let Some(scenario) = scenarios.get(next.fetch_add(1, Ordering::Relaxed)) {
+            // A thread of its own, because a world lives in the mount namespace of its thread.
+            if let Err(panic) = thread::scope(|scope| scope.spawn(|| run(scenario)).join()) {
+                failed.lock().unwrap().push(format!("{scenario:?}: {}", said(panic.as_ref())));
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(work);
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    println!("{} instants in {:?}", scenarios.len(), began.elapsed());
+    assert!(failed.is_empty(), "{} of {} failed:\n{}", failed.len(), scenarios.len(), failed.join("\n\n"));
+}
+
+fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+}
+
+/// Every effect of a boot on its own root disk, disks and sockets, in order.
+fn effects(file_system: &'static str) -> Vec<String> {
+    let scene = Scene::new(file_system);
+    let running = scene.start();
+    let mut effects = Vec::new();
+    let ended = trace::follow(&running, |effect| {
+        effects.push(effect.to_owned());
+        true
+    });
+    assert!(ended && running.end().code == Some(0));
+    scene.must_be_up("without a kill");
+    effects
+}
+
+fn before_each_effect(file_system: &'static str, victim: Victim) {
+    let effects = thread::scope(|scope| scope.spawn(|| effects(file_system)).join()).unwrap();
+    // A boot changes at least this much; fewer would mean that the effects are not seen.
+    assert!(effects.len() > 60, "{effects:?}");
+    let missed = AtomicUsize::new(0);
+    each(&effects, |effect| {
+        let mut scene = Scene::new(file_system);
+        let running = scene.start();
+        let ended = trace::follow(&running, |seen| seen != effect);
+        // How often the agent has to ask AWS depends on the time.
+        missed.fetch_add(usize::from(ended), Ordering::Relaxed);
+        scene.kill(running, victim);
+        scene.comes_up("after the kill");
+    });
+    let missed = missed.into_inner();
+    assert!(missed <= 4, "{missed} of {} were not met again", effects.len());
+}
 
 #[test]
-fn list() {
-    for fs in ["xfs", "ext4"] {
-        let scene = Scene::new(fs);
-        let running = scene.node.start_with(&["run", "--once"]);
-        let began = Instant::now();
-        let mut all = Vec::new();
-        trace::follow(&running, |effect| {
-            all.push(effect.to_owned());
-            true
-        });
-        println!("{fs} traced {:?} {} effects\n{}", began.elapsed(), all.len(), all.join("\n"));
-        let outcome = running.end();
-        println!("{}", outcome.log);
-        scene.must_be_up("traced");
-        let scene = Scene::new(fs);
-        let began = Instant::now();
-        let outcome = scene.node.start_with(&["run", "--once"]).end();
-        println!("{fs} untraced {:?} {:?}", began.elapsed(), outcome.took);
-        scene.must_be_up("clean");
-        println!("{:?}", began.elapsed());
+fn a_kill_before_and_after_each_effect_of_the_agent_is_harmless_on_xfs() {
+    before_each_effect("xfs", Victim::Agent);
+}
+
+#[test]
+fn a_kill_before_and_after_each_effect_of_the_agent_is_harmless_on_ext4() {
+    before_each_effect("ext4", Victim::Agent);
+}
+
+#[test]
+fn a_power_cut_before_and_after_each_effect_of_the_agent_is_harmless_on_xfs() {
+    before_each_effect("xfs", Victim::Machine);
+}
+
+#[test]
+fn a_power_cut_before_and_after_each_effect_of_the_agent_is_harmless_on_ext4() {
+    before_each_effect("ext4", Victim::Machine);
+}
+
+/// A call of AWS, and how many like it come before.
+const CALLS: &[(&str, u32)] = &[
+    ("imds:PUT /latest/api/token", 0),
+    ("imds:GET /latest/dynamic/instance-identity/document", 0),
+    ("imds:GET /latest/meta-data/iam/security-credentials/*", 0),
+    ("imds:GET /latest/meta-data/iam/security-credentials/*", 1),
+    // At the start, before attach, before the format, before each hook, after CONTINUE.
+    ("autoscaling:DescribeAutoScalingInstances", 0),
+    ("autoscaling:DescribeAutoScalingInstances", 1),
+    ("autoscaling:DescribeAutoScalingInstances", 2),
+    ("autoscaling:DescribeAutoScalingInstances", 3),
+    ("autoscaling:DescribeAutoScalingInstances", 4),
+    ("autoscaling:DescribeAutoScalingInstances", 5),
+    ("ec2:DescribeVolumes", 0),
+    ("ec2:DescribeVolumes", 1),
+    ("ec2:AttachVolume", 0),
+    // The intent, and the completed format.
+    ("ec2:CreateTags", 0),
+    ("ec2:CreateTags", 1),
+    ("autoscaling:CompleteLifecycleAction", 0),
+];
+
+fn around_each_call(file_system: &'static str) {
+    let mut scenarios = Vec::new();
+    for (call, skip) in CALLS {
+        for before in [true, false] {
+            scenarios.push((*call, *skip, before, VICTIMS[scenarios.len() % VICTIMS.len()]));
+        }
     }
+    each(&scenarios, |(call, skip, before, victim)| {
+        let mut scene = Scene::new(file_system);
+        // Never answered: nothing happened. Late: it happens while the agent is stopped, so that it never learns of it.
+        let fault = if *before { Fault::Hang } else { Fault::Slow(Duration::from_millis(200)) };
+        scene.world.sim.add_fault(FaultRule::once(call, fault).after(*skip)).unwrap();
+        let running = scene.start();
+        let struck = scene.sees(|event| matches!(event.what, What::Fault(_)));
+        if !before {
+            running.signal(Signal::SIGSTOP);
+            scene.sees(|event| {
+                event.seq > struck.seq
+                    && match &event.what {
+                        What::Api(call) => call.fault.is_some() && call.done,
+                        What::Imds(call) => call.fault.is_some(),
+                        _ => false,
+                    }
+            });
+        }
+        scene.kill(running, *victim);
+        scene.comes_up("after the kill");
+    });
+}
+
+#[test]
+fn a_kill_before_and_after_each_call_of_aws_is_harmless_on_xfs() {
+    around_each_call("xfs");
+}
+
+#[test]
+fn a_kill_before_and_after_each_call_of_aws_is_harmless_on_ext4() {
+    around_each_call("ext4");
+}
+
+#[test]
+fn a_kill_once_the_world_has_changed_is_harmless() {
+    let changes: [fn(&What) -> bool; 5] = [
+        |what| matches!(what, What::Volume(change) if change.attachment.as_deref() == Some("attaching")),
+        |what| matches!(what, What::Volume(change) if change.attachment.as_deref() == Some("attached")),
+        |what| matches!(what, What::Device(change) if change.state == "appeared"),
+        |what| matches!(what, What::Lifecycle(change) if change.to == "Pending:Proceed"),
+        |what| matches!(what, What::Lifecycle(change) if change.to == "InService"),
+    ];
+    let scenarios: Vec<_> = (0..changes.len())
+        .flat_map(|change| ["xfs", "ext4"].map(|file_system| (change, file_system)))
+        .flat_map(|(change, file_system)| VICTIMS.map(|victim| (change, file_system, victim)))
+        .collect();
+    each(&scenarios, |(change, file_system, victim)| {
+        let mut scene = Scene::new(file_system);
+        let running = scene.start();
+        scene.sees(|event| changes[*change](&event.what));
+        scene.kill(running, *victim);
+        scene.comes_up("after the kill");
+    });
+}
+
+/// Where the programs that the agent runs can be held.
+fn places(file_system: &str) -> Vec<String> {
+    let mut places: Vec<_> = ["version-1", "version-2"].map(str::to_owned).into();
+    let mut around = |program: &str| places.extend([format!("before-{program}"), format!("after-{program}")]);
+    around(&format!("mkfs.{file_system}"));
+    if file_system == "ext4" {
+        around("e2fsck");
+    }
+    around("configure");
+    around("health");
+    places
+}
+
+fn around_each_program(file_system: &'static str) {
+    let scenarios: Vec<_> =
+        places(file_system).into_iter().flat_map(|place| VICTIMS.map(|victim| (place.clone(), victim))).collect();
+    each(&scenarios, |(place, victim)| {
+        let mut scene = Scene::new(file_system);
+        scene.hold(place);
+        let running = scene.start();
+        scene.wait_until_held(&running, place);
+        scene.kill(running, *victim);
+        let outlived = *victim == Victim::Agent;
+        if !(outlived && (place.contains("mkfs") || place.contains("e2fsck"))) {
+            if *victim != Victim::Machine && !place.contains("-configure") && !place.contains("-health") {
+                scene.release();
+            }
+            let running = scene.start();
+            if outlived && (place.contains("configure") || place.contains("health")) {
+                running.wait_for("is still at work");
+                scene.release();
+            } else if *victim == Victim::Tree {
+                scene.release();
+            }
+            scene.ends(running, "after the kill");
+            return;
+        }
+        // What the killed agent started goes on, and has the device: the next agent waits for it.
+        let running = scene.start();
+        running.wait_for("is locked by another process");
+        scene.release();
+        scene.ends(running, "after waiting");
+    });
+}
+
+#[test]
+fn a_kill_before_and_after_each_program_is_harmless_on_xfs() {
+    around_each_program("xfs");
+}
+
+#[test]
+fn a_kill_before_and_after_each_program_is_harmless_on_ext4() {
+    around_each_program("ext4");
+}
+
+/// Every kind of torn state, with the file systems that it is for.
+fn torn_states() -> Vec<(&'static str, Torn)> {
+    let mut all = Vec::new();
+    for file_system in ["xfs", "ext4"] {
+        let kinds = [0, 1, 10, 50, 90, 99].map(Torn::Beginning);
+        all.extend(kinds.map(|torn| (file_system, torn)));
+        all.extend([Torn::AllButTheFirst, Torn::OnlyTheFirst].map(|torn| (file_system, torn)));
+        all.extend((0..4).map(|seed| (file_system, Torn::Some(seed))));
+    }
+    all.push(("xfs", Torn::InProgress));
+    all
+}
+
+/// A scene whose mkfs was killed with its work torn.
+fn torn(file_system: &'static str, torn: Torn, victim: Victim) -> Scene {
+    let mut scene = Scene::new(file_system);
+    let place = format!("before-mkfs.{file_system}");
+    scene.hold(&place);
+    let running = scene.start();
+    scene.wait_until_held(&running, &place);
+    torn::write(&scene, torn);
+    scene.kill(running, victim);
+    if victim != Victim::Machine {
+        scene.release();
+    }
+    scene
+}
+
+#[test]
+fn a_kill_inside_mkfs_is_resumed_from_its_intent() {
+    let states = torn_states();
+    let scenarios: Vec<_> = states.iter().zip([Victim::Tree, Victim::Machine].iter().cycle()).collect();
+    each(&scenarios, |((file_system, state), victim)| {
+        let scene = torn(file_system, *state, **victim);
+        scene.comes_up("after the kill");
+        assert_eq!(scene.formats(), (2, 1));
+    });
+}
+
+#[test]
+fn a_kill_inside_mkfs_with_the_journal_lost_is_refused_and_nothing_is_written() {
+    let states = torn_states();
+    let scenarios: Vec<_> = states.iter().flat_map(|state| [(state, true), (state, false)]).collect();
+    each(&scenarios, |((file_system, state), replaced)| {
+        let mut scene = torn(file_system, *state, Victim::Tree);
+        if *replaced {
+            scene = scene.replace();
+        } else {
+            scene.node.shell("rm /var/lib/node-agent/state.json");
+        }
+        let disk = scene.world.sim.volume_state(&scene.volume).unwrap().backing_file;
+        let before = torn::blocks(&disk);
+        if before.is_empty() {
+            // Killed before its first write: the disk is blank, and that is all there is to know.
+            scene.comes_up("blank");
+            return;
+        }
+        let outcome = scene.start().end();
+        outcome.must_fail(6, &["step=filesystem code=not-blank"]);
+        scene.node.shell("sync");
+        assert!(torn::blocks(&disk) == before, "something was written\n{}", outcome.log);
+        assert_eq!(scene.lines("/etc/fstab"), ["# kept"]);
+    });
+}
+
+#[test]
+fn a_completed_mkfs_with_the_journal_lost_is_used_as_it_is() {
+    let scenarios = ["xfs", "ext4"].map(|file_system| [(file_system, true), (file_system, false)]).concat();
+    each(&scenarios, |(file_system, replaced)| {
+        let mut scene = Scene::new(file_system);
+        let place = format!("after-mkfs.{file_system}");
+        scene.hold(&place);
+        let running = scene.start();
+        scene.wait_until_held(&running, &place);
+        scene.kill(running, Victim::Tree);
+        scene.release();
+        if *replaced {
+            scene = scene.replace();
+        } else {
+            scene.node.shell("rm /var/lib/node-agent/state.json");
+        }
+        scene.comes_up("after the loss");
+        assert_eq!(scene.formats(), (1, 1));
+    });
+}
+
+#[test]
+fn a_kill_before_and_after_growing_is_harmless() {
+    let scenarios: Vec<_> = ["xfs", "ext4"]
+        .into_iter()
+        .flat_map(|file_system| VICTIMS.map(|victim| (file_system, victim)))
+        .flat_map(|(file_system, victim)| [(file_system, victim, 0), (file_system, victim, 1)])
+        .collect();
+    each(&scenarios, |(file_system, victim, effects_later)| {
+        let mut scene = Scene::new(file_system);
+        scene.comes_up("at first");
+        scene.node.shell("echo precious > /mydata/precious; sync /mydata/precious");
+        scene = scene.replace();
+        scene.world.sim.grow_volume(&scene.volume, 2 << 30).unwrap();
+        let running = scene.start();
+        let mut left = None;
+        let ended = trace::follow(&running, |effect| {
+            if effect.starts_with("grow") {
+                left = Some(*effects_later);
+            } else if let Some(left) = &mut left {
+                *left -= 1;
+            }
+            left != Some(0)
+        });
+        assert!(!ended, "nothing was grown\n{}", running.log());
+        scene.kill(running, *victim);
+        scene.comes_up("after the kill");
+        assert_eq!(scene.node.read("/mydata/precious"), "precious\n");
+        let mib: u32 = scene.node.shell("df -BM --output=size /mydata | tail -1 | tr -dc 0-9").parse().unwrap();
+        if *file_system == "xfs" || support::can_resize_ext4() {
+            assert!(mib > 1024 + 512, "{mib} MiB");
+        }
+    });
+}
+
+/// Once or twice, at instants drawn from a seed.
+fn at_random(file_system: &'static str, seeds: std::ops::Range<u64>) {
+    // How long a boot takes here and now, beside others like it.
+    let took = Mutex::new(Vec::new());
+    each(&[(); AT_ONCE], |()| {
+        let scene = Scene::new(file_system);
+        let outcome = scene.start().end();
+        scene.must_be_up(&outcome.log);
+        took.lock().unwrap().push(outcome.took);
+    });
+    let took = u64::try_from(took.into_inner().unwrap().into_iter().max().unwrap().as_micros()).unwrap();
+    let seeds: Vec<_> = seeds.collect();
+    each(&seeds, |seed| {
+        let mut random = Random::new(*seed);
+        let mut scene = Scene::new(file_system);
+        let mut story = format!("seed {seed}:");
+        for _ in 0..=random.below(3) / 2 {
+            let (after, victim) = (Duration::from_micros(random.below(took)), VICTIMS[random.index(VICTIMS.len())]);
+            story += &format!(" {victim:?} after {after:?};");
+            let running = scene.start();
+            thread::sleep(after);
+            scene.kill(running, victim);
+        }
+        scene.comes_up(&story);
+    });
+}
+
+#[test]
+fn a_kill_at_a_random_instant_is_harmless_on_xfs_seeds_0_to_49() {
+    at_random("xfs", 0..50);
+}
+
+#[test]
+fn a_kill_at_a_random_instant_is_harmless_on_xfs_seeds_50_to_99() {
+    at_random("xfs", 50..100);
+}
+
+#[test]
+fn a_kill_at_a_random_instant_is_harmless_on_ext4_seeds_100_to_149() {
+    at_random("ext4", 100..150);
+}
+
+#[test]
+fn a_kill_at_a_random_instant_is_harmless_on_ext4_seeds_150_to_199() {
+    at_random("ext4", 150..200);
 }

@@ -184,6 +184,6 @@ proptest! {
     #[test]
     fn parsing_and_rewriting_an_arbitrary_fstab_keeps_every_unrelated_byte((old, wanted) in case()) {
         let Wanted { volume, mount_point, kind, options } = &wanted;
-        invariants::fstab_is_kept(&old.0, &Line { volume, uuid: "u-1", mount_point, kind, options });
+        invariants::fstab_is_kept(&old.0, &Line { volume, source: "UUID=u-1", mount_point, kind, options });
     }
 }

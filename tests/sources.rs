@@ -10,7 +10,7 @@ use support::{HOOKS, World, config_with};
 const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 fn config(hooks: &str, files: &str) -> String {
-    let config = config_with("", &[], "[timeouts]\ndownloads = \"4s\"");
+    let config = config_with("", &[], "[timeouts]\ndownloads = \"10s\"");
     let start = config.find("[[file]]").unwrap();
     let end = config.find("[timeouts]").unwrap();
     format!("{}{files}\n[hooks]\n{hooks}\n{}", &config[..start], &config[end..])
@@ -21,7 +21,7 @@ const LOCAL: &str = "script = \"/usr/local/lib/node/hooks.sh\"";
 #[test]
 fn files_come_from_every_kind_of_source_with_mode_and_owner() {
     let world = World::new();
-    let large = vec![b'x'; 20 << 20];
+    let large = vec![b'x'; 8 << 20];
     world.sim.put_object("config", "dir/large file", large.clone());
     let url = world.sim.put_page("/page", "from the web");
     let node = world.launch();

@@ -111,7 +111,7 @@ fn https_client() -> Result<reqwest::Client, Failure> {
         .build()
         .map_err(|error| {
             Failure::new(Code::DownloadFailed, "https cannot be used")
-                .remedy("install the CA certificates (package ca-certificates), then: node-agent retry")
+                .remedy("install the CA certificates (package ca-certificates), then: node-agent run --once")
                 .because(error)
         })
 }

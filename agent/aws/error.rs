@@ -55,7 +55,7 @@ where
     let text = format!("{action}: {code}: {message}");
     let failure = match code.as_str() {
         "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" => Failure::new(Code::AccessDenied, text)
-            .remedy(format!("allow {action} in the instance role's policy, then: node-agent retry")),
+            .remedy(format!("allow {action} in the instance role's policy, then: node-agent run --once")),
         "AuthFailure"
         | "SignatureDoesNotMatch"
         | "InvalidSignatureException"

@@ -210,7 +210,7 @@ impl MakeFilesystem<'_> {
         let path = self.device.path.display();
         Failure::new(Code::NotBlank, format!("volume {} ({path}) is not touched: {reason} ({evidence})", self.volume.want.id))
             .remedy(format!(
-                "find out what is on {path}; only if it is not needed: wipefs -a {path} && blkdiscard -z {path}, then: node-agent retry"
+                "find out what is on {path}; only if it is not needed: wipefs -a {path} && blkdiscard -z {path}, then: node-agent run --once"
             ))
     }
 
@@ -223,7 +223,7 @@ impl MakeFilesystem<'_> {
         };
         if !self.volume.want.install_tools {
             return Err(missing.remedy(format!(
-                "install {} in the image, or set install_tools = true, then: node-agent retry",
+                "install {} in the image, or set install_tools = true, then: node-agent run --once",
                 filesystem::package(kind)
             )));
         }

@@ -80,7 +80,7 @@ impl Step for MountVolume<'_> {
                 let failure = Failure::new(Code::MountFailed, what);
                 let failure = match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
                     Errno::EINVAL => failure.remedy(format!(
-                        "check mount_options ({}) and the kernel's log, then: node-agent retry",
+                        "check mount_options ({}) and the kernel's log, then: node-agent run --once",
                         options.join(",")
                     )),
                     _ => failure,

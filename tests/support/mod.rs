@@ -18,7 +18,6 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tempfile::TempDir;
 
 /// The node's address in every scenario.
 pub const IP: &str = "10.0.1.10";
@@ -31,24 +30,29 @@ const CA: &str = "/etc/ssl/simulator.pem";
 /// A run that takes longer than this is stuck.
 const STUCK: Duration = Duration::from_secs(180);
 
-/// Where the scenario's files are; unmounted when dropped.
-struct Ground(TempDir);
+/// Where the scenario's files are: a tmpfs on /tmp that only this thread and what it starts sees.
+struct Ground;
 
 impl Ground {
+    const DIR: &str = "/tmp";
+
     fn new() -> Ground {
         unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace; the scenarios need root");
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-        let dir = tempfile::Builder::new().prefix("node-agent-").tempdir().unwrap();
-        mount(Some("tmpfs"), dir.path(), Some("tmpfs"), MsFlags::empty(), Some("mode=0700")).unwrap();
-        Ground(dir)
+        mount(Some("tmpfs"), Ground::DIR, Some("tmpfs"), MsFlags::empty(), Some("mode=0755")).unwrap();
+        Ground
+    }
+
+    fn path(&self) -> &Path {
+        Path::new(Ground::DIR)
     }
 }
 
 impl Drop for Ground {
     fn drop(&mut self) {
-        // The namespace takes it along in any case; this frees the directory.
-        let _ = umount2(self.0.path(), MntFlags::MNT_DETACH);
+        // The next world of this thread mounts its own; the namespace takes along what is left.
+        let _ = umount2(Ground::DIR, MntFlags::MNT_DETACH);
     }
 }
 
@@ -70,7 +74,7 @@ impl World {
 
     pub fn with_hook(hook: HookSpec, change: impl FnOnce(&mut SimConfig)) -> World {
         let ground = Ground::new();
-        let mut config = SimConfig { work_dir: ground.0.path().join("aws"), ..SimConfig::default() };
+        let mut config = SimConfig { work_dir: ground.path().join("aws"), ..SimConfig::default() };
         change(&mut config);
         let sim = Sim::start_blocking(config).unwrap();
         let hook = HookSpec { name: HOOK.to_owned(), ..hook };
@@ -79,7 +83,7 @@ impl World {
     }
 
     pub fn dir(&self) -> &Path {
-        self.ground.0.path()
+        self.ground.path()
     }
 
     pub fn volume(&self, gib: u64) -> VolumeId {

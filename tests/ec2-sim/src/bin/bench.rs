@@ -154,10 +154,10 @@ impl World<'_> {
                 && call.done && call.caller.as_deref() == Some(node.id.as_str()))
         });
         // The peak only grows, and all but the last answer's reading is behind the agent by now.
-        let peak_own = told.is_ok().then(|| peak_memory(pid)).transpose()?;
+        let peak_own = peak_memory(pid);
         let usage = Usage::wait_for(pid)?;
         let to_exit = millis(began.elapsed());
-        let (Ok(told), Some(peak_own), true) = (told, peak_own, usage.succeeded) else {
+        let (Ok(told), true) = (told, usage.succeeded) else {
             return Err(format!("the agent failed:\n{}", fs::read_to_string(&log)?).into());
         };
         let told = node.log_began + Duration::from_secs_f64(told.t);
@@ -167,7 +167,8 @@ impl World<'_> {
             bare: millis(bare),
             cpu_own: millis(usage.own),
             cpu_all: millis(usage.all),
-            peak_own,
+            // Where the agent was gone before it could be asked: the bound that is known for certain.
+            peak_own: peak_own.unwrap_or(usage.peak_largest),
             peak_largest: usage.peak_largest,
             calls: self.calls_since(before, &node.id),
         };
@@ -288,7 +289,7 @@ impl Usage {
 /// The most memory that this process alone had resident so far, in MiB.
 fn peak_memory(pid: Pid) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM: the agent has ended")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("the process has ended")?;
     mebibytes(line.trim().trim_end_matches(" kB"))
 }
 

@@ -1,0 +1,102 @@
+//! What a mkfs that was cut off may leave on a disk: any part of what it would have written.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+
+use nix::unistd::{Whence, lseek};
+
+use crate::scene::{Random, Scene};
+
+const BLOCK: usize = 4096;
+
+/// A block that is not all zero, and where it is.
+pub(crate) type Block = (u64, Vec<u8>);
+
+/// Which part was written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Torn {
+    /// The first blocks, this many of a hundred.
+    Beginning(usize),
+    /// All but the primary superblock, which mke2fs writes last.
+    AllButTheFirst,
+    /// The primary superblock alone.
+    OnlyTheFirst,
+    /// Everything, but XFS's superblock still says that mkfs is at work.
+    InProgress,
+    /// Blocks drawn from a seed, about half of them: a cache writes them back in any order.
+    Some(u64),
+}
+
+impl Torn {
+    fn part(self, whole: Vec<Block>) -> Vec<Block> {
+        let count = whole.len();
+        match self {
+            Torn::Beginning(percent) => whole.into_iter().take((count * percent).div_ceil(100)).collect(),
+            Torn::AllButTheFirst => whole.into_iter().skip(1).collect(),
+            Torn::OnlyTheFirst => whole.into_iter().take(1).collect(),
+            Torn::InProgress => whole.into_iter().map(in_progress).collect(),
+            Torn::Some(seed) => {
+                let mut random = Random::new(seed);
+                whole.into_iter().filter(|_| random.below(2) == 0).collect()
+            }
+        }
+    }
+}
+
+/// The blocks of a file or device that are not all zero.
+pub(crate) fn blocks(path: &Path) -> Vec<Block> {
+    let file = File::open(path).unwrap();
+    let mut blocks = Vec::new();
+    let mut offset = 0;
+    // Where nothing was ever written, nothing needs to be read.
+    while let Ok(data) = lseek(&file, offset, Whence::SeekData) {
+        offset = data;
+        let end = lseek(&file, data, Whence::SeekHole).unwrap();
+        while offset < end {
+            let mut block = vec![0; BLOCK];
+            let at = u64::try_from(offset).unwrap();
+            file.read_exact_at(&mut block, at).unwrap();
+            if block != [0; BLOCK] {
+                blocks.push((at, block));
+            }
+            offset += i64::try_from(BLOCK).unwrap();
+        }
+    }
+    blocks
+}
+
+/// Writes a part of what the mkfs that is held before its work would write.
+pub(crate) fn write(scene: &Scene, torn: Torn) {
+    let program = format!("mkfs.{}", scene.file_system);
+    let log = scene.lines(&format!("/var/log/{program}"));
+    let mut arguments: Vec<_> = log.last().unwrap().split(' ').skip(1).collect();
+    let device = arguments.pop().unwrap();
+    let model = scene.world.dir().join("model");
+    File::create(&model).unwrap().set_len(1 << 30).unwrap();
+    assert!(Command::new(&program).args(&arguments).arg(&model).status().unwrap().success());
+    let device = OpenOptions::new().write(true).open(device).unwrap();
+    for (offset, block) in torn.part(blocks(&model)) {
+        device.write_all_at(&block, offset).unwrap();
+    }
+    device.sync_all().unwrap();
+}
+
+/// `sb_inprogress` is at 126, the checksum of the sector at 224 (fs/xfs/libxfs/xfs_format.h).
+fn in_progress((offset, mut block): Block) -> Block {
+    if offset == 0 {
+        assert_eq!(&block[..4], b"XFSB");
+        block[126] = 1;
+        block[224..228].fill(0);
+        let sum = crc32c(&block[..512]);
+        block[224..228].copy_from_slice(&sum.to_le_bytes());
+    }
+    (offset, block)
+}
+
+fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |sum, byte| {
+        (0..8).fold(sum ^ u32::from(*byte), |sum, _| if sum & 1 == 1 { sum >> 1 ^ 0x82f6_3b78 } else { sum >> 1 })
+    })
+}
