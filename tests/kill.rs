@@ -73,8 +73,12 @@ fn before_each_effect(file_system: &'static str, victim: Victim) {
     let effects = thread::scope(|scope| scope.spawn(|| effects(file_system)).join()).unwrap();
     // A boot changes at least this much; fewer would mean that the effects are not seen.
     assert!(effects.len() > 60, "{effects:?}");
+    // Before the first program looks at the disk, there is nothing that depends on its filesystem, is mounted, or runs.
+    let disk = effects.iter().position(|effect| effect.starts_with("start a program")).unwrap();
+    let from = if (file_system, victim) == ("xfs", Victim::Agent) { 0 } else { disk };
+    let effects = &effects[from..];
     let missed = AtomicUsize::new(0);
-    each(&effects, |effect| {
+    each(effects, |effect| {
         let mut scene = Scene::new(file_system);
         let running = scene.start();
         let ended = trace::follow(&running, |seen| seen != effect);
@@ -213,26 +217,25 @@ fn around_each_program(file_system: &'static str) {
         let running = scene.start();
         scene.wait_until_held(&running, place);
         scene.kill(running, *victim);
-        let outlived = *victim == Victim::Agent;
-        if !(outlived && (place.contains("mkfs") || place.contains("e2fsck"))) {
-            if *victim != Victim::Machine && !place.contains("-configure") && !place.contains("-health") {
-                scene.release();
+        // What a killed agent started goes on: the next one waits for what has the device, and ends a hook.
+        let next = match victim {
+            Victim::Agent if place.contains("mkfs") || place.contains("e2fsck") => {
+                let next = scene.start();
+                next.wait_for("is locked by another process");
+                next
             }
-            let running = scene.start();
-            if outlived && (place.contains("configure") || place.contains("health")) {
-                running.wait_for("is still at work");
-                scene.release();
-            } else if *victim == Victim::Tree {
-                scene.release();
+            Victim::Agent if !place.starts_with("version") => {
+                let next = scene.start();
+                next.wait_for("is still at work");
+                next
             }
-            scene.ends(running, "after the kill");
-            return;
-        }
-        // What the killed agent started goes on, and has the device: the next agent waits for it.
-        let running = scene.start();
-        running.wait_for("is locked by another process");
+            Victim::Agent | Victim::Tree | Victim::Machine => {
+                scene.release();
+                scene.start()
+            }
+        };
         scene.release();
-        scene.ends(running, "after waiting");
+        scene.ends(next, "after the kill");
     });
 }
 
@@ -246,13 +249,13 @@ fn a_kill_before_and_after_each_program_is_harmless_on_ext4() {
     around_each_program("ext4");
 }
 
-/// Every kind of torn state, with the file systems that it is for.
+/// Every kind of torn state, with the file system that it is for.
 fn torn_states() -> Vec<(&'static str, Torn)> {
     let mut all = Vec::new();
     for file_system in ["xfs", "ext4"] {
-        let kinds = [0, 1, 10, 50, 90, 99].map(Torn::Beginning);
-        all.extend(kinds.map(|torn| (file_system, torn)));
-        all.extend([Torn::AllButTheFirst, Torn::OnlyTheFirst].map(|torn| (file_system, torn)));
+        all.extend([0, 1, 10, 50, 90].map(|percent| (file_system, Torn::Beginning(percent))));
+        let edges = [Torn::AllButTheLast, Torn::AllButTheFirst, Torn::OnlyTheFirst];
+        all.extend(edges.map(|torn| (file_system, torn)));
         all.extend((0..4).map(|seed| (file_system, Torn::Some(seed))));
     }
     all.push(("xfs", Torn::InProgress));
@@ -287,15 +290,12 @@ fn a_kill_inside_mkfs_is_resumed_from_its_intent() {
 
 #[test]
 fn a_kill_inside_mkfs_with_the_journal_lost_is_refused_and_nothing_is_written() {
-    let states = torn_states();
-    let scenarios: Vec<_> = states.iter().flat_map(|state| [(state, true), (state, false)]).collect();
+    let mut states = torn_states();
+    // Only the last copy of ext4's superblock is missing: by all that can be seen, the format was completed.
+    states.retain(|state| !matches!(state, ("ext4", Torn::AllButTheLast)));
+    let scenarios: Vec<_> = states.iter().zip([true, false].into_iter().cycle()).collect();
     each(&scenarios, |((file_system, state), replaced)| {
-        let mut scene = torn(file_system, *state, Victim::Tree);
-        if *replaced {
-            scene = scene.replace();
-        } else {
-            scene.node.shell("rm /var/lib/node-agent/state.json");
-        }
+        let scene = torn(file_system, *state, Victim::Tree).without_journal(*replaced);
         let disk = scene.world.sim.volume_state(&scene.volume).unwrap().backing_file;
         let before = torn::blocks(&disk);
         if before.is_empty() {
@@ -322,11 +322,7 @@ fn a_completed_mkfs_with_the_journal_lost_is_used_as_it_is() {
         scene.wait_until_held(&running, &place);
         scene.kill(running, Victim::Tree);
         scene.release();
-        if *replaced {
-            scene = scene.replace();
-        } else {
-            scene.node.shell("rm /var/lib/node-agent/state.json");
-        }
+        scene = scene.without_journal(*replaced);
         scene.comes_up("after the loss");
         assert_eq!(scene.formats(), (1, 1));
     });

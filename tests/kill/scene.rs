@@ -1,10 +1,13 @@
 //! A node whose agent can be killed at a chosen place, and what must be so in the end.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
 
 use ec2_sim::{Event, VolumeId};
+use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -25,12 +28,15 @@ pub(crate) enum Victim {
 
 pub(crate) const VICTIMS: [Victim; 3] = [Victim::Agent, Victim::Tree, Victim::Machine];
 
-/// Stops at a place while a file of its name is there, having said so.
+/// Stops at a place while a file of its name is there, having said so; not for ever, should the test be killed.
 const HOLD: &str = r#"
 hold() {
   [ -e "/run/hold/$1" ] || return 0
   echo "$1" >> /var/log/held
-  while [ -e "/run/hold/$1" ]; do sleep 0.01; done
+  for ((left = 6000; left > 0; left--)); do
+    [ -e "/run/hold/$1" ] || return 0
+    sleep 0.01
+  done
 }
 "#;
 
@@ -127,6 +133,15 @@ impl Scene {
         self
     }
 
+    /// The journal is lost, alone or with the whole root disk.
+    pub(crate) fn without_journal(self, root_disk_too: bool) -> Scene {
+        if root_disk_too {
+            return self.replace();
+        }
+        self.node.shell("rm /var/lib/node-agent/state.json");
+        self
+    }
+
     pub(crate) fn start(&self) -> Running {
         self.node.start_with(&["run", "--once"])
     }
@@ -209,6 +224,11 @@ impl Scene {
         }
         if victim == Victim::Machine {
             self.node.reboot();
+            // The kernel ends the mounts of a machine that is off in its own time.
+            if let Some(device) = self.world.sim.device(&self.volume, &self.node.id) {
+                let free = || OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&device).is_ok();
+                wait_until(free, || format!("{} stays in use", device.display()));
+            }
         }
     }
 
@@ -284,6 +304,17 @@ impl Scene {
         wait_until(|| self.processes().is_empty(), || format!("{:?} are left\n{log}", self.processes()));
         let left = node.shell("find /etc /var/lib/node-agent /mydata -xdev -name '.node-agent-*'");
         assert_eq!(left, "", "left behind\n{log}");
+    }
+}
+
+impl Drop for Scene {
+    /// Also after a panic, nothing that is held stays.
+    fn drop(&mut self) {
+        if thread::panicking() {
+            for pid in self.processes() {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+        }
     }
 }
 

@@ -19,6 +19,8 @@ pub(crate) type Block = (u64, Vec<u8>);
 pub(crate) enum Torn {
     /// The first blocks, this many of a hundred.
     Beginning(usize),
+    /// All but what lies last.
+    AllButTheLast,
     /// All but the primary superblock, which mke2fs writes last.
     AllButTheFirst,
     /// The primary superblock alone.
@@ -34,6 +36,7 @@ impl Torn {
         let count = whole.len();
         match self {
             Torn::Beginning(percent) => whole.into_iter().take((count * percent).div_ceil(100)).collect(),
+            Torn::AllButTheLast => whole.into_iter().take(count - 1).collect(),
             Torn::AllButTheFirst => whole.into_iter().skip(1).collect(),
             Torn::OnlyTheFirst => whole.into_iter().take(1).collect(),
             Torn::InProgress => whole.into_iter().map(in_progress).collect(),

@@ -111,13 +111,17 @@ impl Call {
     fn effect(&self) -> Option<String> {
         let path = |argument: usize| self.text(argument);
         Some(match self.number {
+            #[cfg(target_arch = "x86_64")]
             libc::SYS_rename => format!("rename to {}", path(1)),
             libc::SYS_renameat | libc::SYS_renameat2 => format!("rename to {}", path(3)),
+            #[cfg(target_arch = "x86_64")]
             libc::SYS_mkdir => format!("mkdir {}", path(0)),
             libc::SYS_mkdirat => format!("mkdir {}", path(1)),
+            #[cfg(target_arch = "x86_64")]
             libc::SYS_unlink | libc::SYS_rmdir => format!("unlink {}", path(0)),
             libc::SYS_unlinkat => format!("unlink {}", path(1)),
             libc::SYS_mount => format!("mount {}", path(1)),
+            #[cfg(target_arch = "x86_64")]
             libc::SYS_lchown | libc::SYS_chown => format!("chown {}", path(0)),
             libc::SYS_fchownat => format!("chown {}", path(1)),
             libc::SYS_fsync if self.file().starts_with("/dev") => "flush the device".to_owned(),
@@ -126,6 +130,7 @@ impl Call {
                 "send a request".to_owned()
             }
             libc::SYS_write if self.file().starts_with("pipe") => "tell a child to go".to_owned(),
+            #[cfg(target_arch = "x86_64")]
             libc::SYS_fork | libc::SYS_vfork => "start a program".to_owned(),
             libc::SYS_clone if self.is_program(self.arguments[0]) => "start a program".to_owned(),
             libc::SYS_clone3 if self.is_program(self.memory(self.arguments[0])) => "start a program".to_owned(),

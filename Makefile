@@ -1,0 +1,110 @@
+# GNU make. `make` alone lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+# Cargo works in parallel by itself; two of its commands at once only wait for each other.
+.NOTPARALLEL:
+
+# Outside the checkout, and so outlives it: the EC2 client alone takes minutes to compile.
+CARGO_TARGET_DIR ?= $(HOME)/.cache/node-agent/target
+export CARGO_TARGET_DIR
+
+# Every headline shows the time since this moment.
+ifndef STAGES_SINCE
+STAGES_SINCE := $(shell date +%s)
+endif
+export STAGES_SINCE
+
+headline = @s=$$(( $$(date +%s) - STAGES_SINCE )); printf '\n== %d:%02d %s\n' $$((s / 60)) $$((s % 60)) '$(1)'
+
+# Development builds always name the whole workspace: features are unified over what is selected, so that `-p` would
+# compile the AWS clients once more.
+
+.PHONY: help
+help: ## List the targets
+	@echo 'make TARGET; the targets:'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo 'Built into $(CARGO_TARGET_DIR); CARGO_TARGET_DIR=… changes that.'
+
+.PHONY: check
+check: format-check ## The fast inner loop: format and types, nothing installed, nothing run
+	$(call headline,check: does everything compile?)
+	@cargo check --workspace --all-targets
+
+.PHONY: test
+test: needs-root tools format-check deny clippy doc doc-tests scenarios ## Everything that must hold; installs what it needs; needs root
+
+.PHONY: demo
+demo: needs-root packages ## Watch nodes come up on a simulated EC2; needs root, leaves nothing behind
+	$(call headline,build: the agent and the simulated EC2)
+	@cargo build --workspace
+	$(call headline,demo)
+	@NODE_AGENT='$(CARGO_TARGET_DIR)/debug/node-agent' '$(CARGO_TARGET_DIR)/debug/demo'
+
+.PHONY: bench
+bench: needs-root packages ## Measure what the agent adds to a boot; needs root
+	$(call headline,build: the agent as released)
+	@cargo build --release -p node-agent
+	$(call headline,build: the simulated EC2)
+	@cargo build --workspace
+	$(call headline,bench)
+	@NODE_AGENT='$(CARGO_TARGET_DIR)/release/node-agent' '$(CARGO_TARGET_DIR)/debug/bench'
+
+.PHONY: fmt
+fmt: ## Format the code
+	@cargo fmt --all
+
+.PHONY: lint
+lint: format-check clippy ## The format, and clippy with every warning an error
+
+.PHONY: doc
+doc: ## Build the documentation, private items too, with every warning an error
+	$(call headline,doc: the documentation builds without a warning)
+	@RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items
+
+.PHONY: deny
+deny: tools ## Judge the dependencies: licences, banned crates, sources
+	$(call headline,deny: licences; banned crates; sources)
+	@cargo deny check --hide-inclusion-graph bans licenses sources
+
+.PHONY: audit
+audit: tools ## Look the dependencies up in the RustSec advisories; needs the network
+	$(call headline,audit: known vulnerabilities; fetches the advisory database over the network)
+	@cargo deny check advisories
+
+.PHONY: tools
+tools: ## Install what is missing of the tools that these targets use
+	$(call headline,tools: what is missing is installed)
+	@.ci/tools packages cargo
+
+# The parts of the above.
+
+.PHONY: packages
+packages:
+	$(call headline,packages: what is missing is installed)
+	@.ci/tools packages
+
+.PHONY: format-check
+format-check:
+	$(call headline,format: rustfmt would change nothing)
+	@cargo fmt --all --check
+
+.PHONY: clippy
+clippy:
+	$(call headline,clippy: every warning is an error)
+	@cargo clippy --workspace --all-targets -- -D warnings
+
+.PHONY: doc-tests
+doc-tests:
+	$(call headline,doc tests: the examples in the documentation run)
+	@cargo test --doc --workspace
+
+.PHONY: scenarios
+scenarios: needs-root
+	$(call headline,tests: units and whole-binary scenarios on real disks against a simulated EC2)
+	@cargo nextest run --workspace
+
+.PHONY: needs-root
+needs-root:
+	@(( EUID == 0 )) || { echo 'This target makes loop devices and mounts filesystems: run it as root.' >&2; exit 1; }
