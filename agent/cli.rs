@@ -143,7 +143,7 @@ impl Run {
         let scratch = state_dir.join("fetched");
         prepare_scratch(&scratch)?;
         let boot = Boot { config: &config, journal: &journal, aws: &aws, scratch: &scratch, boot_id: &boot_id, stop };
-        Ok(boot.bring_up().await?)
+        Ok(Box::pin(boot.bring_up()).await?)
     }
 }
 

@@ -1,5 +1,7 @@
 //! What EC2 answers to AttachVolume, and what the agent makes of it.
 
+#![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
 mod support;
 
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! What is wrong with a configuration is found, all of it, before anything is touched.
 
+#![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
 mod support;
 
 use ec2_sim::InstanceSpec;

@@ -3,6 +3,8 @@
 //!
 //! The images are built in `corpus/images.rs`; a disk whose reads fail or hang is `corpus/broken.rs`.
 
+#![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
 mod support;
 
 #[path = "corpus/broken.rs"]

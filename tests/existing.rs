@@ -1,5 +1,7 @@
 //! Filesystems that are there already: checked, replayed, told apart, tagged.
 
+#![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
 mod support;
 
 use std::process::Command;

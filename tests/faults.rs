@@ -1,5 +1,7 @@
 //! AWS misbehaves, in each way on each call, and then at random: the end is always the same.
 
+#![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
 mod support;
 
 use std::thread;
@@ -48,7 +50,7 @@ fn must_be_up(world: &World, node: &Instance, log: &str) {
 }
 
 /// Boots with one fault after the other, each on its own; some at a time, because they mostly wait.
-fn each_alone(rules: Vec<FaultRule>) {
+fn each_alone(rules: &[FaultRule]) {
     for some in rules.chunks(4) {
         thread::scope(|scope| {
             for rule in some {
@@ -64,7 +66,7 @@ fn each_alone(rules: Vec<FaultRule>) {
 }
 
 fn on_each_call(fault: &Fault) {
-    each_alone(CALLS.iter().map(|call| FaultRule::once(*call, fault.clone())).collect());
+    each_alone(&CALLS.iter().map(|call| FaultRule::once(call, fault.clone())).collect::<Vec<_>>());
 }
 
 #[test]
@@ -110,11 +112,11 @@ fn calls_with_a_protocol() -> impl Iterator<Item = &'static str> {
 #[test]
 fn garbage_in_place_of_each_answer_is_tried_again() {
     each_alone(
-        calls_with_a_protocol()
+        &calls_with_a_protocol()
             // Any text is a token; what is then refused is the next call.
             .filter(|call| !call.contains("api/token"))
             .flat_map(|call| [Fault::Garbage, Fault::GarbageReply].map(|fault| FaultRule::once(call, fault)))
-            .collect(),
+            .collect::<Vec<_>>(),
     );
 }
 
@@ -122,13 +124,13 @@ fn garbage_in_place_of_each_answer_is_tried_again() {
 fn a_description_of_the_past_is_not_believed_for_long() {
     let describe = ["autoscaling:DescribeAutoScalingInstances", "ec2:DescribeVolumes"];
     each_alone(
-        describe
+        &describe
             .iter()
             .flat_map(|call| {
                 [(0, 1, 1), (1, 2, 1), (2, 3, 2), (3, 3, 1)]
-                    .map(|(skip, times, back)| FaultRule::times(*call, times, Fault::Stale { back }).after(skip))
+                    .map(|(skip, times, back)| FaultRule::times(call, times, Fault::Stale { back }).after(skip))
             })
-            .collect(),
+            .collect::<Vec<_>>(),
     );
 }
 
@@ -136,7 +138,7 @@ fn a_description_of_the_past_is_not_believed_for_long() {
 fn codes_that_are_probably_eventual_consistency_are_tried_again() {
     let error =
         |http, code: &str, message: &str| Fault::Error { http, code: code.to_owned(), message: message.to_owned() };
-    each_alone(vec![
+    each_alone(&[
         FaultRule::times("ec2:DescribeVolumes", 2, error(400, "InvalidVolume.NotFound", "The volume does not exist.")),
         FaultRule::times("ec2:AttachVolume", 2, error(400, "InvalidVolume.NotFound", "The volume does not exist.")),
         FaultRule::times("ec2:AttachVolume", 2, error(400, "InvalidInstanceID.NotFound", "No such instance")),

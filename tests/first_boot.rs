@@ -1,5 +1,7 @@
 //! A node comes up on a blank volume, stays up, and hands its data to its replacement.
 
+#![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
 mod support;
 
 use std::time::Duration;

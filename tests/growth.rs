@@ -1,5 +1,7 @@
 //! A volume that EC2 enlarged: its filesystem is grown online.
 
+#![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
 mod support;
 
 use support::{HOOKS, Instance, World, can_resize_ext4, config, volume_at};

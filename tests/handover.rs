@@ -1,5 +1,7 @@
 //! A volume comes from another instance: waited for, taken at once when free, never taken from a live node.
 
+#![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
 mod support;
 
 use std::time::Duration;

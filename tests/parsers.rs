@@ -1,5 +1,7 @@
 //! The parsers of what others wrote: the fuzz targets' inputs once more, and fstab files of every shape.
 
+#![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};

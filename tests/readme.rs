@@ -1,5 +1,7 @@
 //! The README says what the code says.
 
+#![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
 use std::fmt::Write;
 
 use node_agent::config::schema::{self, Key, Kind, Literal, Presence, Shape, Table};

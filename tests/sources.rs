@@ -1,5 +1,7 @@
 //! Files and scripts from elsewhere: checked before anything is written.
 
+#![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
 mod support;
 
 use std::time::Duration;

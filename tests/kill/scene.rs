@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 
 use crate::support::{IP, Instance, Running, World, config_with, volume_at, wait_until};
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 /// What is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,7 +217,7 @@ impl Scene {
             self.settled = Some(self.formats().0);
         }
         if mounted {
-            let sentinel = (format!("/mydata/kill-{}", self.sentinels.len()), format!("{:?} {volume}", victim));
+            let sentinel = (format!("/mydata/kill-{}", self.sentinels.len()), format!("{victim:?} {volume}"));
             self.node.write(&sentinel.0, sentinel.1.clone());
             self.node.shell(&format!("sync {}", sentinel.0));
             self.sentinels.push(sentinel);
@@ -337,7 +337,7 @@ fn prepare(node: &Instance, volume: &VolumeId, file_system: &str) {
     node.write("/etc/node-agent/config.toml", config);
 }
 
-/// Numbers drawn from a seed (SplitMix64).
+/// Numbers drawn from a seed (`SplitMix64`).
 pub(crate) struct Random(u64);
 
 impl Random {

@@ -86,7 +86,7 @@ pub(crate) fn write(scene: &Scene, torn: Torn) {
     device.sync_all().unwrap();
 }
 
-/// `sb_inprogress` is at 126, the checksum of the sector at 224 (fs/xfs/libxfs/xfs_format.h).
+/// `sb_inprogress` is at 126, the checksum of the sector at 224 (`fs/xfs/libxfs/xfs_format.h`).
 fn in_progress((offset, mut block): Block) -> Block {
     if offset == 0 {
         assert_eq!(&block[..4], b"XFSB");

@@ -124,6 +124,9 @@ impl Call {
             #[cfg(target_arch = "x86_64")]
             libc::SYS_lchown | libc::SYS_chown => format!("chown {}", path(0)),
             libc::SYS_fchownat => format!("chown {}", path(1)),
+            libc::SYS_write | libc::SYS_pwrite64 if self.file().starts_with("/dev/loop") => {
+                "write to the device".to_owned()
+            }
             libc::SYS_fsync if self.file().starts_with("/dev") => "flush the device".to_owned(),
             libc::SYS_ioctl if GROW.contains(&self.arguments[1]) => "grow".to_owned(),
             libc::SYS_sendto | libc::SYS_sendmsg | libc::SYS_writev if self.file().starts_with("socket") => {
@@ -132,15 +135,11 @@ impl Call {
             libc::SYS_write if self.file().starts_with("pipe") => "tell a child to go".to_owned(),
             #[cfg(target_arch = "x86_64")]
             libc::SYS_fork | libc::SYS_vfork => "start a program".to_owned(),
-            libc::SYS_clone if self.is_program(self.arguments[0]) => "start a program".to_owned(),
-            libc::SYS_clone3 if self.is_program(self.memory(self.arguments[0])) => "start a program".to_owned(),
+            libc::SYS_clone if is_program(self.arguments[0]) => "start a program".to_owned(),
+            libc::SYS_clone3 if is_program(self.memory(self.arguments[0])) => "start a program".to_owned(),
             libc::SYS_kill => "signal a process".to_owned(),
             _ => return None,
         })
-    }
-
-    fn is_program(&self, flags: u64) -> bool {
-        flags & u64::try_from(libc::CLONE_THREAD).unwrap() == 0
     }
 
     /// What the first argument, a descriptor, leads to.
@@ -166,4 +165,9 @@ impl Call {
         let text = bytes[..got].split(|byte| *byte == 0).next().unwrap_or_default();
         String::from_utf8_lossy(text).into_owned()
     }
+}
+
+/// Whether these flags of clone(2) make a process rather than a thread.
+fn is_program(flags: u64) -> bool {
+    flags & u64::try_from(libc::CLONE_THREAD).unwrap() == 0
 }

@@ -28,7 +28,7 @@ pub const HOOK: &str = "kafka-node-asg-hook";
 /// What the simulator's https server is verified against.
 const CA: &str = "/etc/ssl/simulator.pem";
 /// A run that takes longer than this is stuck.
-const STUCK: Duration = Duration::from_secs(180);
+const STUCK: Duration = Duration::from_mins(3);
 
 /// Where the scenario's files are: a tmpfs on /tmp that only this thread and what it starts sees.
 struct Ground;
@@ -43,10 +43,6 @@ impl Ground {
         mount(Some("tmpfs"), Ground::DIR, Some("tmpfs"), MsFlags::empty(), Some("mode=0755")).unwrap();
         Ground
     }
-
-    fn path(&self) -> &Path {
-        Path::new(Ground::DIR)
-    }
 }
 
 impl Drop for Ground {
@@ -59,7 +55,8 @@ impl Drop for Ground {
 /// A simulated EC2 and the machines in it.
 pub struct World {
     pub sim: Sim,
-    ground: Ground,
+    /// Unmounted last.
+    _ground: Ground,
 }
 
 impl World {
@@ -69,21 +66,21 @@ impl World {
 
     /// A world with other settings; its group has a launch hook that waits for an hour.
     pub fn with(change: impl FnOnce(&mut SimConfig)) -> World {
-        World::with_hook(HookSpec::default(), change)
+        World::with_hook(&HookSpec::default(), change)
     }
 
-    pub fn with_hook(hook: HookSpec, change: impl FnOnce(&mut SimConfig)) -> World {
+    pub fn with_hook(hook: &HookSpec, change: impl FnOnce(&mut SimConfig)) -> World {
         let ground = Ground::new();
-        let mut config = SimConfig { work_dir: ground.path().join("aws"), ..SimConfig::default() };
+        let mut config = SimConfig { work_dir: Path::new(Ground::DIR).join("aws"), ..SimConfig::default() };
         change(&mut config);
         let sim = Sim::start_blocking(config).unwrap();
-        let hook = HookSpec { name: HOOK.to_owned(), ..hook };
+        let hook = HookSpec { name: HOOK.to_owned(), ..hook.clone() };
         sim.create_group(GroupSpec { name: GROUP.to_owned(), hooks: vec![hook] }).unwrap();
-        World { sim, ground }
+        World { sim, _ground: ground }
     }
 
     pub fn dir(&self) -> &Path {
-        self.ground.path()
+        Path::new(Ground::DIR)
     }
 
     pub fn volume(&self, gib: u64) -> VolumeId {
