@@ -200,6 +200,7 @@ impl Journal {
             hook: None,
             lifecycle: LifecycleRecord::default(),
         };
+        atomic::remove_leftovers(dir).named(format_args!("clearing {}", dir.display()))?;
         let state = match read(dir) {
             Ok(Some(state)) => State { boot_id: fresh.boot_id, config_digest: fresh.config_digest, ..state },
             Ok(None) => fresh,

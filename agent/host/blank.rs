@@ -86,15 +86,16 @@ fn places(size: u64) -> Vec<Place> {
             add(offset, ALIGN, "ext4's backup superblock");
         }
     }
-    // XFS: four groups up to 4 TiB, 1 TiB each above; newer mkfs.xfs makes more, by the processors. Rounding to blocks and
+    // XFS: four groups up to 4 TiB, of almost 1 TiB each above; newer mkfs.xfs makes more, by the processors. Rounding to blocks and
     // stripes shifts the headers a little.
     for groups in [4, 8, 16, 32] {
         for group in 1..groups {
             add((size / groups * group).saturating_sub(32 * KIB), 64 * KIB, "XFS's allocation group header");
         }
     }
-    for group in 1..size.div_ceil(TIB) {
-        add(group * TIB, 64 * KIB, "XFS's allocation group header");
+    // A group's largest size is a block short of 1 TiB (`XFS_AG_MAX_BLOCKS`).
+    for group in 1..=size.div_ceil(TIB) {
+        add((group * (TIB - 4 * KIB)).saturating_sub(32 * KIB), 96 * KIB, "XFS's allocation group header");
     }
     for mirror in [64 * MIB, 256 * GIB, 1 << 50] {
         add(mirror, 4 * KIB, "btrfs's mirror superblock");

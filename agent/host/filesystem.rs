@@ -1,12 +1,13 @@
 //! Making filesystems, and checking those that are there.
 
 use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use super::command;
 use super::device::Device;
 use crate::config::FileSystemType;
-use crate::failure::{Code, Failure};
+use crate::failure::{Code, Failure, Named};
 
 /// The program that makes a filesystem of this type.
 fn maker(kind: FileSystemType) -> &'static str {
@@ -88,6 +89,20 @@ impl Maker {
     }
 }
 
+/// Clears what a killed mkfs of this agent left at the start of the device: `mkfs.xfs` refuses a device that carries a
+/// superblock, and a force option would refuse nothing at all.
+pub fn clear_unfinished(device: &Device) -> Result<(), Failure> {
+    let what = || format!("clearing the unfinished format of {}", device.path.display());
+    let file = File::options().write(true).open(&device.path).named(what())?;
+    if file.metadata().named(what())?.rdev() != device.number {
+        let text = format!("{} has become another device", device.path.display());
+        return Err(Failure::new(Code::DeviceUntrusted, text));
+    }
+    // Both kinds keep their primary superblock in the first 2 KiB.
+    file.write_all_at(&vec![0; 64 * 1024], 0).named(what())?;
+    file.sync_all().named(what())
+}
+
 /// The first `NUMBER.NUMBER` of a version line.
 fn parse_version(text: &str) -> Option<(u32, u32)> {
     text.split_whitespace().find_map(|word| {
@@ -130,6 +145,19 @@ pub async fn check_ext4(device: &Path, lock: &File) -> Result<(), Failure> {
         }
         Some(code) => failed(&exit_mask(code)),
         None => failed("ended by a signal"),
+    }
+}
+
+/// Whether the filesystem is complete and without fault. Looks only; a missing checker proves nothing.
+pub async fn is_whole(kind: FileSystemType, device: &Path) -> Result<bool, Failure> {
+    let path = device.to_string_lossy();
+    let (program, option) = match kind {
+        FileSystemType::Xfs => ("xfs_repair", "-n"),
+        FileSystemType::Ext4 => ("e2fsck", "-fn"),
+    };
+    match command::run_on_disk(program, &[option, &path], device).await {
+        Err(failure) if failure.code == Code::ToolMissing => Ok(false),
+        result => Ok(result?.status.success()),
     }
 }
 

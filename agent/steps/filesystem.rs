@@ -75,7 +75,10 @@ impl Step for MakeFilesystem<'_> {
                 ),
             )),
             Verdict::Filesystem(_) if known.tag_due => Ok(Observed::Todo("the volume gets its tag".to_owned())),
-            Verdict::Filesystem(found) => Ok(Observed::Done(found)),
+            Verdict::Filesystem(found) => {
+                self.must_be_whole(&found).await?;
+                Ok(Observed::Done(found))
+            }
             Verdict::Blank(evidence) => {
                 let evidence = self.may_be_formatted(evidence)?;
                 Ok(Observed::Todo(format!("volume {id} is blank: {evidence}")))
@@ -101,6 +104,9 @@ impl Step for MakeFilesystem<'_> {
                 // Whatever is there is in use by now: never to be formatted again.
                 return self.journal.update_volume(id, |volume| volume.formatting = None);
             }
+            if self.is_complete().await? {
+                return self.record_format(id);
+            }
         } else {
             let evidence = match probe(self.device).await? {
                 Verdict::Blank(evidence) => self.may_be_formatted(evidence)?,
@@ -113,12 +119,7 @@ impl Step for MakeFilesystem<'_> {
         let maker = self.maker().await?;
         maker.make(self.device, &lock).await?;
         lock.sync_all().named(format_args!("flushing {}", self.device.path.display()))?;
-        self.journal.update_volume(id, |volume| {
-            volume.formatting = None;
-            volume.formatted_at = Some(journal::now());
-            volume.tag_due = true;
-            volume.ownership_due = true;
-        })?;
+        self.record_format(id)?;
         let kind = self.volume.want.file_system;
         tracing::info!(step = "filesystem", volume = id, "formatted {} as {kind}", self.device.path.display());
         drop(lock);
@@ -184,6 +185,59 @@ impl MakeFilesystem<'_> {
         let done = format!("{} {at} by {}", self.volume.want.file_system, self.instance_id);
         self.ec2.tag(id, &[(FORMATTING, "done"), (FORMATTED, &done)]).await?;
         self.journal.update_volume(id, |volume| volume.tag_due = false)
+    }
+
+    fn record_format(&self, id: &str) -> Result<(), Failure> {
+        self.journal.update_volume(id, |volume| {
+            volume.formatting = None;
+            volume.formatted_at = Some(journal::now());
+            volume.tag_due = true;
+            volume.ownership_due = true;
+        })
+    }
+
+    /// Where the journal is lost, the tag of a begun format is all that tells that a filesystem may be half made.
+    async fn must_be_whole(&self, found: &Found) -> Result<(), Failure> {
+        let want = self.volume.want;
+        let begun = self.volume.view.tags.get(FORMATTING).filter(|tag| *tag != "done");
+        let Some(begun) = begun else { return Ok(()) };
+        if self.journal.volume(want.id.as_str()).formatted_at.is_some()
+            || is_mounted(self.device)?
+            || filesystem::is_whole(want.file_system, &self.device.path).await?
+        {
+            return Ok(());
+        }
+        let path = self.device.path.display();
+        let text = format!("volume {} ({path}) holds an incomplete {}: a format was {begun}", want.id, found.kind);
+        Err(Failure::new(Code::NotBlank, text).remedy(format!(
+            "if it is not needed: wipefs -a {path} && blkdiscard -z {path}, then: node-agent run --once"
+        )))
+    }
+
+    /// Whether the killed mkfs had come to its end after all: a whole filesystem is never made again. Otherwise prepares
+    /// the device for another mkfs, if what is on it can be from the one that was killed.
+    async fn is_complete(&self) -> Result<bool, Failure> {
+        match probe(self.device).await? {
+            Verdict::Filesystem(found) if found.kind != self.volume.want.file_system.as_str() => {
+                let text = format!(
+                    "an {} format of volume {} was begun, but {} holds {} (UUID {}) now",
+                    self.volume.want.file_system,
+                    self.volume.want.id,
+                    self.device.path.display(),
+                    found.kind,
+                    found.uuid
+                );
+                Err(Failure::new(Code::NotBlank, text))
+            }
+            Verdict::Blank(_) => Ok(false),
+            Verdict::Filesystem(_) if filesystem::is_whole(self.volume.want.file_system, &self.device.path).await? => {
+                Ok(true)
+            }
+            Verdict::Filesystem(_) | Verdict::Refused { .. } => {
+                filesystem::clear_unfinished(self.device)?;
+                Ok(false)
+            }
+        }
     }
 
     /// A format is resumed only on the very device it was begun on.

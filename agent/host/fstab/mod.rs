@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use super::atomic::Replacement;
+use super::atomic::{Replacement, remove_leftovers};
 use crate::failure::{Code, Failure, Named};
 
 pub mod table;
@@ -28,6 +28,9 @@ pub fn put(line: &Line<'_>) -> Result<(), Failure> {
     let mut file = Replacement::new(&path);
     if let Ok(meta) = fs::metadata(&path) {
         file = file.mode(meta.mode() & 0o7777).owner(meta.uid(), meta.gid());
+    }
+    if let Some(dir) = path.parent() {
+        remove_leftovers(dir).named(format_args!("clearing {}", dir.display()))?;
     }
     file.write(&new).named(format_args!("writing {PATH}"))
 }
