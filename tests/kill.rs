@@ -286,7 +286,9 @@ fn torn(file_system: &'static str, torn: Torn, victim: Victim) -> Scene {
 
 #[test]
 fn a_kill_inside_mkfs_is_resumed_from_its_intent() {
-    let states = torn_states();
+    let mut states = torn_states();
+    // Without its last backup superblock ext4 is whole as e2fsck sees it: it is used, not made again.
+    states.retain(|state| !matches!(state, ("ext4", Torn::AllButTheLast)));
     let scenarios: Vec<_> = states.iter().zip([Victim::Tree, Victim::Machine].iter().cycle()).collect();
     each(&scenarios, |((file_system, state), victim)| {
         let scene = torn(file_system, *state, **victim);
@@ -298,7 +300,7 @@ fn a_kill_inside_mkfs_is_resumed_from_its_intent() {
 #[test]
 fn a_kill_before_and_after_each_effect_of_resuming_a_format_is_harmless() {
     for file_system in ["xfs", "ext4"] {
-        let resuming = || torn(file_system, Torn::AllButTheLast, Victim::Tree);
+        let resuming = || torn(file_system, Torn::OnlyTheFirst, Victim::Tree);
         before_each_effect(resuming, Victim::Tree, LOOK, "mount /mydata");
     }
 }
