@@ -70,9 +70,9 @@ impl Step for Fetch<'_> {
         StepName::Files
     }
 
-    /// A little longer than configured, so that the fallback comes before the end.
+    /// Longer than configured by more than the longest pause between two tries, so that the fallback comes before the end.
     fn deadline(&self) -> Duration {
-        self.deadline + Duration::from_secs(5)
+        self.deadline + Duration::from_secs(30)
     }
 
     fn rides_out_outages(&self) -> bool {
