@@ -754,3 +754,24 @@ fn a_device_of_zeros_reads_as_zero_whatever_its_size() {
         assert_eq!(seen["result"], "zero", "{size}: {seen}");
     }
 }
+
+#[test]
+fn every_group_header_that_mkfs_xfs_makes_is_read() {
+    for size in [300 * MIB, GIB, 7 * GIB, 300 * GIB, 4 << 40, 5 << 40, 10 << 40] {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(size).unwrap();
+        let output = Command::new("mkfs.xfs").arg("-N").arg(file.path()).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        let number = |name: &str| -> u64 {
+            let (_, rest) = said.split_once(name).unwrap_or_else(|| panic!("no {name} in {said}"));
+            rest.split(|char: char| !char.is_ascii_digit()).next().unwrap().parse().unwrap()
+        };
+        let (count, blocks) = (number("agcount="), number("agsize="));
+        let headers: Vec<_> = (1..count).map(|group| group * blocks * 4 * KIB).collect();
+        assert_eq!(images::xfs_headers(size), headers, "{said}");
+        for header in headers {
+            let seen = read_blank(&sparse(size, Some((header, 1))));
+            assert_eq!(seen["offset"], header, "one byte at {header} of {size}: {seen}");
+        }
+    }
+}

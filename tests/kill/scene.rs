@@ -291,7 +291,9 @@ impl Scene {
             assert_eq!(&node.read(path), contents, "{log}");
         }
         let (begun, completed) = self.formats();
-        assert!((1..=1 + self.inside_format).contains(&completed), "mkfs was completed {completed} times\n{log}");
+        // One killed after its last write did not come to its end, but its filesystem is whole, and used.
+        let least = usize::from(self.inside_format == 0);
+        assert!((least..=1 + self.inside_format).contains(&completed), "mkfs was completed {completed} times\n{log}");
         if let Some(settled) = self.settled {
             assert_eq!(begun, settled, "mkfs ran after the format was done\n{log}");
         }
