@@ -59,12 +59,16 @@ pub(crate) fn ext4_backups(size: u64) -> Vec<u64> {
 }
 
 /// The headers of XFS's allocation groups but the first, by mkfs.xfs's rule (xfsprogs, `calc_default_ag_geometry`): four
-/// groups below 4 TiB; from there on groups of the largest size, which is a block less than 1 TiB.
+/// groups below 4 TiB; from there on groups of the largest size, which is a block less than 1 TiB, and no rest of under 16 MiB.
 pub(crate) fn xfs_headers(size: u64) -> Vec<u64> {
     const BLOCK: u64 = 4 * KIB;
     let blocks = size / BLOCK;
-    let group = if size < 4 << 40 { blocks.div_ceil(4) } else { (1 << 28) - 1 };
-    (1..blocks.div_ceil(group.max(1))).map(|number| number * group * BLOCK).collect()
+    let (group, rest) = if size < 4 << 40 { (blocks.div_ceil(4), 1) } else { ((1 << 28) - 1, 16 * MIB / BLOCK) };
+    (1..)
+        .map(|number| number * group.max(1))
+        .take_while(|start| start + rest <= blocks)
+        .map(|start| start * BLOCK)
+        .collect()
 }
 
 fn at(image: &mut [u8], offset: usize, bytes: &[u8]) {
