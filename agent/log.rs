@@ -45,6 +45,10 @@ where
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut to: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let mut line = Line::default();
         event.record(&mut line);
+        // For those who draw the steps; a step that has to do something says so itself.
+        if line.kind == "begin" {
+            return Ok(());
+        }
         let now = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
         // The date is the same for hours; the journal has it.
         let time = now.get(11..23).unwrap_or(&now);
@@ -58,7 +62,7 @@ where
             (step, "") => format!("{step}: "),
             (step, volume) => format!("{step} {volume}: "),
         };
-        let bar = if line.output { "| " } else { "" };
+        let bar = if line.kind == "output" { "| " } else { "" };
         if to.has_ansi_escapes() {
             writeln!(to, "\x1b[2m{time}\x1b[0m \x1b[{colour}m{place}{level}\x1b[0m{bar}{}", line.message)
         } else {
@@ -72,7 +76,7 @@ struct Line {
     step: String,
     volume: String,
     message: String,
-    output: bool,
+    kind: String,
 }
 
 impl Visit for Line {
@@ -80,13 +84,8 @@ impl Visit for Line {
         match field.name() {
             "step" => value.clone_into(&mut self.step),
             "volume" => value.clone_into(&mut self.volume),
+            "kind" => value.clone_into(&mut self.kind),
             _ => self.record_debug(field, &format_args!("{value}")),
-        }
-    }
-
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        if field.name() == "output" {
-            self.output = value;
         }
     }
 

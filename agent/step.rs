@@ -344,20 +344,25 @@ impl Progress {
             took_ms: 0,
             error: None,
         });
-        Progress {
+        let progress = Progress {
             began: Instant::now(),
             earlier: Duration::from_millis(record.took_ms),
             changed: record.outcome == Outcome::Changed,
             record,
             allowed: step.deadline(),
             told: None,
-        }
+        };
+        progress.log("begin", format_args!("looking how things are"));
+        progress
     }
 
     fn acting(&mut self, journal: &Journal, because: &str) -> Result<(), Failure> {
         self.record.attempts += 1;
         self.changed = true;
-        self.log(format_args!("start: {because} (attempt {}, deadline {})", self.record.attempts, rough(self.allowed)));
+        self.log(
+            "start",
+            format_args!("start: {because} (attempt {}, deadline {})", self.record.attempts, rough(self.allowed)),
+        );
         self.save(journal, Outcome::Running)
     }
 
@@ -368,13 +373,16 @@ impl Progress {
         if self.told.as_ref().is_some_and(|(text, at)| *text == why && now - *at < REMINDER) {
             return;
         }
-        self.log(format_args!(
-            "wait: {why} (attempt {}, {} of {}, again in {})",
-            self.record.attempts,
-            rough(self.began.elapsed()),
-            rough(self.allowed),
-            rough(pause),
-        ));
+        self.log(
+            "wait",
+            format_args!(
+                "wait: {why} (attempt {}, {} of {}, again in {})",
+                self.record.attempts,
+                rough(self.began.elapsed()),
+                rough(self.allowed),
+                rough(pause),
+            ),
+        );
         self.told = Some((why, now));
     }
 
@@ -384,7 +392,7 @@ impl Progress {
                 let outcome = if self.changed { Outcome::Changed } else { Outcome::AlreadySo };
                 self.save(journal, outcome)?;
                 let how = if self.changed || self.told.is_some() { "done" } else { "already so" };
-                self.log(format_args!("{how} ({})", rough(self.began.elapsed())));
+                self.log("done", format_args!("{how} ({})", rough(self.began.elapsed())));
                 Ok(output)
             }
             Err(failure) => {
@@ -392,7 +400,7 @@ impl Progress {
                 if let Err(unsaved) = self.save(journal, Outcome::Failed) {
                     tracing::error!("{unsaved}");
                 }
-                self.log(format_args!("failed ({}): {failure}", rough(self.began.elapsed())));
+                self.log("failed", format_args!("failed ({}): {failure}", rough(self.began.elapsed())));
                 Err(failure)
             }
         }
@@ -404,13 +412,12 @@ impl Progress {
         journal.record(self.record.clone())
     }
 
-    fn log(&self, text: fmt::Arguments<'_>) {
+    /// `kind` says what becomes of the step, for those who draw it (agent/log).
+    fn log(&self, kind: &'static str, text: fmt::Arguments<'_>) {
         let step = self.record.step.as_str();
-        if let Some(subject) = &self.record.subject {
-            tracing::info!(step, volume = subject.as_str(), "{text}");
-        } else {
-            tracing::info!(step, "{text}");
-        }
+        let volume = self.record.subject.as_deref();
+        let (attempt, allowed_ms) = (self.record.attempts, journal::millis(self.allowed));
+        tracing::info!(step, volume, kind, attempt, allowed_ms, "{text}");
     }
 }
 

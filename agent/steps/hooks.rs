@@ -244,7 +244,7 @@ impl Tail {
     fn line(&mut self) {
         let line = String::from_utf8_lossy(&self.partial).trim_end().to_owned();
         self.partial.clear();
-        tracing::info!(step = self.step.as_str(), output = true, "{line}");
+        tracing::info!(step = self.step.as_str(), kind = "output", "{line}");
         if self.last.len() == LAST_LINES {
             self.last.pop_front();
         }
