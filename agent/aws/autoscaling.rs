@@ -1,9 +1,11 @@
 //! Auto Scaling: the instance's lifecycle state and the launch lifecycle action.
 
 use std::fmt;
+use std::time::Duration;
 
 use aws_config::SdkConfig;
 use aws_sdk_autoscaling::Client;
+use aws_sdk_autoscaling::types::LifecycleHook;
 
 use super::error;
 use crate::failure::{Code, Failure};
@@ -74,6 +76,26 @@ pub enum Completion {
     NoActiveAction(String),
 }
 
+/// A lifecycle hook as Auto Scaling has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaunchHook {
+    /// Its name, unique in the group.
+    pub name: String,
+    /// How long an action waits without a heartbeat.
+    pub heartbeat_timeout: Duration,
+    /// What an action whose time is over amounts to: `ABANDON` or `CONTINUE`.
+    pub default_result: String,
+    /// `autoscaling:EC2_INSTANCE_LAUNCHING` or `autoscaling:EC2_INSTANCE_TERMINATING`.
+    pub transition: String,
+    /// When an action ends whatever its heartbeats.
+    pub global_timeout: Duration,
+}
+
+/// When an action ends whatever its heartbeats, by the hook's heartbeat timeout (FACTS: lifecycle).
+pub fn global_limit(heartbeat_timeout: Duration) -> Duration {
+    heartbeat_timeout.saturating_mul(100).min(Duration::from_hours(48))
+}
+
 impl AutoScaling {
     pub(super) fn new(config: &SdkConfig) -> Self {
         AutoScaling { client: Client::new(config) }
@@ -94,6 +116,24 @@ impl AutoScaling {
                 tracing::debug!("the lifecycle state cannot be read: {}", error.failure);
                 Ok(LifecycleState::Unreadable)
             }
+            Err(error) => Err(error.failure),
+        }
+    }
+
+    /// The group's lifecycle hook of that name; none where the group has no such hook, or does not exist itself. Not being
+    /// allowed to read it is a failure with the code `AccessDenied`.
+    pub async fn hook(&self, group: &str, name: &str) -> Result<Option<LaunchHook>, Failure> {
+        let hooks = self.hooks(group).await?.unwrap_or_default();
+        Ok(hooks.into_iter().find(|hook| hook.name == name))
+    }
+
+    /// All lifecycle hooks of the group; none where there is no such group.
+    pub async fn hooks(&self, group: &str) -> Result<Option<Vec<LaunchHook>>, Failure> {
+        let answer = self.client.describe_lifecycle_hooks().auto_scaling_group_name(group).send().await;
+        match answer.map_err(|error| error::read("autoscaling:DescribeLifecycleHooks", &error)) {
+            Ok(answer) => Ok(Some(answer.lifecycle_hooks().iter().map(launch_hook).collect())),
+            // Not modelled by the SDK: "AutoScalingGroup name not found - …".
+            Err(error) if error.is("ValidationError") && error.message.contains("not found") => Ok(None),
             Err(error) => Err(error.failure),
         }
     }
@@ -123,5 +163,18 @@ impl AutoScaling {
             }
             Err(error) => Err(error.failure),
         }
+    }
+}
+
+fn launch_hook(hook: &LifecycleHook) -> LaunchHook {
+    let seconds = |value: Option<i32>| value.and_then(|value| u64::try_from(value).ok()).map(Duration::from_secs);
+    // AWS's own defaults, for an answer that leaves them out.
+    let heartbeat_timeout = seconds(hook.heartbeat_timeout()).unwrap_or(Duration::from_hours(1));
+    LaunchHook {
+        name: hook.lifecycle_hook_name().unwrap_or_default().to_owned(),
+        heartbeat_timeout,
+        default_result: hook.default_result().unwrap_or("ABANDON").to_owned(),
+        transition: hook.lifecycle_transition().unwrap_or_default().to_owned(),
+        global_timeout: seconds(hook.global_timeout()).unwrap_or_else(|| global_limit(heartbeat_timeout)),
     }
 }
