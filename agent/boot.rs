@@ -1,18 +1,21 @@
 //! The boot sequence, top to bottom.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::pin::pin;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::aws::{Aws, Services};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::failure::{Code, Failure};
+use crate::heartbeat::{Allowance, Heart};
 use crate::host::systemd;
 use crate::journal::{Journal, LaunchOutcome};
-use crate::step::{Runner, StepName, Stopped};
+use crate::step::{Planned, Runner, StepName, Stopped};
 use crate::steps::attach::{Attach, Attached};
 use crate::steps::device::FindDevice;
 use crate::steps::fetch::Fetch;
@@ -21,7 +24,7 @@ use crate::steps::filesystem::MakeFilesystem;
 use crate::steps::grow::Grow;
 use crate::steps::hooks::{Hook, end_survivor};
 use crate::steps::identity::{Identify, Node, RightNode};
-use crate::steps::lifecycle::{Complete, Launch, LaunchResult};
+use crate::steps::lifecycle::{Complete, EnterPool, Launch, LaunchResult, Standing};
 use crate::steps::mount::MountVolume;
 use crate::steps::ownership::Own;
 
@@ -34,28 +37,77 @@ pub struct Boot<'a> {
     pub journal: &'a Journal,
     /// The services.
     pub aws: &'a Aws,
+    /// The instance and its region's services, once they are known.
+    pub site: &'a OnceCell<Site>,
     /// A private directory for fetched contents.
     pub scratch: &'a Path,
     /// This boot.
     pub boot_id: &'a str,
+    /// When there may be heartbeats.
+    pub allowance: &'a Allowance,
     /// Becomes true when the agent is told to stop.
     pub stop: watch::Receiver<bool>,
 }
 
+/// Where the agent is at work. Kept as long as the process, because the SDK corrects clock skew per client.
+#[derive(Debug)]
+pub struct Site {
+    /// This instance.
+    pub node: Node,
+    /// Its region's services.
+    pub services: Services,
+}
+
+impl Site {
+    /// Asks the metadata service, the first time.
+    pub async fn find<'a>(
+        known: &'a OnceCell<Site>,
+        run: &Runner<'_>,
+        aws: &Aws,
+        journal: &Journal,
+        deadline: Duration,
+    ) -> Result<&'a Site, Stopped> {
+        if let Some(site) = known.get() {
+            return Ok(site);
+        }
+        let node = run.step(Identify { imds: &aws.imds, deadline }).await?;
+        journal.claim(&node.instance_id).map_err(at(StepName::Identity))?;
+        let services = aws.connect(&node.region).await;
+        Ok(known.get_or_init(|| Site { node, services }))
+    }
+
+    /// This instance's launch.
+    pub fn launch<'a>(&'a self, aws: &'a Aws, config: Option<&'a config::Lifecycle>) -> Launch<'a> {
+        Launch { autoscaling: &self.services.autoscaling, imds: &aws.imds, node: &self.node, config }
+    }
+}
+
+/// What became of the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Up {
+    /// It is up and reported.
+    Done,
+    /// It waits in a warm pool.
+    Warm,
+}
+
 impl Boot<'_> {
     /// Brings the node up and reports it; with `on_failure = "abandon"` a failure is reported too.
-    pub async fn bring_up(&self) -> Result<(), Stopped> {
+    pub async fn bring_up(&self) -> Result<Up, Stopped> {
         let Boot { config, journal, .. } = *self;
-        let run = &Runner::new(journal, config.timeouts.aws, self.stop.clone());
-        let here = |step| move |failure| Stopped { step, failure };
+        let run = &Runner::new(journal, config.timeouts.aws, self.stop.clone(), self.allowance);
 
-        end_survivor(journal, self.boot_id).await.map_err(here(StepName::Configure))?;
-        let node = &run.step(Identify { imds: &self.aws.imds, deadline: config.timeouts.aws }).await?;
-        journal.claim(&node.instance_id).map_err(here(StepName::Identity))?;
-        let services = &self.aws.connect(&node.region).await;
-        let launch = &Launch { autoscaling: &services.autoscaling, node, config: config.lifecycle.as_ref() };
+        end_survivor(journal, self.boot_id).await.map_err(at(StepName::Configure))?;
+        let site = self.identify(run).await?;
+        let launch = &site.launch(self.aws, config.lifecycle.as_ref());
 
-        let result = self.sequence(run, node, services, launch).await;
+        let heart = Heart { launch, journal, allowance: self.allowance };
+        let mut work = pin!(self.sequence(run, site, launch));
+        let result = tokio::select! {
+            result = &mut work => result,
+            // The step at work finds out by itself, where it is safe to stop.
+            _lost = heart.beat() => work.await,
+        };
         if let Err(stopped) = &result
             && launch.abandons_on(stopped)
             && journal.launch_outcome().is_none()
@@ -66,20 +118,34 @@ impl Boot<'_> {
         result
     }
 
-    async fn sequence(
-        &self,
-        run: &Runner<'_>,
-        node: &Node,
-        services: &Services,
-        launch: &Launch<'_>,
-    ) -> Result<(), Stopped> {
+    /// What [`Boot::bring_up`] would do, as far as can be known by looking.
+    pub async fn plan(&self) -> Vec<Planned> {
+        let run = Runner::planning(self.journal, self.stop.clone(), self.allowance);
+        if let Ok(site) = self.identify(&run).await {
+            let launch = &site.launch(self.aws, self.config.lifecycle.as_ref());
+            // How far it comes is in the plan.
+            drop(Box::pin(self.sequence(&run, site, launch)).await);
+        }
+        run.into_plan()
+    }
+
+    async fn identify(&self, run: &Runner<'_>) -> Result<&Site, Stopped> {
+        Site::find(self.site, run, self.aws, self.journal, self.config.timeouts.aws).await
+    }
+
+    async fn sequence(&self, run: &Runner<'_>, site: &Site, launch: &Launch<'_>) -> Result<Up, Stopped> {
         let Boot { config, journal, .. } = *self;
+        let Site { node, services } = site;
         let deadline = config.timeouts.volume;
         let taken = &RefCell::new(BTreeSet::new());
 
-        run.step(RightNode { imds: &self.aws.imds, launch, node, ip: config.node.ip, deadline: config.timeouts.aws })
+        let standing = run
+            .step(RightNode { imds: &self.aws.imds, launch, node, ip: config.node.ip, deadline: config.timeouts.aws })
             .await?;
-        let launched = self.launched_before().map_err(|failure| Stopped { step: StepName::Identity, failure })?;
+        if let Standing::Warm(state) = standing {
+            return self.enter_pool(run, launch, &state).await;
+        }
+        let launched = self.launched_before().map_err(at(StepName::Identity))?;
 
         let attach = run.together(config.volumes.iter().map(|want| Attach {
             ec2: &services.ec2,
@@ -114,16 +180,19 @@ impl Boot<'_> {
             volume,
             device,
             found,
+            allowance: self.allowance,
             deadline,
         }))
         .await?;
-        announce_mounts().await;
+        if !run.is_planning() {
+            announce_mounts().await;
+        }
         run.in_turn(disks().map(|(volume, device)| Grow { journal, volume, device, deadline, tried: Cell::default() }))
             .await?;
         run.in_turn(volumes.iter().map(|volume| Own { journal, volume, swept: Cell::default() })).await?;
 
         // What follows is done once per instance.
-        let Some(staged) = staged else { return Ok(()) };
+        let Some(staged) = staged else { return Ok(Up::Done) };
         let mut inputs = run.step(WriteFiles { journal, files: &config.files, contents: &staged.files }).await?;
         if let (Some(hooks), Some(script)) = (&config.hooks, &staged.script) {
             let environment = &self.hook_environment(node, &volumes);
@@ -146,22 +215,31 @@ impl Boot<'_> {
                     .await?;
             }
         }
-        run.step(self.complete(launch, LaunchResult::Continue)).await
+        run.step(self.complete(launch, LaunchResult::Continue)).await?;
+        Ok(Up::Done)
+    }
+
+    async fn enter_pool(&self, run: &Runner<'_>, launch: &Launch<'_>, state: &str) -> Result<Up, Stopped> {
+        tracing::info!("this instance is {state}: it waits in a warm pool, and nothing is touched");
+        let (deadline, began) = (self.config.timeouts.complete, Instant::now());
+        run.step(EnterPool { launch, deadline, began, accepted: Cell::default() }).await?;
+        Ok(Up::Warm)
     }
 
     fn complete<'b>(&'b self, launch: &'b Launch<'b>, result: LaunchResult) -> Complete<'b> {
-        let deadline = self.config.timeouts.complete;
-        Complete { journal: self.journal, launch, result, deadline, accepted: Cell::default() }
+        let (deadline, began) = (self.config.timeouts.complete, Instant::now());
+        Complete { journal: self.journal, launch, result, deadline, began, accepted: Cell::default() }
     }
 
-    /// Whether the once-per-instance steps are behind this instance. One that was abandoned is not to be used.
+    /// Whether the once-per-instance steps are behind this instance, and nobody wants them redone. One that was abandoned is
+    /// not to be used.
     fn launched_before(&self) -> Result<bool, Failure> {
         match self.journal.launch_outcome() {
             None => Ok(false),
             Some(LaunchOutcome::Abandoned) => {
                 Err(Failure::new(Code::LaunchAbandoned, "the launch of this instance was abandoned before"))
             }
-            Some(_) => Ok(true),
+            Some(_) => Ok(self.journal.read(|state| state.redo_from.is_none())),
         }
     }
 
@@ -211,6 +289,10 @@ impl Boot<'_> {
             ("NODE_AGENT_VOLUMES", serde_json::Value::Array(all).to_string()),
         ])
     }
+}
+
+fn at(step: StepName) -> impl Fn(Failure) -> Stopped {
+    move |failure| Stopped { step, failure }
 }
 
 /// Applications `WantedBy` the target start once all volumes are mounted. That it cannot be started is no reason to give

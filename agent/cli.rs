@@ -1,24 +1,23 @@
 //! The command line and its commands.
 
 use std::ffi::OsString;
+use std::io::{IsTerminal, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::aws::Aws;
-use crate::boot::Boot;
-use crate::config::Scope;
-use crate::failure::{Code, Failure, Named};
-use crate::host::{self, blank};
-use crate::journal::{self, Journal};
-use crate::lock::Lock;
-use crate::log::{self, Format};
-use crate::settings;
-use crate::step::Stopped;
-use crate::steps::fetch::prepare_scratch;
+use crate::failure::Failure;
+use crate::host::blank;
+use crate::journal::Fault;
+use crate::log::{self, Format, Level};
+use crate::service::Service;
+use crate::service::retry;
+use crate::session::{Ended, Places, Session, stop_signal};
+use crate::step::StepName;
+use crate::steps::lifecycle::LaunchResult;
+use crate::{install, plan, settings, status};
 
 /// Brings a stateful EC2 node up: volumes, filesystems, files, hooks, then CONTINUE.
 #[derive(Debug, Parser)]
@@ -33,8 +32,18 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 a step failed, 2 usage, 3 not fi
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs the boot sequence
+    /// Runs the service: brings the node up, holds it where that fails, and stays
     Run(Run),
+    /// Shows what each step did, why it failed, and what to do
+    Status(Status),
+    /// Resumes at the failed step, after the cause was repaired
+    Retry(Retry),
+    /// Completes the launch lifecycle action by hand
+    Complete(Complete),
+    /// Shows what a run would do now, and changes nothing
+    Plan(Plan),
+    /// Installs this binary and its systemd units
+    Install(Install),
     /// Reads the device on the standard input and says whether it is blank
     #[command(name = blank::READER, hide = true)]
     ReadBlank,
@@ -44,9 +53,71 @@ enum Command {
 struct Run {
     #[command(flatten)]
     common: Common,
-    /// End after the boot sequence
-    #[arg(long, required = true)]
+    /// End after the boot sequence; a failure is not held
+    #[arg(long)]
     once: bool,
+}
+
+#[derive(Debug, Args)]
+struct Status {
+    #[command(flatten)]
+    common: Common,
+    /// Print a JSON document
+    #[arg(long)]
+    json: bool,
+    /// Wait until the node is up or has failed
+    #[arg(long)]
+    wait: bool,
+    /// Wait no longer than this (90s, 15m)
+    #[arg(long, value_name = "TIME", requires = "wait", value_parser = humantime::parse_duration)]
+    timeout: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+struct Retry {
+    #[command(flatten)]
+    common: Common,
+    /// Redo everything from this step on
+    #[arg(long, value_name = "STEP")]
+    from: Option<StepName>,
+}
+
+#[derive(Debug, Args)]
+struct Complete {
+    /// What Auto Scaling is told
+    result: Answer,
+    /// Do not ask first
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Answer {
+    /// The instance goes into service
+    Continue,
+    /// The instance is terminated and replaced
+    Abandon,
+}
+
+#[derive(Debug, Args)]
+struct Plan {
+    #[command(flatten)]
+    common: Common,
+    /// Print a JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct Install {
+    /// Start the service now, without waiting for it
+    #[arg(long)]
+    now: bool,
+    /// Install into an image that is mounted here
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -57,6 +128,9 @@ struct Common {
     /// Where the journal and the lock are [default: $STATE_DIRECTORY or /var/lib/node-agent]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
+    /// Where the control socket and the metrics are [default: `$RUNTIME_DIRECTORY` or /run/node-agent]
+    #[arg(long, value_name = "DIR")]
+    runtime_dir: Option<PathBuf>,
     /// The log on the standard error
     #[arg(long, value_enum, default_value = "text")]
     log_format: Format,
@@ -66,16 +140,22 @@ struct Common {
 }
 
 impl Common {
-    fn state_dir(&self) -> PathBuf {
-        // systemd separates several directories by colons; the first is ours.
-        let first = |dirs: OsString| {
-            let dirs = dirs.into_string().ok()?;
-            dirs.split(':').next().filter(|dir| !dir.is_empty()).map(PathBuf::from)
+    /// Begins to log, and tells where things are.
+    fn begin(self) -> Places {
+        log::init(self.log_format, self.verbose);
+        let dir = |given: Option<PathBuf>, variable: &str, usual: &str| {
+            // systemd separates several directories by colons; the first is ours.
+            let first = |dirs: OsString| {
+                let dirs = dirs.into_string().ok()?;
+                dirs.split(':').next().filter(|dir| !dir.is_empty()).map(PathBuf::from)
+            };
+            given.or_else(|| std::env::var_os(variable).and_then(first)).unwrap_or_else(|| PathBuf::from(usual))
         };
-        self.state_dir
-            .clone()
-            .or_else(|| std::env::var_os("STATE_DIRECTORY").and_then(first))
-            .unwrap_or_else(|| PathBuf::from("/var/lib/node-agent"))
+        Places {
+            config: self.config,
+            state_dir: dir(self.state_dir, "STATE_DIRECTORY", "/var/lib/node-agent"),
+            runtime_dir: dir(self.runtime_dir, "RUNTIME_DIRECTORY", "/run/node-agent"),
+        }
     }
 }
 
@@ -84,10 +164,21 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         match self.command {
             Command::Run(run) => run.start(),
+            Command::Status(status) => status.show(),
+            Command::Retry(Retry { common, from }) => {
+                let places = common.begin();
+                finish(block_on(retry::retry(places, from)))
+            }
+            Command::Complete(complete) => complete.send(),
+            Command::Plan(plan) => plan.make(),
+            Command::Install(Install { now, root }) => {
+                log::init(Format::Text, false);
+                finish(block_on(async { Ok(install::install(&root, now).await?) }))
+            }
             Command::ReadBlank => match blank::read_stdin() {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
-                    eprintln!("{error}");
+                    log::say(Level::Error, &error.to_string());
                     ExitCode::FAILURE
                 }
             },
@@ -95,92 +186,126 @@ impl Cli {
     }
 }
 
-/// A failure that may have happened in a step.
-struct Ended {
-    step: Option<&'static str>,
-    failure: Failure,
-}
-
-impl From<Failure> for Ended {
-    fn from(failure: Failure) -> Self {
-        Ended { step: None, failure }
-    }
-}
-
-impl From<Stopped> for Ended {
-    fn from(stopped: Stopped) -> Self {
-        Ended { step: Some(stopped.step.as_str()), failure: stopped.failure }
-    }
-}
-
 impl Run {
     fn start(self) -> ExitCode {
-        log::init(self.common.log_format, self.common.verbose);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let result = match runtime {
-            Ok(runtime) => {
-                let result = runtime.block_on(self.once());
-                // A child that hangs in a read is left behind, not waited for.
-                runtime.shutdown_background();
-                result
+        let places = self.common.begin();
+        let once = self.once;
+        finish(block_on(async move {
+            if once {
+                return retry::once(places, None).await.map_err(|ended| ended.fault());
             }
-            Err(error) => Err(Failure::io("the runtime", error).into()),
-        };
-        finish(result)
-    }
-
-    async fn once(&self) -> Result<(), Ended> {
-        let stop = stop_signal()?;
-        let aws = Aws::new();
-        let config = settings::load(&self.common.config, &aws.imds, Scope::ThisHost).await?;
-        let state_dir = self.common.state_dir();
-        journal::private_dir(&state_dir).map_err(|error| {
-            Failure::new(Code::StateUnusable, format!("making {}", state_dir.display())).because(error)
-        })?;
-        let _lock = Lock::take(&state_dir)?;
-        let boot_id = host::boot_id()?;
-        let journal = Journal::open(&state_dir, &boot_id, &config.digest)?;
-        let scratch = state_dir.join("fetched");
-        prepare_scratch(&scratch)?;
-        let boot = Boot { config: &config, journal: &journal, aws: &aws, scratch: &scratch, boot_id: &boot_id, stop };
-        Ok(Box::pin(boot.bring_up()).await?)
+            let serve = async { Box::pin(Service::open(Session::open(places)?)?.run()).await };
+            serve.await.map_err(|ended: Ended| ended.fault())
+        }))
     }
 }
 
-/// Becomes true at SIGTERM or SIGINT.
-fn stop_signal() -> Result<watch::Receiver<bool>, Failure> {
-    let (sender, receiver) = watch::channel(false);
-    let mut terminate = signal(SignalKind::terminate()).named("waiting for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).named("waiting for SIGINT")?;
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+impl Status {
+    fn show(self) -> ExitCode {
+        let places = self.common.begin();
+        let report = if self.wait {
+            block_on(async { Ok(status::wait(&places, self.timeout).await?) })
+        } else {
+            status::look(&places).map_err(Fault::from)
+        };
+        log::finish();
+        match report {
+            Ok(report) => {
+                print(&status::render(&report, self.json));
+                ExitCode::from(report.exit_code)
+            }
+            Err(fault) => finish(Err(fault)),
         }
-        // Without receivers the run is over anyway.
-        let _ = sender.send(true);
-        // The channel stays open as long as the process: a closed one would look like a stop.
-        std::future::pending::<()>().await;
-    });
-    Ok(receiver)
+    }
+}
+
+impl Complete {
+    fn send(self) -> ExitCode {
+        let places = self.common.begin();
+        let (result, consequence) = match self.result {
+            Answer::Continue => {
+                (LaunchResult::Continue, "Auto Scaling takes this instance into service, healthy or not.")
+            }
+            Answer::Abandon => {
+                (LaunchResult::Abandon, "Auto Scaling terminates this instance and launches another one.")
+            }
+        };
+        if !self.yes {
+            if !std::io::stdin().is_terminal() {
+                log::say(Level::Error, "this needs a terminal to ask on, or --yes");
+                return ExitCode::from(2);
+            }
+            if !asked(&format!("{consequence} Send {result}? [y/N] ")) {
+                log::say(Level::Info, "nothing was sent");
+                return ExitCode::from(2);
+            }
+        }
+        finish(block_on(retry::complete(places, result)))
+    }
+}
+
+/// Whether the person at the terminal says yes.
+fn asked(question: &str) -> bool {
+    let mut stderr = std::io::stderr();
+    // A terminal that is gone gives no answer either.
+    let _ = stderr.write_all(question.as_bytes()).and_then(|()| stderr.flush());
+    let mut answer = String::new();
+    let read = std::io::stdin().read_line(&mut answer);
+    read.is_ok() && matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")
+}
+
+impl Plan {
+    fn make(self) -> ExitCode {
+        let places = self.common.begin();
+        let planned = block_on(async { Ok(Box::pin(plan::make(&places, stop_signal()?)).await?) });
+        match planned {
+            Ok(planned) => {
+                print(&if self.json {
+                    serde_json::to_string_pretty(&planned).unwrap_or_default() + "\n"
+                } else {
+                    plan::render(&planned)
+                });
+                ExitCode::from(plan::exit_code(&planned))
+            }
+            Err(fault) => finish(Err(fault)),
+        }
+    }
+}
+
+/// Runs to the end on this thread.
+fn block_on<T>(work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::io("the runtime", error))?;
+    let result = runtime.block_on(work);
+    // A child that hangs in a read is left behind, not waited for.
+    runtime.shutdown_background();
+    result
+}
+
+/// Writes to the standard output. Whoever does not read it has seen enough.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 /// The last line of every run, and the exit code.
-fn finish(result: Result<(), Ended>) -> ExitCode {
-    let Err(Ended { step, failure }) = result else {
-        eprintln!("node-agent: result=done");
+fn finish(result: Result<(), Fault>) -> ExitCode {
+    let Err(Fault { step, exit_code, error }) = result else {
+        let last = "node-agent: result=done";
+        log::last_words(Level::Info, last, last);
         return ExitCode::SUCCESS;
     };
-    let message = failure.to_string();
-    if message.contains('\n') {
-        eprintln!("{message}");
+    if error.message.contains('\n') {
+        log::say(Level::Error, &error.message);
     }
-    let reason = message.lines().next().unwrap_or_default();
-    eprintln!(
-        "node-agent: result=failed step={} code={} reason={reason:?} remedy={:?}",
-        step.unwrap_or("start"),
-        failure.code.name(),
-        failure.what_to_do(),
-    );
-    ExitCode::from(failure.class().exit_code())
+    let last = |message: &str| {
+        format!(
+            "node-agent: result=failed step={} code={} reason={:?} remedy={:?}",
+            step.map_or("start", StepName::as_str),
+            error.code,
+            message.lines().next().unwrap_or_default(),
+            error.remedy,
+        )
+    };
+    log::last_words(Level::Error, &last(&error.message), &last(&error.public));
+    ExitCode::from(exit_code)
 }

@@ -87,12 +87,20 @@ catalogue! {
     ConfigUnreadable "config-unreadable" Config "put the configuration there, or name it with --config PATH";
     /// Another agent is at work on this machine.
     Locked "locked" Locked "wait until it ends, then: node-agent run --once";
+    /// The agent is at work on another request.
+    Busy "busy" Locked "wait until it ends: node-agent status --wait";
+    /// The resident service has gone away in the course of a request.
+    ServiceGone "service-gone" Stopped "look what it did: node-agent status, and its log: journalctl -u node-agent";
     /// The state directory cannot be used.
     StateUnusable "state-unusable" Permanent "make the directory writable and give it space, then run the agent again";
     /// A step's time is over.
     OutOfTime "out-of-time" Permanent "find out what it waits for, or raise the step's time in [timeouts], then: node-agent run --once";
     /// What a step did has no effect that can be seen.
     NoEffect "no-effect" Waiting "the service may show old state; if it lasts, look at its console, then: node-agent run --once";
+    /// The agent cannot be installed as asked for.
+    InstallImpossible "install-impossible" Permanent "see node-agent install --help";
+    /// A plan has come to something that must be done before more can be known.
+    NotKnownYet "not-known-yet" Permanent "make the plan again when it is done";
     /// The agent was told to stop.
     Stopped "stopped" Stopped "nothing was completed; the next start resumes";
     /// The instance metadata service does not answer.
@@ -179,8 +187,14 @@ catalogue! {
     HookTimedOut "hook-timed-out" Permanent "find out what it waits for, or raise timeouts.hooks, then: node-agent run --once";
     /// The instance is being terminated.
     Terminating "terminating" LifecycleLost "nothing to do: the group replaces the instance";
+    /// The instance waits in a warm pool.
+    WarmPool "warm-pool" Waiting "nothing to do: the agent goes to work when the group launches the instance";
     /// This instance's launch was abandoned.
     LaunchAbandoned "launch-abandoned" LifecycleLost "nothing to do: the group terminates and replaces the instance";
+    /// The launch was completed before, with another result.
+    LaunchCompleted "launch-completed" LifecycleLost "nothing can be sent any more; to replace the instance, terminate it: aws autoscaling terminate-instance-in-auto-scaling-group --no-should-decrement-desired-capacity --instance-id INSTANCE";
+    /// IAM does not let the result be reported to Auto Scaling.
+    ReportRefused "report-refused" LifecycleWaiting "allow autoscaling:CompleteLifecycleAction on the group in the instance role's policy, then: node-agent retry";
     /// Auto Scaling does not wait for this lifecycle action.
     LifecycleNotWaiting "lifecycle-not-waiting" LifecycleWaiting "check lifecycle.asg_name and lifecycle.hook_name, and that the role allows autoscaling:CompleteLifecycleAction on the group";
 }
@@ -194,12 +208,14 @@ pub struct Failure {
     pub message: String,
     remedy: Option<String>,
     source: Option<Box<dyn Error + Send + Sync>>,
+    /// The last lines of a hook's output. They may hold secrets, so they stay on the machine.
+    output: Option<Vec<String>>,
 }
 
 impl Failure {
     /// The catalogue's `code`, with what happened.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Failure { code, message: message.into(), remedy: None, source: None }
+        Failure { code, message: message.into(), remedy: None, source: None, output: None }
     }
 
     /// With a remedy that says more than the catalogue's.
@@ -214,6 +230,19 @@ impl Failure {
     pub fn because(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
+    }
+
+    /// With the last lines of a hook's output.
+    #[must_use]
+    pub fn with_output(mut self, lines: Vec<String>) -> Self {
+        self.output = Some(lines);
+        self
+    }
+
+    /// What happened, without a hook's output: for places that others than root can read.
+    pub fn in_public(&self) -> String {
+        let source = self.source.as_deref().map(|source| source as &dyn Error);
+        with_sources(self.message.clone(), source)
     }
 
     /// A local operation on `what` failed.
@@ -241,8 +270,12 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let source = self.source.as_deref().map(|source| source as &dyn Error);
-        f.write_str(&with_sources(self.message.clone(), source))
+        f.write_str(&self.in_public())?;
+        match self.output.as_deref() {
+            None => Ok(()),
+            Some([]) => f.write_str("; it printed nothing"),
+            Some(lines) => write!(f, "; its last lines: {}", lines.join(" | ")),
+        }
     }
 }
 

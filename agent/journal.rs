@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
@@ -14,8 +15,10 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::failure::{Failure, Named};
-use crate::host::atomic;
+use crate::config::Config;
+use crate::failure::{Code, Failure, Named};
+use crate::host::{atomic, group};
+use crate::publish::Publisher;
 use crate::step::StepName;
 
 /// The layout of the file below; a reader of another number leaves the file alone.
@@ -48,6 +51,12 @@ pub struct StepRecord {
     pub subject: Option<String>,
     /// How it ended.
     pub outcome: Outcome,
+    /// What it waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<String>,
+    /// How long it may take, in milliseconds.
+    #[serde(default)]
+    pub allowed_ms: u64,
     /// Rounds in which something was tried or went wrong.
     pub attempts: u32,
     /// When it began, RFC 3339.
@@ -68,6 +77,8 @@ pub struct ErrorRecord {
     pub message: String,
     /// What to do.
     pub remedy: String,
+    /// The message without a hook's output, for places that others than root can read.
+    pub public: String,
 }
 
 impl From<&Failure> for ErrorRecord {
@@ -76,6 +87,7 @@ impl From<&Failure> for ErrorRecord {
             code: failure.code.name().to_owned(),
             message: failure.to_string(),
             remedy: failure.what_to_do().to_owned(),
+            public: failure.in_public(),
         }
     }
 }
@@ -115,15 +127,82 @@ pub struct FormatIntent {
     pub at: String,
 }
 
-/// A hook's process group, so that a restarted agent can end what a killed one left behind.
+/// A process, told from a later one with the same id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HookProcess {
-    /// The group's id, which is its leader's process id.
-    pub group: i32,
-    /// The leader's start time in clock ticks since boot (field 22 of /proc/PID/stat).
+pub struct Process {
+    /// Its id; also its group's, where it leads one.
+    pub pid: i32,
+    /// Its start time in clock ticks since boot (field 22 of /proc/PID/stat).
     pub started: u64,
     /// The boot in which it ran.
     pub boot_id: String,
+}
+
+impl Process {
+    /// The process of this id as it is now.
+    pub fn of(pid: i32, boot_id: &str) -> Self {
+        Process { pid, started: group::start_time(pid).unwrap_or_default(), boot_id: boot_id.to_owned() }
+    }
+
+    /// Whether it still runs in this boot.
+    pub fn is_alive(&self, boot_id: &str) -> bool {
+        self.boot_id == boot_id && group::start_time(self.pid) == Some(self.started)
+    }
+}
+
+/// How far the agent has come with the node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// The sequence is at work.
+    #[default]
+    Running,
+    /// It failed; the service waits for a retry.
+    Held,
+    /// It failed, and nobody waits.
+    Failed,
+    /// The node is up and, where there is somebody to tell, reported.
+    Done,
+    /// The instance is in a warm pool: left alone until it is really launched.
+    Warm,
+    /// Told to stop before the end.
+    Stopped,
+}
+
+/// How the sequence failed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Fault {
+    /// The step, where it was in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<StepName>,
+    /// The exit code that belongs to it.
+    pub exit_code: u8,
+    /// What went wrong and what to do.
+    pub error: ErrorRecord,
+}
+
+/// Something that does not keep a node from coming up, but should be looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warning {
+    /// The step that saw it.
+    pub step: StepName,
+    /// The volume's id, where it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// What was seen.
+    pub message: String,
+}
+
+/// The node as it was configured, for those who read the journal without the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subject {
+    /// `node.id`
+    pub id: String,
+    /// `node.ip`
+    pub ip: String,
+    /// `lifecycle.asg_name`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asg_name: Option<String>,
 }
 
 /// The launch lifecycle action.
@@ -135,6 +214,10 @@ pub struct LifecycleRecord {
     /// How the launch ended; nothing is sent any more once this is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<LaunchOutcome>,
+    /// When a failed node is given up, RFC 3339: set at the first failure, so that neither a retry nor a restart of the
+    /// service puts it off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_until: Option<String>,
 }
 
 /// How this instance's launch ended.
@@ -149,10 +232,24 @@ pub enum LaunchOutcome {
     NoGroup,
     /// No lifecycle hook is configured.
     NoHook,
+    /// CONTINUE was sent, but nobody could see that it was taken: IAM does not let the state be read.
+    Unconfirmed,
+}
+
+impl fmt::Display for LaunchOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LaunchOutcome::Continued => "CONTINUE was sent",
+            LaunchOutcome::Abandoned => "ABANDON was sent",
+            LaunchOutcome::NoGroup => "the instance is in no group",
+            LaunchOutcome::NoHook => "no lifecycle hook is configured",
+            LaunchOutcome::Unconfirmed => "CONTINUE was sent, unconfirmed",
+        })
+    }
 }
 
 /// The state file.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct State {
     /// See [`SCHEMA`].
     pub schema: u32,
@@ -160,8 +257,35 @@ pub struct State {
     pub instance_id: String,
     /// The boot in which it was last written.
     pub boot_id: String,
-    /// The configuration it was last run with.
+    /// The configuration it was last run with; empty until it is known.
     pub config_digest: String,
+    /// The node that was configured.
+    #[serde(default)]
+    pub node: Subject,
+    /// The process that wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Process>,
+    /// How far it has come.
+    #[serde(default)]
+    pub phase: Phase,
+    /// Since when, RFC 3339.
+    #[serde(default)]
+    pub since: String,
+    /// How the sequence failed the last time, unless it has succeeded since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
+    /// What should be looked at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
+    /// The last lines that each hook printed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub output: BTreeMap<StepName, Vec<String>>,
+    /// The step from which on everything is to be redone, asked for by an operator and not completed yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redo_from: Option<StepName>,
+    /// The instance's tag says that the node failed.
+    #[serde(default)]
+    pub tagged: bool,
     /// The steps, in the order of the sequence.
     #[serde(default)]
     pub steps: Vec<StepRecord>,
@@ -173,7 +297,7 @@ pub struct State {
     pub once: BTreeMap<StepName, String>,
     /// The hook at work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hook: Option<HookProcess>,
+    pub hook: Option<Process>,
     /// The launch lifecycle action.
     #[serde(default)]
     pub lifecycle: LifecycleRecord,
@@ -182,35 +306,70 @@ pub struct State {
 /// The open journal. Single-threaded: the agent's runtime is one thread.
 #[derive(Debug)]
 pub struct Journal {
-    dir: PathBuf,
+    /// None where nothing is to be written.
+    dir: Option<PathBuf>,
+    publisher: Option<Publisher>,
     state: RefCell<State>,
 }
 
 impl Journal {
-    /// Opens the journal in `dir`, which is made (0700) if need be. An unreadable file is set aside, not trusted.
-    pub fn open(dir: &Path, boot_id: &str, config_digest: &str) -> Result<Self, Failure> {
-        let fresh = State {
-            schema: SCHEMA,
-            instance_id: String::new(),
-            boot_id: boot_id.to_owned(),
-            config_digest: config_digest.to_owned(),
-            steps: Vec::new(),
-            volumes: BTreeMap::new(),
-            once: BTreeMap::new(),
-            hook: None,
-            lifecycle: LifecycleRecord::default(),
-        };
+    /// Opens the journal in `dir`, which exists, and tells `publisher` of each change. An unreadable file is set aside, not
+    /// trusted.
+    pub fn open(dir: &Path, boot_id: &str, publisher: Option<Publisher>) -> Result<Self, Failure> {
         atomic::remove_leftovers(dir).named(format_args!("clearing {}", dir.display()))?;
-        let state = match read(dir) {
-            Ok(Some(state)) => State { boot_id: fresh.boot_id, config_digest: fresh.config_digest, ..state },
-            Ok(None) => fresh,
+        let before = match read(dir) {
+            Ok(before) => before,
             Err(why) => {
                 tracing::warn!("the journal {} is unreadable ({why}); set aside as {STALE}", dir.join(FILE).display());
                 set_aside(dir)?;
-                fresh
+                None
             }
         };
-        Ok(Journal { dir: dir.to_owned(), state: RefCell::new(state) })
+        let mut state = before.unwrap_or_default();
+        state.schema = SCHEMA;
+        boot_id.clone_into(&mut state.boot_id);
+        Ok(Journal { dir: Some(dir.to_owned()), publisher, state: RefCell::new(state) })
+    }
+
+    /// A journal to look at: changes stay in memory.
+    pub fn look(state: State) -> Self {
+        Journal { dir: None, publisher: None, state: RefCell::new(state) }
+    }
+
+    /// A sequence begins, by this process.
+    pub fn begin(&self, agent: Process) -> Result<(), Failure> {
+        self.update(|state| {
+            state.agent = Some(agent);
+            state.phase = Phase::Running;
+            state.since = now();
+            state.warnings.clear();
+            state.steps.iter_mut().for_each(|record| record.waiting = None);
+        })
+    }
+
+    /// The configuration of the sequence is known.
+    pub fn configured(&self, config: &Config) {
+        self.note(|state| {
+            config.digest.clone_into(&mut state.config_digest);
+            state.node = Subject {
+                id: config.node.id.clone(),
+                ip: config.node.ip.to_string(),
+                asg_name: config.lifecycle.as_ref().map(|lifecycle| lifecycle.asg_name.clone()),
+            };
+        });
+    }
+
+    /// The sequence has come to an end of this kind.
+    pub fn end(&self, phase: Phase, fault: Option<Fault>) -> Result<(), Failure> {
+        self.update(|state| {
+            state.phase = phase;
+            state.since = now();
+            state.fault = fault;
+            if phase == Phase::Done {
+                state.redo_from = None;
+                state.lifecycle.hold_until = None;
+            }
+        })
     }
 
     /// The journal's instance is `instance_id`. One of another instance (an image baked from a booted machine) is set
@@ -220,19 +379,24 @@ impl Journal {
         if before == instance_id {
             return Ok(());
         }
-        if !before.is_empty() {
+        if !before.is_empty()
+            && let Some(dir) = &self.dir
+        {
             tracing::warn!("the journal is of instance {before}, this is {instance_id}; set aside as {STALE}");
-            set_aside(&self.dir)?;
+            set_aside(dir)?;
         }
         self.update(|state| {
             *state = State {
+                schema: SCHEMA,
                 instance_id: instance_id.to_owned(),
+                boot_id: state.boot_id.clone(),
+                config_digest: state.config_digest.clone(),
+                node: state.node.clone(),
+                agent: state.agent.clone(),
+                phase: state.phase,
+                since: state.since.clone(),
                 steps: state.steps.iter().filter(|record| record.step == StepName::Identity).cloned().collect(),
-                volumes: BTreeMap::new(),
-                once: BTreeMap::new(),
-                hook: None,
-                lifecycle: LifecycleRecord::default(),
-                ..state.clone()
+                ..State::default()
             };
         })
     }
@@ -246,10 +410,38 @@ impl Journal {
     pub fn update(&self, change: impl FnOnce(&mut State)) -> Result<(), Failure> {
         let mut next = self.state.borrow().clone();
         change(&mut next);
-        let text = serde_json::to_vec_pretty(&next).map_err(|error| Failure::io("the journal", error.into()))?;
-        atomic::Replacement::new(self.dir.join(FILE)).mode(0o600).write(&text).named("writing the journal")?;
+        if let Some(dir) = &self.dir {
+            let text = serde_json::to_vec_pretty(&next).map_err(|error| Failure::io("the journal", error.into()))?;
+            atomic::Replacement::new(dir.join(FILE)).mode(0o600).write(&text).map_err(|error| {
+                Failure::new(Code::StateUnusable, format!("writing {}", dir.join(FILE).display())).because(error)
+            })?;
+        }
         *self.state.borrow_mut() = next;
+        self.publish();
         Ok(())
+    }
+
+    /// Changes something that only people look at. It becomes durable with the next [`Journal::update`].
+    pub fn note(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.borrow_mut());
+        self.publish();
+    }
+
+    fn publish(&self) {
+        if let Some(publisher) = &self.publisher {
+            publisher.publish(&self.state.borrow());
+        }
+    }
+
+    /// Warns, and keeps the warning for those who look later.
+    pub fn warn(&self, step: StepName, subject: Option<&str>, message: impl Into<String>) {
+        let warning = Warning { step, subject: subject.map(str::to_owned), message: message.into() };
+        tracing::warn!(step = step.as_str(), volume = subject, "{}", warning.message);
+        self.note(|state| {
+            if !state.warnings.contains(&warning) {
+                state.warnings.push(warning);
+            }
+        });
     }
 
     /// What is known of a volume.
@@ -280,18 +472,36 @@ impl Journal {
         self.read(|state| state.lifecycle.outcome)
     }
 
-    /// Puts a step's record in its place.
+    /// Puts a step's record in its place, durably.
     pub fn record(&self, record: StepRecord) -> Result<(), Failure> {
+        self.update(|state| put(state, record))
+    }
+
+    /// As [`Journal::record`], for what only people look at.
+    pub fn note_record(&self, record: StepRecord) {
+        self.note(|state| put(state, record));
+    }
+
+    /// Everything from `step` on is to be redone. What Auto Scaling was told stays told.
+    pub fn redo_from(&self, step: StepName) -> Result<(), Failure> {
         self.update(|state| {
-            let same = |old: &&mut StepRecord| old.step == record.step && old.subject == record.subject;
-            if let Some(old) = state.steps.iter_mut().find(same) {
-                *old = record;
-            } else {
-                state.steps.push(record);
-                // Fetching begins beside attaching; people read the sequence.
-                state.steps.sort_by_key(|record| record.step);
+            state.redo_from = Some(step);
+            state.once.retain(|done, _| *done < step);
+            if matches!(state.lifecycle.outcome, Some(LaunchOutcome::NoGroup | LaunchOutcome::NoHook)) {
+                state.lifecycle.outcome = None;
             }
         })
+    }
+}
+
+fn put(state: &mut State, record: StepRecord) {
+    let same = |old: &&mut StepRecord| old.step == record.step && old.subject == record.subject;
+    if let Some(old) = state.steps.iter_mut().find(same) {
+        *old = record;
+    } else {
+        state.steps.push(record);
+        // Fetching begins beside attaching; people read the sequence.
+        state.steps.sort_by_key(|record| record.step);
     }
 }
 
@@ -305,21 +515,26 @@ pub fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn read(dir: &Path) -> Result<Option<State>, String> {
+/// The state in `dir`, without touching it; none where there is none.
+pub fn read(dir: &Path) -> Result<Option<State>, String> {
+    match fs::read(dir.join(FILE)) {
+        Ok(text) => parse(&text).map(Some),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Reads a state; one of another schema is not understood.
+pub fn parse(text: &[u8]) -> Result<State, String> {
     #[derive(Deserialize)]
     struct Version {
         schema: u32,
     }
-    let text = match fs::read(dir.join(FILE)) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.to_string()),
-    };
-    let version: Version = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    let version: Version = serde_json::from_slice(text).map_err(|error| error.to_string())?;
     if version.schema != SCHEMA {
         return Err(format!("schema {}, this agent knows {SCHEMA}", version.schema));
     }
-    serde_json::from_slice(&text).map(Some).map_err(|error| error.to_string())
+    serde_json::from_slice(text).map_err(|error| error.to_string())
 }
 
 fn set_aside(dir: &Path) -> Result<(), Failure> {
@@ -338,7 +553,7 @@ mod tests {
     use super::*;
 
     fn open(dir: &Path) -> Journal {
-        Journal::open(dir, "boot-1", "digest-1").unwrap()
+        Journal::open(dir, "boot-1", None).unwrap()
     }
 
     #[test]

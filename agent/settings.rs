@@ -21,14 +21,37 @@ pub const IMDS: &str = "imds";
 /// Until the configuration is known there is no other deadline: the default of `timeouts.aws`.
 const IMDS_DEADLINE: Duration = Duration::from_mins(5);
 
+/// A configuration that cannot be used.
+#[derive(Debug)]
+pub struct Unusable {
+    /// Why.
+    pub failure: Box<Failure>,
+    /// `[lifecycle]`, where that can be read all the same.
+    pub lifecycle: Option<config::Lifecycle>,
+}
+
+impl From<Failure> for Unusable {
+    fn from(failure: Failure) -> Self {
+        Unusable { failure: Box::new(failure), lifecycle: None }
+    }
+}
+
 /// Reads and validates the configuration named by `--config`.
-pub async fn load(from: &str, imds: &Imds, scope: Scope) -> Result<Config, Failure> {
+pub async fn load(from: &str, imds: &Imds, scope: Scope) -> Result<Config, Unusable> {
+    let (main, overrides) = texts(from, imds).await?;
+    config::load(main.clone(), overrides.clone(), scope).map_err(|mistakes| Unusable {
+        failure: Box::new(Failure::new(Code::ConfigInvalid, mistakes.to_string())),
+        lifecycle: config::lifecycle(main, overrides),
+    })
+}
+
+async fn texts(from: &str, imds: &Imds) -> Result<(Text, Option<Text>), Failure> {
     let mut main = if from == IMDS { user_data(imds).await? } else { file(Path::new(from))? };
     if from != IMDS && config::wants_user_data(&main.text) {
         main = user_data(imds).await?;
     }
     let overrides = if fs::exists(OVERRIDE).unwrap_or(true) { Some(file(Path::new(OVERRIDE))?) } else { None };
-    config::load(main, overrides, scope).map_err(|mistakes| Failure::new(Code::ConfigInvalid, mistakes.to_string()))
+    Ok((main, overrides))
 }
 
 fn file(path: &Path) -> Result<Text, Failure> {

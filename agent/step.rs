@@ -10,22 +10,27 @@ use std::fmt;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
+use clap::ValueEnum;
 use futures_util::future;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::failure::{Class, Code, Failure};
+use crate::heartbeat::Allowance;
 use crate::journal::{self, Journal, Outcome, StepRecord};
 
 /// How long an answer that is probably eventual consistency is asked again (FACTS: about 60 s for ids and IAM).
 pub const SETTLING: Duration = Duration::from_mins(1);
 
+/// How long a plan waits for services: somebody sits before it.
+const PLAN_OUTAGE: Duration = Duration::from_secs(20);
+
 /// How often a wait that goes on unchanged is logged again.
 const REMINDER: Duration = Duration::from_secs(30);
 
 /// The steps of the boot sequence, in its order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum StepName {
     /// This machine is the configured node.
@@ -51,6 +56,20 @@ pub enum StepName {
 }
 
 impl StepName {
+    /// All of them.
+    pub const ALL: [StepName; 10] = [
+        StepName::Identity,
+        StepName::Attach,
+        StepName::Filesystem,
+        StepName::Mount,
+        StepName::Grow,
+        StepName::Ownership,
+        StepName::Files,
+        StepName::Configure,
+        StepName::HealthCheck,
+        StepName::Complete,
+    ];
+
     /// As in the journal and on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -102,13 +121,18 @@ pub trait Step {
     /// How long it may take.
     fn deadline(&self) -> Duration;
 
-    /// Whether it goes on trying to reach AWS to its own deadline, rather than for `timeouts.aws`.
-    fn rides_out_outages(&self) -> bool {
-        false
+    /// The kinds of trouble that it goes on with to its own deadline, rather than for `timeouts.aws` or [`SETTLING`].
+    fn outlasts(&self) -> &'static [Class] {
+        &[]
     }
 
     /// Whether `act` keeps the deadline itself, because what it started must not simply be dropped (hooks, mkfs).
     fn keeps_own_deadline(&self) -> bool {
+        false
+    }
+
+    /// Whether there is never anything to do but to look.
+    fn only_looks(&self) -> bool {
         false
     }
 
@@ -134,19 +158,76 @@ pub struct Runner<'a> {
     journal: &'a Journal,
     outage: Duration,
     stop: watch::Receiver<bool>,
+    allowance: &'a Allowance,
     /// What began in this run: a later part of the same step goes on with its record.
     begun: RefCell<BTreeSet<(StepName, Option<String>)>>,
+    /// Only looks, and puts down what would be done.
+    plan: Option<RefCell<Vec<Planned>>>,
+}
+
+/// What a step of a plan has come to.
+#[derive(Clone, Debug, Serialize)]
+pub struct Planned {
+    /// The step.
+    pub step: StepName,
+    /// The volume's id, where it is about one.
+    pub volume: Option<String>,
+    /// What would happen.
+    pub finding: Finding,
+    /// Why, or what was seen.
+    pub because: String,
+    /// What to do about it, where there is something to do.
+    pub remedy: Option<String>,
+    /// The exit code that it comes to.
+    pub exit_code: u8,
+}
+
+/// What would happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Finding {
+    /// Nothing: it is so already.
+    AlreadySo,
+    /// It would be done.
+    WouldDo,
+    /// It would be waited for.
+    WouldWait,
+    /// It would fail.
+    WouldFail,
+    /// It would be refused.
+    WouldRefuse,
+    /// It cannot be known yet.
+    Unknown,
 }
 
 impl<'a> Runner<'a> {
     /// A runner that records in `journal`, rides out outages of AWS for `outage` (`timeouts.aws`), and stops when `stop`
     /// becomes true.
-    pub fn new(journal: &'a Journal, outage: Duration, stop: watch::Receiver<bool>) -> Self {
-        Runner { journal, outage, stop, begun: RefCell::default() }
+    pub fn new(journal: &'a Journal, outage: Duration, stop: watch::Receiver<bool>, allowance: &'a Allowance) -> Self {
+        Runner { journal, outage, stop, allowance, begun: RefCell::default(), plan: None }
+    }
+
+    /// A runner that only looks, up to the first thing that cannot be known yet.
+    pub fn planning(journal: &'a Journal, stop: watch::Receiver<bool>, allowance: &'a Allowance) -> Self {
+        Runner { plan: Some(RefCell::default()), ..Runner::new(journal, PLAN_OUTAGE, stop, allowance) }
+    }
+
+    /// Whether it only looks.
+    pub fn is_planning(&self) -> bool {
+        self.plan.is_some()
+    }
+
+    /// What was found by looking.
+    pub fn into_plan(self) -> Vec<Planned> {
+        self.plan.map(RefCell::into_inner).unwrap_or_default()
     }
 
     /// Runs one step to its end.
     pub async fn step<S: Step>(&self, step: S) -> Result<S::Output, Stopped> {
+        if let Some(plan) = &self.plan {
+            return self.look(&step, plan).await;
+        }
+        let _permit = self.allowance.permit(Some(Instant::now() + step.deadline()));
         let key = (step.name(), step.subject().map(str::to_owned));
         let first_part = self.begun.borrow_mut().insert(key);
         let mut progress = Progress::begin(&step, self.journal, first_part);
@@ -156,16 +237,67 @@ impl<'a> Runner<'a> {
 
     /// Runs the same step for several subjects at once; the first failure ends it.
     pub async fn together<S: Step>(&self, steps: impl IntoIterator<Item = S>) -> Result<Vec<S::Output>, Stopped> {
+        if self.is_planning() {
+            return self.in_turn(steps).await;
+        }
         future::try_join_all(steps.into_iter().map(|step| self.step(step))).await
     }
 
     /// Runs the same step for several subjects, one after the other.
     pub async fn in_turn<S: Step>(&self, steps: impl IntoIterator<Item = S>) -> Result<Vec<S::Output>, Stopped> {
         let mut outputs = Vec::new();
+        let mut unknown = None;
         for step in steps {
-            outputs.push(self.step(step).await?);
+            match self.step(step).await {
+                Ok(output) => outputs.push(output),
+                // A plan tells of all of them.
+                Err(stopped) if self.is_planning() => unknown = unknown.or(Some(stopped)),
+                Err(stopped) => return Err(stopped),
+            }
         }
-        Ok(outputs)
+        unknown.map_or(Ok(outputs), Err)
+    }
+
+    /// Looks at one step, and puts down what it would come to.
+    async fn look<S: Step>(&self, step: &S, plan: &RefCell<Vec<Planned>>) -> Result<S::Output, Stopped> {
+        let deadline = Instant::now() + step.deadline().min(PLAN_OUTAGE);
+        let mut patience = Patience::default();
+        let (finding, failure) = loop {
+            match self.bounded("looking how things are", step.observe(), deadline, true).await {
+                Ok(Observed::Done(output)) => {
+                    self.put_down(plan, step, Finding::AlreadySo, None);
+                    return Ok(output);
+                }
+                Ok(Observed::Todo(because)) => break (Finding::WouldDo, Failure::new(Code::NotKnownYet, because)),
+                Ok(Observed::NotYet(failure)) => break (Finding::WouldWait, failure),
+                Err(failure) => match patience.next(failure, self.outage, PLAN_OUTAGE, deadline, PLAN_OUTAGE) {
+                    Ok(pause) => sleep(pause).await,
+                    Err(failure) if failure.class() == Class::Safety => break (Finding::WouldRefuse, failure),
+                    Err(failure) => break (Finding::WouldFail, failure),
+                },
+            }
+        };
+        self.put_down(plan, step, finding, Some(&failure));
+        Err(Stopped { step: step.name(), failure })
+    }
+
+    fn put_down<S: Step>(&self, plan: &RefCell<Vec<Planned>>, step: &S, finding: Finding, why: Option<&Failure>) {
+        let volume = step.subject().map(str::to_owned);
+        let first_part = self.begun.borrow_mut().insert((step.name(), volume.clone()));
+        let mut plan = plan.borrow_mut();
+        if !first_part {
+            // A later part of the same step says more.
+            plan.retain(|earlier| earlier.step != step.name() || earlier.volume != volume);
+        }
+        let exit_code = match (finding, why.map(Failure::class)) {
+            (Finding::WouldFail | Finding::WouldRefuse, Some(class)) | (_, Some(class @ Class::SafetyWaiting)) => {
+                class.exit_code()
+            }
+            _ => 0,
+        };
+        let remedy = why.filter(|why| why.code != Code::NotKnownYet).map(|why| why.what_to_do().to_owned());
+        let because = why.map(ToString::to_string).unwrap_or_default();
+        plan.push(Planned { step: step.name(), volume, finding, because, remedy, exit_code });
     }
 
     async fn drive<S: Step>(&self, step: &S, progress: &mut Progress) -> Result<S::Output, Failure> {
@@ -194,9 +326,10 @@ impl<'a> Runner<'a> {
                     }
                 }
             };
-            let outage = if step.rides_out_outages() { step.deadline() } else { self.outage };
-            let pause = patience.next(trouble, outage, deadline, step.deadline())?;
-            progress.waiting(&patience, pause);
+            let lasting = |class, usual| if step.outlasts().contains(&class) { step.deadline() } else { usual };
+            let (outage, settling) = (lasting(Class::Outage, self.outage), lasting(Class::Settling, SETTLING));
+            let pause = patience.next(trouble, outage, settling, deadline, step.deadline())?;
+            progress.waiting(self.journal, &patience, pause);
             self.pause(pause).await?;
         }
     }
@@ -264,6 +397,7 @@ impl Patience {
         &mut self,
         failure: Failure,
         outage: Duration,
+        settling: Duration,
         deadline: Instant,
         allowed: Duration,
     ) -> Result<Duration, Failure> {
@@ -275,7 +409,7 @@ impl Patience {
         }
         let limit = match class {
             Class::Outage => outage,
-            Class::Settling => SETTLING,
+            Class::Settling => settling,
             Class::Waiting | Class::SafetyWaiting | Class::LifecycleWaiting => allowed,
             _ => return Err(failure),
         };
@@ -324,6 +458,7 @@ struct Progress {
     record: StepRecord,
     allowed: Duration,
     changed: bool,
+    only_looks: bool,
     told: Option<(String, Instant)>,
 }
 
@@ -339,25 +474,31 @@ impl Progress {
             step: name,
             subject: subject.map(str::to_owned),
             outcome: Outcome::AlreadySo,
+            waiting: None,
+            allowed_ms: 0,
             attempts: 0,
             started_at: journal::now(),
             took_ms: 0,
             error: None,
         });
-        let progress = Progress {
+        let mut progress = Progress {
             began: Instant::now(),
             earlier: Duration::from_millis(record.took_ms),
             changed: record.outcome == Outcome::Changed,
-            record,
+            record: StepRecord { allowed_ms: journal::millis(step.deadline()), ..record },
             allowed: step.deadline(),
+            only_looks: step.only_looks(),
             told: None,
         };
         progress.log("begin", format_args!("looking how things are"));
+        progress.record.outcome = Outcome::Running;
+        journal.note_record(progress.record.clone());
         progress
     }
 
     fn acting(&mut self, journal: &Journal, because: &str) -> Result<(), Failure> {
         self.record.attempts += 1;
+        self.record.waiting = None;
         self.changed = true;
         self.log(
             "start",
@@ -366,10 +507,14 @@ impl Progress {
         self.save(journal, Outcome::Running)
     }
 
-    fn waiting(&mut self, patience: &Patience, pause: Duration) {
+    fn waiting(&mut self, journal: &Journal, patience: &Patience, pause: Duration) {
         self.record.attempts += 1;
         let now = Instant::now();
         let why = patience.last.as_ref().map(ToString::to_string).unwrap_or_default();
+        if self.record.waiting.as_ref() != Some(&why) {
+            self.record.waiting = Some(why.clone());
+            journal.note_record(self.record.clone());
+        }
         if self.told.as_ref().is_some_and(|(text, at)| *text == why && now - *at < REMINDER) {
             return;
         }
@@ -387,11 +532,12 @@ impl Progress {
     }
 
     fn end<T>(mut self, journal: &Journal, result: Result<T, Failure>) -> Result<T, Failure> {
+        self.record.waiting = None;
         match result {
             Ok(output) => {
                 let outcome = if self.changed { Outcome::Changed } else { Outcome::AlreadySo };
                 self.save(journal, outcome)?;
-                let how = if self.changed || self.told.is_some() { "done" } else { "already so" };
+                let how = if self.changed || self.only_looks || self.told.is_some() { "done" } else { "already so" };
                 self.log("done", format_args!("{how} ({})", rough(self.began.elapsed())));
                 Ok(output)
             }

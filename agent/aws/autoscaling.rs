@@ -7,7 +7,7 @@ use aws_config::SdkConfig;
 use aws_sdk_autoscaling::Client;
 use aws_sdk_autoscaling::types::LifecycleHook;
 
-use super::error;
+use super::error::{self, CallError};
 use crate::failure::{Code, Failure};
 
 /// Auto Scaling.
@@ -67,7 +67,7 @@ impl LifecycleState {
     }
 }
 
-/// What completing a lifecycle action came to.
+/// What a request about a lifecycle action came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Completion {
     /// Accepted.
@@ -155,14 +155,31 @@ impl AutoScaling {
             .lifecycle_action_result(result)
             .send()
             .await;
-        match answer.map_err(|error| error::read("autoscaling:CompleteLifecycleAction", &error)) {
-            Ok(_) => Ok(Completion::Accepted),
-            // Not modelled by the SDK: known by code and message (FACTS).
-            Err(error) if error.is("ValidationError") && error.message.contains("No active Lifecycle Action") => {
-                Ok(Completion::NoActiveAction(error.message))
-            }
-            Err(error) => Err(error.failure),
+        accepted(answer.map(drop).map_err(|error| error::read("autoscaling:CompleteLifecycleAction", &error)))
+    }
+
+    /// Begins the launch lifecycle action's timeout anew.
+    pub async fn heartbeat(&self, group: &str, hook: &str, instance_id: &str) -> Result<Completion, Failure> {
+        let answer = self
+            .client
+            .record_lifecycle_action_heartbeat()
+            .auto_scaling_group_name(group)
+            .lifecycle_hook_name(hook)
+            .instance_id(instance_id)
+            .send()
+            .await;
+        accepted(answer.map(drop).map_err(|error| error::read("autoscaling:RecordLifecycleActionHeartbeat", &error)))
+    }
+}
+
+fn accepted(answer: Result<(), CallError>) -> Result<Completion, Failure> {
+    match answer {
+        Ok(()) => Ok(Completion::Accepted),
+        // Not modelled by the SDK: known by code and message (FACTS).
+        Err(error) if error.is("ValidationError") && error.message.contains("No active Lifecycle Action") => {
+            Ok(Completion::NoActiveAction(error.message))
         }
+        Err(error) => Err(error.failure),
     }
 }
 

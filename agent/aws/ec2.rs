@@ -99,10 +99,10 @@ impl Ec2 {
         }
     }
 
-    /// Sets tags of a volume. False where IAM does not allow it: tags help, but a node comes up without them.
-    pub async fn tag(&self, volume: &str, tags: &[(&str, &str)]) -> Result<bool, Failure> {
+    /// Sets tags of a volume or an instance. False where IAM does not allow it: tags help, but a node comes up without them.
+    pub async fn tag(&self, resource: &str, tags: &[(&str, &str)]) -> Result<bool, Failure> {
         let tags = tags.iter().map(|(key, value)| Tag::builder().key(*key).value(*value).build());
-        let answer = self.client.create_tags().resources(volume).set_tags(Some(tags.collect())).send().await;
+        let answer = self.client.create_tags().resources(resource).set_tags(Some(tags.collect())).send().await;
         match answer.map_err(|error| error::read("ec2:CreateTags", &error)) {
             Ok(_) => Ok(true),
             Err(error) if error.failure.code == Code::AccessDenied => Ok(false),

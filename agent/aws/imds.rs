@@ -66,6 +66,12 @@ impl Imds {
         Ok(addresses)
     }
 
+    /// Where Auto Scaling is taking the instance, as in `InService` or `Terminated`; never where it stands. None outside of a
+    /// group.
+    pub async fn target_lifecycle_state(&self) -> Result<Option<String>, Failure> {
+        self.optional("/latest/meta-data/autoscaling/target-lifecycle-state").await
+    }
+
     async fn required(&self, path: &str) -> Result<String, Failure> {
         self.optional(path)
             .await?

@@ -71,6 +71,16 @@ pub fn load(main: Text, overrides: Option<Text>, scope: Scope) -> Result<Config,
     }
 }
 
+/// `[lifecycle]` of a configuration that has mistakes elsewhere: a node whose configuration is wrong is held as any other
+/// that fails, and for that its hook must be known.
+pub fn lifecycle(main: Text, overrides: Option<Text>) -> Option<Lifecycle> {
+    let texts: Vec<Text> = std::iter::once(main).chain(overrides).collect();
+    let layers = texts.len();
+    let mut report = report::Report::new(texts);
+    let fields = layers::read(&mut report, layers);
+    validate::lifecycle_alone(&report, &fields)
+}
+
 /// Whether the text says only `source = "imds"`: the settings are in the instance's user data.
 ///
 /// A `source` in company, or another word, is left to [`load`] to report.

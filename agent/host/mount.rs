@@ -26,10 +26,13 @@ pub fn all() -> Result<Vec<Mounted>, Failure> {
     Ok(mountinfo::parse(&text))
 }
 
-/// Mounts `device` at `path`, with options as in fstab.
-pub fn mount(device: &Path, path: &Path, kind: &str, options: &[String]) -> io::Result<()> {
+/// Mounts `device` at `path`, with options as in fstab. Off the agent's own thread: replaying a log can take minutes.
+pub async fn mount(device: &Path, path: &Path, kind: &str, options: &[String]) -> io::Result<()> {
     let (flags, data) = split(options);
-    Mount::builder().fstype(kind).flags(flags).data(&data).mount(device, path).map(drop)
+    let (device, path, kind) = (device.to_owned(), path.to_owned(), kind.to_owned());
+    let mounting =
+        move || Mount::builder().fstype(kind.as_str()).flags(flags).data(&data).mount(device, path).map(drop);
+    tokio::task::spawn_blocking(mounting).await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)))
 }
 
 /// Divides fstab's options into the kernel's flags and the filesystem's own; what only mount(8) and systemd read goes.

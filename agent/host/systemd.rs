@@ -8,7 +8,11 @@ use crate::failure::Failure;
 /// Applications that need the volumes are `WantedBy` this.
 pub const MOUNTED_TARGET: &str = "node-agent-mounted.target";
 
-fn is_running() -> bool {
+/// The agent's own unit.
+pub const UNIT: &str = "node-agent.service";
+
+/// Whether systemd runs here (`sd_booted(3)`).
+pub fn is_running() -> bool {
     Path::new("/run/systemd/system").is_dir()
 }
 

@@ -31,6 +31,10 @@ impl Step for FindDevice<'_> {
         self.deadline
     }
 
+    fn only_looks(&self) -> bool {
+        true
+    }
+
     async fn observe(&self) -> Result<Observed<Device>, Failure> {
         let id = &self.volume.want.id;
         let Some(device) = Device::find(&id.serial(), &self.volume.device_name)? else {

@@ -75,33 +75,32 @@ impl Step for Fetch<'_> {
         self.deadline + Duration::from_secs(30)
     }
 
-    fn rides_out_outages(&self) -> bool {
+    fn only_looks(&self) -> bool {
         true
     }
 
-    async fn observe(&self) -> Result<Observed<Staged>, Failure> {
-        let mut got = self.got.borrow_mut();
-        if got.files.len() < self.files.len() || (self.hooks.is_some() && got.script.is_none()) {
-            return Ok(Observed::Todo(format!(
-                "to fetch and check: files {}, hook scripts {}",
-                self.files.len(),
-                usize::from(self.hooks.is_some())
-            )));
-        }
-        let Got { files, script } = std::mem::take(&mut *got);
-        Ok(Observed::Done(Staged { files, script }))
+    fn outlasts(&self) -> &'static [Class] {
+        &[Class::Outage]
     }
 
-    async fn act(&self) -> Result<(), Failure> {
+    /// Fetching changes nothing but the private directory: it is a look at what is to be written.
+    async fn observe(&self) -> Result<Observed<Staged>, Failure> {
         let have = self.got.borrow().files.len();
         for file in &self.files[have..] {
             let fetched = self.file(file).await?;
             self.got.borrow_mut().files.push(fetched);
         }
-        if let Some(hooks) = self.hooks {
+        if let Some(hooks) = self.hooks
+            && self.got.borrow().script.is_none()
+        {
             let script = self.script(hooks).await?;
             self.got.borrow_mut().script = Some(script);
         }
+        let Got { files, script } = self.got.take();
+        Ok(Observed::Done(Staged { files, script }))
+    }
+
+    async fn act(&self) -> Result<(), Failure> {
         Ok(())
     }
 }

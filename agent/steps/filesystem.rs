@@ -164,11 +164,8 @@ impl MakeFilesystem<'_> {
         let at = journal::now();
         let tag = format!("begun {at} by {}", self.instance_id);
         if !self.ec2.tag(id, &[(FORMATTING, &tag)]).await? {
-            tracing::warn!(
-                step = "filesystem",
-                volume = id,
-                "ec2:CreateTags is not allowed: that this agent formatted the volume will be known on this root disk only"
-            );
+            let text = "ec2:CreateTags is not allowed: that this agent formatted the volume will be known on this root disk only";
+            self.journal.warn(StepName::Filesystem, Some(id), text);
         }
         let intent = FormatIntent {
             device: self.device.path.display().to_string(),

@@ -1,6 +1,7 @@
 //! `grow`: the filesystem fills its device. A failure is a warning: the data is fine.
 
 use std::cell::Cell;
+use std::io;
 use std::time::Duration;
 
 use crate::failure::Failure;
@@ -64,7 +65,15 @@ impl Step for Grow<'_> {
     async fn act(&self) -> Result<(), Failure> {
         self.tried.set(true);
         let want = self.volume.want;
-        let grown = self.measure().and_then(|extent| resize::grow(want.file_system, &want.mount_path, &extent));
+        let grown = match self.measure() {
+            Ok(extent) => {
+                // Off the agent's own thread: it takes as long as the disk does.
+                let (kind, path) = (want.file_system, want.mount_path.clone());
+                let growing = tokio::task::spawn_blocking(move || resize::grow(kind, &path, &extent));
+                growing.await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)))
+            }
+            Err(error) => Err(error),
+        };
         match grown {
             Ok(()) => {
                 let size = self.device.size;
@@ -79,7 +88,7 @@ impl Step for Grow<'_> {
 }
 
 impl Grow<'_> {
-    fn measure(&self) -> std::io::Result<Extent> {
+    fn measure(&self) -> io::Result<Extent> {
         resize::measure(self.volume.want.file_system, self.device, &self.volume.want.mount_path)
     }
 
@@ -87,18 +96,17 @@ impl Grow<'_> {
         self.journal.volume(self.volume.want.id.as_str()).grow_tried_at == Some(self.device.size)
     }
 
-    fn warn(&self, what: &str, error: &std::io::Error) {
+    fn warn(&self, what: &str, error: &io::Error) {
         let want = self.volume.want;
         let hint = match error.raw_os_error().map(nix::errno::Errno::from_raw) {
             Some(nix::errno::Errno::EPERM) => " (online resize needs CAP_SYS_RESOURCE and a filesystem without errors)",
             _ => "",
         };
-        tracing::warn!(
-            step = "grow",
-            volume = want.id.as_str(),
+        let text = format!(
             "{} on {} was not grown: {what}: {error}{hint}; the data is fine, grow it by hand",
             want.file_system,
             want.mount_path.display(),
         );
+        self.journal.warn(StepName::Grow, Some(want.id.as_str()), text);
     }
 }

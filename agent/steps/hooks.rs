@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::config::Sha256Digest;
 use crate::failure::{Code, Failure, Named};
 use crate::host::group;
-use crate::journal::{HookProcess, Journal};
+use crate::journal::{Journal, Process};
 use crate::step::{Observed, Step, StepName, rough, stopped};
 use crate::steps::fetch::StagedScript;
 use crate::steps::lifecycle::Launch;
@@ -89,13 +89,20 @@ impl Step for Hook<'_> {
         let (mut child, output) = self.spawn().await?;
         let mut tail = Tail::new(self.step);
         let ended = self.follow(&mut child, output, &mut tail, deadline).await;
-        self.journal.update(|state| state.hook = None)?;
-        let status = ended.map_err(|failure| tail.explain(failure))?;
+        let printed = Vec::from(tail.last);
+        self.journal.update(|state| {
+            state.hook = None;
+            state.output.insert(self.step, printed.clone());
+        })?;
+        let status = match ended {
+            Ok(status) => status,
+            Err(failure) => return Err(failure.with_output(printed)),
+        };
         if status.success() {
             return self.journal.record_once(self.step, &self.inputs());
         }
         let text = format!("{} ended with {status}", self.function);
-        Err(tail.explain(Failure::new(Code::HookFailed, text)))
+        Err(Failure::new(Code::HookFailed, text).with_output(printed))
     }
 }
 
@@ -135,8 +142,7 @@ impl Hook<'_> {
             _ => Failure::io("starting bash", error),
         })?;
         let group = child.id().and_then(|id| i32::try_from(id).ok()).unwrap_or_default();
-        let started = group::start_time(group).unwrap_or_default();
-        let process = HookProcess { group, started, boot_id: self.boot_id.to_owned() };
+        let process = Process::of(group, self.boot_id);
         self.journal.update(|state| state.hook = Some(process))?;
         if let Some(mut stdin) = child.stdin.take() {
             // A shell that is gone already shows in its exit status.
@@ -192,9 +198,9 @@ impl Hook<'_> {
 /// Ends the hook that an agent killed in its course has left behind.
 pub async fn end_survivor(journal: &Journal, boot_id: &str) -> Result<(), Failure> {
     let Some(hook) = journal.read(|state| state.hook.clone()) else { return Ok(()) };
-    if hook.boot_id == boot_id && group::survives(hook.group, hook.started) {
-        tracing::warn!("a hook of an earlier run is still at work (process group {}); ending it", hook.group);
-        group::end(hook.group).await;
+    if hook.boot_id == boot_id && group::survives(hook.pid, hook.started) {
+        tracing::warn!("a hook of an earlier run is still at work (process group {}); ending it", hook.pid);
+        group::end(hook.pid).await;
     }
     journal.update(|state| state.hook = None)
 }
@@ -249,16 +255,5 @@ impl Tail {
             self.last.pop_front();
         }
         self.last.push_back(line);
-    }
-
-    fn explain(&self, mut failure: Failure) -> Failure {
-        let last: Vec<_> = self.last.iter().map(String::as_str).collect();
-        if last.is_empty() {
-            failure.message.push_str("; it printed nothing");
-        } else {
-            failure.message.push_str("; its last lines: ");
-            failure.message.push_str(&last.join(" | "));
-        }
-        failure
     }
 }

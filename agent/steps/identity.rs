@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::aws::imds::Imds;
 use crate::failure::{Code, Failure};
 use crate::step::{Observed, Step, StepName};
-use crate::steps::lifecycle::Launch;
+use crate::steps::lifecycle::{Launch, Standing};
 
 /// Reads the instance metadata.
 #[derive(Debug)]
@@ -41,6 +41,10 @@ impl Step for Identify<'_> {
         self.deadline
     }
 
+    fn only_looks(&self) -> bool {
+        true
+    }
+
     async fn observe(&self) -> Result<Observed<Node>, Failure> {
         let document = self.imds.identity().await?;
         Ok(Observed::Done(Node {
@@ -57,7 +61,7 @@ impl Step for Identify<'_> {
 }
 
 /// Refuses if the node's address is none of this instance's, because the wrong node must never mount the data, and if the
-/// instance is being terminated.
+/// instance is being terminated. Tells what the instance is there for.
 #[derive(Debug)]
 pub struct RightNode<'a> {
     /// The metadata service.
@@ -73,7 +77,7 @@ pub struct RightNode<'a> {
 }
 
 impl Step for RightNode<'_> {
-    type Output = ();
+    type Output = Standing;
 
     fn name(&self) -> StepName {
         StepName::Identity
@@ -83,7 +87,11 @@ impl Step for RightNode<'_> {
         self.deadline
     }
 
-    async fn observe(&self) -> Result<Observed<()>, Failure> {
+    fn only_looks(&self) -> bool {
+        true
+    }
+
+    async fn observe(&self) -> Result<Observed<Standing>, Failure> {
         if self.node.primary_ip != Some(self.ip) {
             let addresses = self.imds.private_addresses().await?;
             if !addresses.contains(&self.ip) {
@@ -97,8 +105,7 @@ impl Step for RightNode<'_> {
                 return Err(Failure::new(Code::WrongNode, text));
             }
         }
-        self.launch.must_be_wanted().await?;
-        Ok(Observed::Done(()))
+        self.launch.standing().await.map(Observed::Done)
     }
 
     async fn act(&self) -> Result<(), Failure> {

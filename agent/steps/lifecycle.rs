@@ -1,14 +1,19 @@
-//! `complete`: Auto Scaling is told how the launch ended. Also whether this instance is still wanted at all.
+//! `complete`: Auto Scaling is told how the launch ended. Also whether this instance is wanted at all.
 
 use std::cell::Cell;
 use std::fmt;
 use std::time::Duration;
 
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
 use crate::aws::autoscaling::{AutoScaling, Completion, LifecycleState};
+use crate::aws::imds::Imds;
 use crate::config;
 use crate::failure::{Class, Code, Failure};
 use crate::journal::{Journal, LaunchOutcome};
-use crate::step::{Observed, Step, StepName, Stopped};
+use crate::step::{Observed, SETTLING, Step, StepName, Stopped};
 use crate::steps::identity::Node;
 
 /// This instance's launch, as Auto Scaling sees it.
@@ -16,39 +21,76 @@ use crate::steps::identity::Node;
 pub struct Launch<'a> {
     /// Auto Scaling.
     pub autoscaling: &'a AutoScaling,
+    /// The metadata service, for where IAM does not let the state be read.
+    pub imds: &'a Imds,
     /// This instance.
     pub node: &'a Node,
     /// `[lifecycle]`
     pub config: Option<&'a config::Lifecycle>,
 }
 
+/// What the instance is there for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// To be the node.
+    Wanted,
+    /// To wait in a warm pool, in this state: nothing is touched, above all not the volume.
+    Warm(String),
+}
+
 impl Launch<'_> {
-    /// Fails if the instance is being terminated: it is left alone then.
-    pub async fn must_be_wanted(&self) -> Result<(), Failure> {
-        if self.config.is_none() {
-            return Ok(());
-        }
-        match self.autoscaling.state(&self.node.instance_id).await? {
+    /// What the instance is there for. One that is being terminated is left alone: a failure.
+    pub async fn standing(&self) -> Result<Standing, Failure> {
+        let state = match self.config {
+            Some(_) => self.autoscaling.state(&self.node.instance_id).await?,
+            None => LifecycleState::Unreadable,
+        };
+        match state {
             LifecycleState::Terminating(state) => Err(self.terminating(&state)),
-            _ => Ok(()),
+            LifecycleState::Warmed(state) => Ok(Standing::Warm(state)),
+            LifecycleState::Unreadable => match self.imds.target_lifecycle_state().await? {
+                Some(target) if target.starts_with("Warmed:") => Ok(Standing::Warm(target)),
+                Some(target) if target == "Terminated" => Err(self.terminating("on its way to Terminated")),
+                _ => Ok(Standing::Wanted),
+            },
+            _ => Ok(Standing::Wanted),
         }
     }
 
-    /// Whether a failure is to be answered with ABANDON now. One of the report itself never is, nor one that another
-    /// process or the operator caused.
-    pub fn abandons_on(&self, stopped: &Stopped) -> bool {
-        stopped.step != StepName::Complete
-            && !matches!(stopped.failure.class(), Class::Stopped | Class::Locked | Class::LifecycleLost)
-            && self.config.is_some_and(|config| config.on_failure == config::OnFailure::Abandon)
+    /// Fails if the instance is not to be the node now.
+    pub async fn must_be_wanted(&self) -> Result<(), Failure> {
+        match self.standing().await? {
+            Standing::Wanted => Ok(()),
+            Standing::Warm(state) => {
+                Err(Failure::new(Code::WarmPool, format!("instance {} is {state}", self.node.instance_id)))
+            }
+        }
     }
 
-    fn terminating(&self, state: &str) -> Failure {
+    /// Whether a failure is to be answered with ABANDON: one of the report itself never is, nor one that another process or
+    /// the operator caused, nor one of an instance that is lost already.
+    pub fn may_abandon(stopped: &Stopped) -> bool {
+        stopped.step != StepName::Complete
+            && !matches!(
+                stopped.failure.class(),
+                Class::Stopped | Class::Locked | Class::LifecycleLost | Class::LifecycleWaiting
+            )
+    }
+
+    /// Whether a failure is to be answered with ABANDON at once.
+    pub fn abandons_on(&self, stopped: &Stopped) -> bool {
+        Self::may_abandon(stopped) && self.config.is_some_and(|config| config.on_failure == config::OnFailure::Abandon)
+    }
+
+    /// The failure of an instance on its way out.
+    pub fn terminating(&self, state: &str) -> Failure {
         Failure::new(Code::Terminating, format!("instance {} is {state}", self.node.instance_id))
     }
 }
 
 /// The two results Auto Scaling takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "UPPERCASE")]
 pub enum LaunchResult {
     /// The node is healthy.
     Continue,
@@ -76,6 +118,8 @@ pub struct Complete<'a> {
     pub result: LaunchResult,
     /// `timeouts.complete`
     pub deadline: Duration,
+    /// When it began, for what is decided at the end of its time.
+    pub began: Instant,
     /// Auto Scaling has said that it took the result.
     pub accepted: Cell<bool>,
 }
@@ -87,13 +131,15 @@ impl Step for Complete<'_> {
         StepName::Complete
     }
 
+    /// Longer than configured by more than the longest pause between two tries, so that what cannot be confirmed is decided
+    /// before the end.
     fn deadline(&self) -> Duration {
-        self.deadline
+        self.deadline + Duration::from_secs(15)
     }
 
     /// The node is healthy: it goes on reporting as long as it may.
-    fn rides_out_outages(&self) -> bool {
-        true
+    fn outlasts(&self) -> &'static [Class] {
+        &[Class::Outage, Class::Settling]
     }
 
     async fn observe(&self) -> Result<Observed<()>, Failure> {
@@ -134,7 +180,23 @@ impl Step for Complete<'_> {
                 if !unconfirmed && failure.class() != Class::Outage {
                     self.intend(None)?;
                 }
-                Err(failure)
+                Err(match failure.code {
+                    Code::AccessDenied => {
+                        let text = format!("the node is healthy, but {} cannot be reported: {failure}", self.result);
+                        let failure = Failure::new(
+                            Code::ReportRefused,
+                            match self.result {
+                                LaunchResult::Continue => text,
+                                LaunchResult::Abandon => format!("{} cannot be reported: {failure}", self.result),
+                            },
+                        );
+                        failure.remedy(format!(
+                            "allow autoscaling:CompleteLifecycleAction on the group {} in the instance role's policy; it is tried again until the step's time is over, then: node-agent retry",
+                            config.asg_name
+                        ))
+                    }
+                    _ => failure,
+                })
             }
         }
     }
@@ -146,7 +208,12 @@ impl Complete<'_> {
         match (self.result, state) {
             (LaunchResult::Continue, LifecycleState::PendingProceed | LifecycleState::InService)
             | (LaunchResult::Abandon, LifecycleState::Terminating(_)) => true,
-            (LaunchResult::Continue, LifecycleState::Other(state)) => state == "Standby" || state == "EnteringStandby",
+            // It has been in service before (FACTS: lifecycle states).
+            (LaunchResult::Continue, LifecycleState::Other(state)) => {
+                ["Standby", "EnteringStandby", "ReplacingRootVolume", "RootVolumeReplaced", "Detach"]
+                    .iter()
+                    .any(|known| state.starts_with(known))
+            }
             _ => false,
         }
     }
@@ -172,7 +239,8 @@ impl Complete<'_> {
         match state {
             _ if self.has_taken_effect(&state) => self.record(self.sent()),
             LifecycleState::NoGroup => {
-                tracing::warn!("{instance} is in no Auto Scaling group: there is nothing to complete");
+                let text = format!("{instance} is in no Auto Scaling group: there is nothing to complete");
+                self.journal.warn(StepName::Complete, None, text);
                 self.record(LaunchOutcome::NoGroup)
             }
             LifecycleState::Terminating(state) => Err(self.launch.terminating(&state)),
@@ -184,6 +252,15 @@ impl Complete<'_> {
                 "is Pending:Wait, so the name of the hook ({}) or of the group ({}) may be wrong",
                 config.hook_name, config.asg_name
             )),
+            // A healthy node is not given up for an answer that was lost.
+            LifecycleState::Unreadable if unconfirmed && self.began.elapsed() >= self.deadline => {
+                let text = format!(
+                    "{} was sent to {instance}'s hook {}, but whether it was taken cannot be seen: allow autoscaling:DescribeAutoScalingInstances",
+                    self.result, config.hook_name
+                );
+                self.journal.warn(StepName::Complete, None, text);
+                self.record(LaunchOutcome::Unconfirmed)
+            }
             LifecycleState::Unreadable => waiting("may not be looked at (autoscaling:DescribeAutoScalingInstances)"),
             LifecycleState::Warmed(state) | LifecycleState::Other(state) => waiting(&format!("is {state}")),
             LifecycleState::PendingProceed => waiting("is Pending:Proceed: its hooks are through"),
@@ -208,5 +285,67 @@ impl Complete<'_> {
 
     fn record(&self, outcome: LaunchOutcome) -> Result<(), Failure> {
         self.journal.update(|state| state.lifecycle.outcome = Some(outcome))
+    }
+}
+
+/// Lets an instance into its warm pool: its own hook waits there, too. The real launch comes later, with another wait.
+#[derive(Debug)]
+pub struct EnterPool<'a> {
+    /// The launch.
+    pub launch: &'a Launch<'a>,
+    /// `timeouts.complete`
+    pub deadline: Duration,
+    /// When it began.
+    pub began: Instant,
+    /// Auto Scaling has said that it took CONTINUE.
+    pub accepted: Cell<bool>,
+}
+
+impl Step for EnterPool<'_> {
+    type Output = ();
+
+    fn name(&self) -> StepName {
+        StepName::Complete
+    }
+
+    fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    fn outlasts(&self) -> &'static [Class] {
+        &[Class::Outage, Class::Settling]
+    }
+
+    async fn observe(&self) -> Result<Observed<()>, Failure> {
+        if self.launch.config.is_none() || self.accepted.get() {
+            return Ok(Observed::Done(()));
+        }
+        match self.launch.autoscaling.state(&self.launch.node.instance_id).await? {
+            LifecycleState::Warmed(state) if state == "Warmed:Pending" => {
+                let text =
+                    format!("instance {} is {state}: its hook has not begun to wait", self.launch.node.instance_id);
+                Ok(Observed::NotYet(Failure::new(Code::LifecycleNotWaiting, text)))
+            }
+            LifecycleState::Warmed(state) if state == "Warmed:Pending:Wait" => {
+                Ok(Observed::Todo(format!("CONTINUE into the warm pool ({state})")))
+            }
+            LifecycleState::Unreadable => Ok(Observed::Todo("CONTINUE into the warm pool".to_owned())),
+            _ => Ok(Observed::Done(())),
+        }
+    }
+
+    async fn act(&self) -> Result<(), Failure> {
+        let Some(config) = self.launch.config else { return Ok(()) };
+        let instance = &self.launch.node.instance_id;
+        let result = LaunchResult::Continue.to_string();
+        let answer = self.launch.autoscaling.complete(&config.asg_name, &config.hook_name, instance, &result).await?;
+        match answer {
+            // Where the state cannot be read: about to wait, or in the pool already.
+            Completion::NoActiveAction(message) if self.began.elapsed() < SETTLING => {
+                return Err(Failure::new(Code::LifecycleNotWaiting, format!("CONTINUE was not taken: {message}")));
+            }
+            Completion::Accepted | Completion::NoActiveAction(_) => self.accepted.set(true),
+        }
+        Ok(())
     }
 }

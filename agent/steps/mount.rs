@@ -7,6 +7,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use crate::failure::{Code, Failure, Named};
+use crate::heartbeat::Allowance;
 use crate::host::device::{self, Device};
 use crate::host::mountinfo::Mounted;
 use crate::host::probe::Found;
@@ -23,6 +24,8 @@ pub struct MountVolume<'a> {
     pub device: &'a Device,
     /// The filesystem on it.
     pub found: &'a Found,
+    /// A check of the filesystem may have heartbeats for as long as it takes.
+    pub allowance: &'a Allowance,
     /// `timeouts.volume`
     pub deadline: Duration,
 }
@@ -75,7 +78,7 @@ impl Step for MountVolume<'_> {
         systemd::reload().await?;
         // systemd may have mounted it, or unmounted what it believed stale.
         if self.mounted()?.is_none() {
-            mount::mount(device, path, &self.found.kind, &options).map_err(|error| {
+            mount::mount(device, path, &self.found.kind, &options).await.map_err(|error| {
                 let what = format!("mounting {} at {} as {}", device.display(), path.display(), self.found.kind);
                 let failure = Failure::new(Code::MountFailed, what);
                 let failure = match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
@@ -150,6 +153,7 @@ impl MountVolume<'_> {
             );
             return Ok(());
         }
+        let _permit = self.allowance.permit(None);
         filesystem::check_ext4(&self.device.path, &lock).await
     }
 

@@ -12,11 +12,17 @@ mod value;
 mod volume;
 
 use super::layers::Fields;
-use super::model::Config;
+use super::model::{Config, Lifecycle};
 use super::reader::{Sheet, all};
 use super::report::{Report, Reported};
 use super::schema::{self, Presence, Shape};
 use super::{IMDS, Scope};
+
+/// `[lifecycle]`, whatever is wrong elsewhere.
+pub(super) fn lifecycle_alone(report: &Report, fields: &Fields) -> Option<Lifecycle> {
+    let root = Sheet::open(report, &schema::root::TABLE, fields);
+    lifecycle::read(&root.table(&schema::lifecycle::TABLE).ok()??).ok()
+}
 
 /// Reads every table, wrong or right, before it gives the result.
 pub(super) fn config(report: &Report, fields: &Fields, scope: Scope, digest: String) -> Result<Config, Reported> {

@@ -1,0 +1,141 @@
+//! Heartbeats: while work is inside its own deadline, the lifecycle hook's timeout is begun anew again and again, so that a
+//! long but healthy boot is not given up by Auto Scaling. A step that is over its time gets none.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::aws::autoscaling::{Completion, LifecycleState};
+use crate::failure::{Class, Code, Failure};
+use crate::journal::Journal;
+use crate::step::{StepName, rough};
+use crate::steps::lifecycle::Launch;
+
+/// The shortest timeout that Auto Scaling lets a hook have (FACTS); taken where nobody says how long it is.
+const SHORTEST: Duration = Duration::from_secs(30);
+
+/// The first heartbeat comes no later than this: the hook has been waiting since before the agent began.
+const FIRST: Duration = Duration::from_secs(10);
+
+/// Who may have heartbeats, and until when.
+#[derive(Debug, Default)]
+pub struct Allowance {
+    given: RefCell<BTreeMap<u64, Option<Instant>>>,
+    last: Cell<u64>,
+}
+
+/// Heartbeats are allowed as long as this lives, but not beyond its deadline.
+#[derive(Debug)]
+pub struct Permit<'a> {
+    allowance: &'a Allowance,
+    number: u64,
+}
+
+impl Allowance {
+    /// Allows heartbeats until `deadline`; without one, as long as the permit lives.
+    pub fn permit(&self, deadline: Option<Instant>) -> Permit<'_> {
+        let number = self.last.get() + 1;
+        self.last.set(number);
+        self.given.borrow_mut().insert(number, deadline);
+        Permit { allowance: self, number }
+    }
+
+    fn holds(&self) -> bool {
+        let now = Instant::now();
+        self.given.borrow().values().any(|deadline| deadline.is_none_or(|deadline| now < deadline))
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        self.allowance.given.borrow_mut().remove(&self.number);
+    }
+}
+
+/// Sends heartbeats for a launch.
+#[derive(Debug)]
+pub struct Heart<'a> {
+    /// The launch.
+    pub launch: &'a Launch<'a>,
+    /// Knows whether it was completed.
+    pub journal: &'a Journal,
+    /// When there may be heartbeats.
+    pub allowance: &'a Allowance,
+}
+
+impl Heart<'_> {
+    /// Beats until the launch is lost, which is what it returns. To be run beside the work.
+    pub async fn beat(&self) -> Failure {
+        let Some(config) = self.launch.config else { return std::future::pending().await };
+        let began = Instant::now();
+        let third = self.timeout(config).await / 3;
+        let mut pause = third.min(FIRST).saturating_sub(began.elapsed());
+        let mut denied = false;
+        loop {
+            sleep(pause).await;
+            pause = third;
+            if self.journal.launch_outcome().is_some() {
+                return std::future::pending().await;
+            }
+            if !self.allowance.holds() {
+                continue;
+            }
+            let autoscaling = self.launch.autoscaling;
+            let instance = &self.launch.node.instance_id;
+            match autoscaling.heartbeat(&config.asg_name, &config.hook_name, instance).await {
+                Ok(Completion::Accepted) => tracing::debug!("heartbeat; the next one in {}", rough(third)),
+                Ok(Completion::NoActiveAction(message)) => match autoscaling.state(instance).await {
+                    Ok(LifecycleState::Terminating(state)) => return self.launch.terminating(&state),
+                    // The hook has not begun to wait, or nobody can tell.
+                    Ok(LifecycleState::Pending | LifecycleState::Unreadable) | Err(_) => {}
+                    Ok(state) => {
+                        let text = format!("heartbeats have ended: {message}; {instance} is {state}");
+                        self.journal.warn(StepName::Complete, None, text);
+                        return std::future::pending().await;
+                    }
+                },
+                // IAM may come to allow it.
+                Err(failure) if failure.code == Code::AccessDenied => {
+                    if !std::mem::replace(&mut denied, true) {
+                        let text = format!("no heartbeat: {failure}; {}", failure.what_to_do());
+                        self.journal.warn(StepName::Complete, None, text);
+                    }
+                }
+                Err(failure) => {
+                    tracing::debug!("no heartbeat: {failure}");
+                    pause = (third / 4).min(Duration::from_secs(5));
+                }
+            }
+        }
+    }
+
+    /// The hook's timeout: as Auto Scaling says, or else as configured, or else the shortest there is.
+    async fn timeout(&self, config: &crate::config::Lifecycle) -> Duration {
+        let mut pauses = [1, 2, 4, 8].into_iter().map(Duration::from_secs);
+        loop {
+            let why = match self.launch.autoscaling.hook(&config.asg_name, &config.hook_name).await {
+                Ok(Some(hook)) => return hook.heartbeat_timeout,
+                Ok(None) => "the group has no such hook".to_owned(),
+                Err(failure) => match (failure.class(), pauses.next()) {
+                    (Class::Outage, Some(pause)) => {
+                        sleep(pause).await;
+                        continue;
+                    }
+                    _ => failure.to_string(),
+                },
+            };
+            let (timeout, from) = match config.heartbeat_timeout {
+                Some(timeout) => (timeout, "as lifecycle.heartbeat_timeout says"),
+                None => (SHORTEST, "the shortest there is; set lifecycle.heartbeat_timeout to the hook's own"),
+            };
+            tracing::info!(
+                "the timeout of hook {} cannot be read ({why}); taken to be {}, {from}",
+                config.hook_name,
+                rough(timeout)
+            );
+            return timeout;
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! `node-agent plan`: what a run would do now, as far as it can be known by looking.
+
+use std::cell::OnceCell;
+use std::fmt::Write as _;
+
+use tokio::sync::watch;
+
+use crate::aws::Aws;
+use crate::boot::Boot;
+use crate::config::{Config, Scope};
+use crate::failure::{Failure, Named};
+use crate::heartbeat::Allowance;
+use crate::host;
+use crate::journal::{self, Journal};
+use crate::session::Places;
+use crate::settings;
+use crate::step::{Finding, Planned, StepName};
+
+/// Makes the plan. Takes no lock and changes nothing; what is fetched goes to a directory that is gone afterwards.
+pub async fn make(places: &Places, stop: watch::Receiver<bool>) -> Result<Vec<Planned>, Failure> {
+    let aws = Aws::new();
+    let config =
+        settings::load(&places.config, &aws.imds, Scope::ThisHost).await.map_err(|unusable| *unusable.failure)?;
+    // A journal that cannot be read would be set aside.
+    let journal = Journal::look(journal::read(&places.state_dir).ok().flatten().unwrap_or_default());
+    let scratch = tempfile::tempdir().named("a temporary directory")?;
+    let boot = Boot {
+        config: &config,
+        journal: &journal,
+        aws: &aws,
+        site: &OnceCell::new(),
+        scratch: scratch.path(),
+        boot_id: &host::boot_id()?,
+        allowance: &Allowance::default(),
+        stop,
+    };
+    let mut plan = boot.plan().await;
+    complete(&mut plan, &config, &journal);
+    Ok(plan)
+}
+
+/// Adds the steps that nothing can be known of yet.
+fn complete(plan: &mut Vec<Planned>, config: &Config, journal: &Journal) {
+    plan.sort_by_key(|planned| planned.step);
+    let Some(open) = plan.iter().find(|planned| planned.finding != Finding::AlreadySo).map(|planned| planned.step)
+    else {
+        return;
+    };
+    let launched = journal.launch_outcome().is_some();
+    for step in StepName::ALL.into_iter().filter(|step| *step > open) {
+        let asked_for = match step {
+            StepName::Identity => true,
+            StepName::Files | StepName::Complete => !launched,
+            StepName::Configure | StepName::HealthCheck => !launched && config.hooks.is_some(),
+            _ => !config.volumes.is_empty(),
+        };
+        if asked_for && plan.iter().all(|planned| planned.step != step) {
+            let because = format!("unknown until {} is done", so_far(open));
+            let finding = Finding::Unknown;
+            plan.push(Planned { step, volume: None, finding, because, remedy: None, exit_code: 0 });
+        }
+    }
+    plan.sort_by_key(|planned| planned.step);
+}
+
+fn so_far(step: StepName) -> &'static str {
+    match step {
+        StepName::Attach => "the volume is attached",
+        other => other.as_str(),
+    }
+}
+
+/// The exit code: the worst that a run would come to.
+pub fn exit_code(plan: &[Planned]) -> u8 {
+    plan.iter().map(|planned| planned.exit_code).max().unwrap_or_default()
+}
+
+/// The plan for people.
+pub fn render(plan: &[Planned]) -> String {
+    let mut text = String::new();
+    for Planned { step, volume, finding, because, remedy, .. } in plan {
+        let word = match finding {
+            Finding::AlreadySo => "already so",
+            Finding::WouldDo => "would do",
+            Finding::WouldWait => "would wait",
+            Finding::WouldFail => "WOULD FAIL",
+            Finding::WouldRefuse => "WOULD REFUSE",
+            Finding::Unknown => "unknown",
+        };
+        let volume = volume.as_deref().map(|volume| format!("{volume}  ")).unwrap_or_default();
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{}", format!("{word:<13} {:<13} {volume}{because}", step.as_str()).trim_end());
+        if let Some(remedy) = remedy {
+            let _ = writeln!(text, "{:<13} what to do: {remedy}", "");
+        }
+    }
+    text
+}

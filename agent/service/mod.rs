@@ -1,0 +1,319 @@
+//! `node-agent run`: the resident service. It brings the node up, holds a failed one until somebody repairs it, and stays
+//! small and quiet when all is well.
+
+pub mod control;
+pub mod retry;
+
+use std::pin::pin;
+use std::time::{Duration, SystemTime};
+
+use futures_util::FutureExt;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+use self::control::{Asked, Request};
+use crate::boot::Up;
+use crate::config;
+use crate::failure::{Class, Code, Failure};
+use crate::heartbeat::Heart;
+use crate::journal::{LaunchOutcome, Phase};
+use crate::session::{Attempt, Ended, Session};
+use crate::step::{StepName, rough};
+use crate::steps::lifecycle::LaunchResult;
+
+/// Where no configuration says it: the default of `timeouts.complete`.
+const COMPLETING: Duration = Duration::from_hours(1);
+
+/// How often an instance in a warm pool asks its metadata service whether it is wanted now. The question stays on the host.
+const WARM_POLL: Duration = Duration::from_secs(5);
+
+/// What ends a wait.
+enum Next {
+    /// Another go.
+    Again,
+    /// The process ends.
+    End(Result<(), Ended>),
+}
+
+/// What ends a hold.
+enum HoldEnd {
+    /// Somebody wants another go.
+    Again,
+    /// The service is told to stop.
+    Stopped,
+    /// Its time is over.
+    Over,
+    /// Somebody gave the node up.
+    GivenUp,
+    /// Auto Scaling did.
+    Lost(Failure),
+}
+
+/// The service: its session, and what is asked of it.
+#[derive(Debug)]
+pub struct Service {
+    session: Session,
+    requests: mpsc::Receiver<Asked>,
+    /// Who waits for the end of the present go.
+    followers: Vec<Asked>,
+}
+
+impl Service {
+    /// Takes the lock, opens the journal and the control socket, and tells systemd that it is ready: a node that takes its
+    /// time must not hold back the boot of the machine.
+    pub fn open(session: Session) -> Result<Self, Failure> {
+        let requests = control::listen(&session.places.runtime_dir)?;
+        notify(&[sd_notify::NotifyState::Ready]);
+        keep_watchdog_calm();
+        say_when_stopping(session.stop.clone());
+        Ok(Service { session, requests, followers: Vec::new() })
+    }
+
+    /// Runs until it is told to stop, which is no failure, or a hold has ended.
+    pub async fn run(mut self) -> Result<(), Ended> {
+        loop {
+            let attempt = uninterrupted(&mut self.requests, &mut self.followers, self.session.attempt()).await;
+            let how = attempt.result.as_ref().err().map(Ended::fault);
+            // Those who ask next must find it as it is now.
+            if let Err(ended) = &attempt.result
+                && !ended.was_stopped()
+            {
+                self.session.failed(ended, Phase::Held);
+            }
+            self.followers.drain(..).for_each(|asked| asked.answer(how.clone()));
+            if let Next::End(result) = self.after(attempt).await {
+                return result;
+            }
+        }
+    }
+
+    async fn after(&mut self, attempt: Attempt) -> Next {
+        let Attempt { result, config, lifecycle } = attempt;
+        let completing = config.map_or(COMPLETING, |config| config.timeouts.complete);
+        match result {
+            Ok(Up::Done) => self.steady(lifecycle.as_ref(), completing).await,
+            Ok(Up::Warm) => self.warm().await,
+            Err(ended) => match ended.failure.class() {
+                Class::Stopped => Next::End(Ok(())),
+                Class::LifecycleLost | Class::LifecycleWaiting => self.given_up(ended),
+                _ if self.session.journal.launch_outcome() == Some(LaunchOutcome::Abandoned) => self.given_up(ended),
+                _ => self.hold(ended, lifecycle.as_ref(), completing).await,
+            },
+        }
+    }
+
+    /// The node is up: nothing to do until somebody wants something.
+    async fn steady(&mut self, lifecycle: Option<&config::Lifecycle>, completing: Duration) -> Next {
+        let session = &self.session;
+        let mut stop = session.stop.clone();
+        uninterrupted(&mut self.requests, &mut self.followers, session.tag(None)).await;
+        loop {
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => return Next::End(Ok(())),
+                Some(asked) = self.requests.recv() => match asked.request {
+                    Request::Retry { from } => {
+                        again(session, &mut self.followers, asked, from);
+                        return Next::Again;
+                    }
+                    Request::Follow => asked.answer(None),
+                    Request::Complete { result } => {
+                        let work = session.complete(lifecycle, completing, result);
+                        let done = uninterrupted(&mut self.requests, &mut self.followers, work).await;
+                        asked.answer(done.as_ref().err().map(Ended::fault));
+                        drop(session.journal.end(Phase::Done, None));
+                    }
+                },
+            }
+        }
+    }
+
+    /// The instance is in a warm pool: it goes to work when Auto Scaling launches it, with or without another boot.
+    async fn warm(&mut self) -> Next {
+        let session = &self.session;
+        let mut stop = session.stop.clone();
+        let mut poll = tokio::time::interval_at(Instant::now() + WARM_POLL, WARM_POLL);
+        loop {
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => return Next::End(Ok(())),
+                Some(asked) = self.requests.recv() => match asked.request {
+                    Request::Retry { from } => {
+                        again(session, &mut self.followers, asked, from);
+                        return Next::Again;
+                    }
+                    Request::Follow => asked.answer(None),
+                    Request::Complete { .. } => {
+                        asked.refuse(&Failure::new(Code::WarmPool, "the instance is in a warm pool").into());
+                    }
+                },
+                _ = poll.tick() => match self.session.aws.imds.target_lifecycle_state().await {
+                    Ok(Some(target)) if target.starts_with("Warmed:") => {}
+                    Ok(target) => {
+                        let target = target.unwrap_or_else(|| "no group".to_owned());
+                        tracing::info!("the instance leaves its warm pool for {target}");
+                        return Next::Again;
+                    }
+                    Err(failure) => tracing::debug!("{failure}"),
+                },
+            }
+        }
+    }
+
+    /// The node has failed: it is kept for whoever repairs it, with heartbeats, until the hold ends. Without a launch to
+    /// complete it has no end.
+    async fn hold(&mut self, ended: Ended, lifecycle: Option<&config::Lifecycle>, completing: Duration) -> Next {
+        let waits = self.session.journal.launch_outcome().is_none() && ended.may_abandon();
+        let until = match lifecycle.filter(|_| waits).map(|lifecycle| self.hold_until(lifecycle)).transpose() {
+            Ok(until) => until,
+            Err(failure) => return Next::End(Err(failure.into())),
+        };
+        self.session.failed(&ended, Phase::Held);
+        let left = until.map(|until| until.duration_since(SystemTime::now()).unwrap_or_default());
+        let how_long = left.map_or_else(String::new, |left| format!(" for {}, then ABANDON", rough(left)));
+        tracing::warn!("held{how_long}; repair it, then: node-agent retry");
+        let ending = self.held(&ended, lifecycle, left, completing).await;
+        match ending {
+            HoldEnd::Again => Next::Again,
+            HoldEnd::Stopped => Next::End(self.session.stopped().map_err(Ended::from)),
+            HoldEnd::GivenUp => self.given_up(ended),
+            HoldEnd::Lost(failure) => self.given_up(Ended { step: Some(StepName::Complete), failure }),
+            HoldEnd::Over => {
+                tracing::warn!("the hold has ended: the node is given up");
+                let work = self.session.complete(lifecycle, completing, LaunchResult::Abandon);
+                match uninterrupted(&mut self.requests, &mut self.followers, work).await {
+                    Err(failed) if failed.was_stopped() => {
+                        return Next::End(self.session.stopped().map_err(Ended::from));
+                    }
+                    Err(failed) => tracing::error!("{}; {}", failed.failure, failed.failure.what_to_do()),
+                    Ok(()) => {}
+                }
+                self.given_up(ended)
+            }
+        }
+    }
+
+    /// Waits in a hold of this length for what ends it.
+    async fn held(
+        &mut self,
+        ended: &Ended,
+        lifecycle: Option<&config::Lifecycle>,
+        left: Option<Duration>,
+        completing: Duration,
+    ) -> HoldEnd {
+        let session = &self.session;
+        let end = left.map(|left| Instant::now() + left);
+        let _permit = end.map(|end| session.allowance.permit(Some(end)));
+        let launch = session.launch(lifecycle.filter(|_| end.is_some()));
+        let mut heart = pin!(async {
+            let Some(launch) = &launch else { return std::future::pending().await };
+            Box::pin(Heart { launch, journal: &session.journal, allowance: &session.allowance }.beat()).await
+        });
+        let mut end = end;
+        let mut tag = pin!(session.tag(Some(ended)).fuse());
+        let mut stop = session.stop.clone();
+        loop {
+            tokio::select! {
+                // What somebody asked for in time comes before the end.
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return HoldEnd::Stopped,
+                Some(asked) = self.requests.recv() => match asked.request {
+                    Request::Follow => asked.answer(Some(ended.fault())),
+                    Request::Retry { from } => {
+                        again(session, &mut self.followers, asked, from);
+                        return HoldEnd::Again;
+                    }
+                    Request::Complete { result } => {
+                        let work = session.complete(lifecycle, completing, result);
+                        let done = uninterrupted(&mut self.requests, &mut self.followers, work).await;
+                        asked.answer(done.as_ref().err().map(Ended::fault));
+                        match (done, result) {
+                            (Ok(()), LaunchResult::Abandon) => return HoldEnd::GivenUp,
+                            // Nothing ends it any more: the node is in service, and as broken as before.
+                            (Ok(()), LaunchResult::Continue) => end = None,
+                            (Err(_), _) => {}
+                        }
+                    }
+                },
+                () = &mut tag => {}
+                lost = &mut heart => return HoldEnd::Lost(lost),
+                () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => return HoldEnd::Over,
+            }
+        }
+    }
+
+    /// When the hold ends: as it was decided at the first failure.
+    fn hold_until(&self, lifecycle: &config::Lifecycle) -> Result<SystemTime, Failure> {
+        let journal = &self.session.journal;
+        let known = journal.read(|state| state.lifecycle.hold_until.clone());
+        if let Some(until) = known.and_then(|text| humantime::parse_rfc3339(&text).ok()) {
+            return Ok(until);
+        }
+        let until = SystemTime::now() + lifecycle.hold_for;
+        let text = humantime::format_rfc3339_millis(until).to_string();
+        journal.update(|state| state.lifecycle.hold_until = Some(text))?;
+        Ok(until)
+    }
+
+    fn given_up(&self, ended: Ended) -> Next {
+        self.session.failed(&ended, Phase::Failed);
+        Next::End(Err(ended))
+    }
+}
+
+/// Another go; from a step on where that is asked for.
+fn again(session: &Session, followers: &mut Vec<Asked>, asked: Asked, from: Option<StepName>) {
+    match from.map(|step| session.journal.redo_from(step)).transpose() {
+        Ok(_) => {
+            asked.accept();
+            followers.push(asked);
+        }
+        Err(failure) => asked.refuse(&failure.into()),
+    }
+}
+
+/// Does the work; who asks for something meanwhile is told that the agent is at work.
+async fn uninterrupted<T>(
+    requests: &mut mpsc::Receiver<Asked>,
+    followers: &mut Vec<Asked>,
+    work: impl Future<Output = T>,
+) -> T {
+    let mut work = pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            Some(asked) = requests.recv() => {
+                if asked.request == Request::Follow {
+                    asked.accept();
+                    followers.push(asked);
+                    continue;
+                }
+                let text = format!("the service (process {}) is at work on the node", std::process::id());
+                asked.refuse(&Failure::new(Code::Busy, text).into());
+            }
+        }
+    }
+}
+
+/// Tells systemd; without one there is nobody to tell.
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    let _ = sd_notify::notify(states);
+}
+
+fn say_when_stopping(mut stop: watch::Receiver<bool>) {
+    tokio::spawn(async move {
+        if stop.wait_for(|stop| *stop).await.is_ok() {
+            notify(&[sd_notify::NotifyState::Stopping]);
+        }
+    });
+}
+
+/// Where systemd watches the service, tells it twice in its time that the runtime is not stuck.
+fn keep_watchdog_calm() {
+    let Some(within) = sd_notify::watchdog_enabled() else { return };
+    tokio::spawn(async move {
+        let mut tick = tokio::time::interval(within / 2);
+        loop {
+            tick.tick().await;
+            notify(&[sd_notify::NotifyState::Watchdog]);
+        }
+    });
+}

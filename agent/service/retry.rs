@@ -1,0 +1,89 @@
+//! `node-agent retry` and `node-agent complete`, on the operator's side: the service does the work where there is one.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::control::{self, Request};
+use crate::config::Scope;
+use crate::failure::{Code, Failure};
+use crate::host::{self, systemd};
+use crate::journal::{Fault, Journal, Phase};
+use crate::lock::Lock;
+use crate::session::{Ended, Places, Session, make_state_dir};
+use crate::settings;
+use crate::step::StepName;
+use crate::steps::lifecycle::LaunchResult;
+
+/// How long a unit that was started may take until its service answers: it does so before it does anything else.
+const STARTING: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(100);
+
+/// Another go at the sequence: by the service, which is started if it is installed but does not run, or else by this
+/// process.
+pub async fn retry(places: Places, from: Option<StepName>) -> Result<(), Fault> {
+    if let Some(pending) = control::ask(&places.runtime_dir, Request::Retry { from }).await? {
+        return ended(pending.follow().await?);
+    }
+    if !systemd::has_unit(systemd::UNIT).await {
+        return once(places, from).await.map_err(|ended| ended.fault());
+    }
+    {
+        // Whoever works on the node without a service is not disturbed.
+        make_state_dir(&places.state_dir)?;
+        let _lock = Lock::take(&places.state_dir)?;
+        if let Some(step) = from {
+            Journal::open(&places.state_dir, &host::boot_id()?, None)?.redo_from(step)?;
+        }
+    }
+    tracing::info!("starting {}", systemd::UNIT);
+    systemd::start(systemd::UNIT).await?;
+    let give_up = Instant::now() + STARTING;
+    loop {
+        if let Some(pending) = control::ask(&places.runtime_dir, Request::Follow).await? {
+            return ended(pending.follow().await?);
+        }
+        if Instant::now() >= give_up {
+            let text = format!("{} was started, but does not answer", systemd::UNIT);
+            return Err(Failure::new(Code::ServiceGone, text)
+                .remedy(format!("look why: systemctl status {}", systemd::UNIT))
+                .into());
+        }
+        sleep(POLL).await;
+    }
+}
+
+/// One go at the sequence in this process, without a hold.
+pub async fn once(places: Places, from: Option<StepName>) -> Result<(), Ended> {
+    let session = Session::open(places)?;
+    if let Some(step) = from {
+        session.journal.redo_from(step)?;
+    }
+    let result = session.attempt().await.result.map(drop);
+    if let Err(ended) = &result
+        && !ended.was_stopped()
+    {
+        session.failed(ended, Phase::Failed);
+    }
+    session.tag(result.as_ref().err()).await;
+    result
+}
+
+/// Completes the launch: by the service, which holds the node, or else by this process.
+pub async fn complete(places: Places, result: LaunchResult) -> Result<(), Fault> {
+    if let Some(pending) = control::ask(&places.runtime_dir, Request::Complete { result }).await? {
+        return ended(pending.follow().await?);
+    }
+    let session = Session::open(places)?;
+    let (lifecycle, deadline) = match settings::load(&session.places.config, &session.aws.imds, Scope::Offline).await {
+        Ok(config) => (config.lifecycle, config.timeouts.complete),
+        // What is wrong elsewhere does not matter here.
+        Err(settings::Unusable { lifecycle: Some(lifecycle), .. }) => (Some(lifecycle), super::COMPLETING),
+        Err(settings::Unusable { failure, .. }) => return Err((*failure).into()),
+    };
+    session.complete(lifecycle.as_ref(), deadline, result).await.map_err(|ended| ended.fault())
+}
+
+fn ended(fault: Option<Fault>) -> Result<(), Fault> {
+    fault.map_or(Ok(()), Err)
+}

@@ -1,0 +1,305 @@
+//! What a process that works on the node has for itself: the lock, the journal, the clients, the wish to stop.
+
+use std::cell::{Cell, OnceCell};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+use crate::aws::Aws;
+use crate::boot::{Boot, Site, Up};
+use crate::config::{self, Config, Scope};
+use crate::failure::{Class, Code, Failure, Named};
+use crate::heartbeat::Allowance;
+use crate::host;
+use crate::journal::{self, Fault, Journal, LaunchOutcome, Phase, Process};
+use crate::lock::Lock;
+use crate::publish::Publisher;
+use crate::settings;
+use crate::step::{Runner, StepName, Stopped};
+use crate::steps::fetch::prepare_scratch;
+use crate::steps::lifecycle::{Complete, Launch, LaunchResult};
+
+/// Where things are.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// `--config`
+    pub config: String,
+    /// `--state-dir`
+    pub state_dir: PathBuf,
+    /// `--runtime-dir`
+    pub runtime_dir: PathBuf,
+}
+
+/// A process at work on the node; no other is, as long as this lives.
+#[derive(Debug)]
+pub struct Session {
+    /// Where things are.
+    pub places: Places,
+    /// What was done.
+    pub journal: Journal,
+    /// The services.
+    pub aws: Aws,
+    /// The instance and its region's services, once they are known.
+    pub site: OnceCell<Site>,
+    /// When there may be heartbeats.
+    pub allowance: Allowance,
+    /// Becomes true when the agent is told to stop.
+    pub stop: watch::Receiver<bool>,
+    boot_id: String,
+    scratch: PathBuf,
+    _lock: Lock,
+}
+
+/// A failure that may have happened in a step.
+#[derive(Debug)]
+pub struct Ended {
+    /// The step, if it was in one.
+    pub step: Option<StepName>,
+    /// Why.
+    pub failure: Failure,
+}
+
+impl From<Failure> for Ended {
+    fn from(failure: Failure) -> Self {
+        Ended { step: None, failure }
+    }
+}
+
+impl From<Stopped> for Ended {
+    fn from(stopped: Stopped) -> Self {
+        Ended { step: Some(stopped.step), failure: stopped.failure }
+    }
+}
+
+impl Ended {
+    /// As the journal keeps it.
+    pub fn fault(&self) -> Fault {
+        Fault { step: self.step, exit_code: self.failure.class().exit_code(), error: (&self.failure).into() }
+    }
+
+    /// Whether it was the wish of who stopped the agent.
+    pub fn was_stopped(&self) -> bool {
+        self.failure.class() == Class::Stopped
+    }
+
+    /// Whether the node may be given up for it.
+    pub fn may_abandon(&self) -> bool {
+        let lost = matches!(self.failure.class(), Class::LifecycleLost | Class::LifecycleWaiting);
+        self.step != Some(StepName::Complete) && !lost && self.failure.class() != Class::Stopped
+    }
+}
+
+impl From<Failure> for Fault {
+    fn from(failure: Failure) -> Self {
+        Ended::from(failure).fault()
+    }
+}
+
+/// What one go at bringing the node up came to.
+#[derive(Debug)]
+pub struct Attempt {
+    /// How it ended.
+    pub result: Result<Up, Ended>,
+    /// The configuration, if there was one without mistakes.
+    pub config: Option<Config>,
+    /// `[lifecycle]`, also of a configuration with mistakes elsewhere.
+    pub lifecycle: Option<config::Lifecycle>,
+}
+
+/// Where no configuration says it: the default of `timeouts.aws`.
+const IDENTIFYING: Duration = Duration::from_mins(5);
+
+/// How long a failed node may take to tag its instance, so that somebody outside sees why.
+const TAGGING: Duration = Duration::from_secs(15);
+/// The longest value a tag can have (EC2 user guide, "Tag restrictions").
+const TAG_LENGTH: usize = 256;
+/// The instance's tag.
+const TAG: &str = "node-agent:status";
+
+impl Session {
+    /// Takes the lock and opens the journal.
+    pub fn open(places: Places) -> Result<Self, Failure> {
+        let stop = stop_signal()?;
+        let state_dir = &places.state_dir;
+        make_state_dir(state_dir)?;
+        let lock = Lock::take(state_dir)?;
+        let boot_id = host::boot_id()?;
+        let journal = Journal::open(state_dir, &boot_id, Publisher::new(&places.runtime_dir))?;
+        let scratch = state_dir.join("fetched");
+        Ok(Session {
+            journal,
+            aws: Aws::new(),
+            site: OnceCell::new(),
+            allowance: Allowance::default(),
+            stop,
+            boot_id,
+            scratch,
+            _lock: lock,
+            places,
+        })
+    }
+
+    /// Reads the configuration and brings the node up. A failure is for the caller to put down ([`Session::failed`]).
+    pub async fn attempt(&self) -> Attempt {
+        let began = Process::of(std::process::id().cast_signed(), &self.boot_id);
+        let mut attempt = match self.journal.begin(began).and_then(|()| prepare_scratch(&self.scratch)) {
+            Ok(()) => Box::pin(self.configured_attempt()).await,
+            Err(failure) => Attempt { result: Err(failure.into()), config: None, lifecycle: None },
+        };
+        let ended = match &attempt.result {
+            Ok(Up::Done) => self.journal.end(Phase::Done, None),
+            Ok(Up::Warm) => self.journal.end(Phase::Warm, None),
+            Err(ended) if ended.failure.class() == Class::Stopped => self.stopped(),
+            Err(_) => Ok(()),
+        };
+        if let (Err(failure), Ok(_)) = (ended, &attempt.result) {
+            attempt.result = Err(failure.into());
+        }
+        attempt
+    }
+
+    /// Puts down that the node failed, and whether somebody waits for its repair.
+    pub fn failed(&self, ended: &Ended, phase: Phase) {
+        if let Err(failure) = self.journal.end(phase, Some(ended.fault())) {
+            tracing::error!("{failure}");
+        }
+    }
+
+    /// Puts down that the work was stopped before its end; an earlier failure is still worth telling.
+    pub fn stopped(&self) -> Result<(), Failure> {
+        let fault = self.journal.read(|state| state.fault.clone());
+        self.journal.end(Phase::Stopped, fault)
+    }
+
+    async fn configured_attempt(&self) -> Attempt {
+        let mut stop = self.stop.clone();
+        let loaded = tokio::select! {
+            loaded = settings::load(&self.places.config, &self.aws.imds, Scope::ThisHost) => loaded,
+            _ = stop.wait_for(|stop| *stop) => Err(crate::step::stopped().into()),
+        };
+        let config = match loaded {
+            Ok(config) => config,
+            Err(settings::Unusable { failure, lifecycle }) => {
+                if lifecycle.is_some() {
+                    // For the hold. That the instance is not known is the lesser trouble.
+                    let run = Runner::new(&self.journal, IDENTIFYING, self.stop.clone(), &self.allowance);
+                    drop(self.identify(&run).await);
+                }
+                return Attempt { result: Err((*failure).into()), config: None, lifecycle };
+            }
+        };
+        self.journal.configured(&config);
+        let result = Box::pin(self.boot(&config).bring_up()).await.map_err(Ended::from);
+        let lifecycle = config.lifecycle.clone();
+        Attempt { result, config: Some(config), lifecycle }
+    }
+
+    /// The boot sequence with this configuration.
+    pub fn boot<'a>(&'a self, config: &'a Config) -> Boot<'a> {
+        Boot {
+            config,
+            journal: &self.journal,
+            aws: &self.aws,
+            site: &self.site,
+            scratch: &self.scratch,
+            boot_id: &self.boot_id,
+            allowance: &self.allowance,
+            stop: self.stop.clone(),
+        }
+    }
+
+    /// Completes the launch by hand, or at the end of a hold.
+    pub async fn complete(
+        &self,
+        lifecycle: Option<&config::Lifecycle>,
+        deadline: Duration,
+        result: LaunchResult,
+    ) -> Result<(), Ended> {
+        match (self.journal.launch_outcome(), result) {
+            (None, _)
+            | (Some(LaunchOutcome::Continued), LaunchResult::Continue)
+            | (Some(LaunchOutcome::Abandoned), LaunchResult::Abandon) => {}
+            (Some(outcome), _) => {
+                let text = format!("{result} cannot be sent: the launch of this instance is completed ({outcome})");
+                return Err(Failure::new(Code::LaunchCompleted, text).into());
+            }
+        }
+        let run = Runner::new(&self.journal, deadline, self.stop.clone(), &self.allowance);
+        let launch = Box::pin(self.identify(&run)).await?.launch(&self.aws, lifecycle);
+        let (journal, began) = (&self.journal, Instant::now());
+        let complete = Complete { journal, launch: &launch, result, deadline, began, accepted: Cell::default() };
+        Ok(Box::pin(run.step(complete)).await?)
+    }
+
+    async fn identify(&self, run: &Runner<'_>) -> Result<&Site, Stopped> {
+        Site::find(&self.site, run, &self.aws, &self.journal, IDENTIFYING).await
+    }
+
+    /// This instance's launch, once the instance is known.
+    pub fn launch<'a>(&'a self, lifecycle: Option<&'a config::Lifecycle>) -> Option<Launch<'a>> {
+        self.site.get().map(|site| site.launch(&self.aws, lifecycle))
+    }
+
+    /// Tags the instance with how it stands, where it is known and IAM allows it. Without a failure, only to take an earlier
+    /// tag back. What a lost or stopped instance says is of no use to anybody.
+    pub async fn tag(&self, ended: Option<&Ended>) {
+        let Some(site) = self.site.get() else { return };
+        let class = ended.map(|ended| ended.failure.class());
+        if matches!(class, Some(Class::Stopped | Class::LifecycleLost)) {
+            return;
+        }
+        let value = match ended {
+            None if !self.journal.read(|state| state.tagged) => return,
+            None => "done".to_owned(),
+            Some(ended) => {
+                let step = ended.step.map_or("start", StepName::as_str);
+                let text = format!("{step}: {}", ended.failure.in_public().lines().next().unwrap_or_default());
+                text.chars().take(TAG_LENGTH).collect()
+            }
+        };
+        let tags = [(TAG, value.as_str())];
+        let tagging = Box::pin(site.services.ec2.tag(&site.node.instance_id, &tags));
+        match timeout(TAGGING, tagging).await {
+            Ok(Ok(true)) => {
+                let tagged = ended.is_some();
+                if let Err(failure) = self.journal.update(|state| state.tagged = tagged) {
+                    tracing::error!("{failure}");
+                }
+            }
+            Ok(Ok(false)) => tracing::debug!("the instance cannot be tagged: ec2:CreateTags is not allowed"),
+            Ok(Err(failure)) => tracing::debug!("the instance cannot be tagged: {failure}"),
+            Err(_) => tracing::debug!("the instance cannot be tagged: EC2 does not answer"),
+        }
+    }
+}
+
+/// Makes the state directory, where it is missing.
+pub fn make_state_dir(dir: &Path) -> Result<(), Failure> {
+    journal::private_dir(dir)
+        .map_err(|error| Failure::new(Code::StateUnusable, format!("making {}", dir.display())).because(error))
+}
+
+/// Becomes true at SIGTERM or SIGINT. A terminal that goes away (SIGHUP) ends nothing.
+pub fn stop_signal() -> Result<watch::Receiver<bool>, Failure> {
+    let (sender, receiver) = watch::channel(false);
+    let mut terminate = signal(SignalKind::terminate()).named("waiting for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).named("waiting for SIGINT")?;
+    let mut hang_up = signal(SignalKind::hangup()).named("waiting for SIGHUP")?;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hang_up.recv() => {}
+            }
+        }
+        // Without receivers the run is over anyway.
+        let _ = sender.send(true);
+        // The channel stays open as long as the process: a closed one would look like a stop.
+        std::future::pending::<()>().await;
+    });
+    Ok(receiver)
+}

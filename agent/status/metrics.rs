@@ -1,0 +1,104 @@
+//! The metrics for `node_exporter`'s textfile collector, in Prometheus' text format.
+
+use std::fmt::{Display, Write as _};
+use std::time::SystemTime;
+
+use super::report::Overall;
+use crate::journal::{Outcome, Phase, State};
+
+/// The whole file.
+pub(crate) fn of(state: &State) -> String {
+    let mut text = String::new();
+    let mut metric = |name: &str, help: &str, samples: Vec<(Vec<(&str, &str)>, f64)>| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "# HELP node_agent_{name} {help}\n# TYPE node_agent_{name} gauge");
+        for (labels, value) in samples {
+            let labels: Vec<_> = labels.iter().map(|(key, value)| format!("{key}=\"{}\"", Escaped(value))).collect();
+            let braces = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+            let _ = writeln!(text, "node_agent_{name}{braces} {value}");
+        }
+    };
+    metric(
+        "info",
+        "The node this is about.",
+        vec![(
+            vec![
+                ("version", env!("CARGO_PKG_VERSION")),
+                ("node_id", &state.node.id),
+                ("instance_id", &state.instance_id),
+            ],
+            1.0,
+        )],
+    );
+    let now = overall(state.phase);
+    let states = Overall::ALL.iter().filter(|state| !matches!(state, Overall::Dead | Overall::NeverStarted));
+    let states = states.map(|state| (vec![("state", state.as_str())], f64::from(u8::from(*state == now))));
+    metric("state", "1 for how the node stands, 0 for all others.", states.collect());
+    metric("state_since_timestamp_seconds", "Since when it stands so.", vec![(Vec::new(), seconds(&state.since))]);
+    let held = state.lifecycle.hold_until.as_deref().filter(|_| state.phase == Phase::Held);
+    let held: Vec<_> = held.map(|until| (Vec::new(), seconds(until))).into_iter().collect();
+    metric("hold_until_timestamp_seconds", "When a held node is given up.", held);
+    let steps = |value: fn(&crate::journal::StepRecord) -> f64| {
+        let sample = move |record| {
+            let record: &crate::journal::StepRecord = record;
+            let volume = record.subject.as_deref().unwrap_or_default();
+            (vec![("step", record.step.as_str()), ("volume", volume)], value(record))
+        };
+        state.steps.iter().map(sample).collect::<Vec<_>>()
+    };
+    metric(
+        "step_failed",
+        "1 where the step failed.",
+        steps(|record| f64::from(u8::from(record.outcome == Outcome::Failed))),
+    );
+    metric(
+        "step_attempts",
+        "Rounds in which something was tried or went wrong.",
+        steps(|record| f64::from(record.attempts)),
+    );
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds of a boot are far below 2^52")]
+    metric("step_duration_seconds", "How long the step took so far.", steps(|record| record.took_ms as f64 / 1e3));
+    let warnings = state.warnings.iter().map(|warning| {
+        let volume = warning.subject.as_deref().unwrap_or_default();
+        (vec![("step", warning.step.as_str()), ("volume", volume)], 1.0)
+    });
+    let mut warnings: Vec<_> = warnings.collect();
+    // One sample a name, as the format wants it.
+    warnings.sort_by(|a, b| a.0.cmp(&b.0));
+    warnings.dedup_by(|a, b| a.0 == b.0);
+    metric("warning", "Something to look at although the node is up.", warnings);
+    text
+}
+
+fn overall(phase: Phase) -> Overall {
+    match phase {
+        Phase::Running => Overall::Running,
+        Phase::Held => Overall::Held,
+        Phase::Failed => Overall::Failed,
+        Phase::Done => Overall::Done,
+        Phase::Warm => Overall::Warm,
+        Phase::Stopped => Overall::Stopped,
+    }
+}
+
+fn seconds(time: &str) -> f64 {
+    let time = humantime::parse_rfc3339(time).unwrap_or(SystemTime::UNIX_EPOCH);
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// A label's value: backslash, quote and newline are escaped.
+struct Escaped<'a>(&'a str);
+
+impl Display for Escaped<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for char in self.0.chars() {
+            match char {
+                '\\' => f.write_str("\\\\")?,
+                '"' => f.write_str("\\\"")?,
+                '\n' => f.write_str("\\n")?,
+                char => f.write_char(char)?,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,86 @@
+//! `node-agent status`: how the node stands, from what the agent wrote down. Needs neither the service nor the network.
+
+pub mod metrics;
+pub mod report;
+mod text;
+
+use std::fs;
+use std::io::{ErrorKind, IsTerminal};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::{Instant, sleep};
+
+use self::report::{Overall, Report};
+use crate::failure::{Code, Failure};
+use crate::host;
+use crate::journal::{self, State};
+use crate::publish::LIVE;
+use crate::service::control::{self, Request};
+use crate::session::Places;
+
+/// How often somebody who waits looks again.
+const POLL: Duration = Duration::from_millis(200);
+
+/// Waits until the node is done or has failed, at most for `timeout`, and tells how it stands then.
+pub async fn wait(places: &Places, timeout: Option<Duration>) -> Result<Report, Failure> {
+    let end = timeout.map(|timeout| Instant::now() + timeout);
+    let settled = async {
+        loop {
+            let report = look(places)?;
+            if report.state.is_settled() {
+                return Ok(report);
+            }
+            // Where a service is at work and may be asked, it tells when it is through, and what happens meanwhile.
+            if report.state == Overall::Running
+                && let Ok(Some(pending)) = control::ask(&places.runtime_dir, Request::Follow).await
+            {
+                drop(pending.follow().await);
+                continue;
+            }
+            sleep(POLL).await;
+        }
+    };
+    match end {
+        None => settled.await,
+        Some(end) => match tokio::time::timeout_at(end, settled).await {
+            Ok(report) => report,
+            Err(_) => Ok(Report { exit_code: Overall::Running.exit_code(), ..look(places)? }),
+        },
+    }
+}
+
+/// The report as it is printed.
+pub fn render(report: &Report, json: bool) -> String {
+    if json {
+        return serde_json::to_string_pretty(report).unwrap_or_default() + "\n";
+    }
+    let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    text::render(report, colours)
+}
+
+/// How things stand now.
+pub fn look(places: &Places) -> Result<Report, Failure> {
+    let boot_id = host::boot_id()?;
+    let state = match live(&places.runtime_dir, &boot_id) {
+        Some(state) => Some(state),
+        None => journal::read(&places.state_dir).map_err(|why| unreadable(&places.state_dir, &why))?,
+    };
+    Ok(Report::of(state, &boot_id, SystemTime::now()))
+}
+
+/// What a live agent says; newer than the journal.
+fn live(runtime_dir: &Path, boot_id: &str) -> Option<State> {
+    let state = journal::parse(&fs::read(runtime_dir.join(LIVE)).ok()?).ok()?;
+    state.agent.as_ref().is_some_and(|agent| agent.is_alive(boot_id)).then_some(state)
+}
+
+fn unreadable(dir: &Path, why: &str) -> Failure {
+    let failure = Failure::new(Code::StateUnusable, format!("the journal in {} cannot be read: {why}", dir.display()));
+    match fs::read_dir(dir) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            failure.remedy("run it as root: sudo node-agent status")
+        }
+        _ => failure.remedy("the next run sets it aside and begins a new one: node-agent retry"),
+    }
+}

@@ -1,0 +1,314 @@
+//! What `status` tells, as data: the document of `status --json`.
+
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use crate::journal::{Fault, LaunchOutcome, Outcome, Phase, State, StepRecord, Subject, Warning};
+use crate::step::{StepName, rough};
+
+/// The version of this document. A reader can rely on every field of a version; new ones may be added to it.
+pub const SCHEMA: u32 = 1;
+
+/// How the node stands, in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Overall {
+    /// The sequence is at work.
+    Running,
+    /// It failed, and the service waits for a repair.
+    Held,
+    /// It failed, and nobody waits.
+    Failed,
+    /// The node is up.
+    Done,
+    /// The instance waits in a warm pool.
+    Warm,
+    /// The agent was told to stop before the end; its next start resumes.
+    Stopped,
+    /// The agent died before the end.
+    Dead,
+    /// The agent has not run in this boot.
+    NeverStarted,
+}
+
+impl Overall {
+    /// All of them.
+    pub const ALL: [Overall; 8] = [
+        Overall::Running,
+        Overall::Held,
+        Overall::Failed,
+        Overall::Done,
+        Overall::Warm,
+        Overall::Stopped,
+        Overall::Dead,
+        Overall::NeverStarted,
+    ];
+
+    /// As in the document.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Overall::Running => "running",
+            Overall::Held => "held",
+            Overall::Failed => "failed",
+            Overall::Done => "done",
+            Overall::Warm => "warm",
+            Overall::Stopped => "stopped",
+            Overall::Dead => "dead",
+            Overall::NeverStarted => "never-started",
+        }
+    }
+
+    /// Whether there is nothing more to wait for.
+    pub fn is_settled(self) -> bool {
+        matches!(self, Overall::Held | Overall::Failed | Overall::Done | Overall::Warm)
+    }
+
+    /// The exit code of `status`.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Overall::Done | Overall::Warm => 0,
+            Overall::Held | Overall::Failed => 1,
+            Overall::Running | Overall::Stopped | Overall::Dead | Overall::NeverStarted => 3,
+        }
+    }
+}
+
+/// The whole document.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// See [`SCHEMA`].
+    pub schema: u32,
+    /// How the node stands.
+    pub state: Overall,
+    /// The exit code of `status`.
+    pub exit_code: u8,
+    /// Since when, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// The node as configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<Subject>,
+    /// The instance, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance_id: Option<String>,
+    /// The agent's process, if it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    /// The hold, while there is one that ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
+    /// How the launch was completed, if it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub launch: Option<LaunchOutcome>,
+    /// How the sequence failed the last time, unless it has succeeded since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Fault>,
+    /// The steps, in their order.
+    pub steps: Vec<StepReport>,
+    /// What should be looked at although the node is up.
+    pub warnings: Vec<Warning>,
+}
+
+/// How long a failed node is kept.
+#[derive(Clone, Debug, Serialize)]
+pub struct Hold {
+    /// RFC 3339.
+    pub until: String,
+    /// Until then.
+    pub seconds_left: u64,
+}
+
+/// A step.
+#[derive(Clone, Debug, Serialize)]
+pub struct StepReport {
+    /// Its name.
+    pub step: StepName,
+    /// The volume's id, where it is about one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume: Option<String>,
+    /// How it stands.
+    pub outcome: StepOutcome,
+    /// Rounds in which something was tried or went wrong.
+    pub attempts: u32,
+    /// When it began, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<String>,
+    /// How long it took, or has taken so far.
+    pub took_ms: u64,
+    /// How long it may take.
+    pub allowed_ms: u64,
+    /// What it waits for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<String>,
+    /// The last lines of a hook's output.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub output: Vec<String>,
+}
+
+/// How a step stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepOutcome {
+    /// It has not begun.
+    Pending,
+    /// It is at work.
+    Running,
+    /// The agent ended while it was at work.
+    Interrupted,
+    /// There was nothing to do.
+    AlreadySo,
+    /// It did its work.
+    Changed,
+    /// It failed.
+    Failed,
+}
+
+impl Report {
+    /// The report of a state; none is an agent that never ran here.
+    pub fn of(state: Option<State>, boot_id: &str, now: SystemTime) -> Self {
+        let Some(state) = state else {
+            return Report {
+                schema: SCHEMA,
+                state: Overall::NeverStarted,
+                exit_code: Overall::NeverStarted.exit_code(),
+                since: None,
+                node: None,
+                instance_id: None,
+                pid: None,
+                hold: None,
+                launch: None,
+                failure: None,
+                steps: Vec::new(),
+                warnings: Vec::new(),
+            };
+        };
+        let agent = state.agent.clone().filter(|agent| agent.is_alive(boot_id));
+        let overall = match state.phase {
+            Phase::Running | Phase::Held if agent.is_none() => Overall::Dead,
+            Phase::Running => Overall::Running,
+            Phase::Held => Overall::Held,
+            _ if state.boot_id != boot_id => Overall::NeverStarted,
+            Phase::Failed => Overall::Failed,
+            Phase::Done => Overall::Done,
+            Phase::Warm => Overall::Warm,
+            Phase::Stopped => Overall::Stopped,
+        };
+        // A power cut or a crash in an earlier boot is a sequence that this boot has not begun.
+        let overall = match overall {
+            Overall::Dead if state.boot_id != boot_id => Overall::NeverStarted,
+            overall => overall,
+        };
+        let until = state
+            .lifecycle
+            .hold_until
+            .clone()
+            .filter(|_| state.lifecycle.outcome.is_none() && !matches!(overall, Overall::Done | Overall::Failed));
+        let hold = until.map(|until| {
+            let end = humantime::parse_rfc3339(&until).unwrap_or(now);
+            Hold { until, seconds_left: end.duration_since(now).unwrap_or_default().as_secs() }
+        });
+        Report {
+            schema: SCHEMA,
+            state: overall,
+            exit_code: overall.exit_code(),
+            since: Some(state.since.clone()),
+            node: Some(state.node.clone()).filter(|node| !node.id.is_empty()),
+            instance_id: Some(state.instance_id.clone()).filter(|id| !id.is_empty()),
+            pid: agent.map(|agent| agent.pid),
+            hold,
+            launch: state.lifecycle.outcome,
+            failure: state.fault.clone(),
+            steps: steps(&state, overall, now),
+            warnings: state.warnings,
+        }
+    }
+}
+
+/// Every step of the sequence that is there to be told of.
+fn steps(state: &State, overall: Overall, now: SystemTime) -> Vec<StepReport> {
+    let last = state.steps.iter().map(|record| record.step).max();
+    let mut reports = Vec::new();
+    for step in StepName::ALL {
+        let mut records = state.steps.iter().filter(|record| record.step == step).peekable();
+        if records.peek().is_none() {
+            // What the configuration does not ask for leaves no record.
+            let to_come = last.is_none_or(|last| step > last) && !matches!(overall, Overall::Done | Overall::Warm);
+            reports.extend(to_come.then(|| pending(step)));
+        }
+        reports.extend(records.map(|record| of_record(state, record, overall, now)));
+    }
+    reports
+}
+
+fn pending(step: StepName) -> StepReport {
+    StepReport {
+        step,
+        volume: None,
+        outcome: StepOutcome::Pending,
+        attempts: 0,
+        started_at: None,
+        took_ms: 0,
+        allowed_ms: 0,
+        waiting: None,
+        output: Vec::new(),
+    }
+}
+
+fn of_record(state: &State, record: &StepRecord, overall: Overall, now: SystemTime) -> StepReport {
+    let outcome = match record.outcome {
+        Outcome::Running if overall == Overall::Running => StepOutcome::Running,
+        Outcome::Running => StepOutcome::Interrupted,
+        Outcome::AlreadySo => StepOutcome::AlreadySo,
+        Outcome::Changed => StepOutcome::Changed,
+        Outcome::Failed => StepOutcome::Failed,
+    };
+    let since = humantime::parse_rfc3339(&record.started_at).ok();
+    let so_far = since.and_then(|since| now.duration_since(since).ok()).map(crate::journal::millis);
+    StepReport {
+        step: record.step,
+        volume: record.subject.clone(),
+        outcome,
+        attempts: record.attempts,
+        started_at: Some(record.started_at.clone()),
+        took_ms: so_far.filter(|_| outcome == StepOutcome::Running).unwrap_or(record.took_ms),
+        allowed_ms: record.allowed_ms,
+        waiting: record.waiting.clone(),
+        output: state.output.get(&record.step).cloned().unwrap_or_default(),
+    }
+}
+
+/// The state in one line, for `systemctl status`.
+pub fn in_a_line(state: &State) -> String {
+    let at_work = || {
+        let running = state.steps.iter().rev().find(|record| record.outcome == Outcome::Running);
+        running.map_or_else(
+            || "beginning".to_owned(),
+            |record| {
+                let volume = record.subject.as_deref().map(|volume| format!(" {volume}")).unwrap_or_default();
+                let allowed = rough(Duration::from_millis(record.allowed_ms));
+                match &record.waiting {
+                    Some(why) => format!("{}{volume}: waiting: {why}", record.step),
+                    None => format!("{}{volume}: at work since {}, at most {allowed}", record.step, record.started_at),
+                }
+            },
+        )
+    };
+    let failed = || {
+        state.fault.as_ref().map_or_else(String::new, |fault| {
+            let step = fault.step.map_or("start", StepName::as_str);
+            format!("{step}: {}; {}", fault.error.message.lines().next().unwrap_or_default(), fault.error.remedy)
+        })
+    };
+    match state.phase {
+        Phase::Running => at_work(),
+        Phase::Held => match &state.lifecycle.hold_until {
+            Some(until) if state.lifecycle.outcome.is_none() => format!("held until {until}: {}", failed()),
+            _ => format!("held: {}", failed()),
+        },
+        Phase::Failed => format!("failed: {}", failed()),
+        Phase::Done => "the node is up".to_owned(),
+        Phase::Warm => "in a warm pool: nothing is touched".to_owned(),
+        Phase::Stopped => "stopped before the end; the next start resumes".to_owned(),
+    }
+}

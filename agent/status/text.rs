@@ -1,0 +1,147 @@
+//! What `status` tells, for people.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::report::{Overall, Report, StepOutcome, StepReport};
+use crate::journal::LaunchOutcome;
+use crate::step::rough;
+
+const GREEN: &str = "32";
+const RED: &str = "31";
+const YELLOW: &str = "33";
+const DIM: &str = "2";
+
+/// The whole text.
+pub(super) fn render(report: &Report, colours: bool) -> String {
+    let paint = |code: &str, text: &str| if colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() };
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "{}{}", subject(report), paint(colour(report.state), &headline(report)));
+    for step in &report.steps {
+        let (word, code) = match step.outcome {
+            StepOutcome::Pending => ("-", DIM),
+            StepOutcome::Running => ("...", YELLOW),
+            StepOutcome::Interrupted => ("cut", YELLOW),
+            StepOutcome::AlreadySo | StepOutcome::Changed => ("ok", GREEN),
+            StepOutcome::Failed => ("FAIL", RED),
+        };
+        let line = format!("{:<13} {}", step.step.as_str(), details(step));
+        let _ = writeln!(text, "  {}  {}", paint(code, &format!("{word:<4}")), line.trim_end());
+        if let Some(why) = step.waiting.as_ref().filter(|_| step.outcome == StepOutcome::Running) {
+            let _ = writeln!(text, "        waits: {why}");
+        }
+        if let Some(failure) = report
+            .failure
+            .as_ref()
+            .filter(|failure| step.outcome == StepOutcome::Failed && failure.step == Some(step.step))
+        {
+            // The output follows line by line.
+            for line in failure.error.public.lines() {
+                let _ = writeln!(text, "        {line}");
+            }
+            for line in &step.output {
+                let _ = writeln!(text, "        | {line}");
+            }
+        }
+    }
+    for warning in &report.warnings {
+        let volume = warning.subject.as_deref().map(|volume| format!(" {volume}")).unwrap_or_default();
+        let line = format!("warning: {}{volume}: {}", warning.step, warning.message);
+        let _ = writeln!(text, "{}", paint(YELLOW, &line));
+    }
+    if let Some(failure) = &report.failure {
+        if failure.step.is_none() {
+            for line in failure.error.message.lines() {
+                let _ = writeln!(text, "  {line}");
+            }
+        }
+        if !matches!(report.state, Overall::Running) {
+            let _ = writeln!(text, "what to do: {}", failure.error.remedy);
+        }
+    } else if let Some(what) = what_to_do(report.state) {
+        let _ = writeln!(text, "what to do: {what}");
+    }
+    text
+}
+
+fn colour(state: Overall) -> &'static str {
+    match state {
+        Overall::Done | Overall::Warm => GREEN,
+        Overall::Held | Overall::Failed | Overall::Dead => RED,
+        Overall::Running | Overall::Stopped | Overall::NeverStarted => YELLOW,
+    }
+}
+
+/// `node 00 on i-0abc in kafka-node-00: `
+fn subject(report: &Report) -> String {
+    let mut text = match &report.node {
+        Some(node) => format!("node {} ({})", node.id, node.ip),
+        None => "this node".to_owned(),
+    };
+    if let Some(instance) = &report.instance_id {
+        let _ = write!(text, " on {instance}");
+    }
+    if let Some(group) = report.node.as_ref().and_then(|node| node.asg_name.as_ref()) {
+        let _ = write!(text, " in {group}");
+    }
+    text + ": "
+}
+
+fn headline(report: &Report) -> String {
+    let left = report.hold.as_ref().map(|hold| whole_minutes(hold.seconds_left));
+    match (report.state, left) {
+        (Overall::Running, Some(left)) => format!("running again, {left} of its hold left"),
+        (Overall::Running, None) => "running".to_owned(),
+        (Overall::Held, Some(left)) => format!("HELD, {left} left, then ABANDON"),
+        (Overall::Held, None) if report.launch.is_some() => "FAILED after its launch was completed; held".to_owned(),
+        (Overall::Held, None) => "HELD".to_owned(),
+        (Overall::Failed, _) => match report.launch {
+            Some(LaunchOutcome::Abandoned) => "FAILED, ABANDON was sent".to_owned(),
+            _ => "FAILED".to_owned(),
+        },
+        (Overall::Done, _) => match report.launch {
+            Some(outcome) => format!("up ({outcome})"),
+            None => "up".to_owned(),
+        },
+        (Overall::Warm, _) => "in a warm pool, nothing is touched".to_owned(),
+        (Overall::Stopped, _) => "stopped before the end".to_owned(),
+        (Overall::Dead, _) => "DEAD, never finished".to_owned(),
+        (Overall::NeverStarted, _) => "never started in this boot".to_owned(),
+    }
+}
+
+fn what_to_do(state: Overall) -> Option<&'static str> {
+    match state {
+        Overall::Dead => Some("look why it died (journalctl -u node-agent, dmesg), then: node-agent retry"),
+        Overall::Stopped => Some("node-agent retry resumes it"),
+        Overall::NeverStarted => Some("node-agent retry starts it; it needs a configuration: node-agent check"),
+        _ => None,
+    }
+}
+
+/// `vol-0abc  1.2s, attempt 3`
+fn details(step: &StepReport) -> String {
+    let mut parts = Vec::new();
+    let took = rough(Duration::from_millis(step.took_ms));
+    match step.outcome {
+        StepOutcome::Pending => {}
+        StepOutcome::Running => parts.push(format!("{took} of {}", rough(Duration::from_millis(step.allowed_ms)))),
+        StepOutcome::AlreadySo => parts.push("already so".to_owned()),
+        StepOutcome::Changed | StepOutcome::Failed | StepOutcome::Interrupted => parts.push(took),
+    }
+    if step.attempts > 1 {
+        parts.push(format!("{} attempts", step.attempts));
+    }
+    let volume = step.volume.as_deref().map(|volume| format!("{volume}  ")).unwrap_or_default();
+    volume + &parts.join(", ")
+}
+
+/// Nobody wants to read seconds next to minutes.
+fn whole_minutes(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        _ => format!("{} h {} min", seconds / 3_600, seconds / 60 % 60),
+    }
+}
