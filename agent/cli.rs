@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::aws::Aws;
 use crate::boot::Boot;
+use crate::check::Check;
 use crate::config::Scope;
 use crate::failure::{Code, Failure, Named};
 use crate::host::{self, blank};
@@ -35,6 +36,8 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 a step failed, 2 usage, 3 not fi
 enum Command {
     /// Runs the boot sequence
     Run(Run),
+    /// Checks that this node can come up, and changes nothing
+    Check(Check),
     /// Reads the device on the standard input and says whether it is blank
     #[command(name = blank::READER, hide = true)]
     ReadBlank,
@@ -84,6 +87,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         match self.command {
             Command::Run(run) => run.start(),
+            Command::Check(check) => check.start(),
             Command::ReadBlank => match blank::read_stdin() {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {

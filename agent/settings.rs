@@ -21,14 +21,41 @@ pub const IMDS: &str = "imds";
 /// Until the configuration is known there is no other deadline: the default of `timeouts.aws`.
 const IMDS_DEADLINE: Duration = Duration::from_mins(5);
 
+/// The texts of a configuration, not yet looked into.
+#[derive(Clone, Debug)]
+pub struct Texts {
+    /// The configuration itself.
+    pub main: Text,
+    /// [`OVERRIDE`], where it exists.
+    pub overrides: Option<Text>,
+}
+
 /// Reads and validates the configuration named by `--config`.
 pub async fn load(from: &str, imds: &Imds, scope: Scope) -> Result<Config, Failure> {
-    let mut main = if from == IMDS { user_data(imds).await? } else { file(Path::new(from))? };
+    read(from, imds, IMDS_DEADLINE).await?.validate(scope)
+}
+
+/// Reads the texts of the configuration named by `--config`. `patience` is for the metadata service.
+pub async fn read(from: &str, imds: &Imds, patience: Duration) -> Result<Texts, Failure> {
+    let mut main = if from == IMDS { user_data(imds, patience).await? } else { file(Path::new(from))? };
     if from != IMDS && config::wants_user_data(&main.text) {
-        main = user_data(imds).await?;
+        main = user_data(imds, patience).await?;
     }
     let overrides = if fs::exists(OVERRIDE).unwrap_or(true) { Some(file(Path::new(OVERRIDE))?) } else { None };
-    config::load(main, overrides, scope).map_err(|mistakes| Failure::new(Code::ConfigInvalid, mistakes.to_string()))
+    Ok(Texts { main, overrides })
+}
+
+/// Reads one text and nothing beside it: a configuration that is for another machine.
+pub fn read_alone(from: &str) -> Result<Texts, Failure> {
+    Ok(Texts { main: file(Path::new(from))?, overrides: None })
+}
+
+impl Texts {
+    /// Checks the texts; every mistake is in one failure.
+    pub fn validate(self, scope: Scope) -> Result<Config, Failure> {
+        config::load(self.main, self.overrides, scope)
+            .map_err(|mistakes| Failure::new(Code::ConfigInvalid, mistakes.to_string()))
+    }
 }
 
 fn file(path: &Path) -> Result<Text, Failure> {
@@ -41,8 +68,8 @@ fn file(path: &Path) -> Result<Text, Failure> {
     Ok(Text { name: path.display().to_string(), text })
 }
 
-async fn user_data(imds: &Imds) -> Result<Text, Failure> {
-    let deadline = Instant::now() + IMDS_DEADLINE;
+async fn user_data(imds: &Imds, patience: Duration) -> Result<Text, Failure> {
+    let deadline = Instant::now() + patience;
     let bytes = loop {
         match imds.user_data().await {
             Ok(bytes) => break bytes,

@@ -6,6 +6,7 @@ use aws_config::SdkConfig;
 use aws_smithy_types::DateTime;
 use aws_smithy_types::date_time::Format;
 use aws_types::service_config::ServiceConfigKey;
+use reqwest::redirect::Policy;
 
 use crate::failure::{Code, Failure};
 
@@ -75,12 +76,12 @@ pub async fn ask(url: &str, limit: Duration) -> Result<Answer, Failure> {
     let unreachable =
         |error: reqwest::Error| Failure::new(Code::ApiUnreachable, format!("{url} does not answer")).because(error);
     // As the SDK's client: no proxy. An answer that leads elsewhere is an answer.
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .timeout(limit)
-        .build()
-        .map_err(unreachable)?;
+    let mut client = reqwest::Client::builder().no_proxy().redirect(Policy::none()).timeout(limit);
+    if url.starts_with("http:") {
+        // Without the trust store, which takes longer to read than the answer to come.
+        client = client.tls_certs_only([]);
+    }
+    let client = client.build().map_err(unreachable)?;
     let asked = SystemTime::now();
     let answer = client.get(url).send().await.map_err(unreachable)?;
     let middle = asked + asked.elapsed().unwrap_or_default() / 2;
