@@ -232,6 +232,14 @@ fn a_denied_action_is_named_with_the_statement_that_allows_it() {
 }
 
 #[test]
+fn an_object_that_is_not_there_is_found() {
+    let mut scene = Scene::new();
+    scene.config = scene.config.replace("s3://kafka-config/node-00/", "s3://kafka-config/node-01/");
+    let name = "IAM s3:GetObject s3://kafka-config/node-01/log4j.properties";
+    scene.must_find(name, "NoSuchKey", "put the object there");
+}
+
+#[test]
 fn a_hook_that_may_not_be_read_is_no_finding_where_its_timeout_is_configured() {
     let scene = Scene::with(&HookSpec::default(), "heartbeat_timeout = \"1h\"", |_| {});
     let deny = vec!["autoscaling:DescribeLifecycleHooks".to_owned()];

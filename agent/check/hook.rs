@@ -120,16 +120,16 @@ fn limit(lifecycle: &Lifecycle, timeouts: &Timeouts, limit: Duration) -> Finding
     let (longest, step) = steps.into_iter().max_by_key(|(_, time)| *time).unwrap_or(("timeouts.hooks", hooks));
     let hold = if lifecycle.on_failure == OnFailure::Hold { lifecycle.hold_for } else { Duration::ZERO };
     let need = step.saturating_add(hold);
-    let held = if hold.is_zero() { String::new() } else { format!("lifecycle.hold_for {} + ", format_duration(hold)) };
-    let seen = format!("{held}{longest} {} within {}", format_duration(step), format_duration(limit));
+    let sum = if hold.is_zero() { String::new() } else { format!("lifecycle.hold_for {} + ", format_duration(hold)) };
+    let sum = format!("{sum}{longest} {}", format_duration(step));
     if need <= limit {
-        return Finding::ok(name, seen);
+        return Finding::ok(name, format!("{sum} fits into {}", format_duration(limit)));
     }
     let enough = need.as_secs().div_ceil(100);
     let raise = format!("raise the hook's heartbeat timeout to {enough} s or more");
     // The limit is 48 h at most, and a heartbeat timeout 7200 s.
     let raise = if need <= global_limit(Duration::from_hours(2)) { format!(", or {raise}") } else { String::new() };
-    let seen = format!("{held}{longest} {} does not fit into {}", format_duration(step), format_duration(limit));
+    let seen = format!("{sum} does not fit into {}", format_duration(limit));
     Finding::attention(name, seen, format!("lower them{raise}"))
 }
 

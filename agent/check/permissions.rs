@@ -80,7 +80,7 @@ async fn autoscaling(scene: &Scene<'_>) -> Vec<Finding> {
         untried("autoscaling:CompleteLifecycleAction", "", &group),
         untried(
             "autoscaling:RecordLifecycleActionHeartbeat",
-            "; without it the hook's timeout must be longer than the longest boot",
+            "; where it is not allowed, the hook's timeout must be longer than the longest boot",
             &group,
         ),
         finding(
@@ -105,7 +105,8 @@ async fn s3(scene: &Scene<'_>) -> Vec<Finding> {
     join_all(objects.map(async |(source, bucket, key)| {
         let way = scene.ways.s3.get(bucket).unwrap_or(&open);
         let answer = attempt(way, async || scene.services.sources.try_s3(bucket, key).await).await;
-        let statement = allow("s3:GetObject", &json!(format!("arn:{}:s3:::{bucket}/{key}", partition(scene))));
+        let statement =
+            allow("s3:GetObject", &json!(format!("arn:{}:s3:::{bucket}/{key}", partition(&scene.node.region))));
         let hint = "S3 says so too where the object does not exist";
         finding(&format!("s3:GetObject {source}"), answer, Some(hint), &statement)
     }))
@@ -166,6 +167,9 @@ fn finding(action: &str, answer: Answer, aside: Option<&str>, statement: &Value)
         Answer::Failed(failure) if failure.code == Code::ApiRefused && action.starts_with("ec2:") => {
             Finding::unknown(name, format!("cannot be told: {failure}"))
         }
+        Answer::Failed(failure) if failure.code == Code::ApiRefused && action.starts_with("s3:") => {
+            Finding::failed(name, &failure).remedy("put the object there, or correct the source")
+        }
         Answer::Failed(failure) => Finding::failed(name, &failure),
     }
 }
@@ -192,7 +196,7 @@ struct Arns<'a>(&'a Scene<'a>);
 impl Arns<'_> {
     fn of(&self, service: &str, resource: &str) -> String {
         let node = self.0.node;
-        format!("arn:{}:{service}:{}:{}:{resource}", partition(self.0), node.region, node.account_id)
+        format!("arn:{}:{service}:{}:{}:{resource}", partition(&node.region), node.region, node.account_id)
     }
 
     fn volume(&self, id: &str) -> String {
@@ -207,30 +211,38 @@ impl Arns<'_> {
     /// Both the volumes and the instance must be allowed. The next instance has another id, but the same group.
     fn attach(&self, volumes: &[String]) -> Value {
         let action = "ec2:AttachVolume";
-        match &self.0.config.lifecycle {
-            Some(lifecycle) => {
-                let instances = allow(action, &json!(self.of("ec2", "instance/*")));
-                let of_group = json!({
-                    "StringEquals": { "aws:ResourceTag/aws:autoscaling:groupName": lifecycle.asg_name }
-                });
-                json!([allow(action, &json!(volumes)), with_condition(instances, of_group)])
-            }
-            None => {
-                let instance = self.of("ec2", &format!("instance/{}", self.0.node.instance_id));
-                allow(action, &json!([volumes, &[instance]].concat()))
-            }
-        }
+        let Some(lifecycle) = &self.0.config.lifecycle else {
+            let instance = self.of("ec2", &format!("instance/{}", self.0.node.instance_id));
+            return allow(action, &json!([volumes, &[instance]].concat()));
+        };
+        let instances = allow(action, &json!(self.of("ec2", "instance/*")));
+        let of_group = json!({ "StringEquals": { "aws:ResourceTag/aws:autoscaling:groupName": lifecycle.asg_name } });
+        json!([allow(action, &json!(volumes)), with_condition(instances, of_group)])
     }
 }
 
 /// The partition of the instance's region (AWS General Reference, "Amazon Resource Names").
-fn partition(scene: &Scene<'_>) -> &'static str {
-    match scene.node.region.split('-').next() {
-        Some("cn") => "aws-cn",
-        Some("eusc") => "aws-eusc",
-        _ if scene.node.region.starts_with("us-gov-") => "aws-us-gov",
-        _ if scene.node.region.starts_with("us-iso-") => "aws-iso",
-        _ if scene.node.region.starts_with("us-isob-") => "aws-iso-b",
-        _ => "aws",
+fn partition(region: &str) -> &'static str {
+    let partitions = [
+        ("cn-", "aws-cn"),
+        ("eusc-", "aws-eusc"),
+        ("us-gov-", "aws-us-gov"),
+        ("us-iso-", "aws-iso"),
+        ("us-isob-", "aws-iso-b"),
+        ("eu-isoe-", "aws-iso-e"),
+        ("us-isof-", "aws-iso-f"),
+    ];
+    partitions.into_iter().find(|(prefix, _)| region.starts_with(prefix)).map_or("aws", |(_, partition)| partition)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_regions_name_tells_its_partition() {
+        let of = ["eu-west-1", "us-gov-west-1", "cn-north-1", "us-isob-east-1", "us-iso-east-1", "us-east-1"];
+        let expected = ["aws", "aws-us-gov", "aws-cn", "aws-iso-b", "aws-iso", "aws"];
+        assert_eq!(of.map(partition), expected);
     }
 }

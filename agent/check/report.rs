@@ -79,7 +79,7 @@ impl Report {
     pub(super) fn add(&mut self, findings: impl IntoIterator<Item = Finding>) {
         for finding in findings {
             if !self.json {
-                self.print(&line(&finding, self.colours));
+                print(&line(&finding, self.colours));
             }
             self.findings.push(finding);
         }
@@ -90,10 +90,10 @@ impl Report {
         let count = |verdict| self.findings.iter().filter(|finding| finding.verdict == verdict).count();
         let (attention, unknown) = (count(Verdict::Attention), count(Verdict::Unknown));
         if self.json {
-            self.print(&serde_json::json!({ "schema": SCHEMA, "checks": self.findings }).to_string());
+            print(&serde_json::json!({ "schema": SCHEMA, "checks": self.findings }).to_string());
         } else {
             let verb = if attention == 1 { "needs" } else { "need" };
-            self.print(&format!("{} ok, {attention} {verb} attention, {unknown} unknown", count(Verdict::Ok)));
+            print(&format!("{} ok, {attention} {verb} attention, {unknown} unknown", count(Verdict::Ok)));
         }
         match attention {
             0 => ExitCode::SUCCESS,
@@ -101,11 +101,11 @@ impl Report {
             _ => ExitCode::FAILURE,
         }
     }
+}
 
-    /// Nobody may be left who reads: the exit code tells all the same.
-    fn print(&self, text: &str) {
-        let _ = writeln!(std::io::stdout(), "{text}");
-    }
+/// Nobody may be left who reads: the exit code tells all the same.
+fn print(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// `FIX   NAME: SEEN; to do: REMEDY`, and what more lines there are, indented.
