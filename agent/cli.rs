@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::check::Check;
 use crate::failure::Failure;
 use crate::host::blank;
 use crate::journal::Fault;
@@ -44,6 +45,8 @@ enum Command {
     Plan(Plan),
     /// Installs this binary and its systemd units
     Install(Install),
+    /// Checks that this node can come up, and changes nothing
+    Check(Check),
     /// Reads the device on the standard input and says whether it is blank
     #[command(name = blank::READER, hide = true)]
     ReadBlank,
@@ -175,6 +178,7 @@ impl Cli {
                 log::init(Format::Text, false);
                 finish(block_on(async { Ok(install::install(&root, now).await?) }))
             }
+            Command::Check(check) => check.start(),
             Command::ReadBlank => match blank::read_stdin() {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {

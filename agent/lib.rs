@@ -3,10 +3,11 @@
 //!
 //! Start reading at [`boot`], the sequence; [`step`] is the contract every step keeps. `steps/` has a file for each,
 //! `aws/` the services' clients, `host/` all that touches the machine, [`config`] what the user wrote, [`journal`] what
-//! was done, [`failure`] what can go wrong.
+//! was done, [`failure`] what can go wrong, [`check`] what `node-agent check` looks at.
 
 pub mod aws;
 pub mod boot;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod failure;

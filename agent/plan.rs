@@ -19,8 +19,7 @@ use crate::step::{Finding, Planned, StepName};
 /// Makes the plan. Takes no lock and changes nothing; what is fetched goes to a directory that is gone afterwards.
 pub async fn make(places: &Places, stop: watch::Receiver<bool>) -> Result<Vec<Planned>, Failure> {
     let aws = Aws::new();
-    let config =
-        settings::load(&places.config, &aws.imds, Scope::ThisHost).await.map_err(|unusable| *unusable.failure)?;
+    let config = settings::load(&places.config, &aws.imds, Scope::ThisHost).await?;
     // A journal that cannot be read would be set aside.
     let journal = Journal::look(journal::read(&places.state_dir).ok().flatten().unwrap_or_default());
     let scratch = tempfile::tempdir().named("a temporary directory")?;

@@ -176,19 +176,24 @@ impl Session {
 
     async fn configured_attempt(&self) -> Attempt {
         let mut stop = self.stop.clone();
-        let loaded = tokio::select! {
-            loaded = settings::load(&self.places.config, &self.aws.imds, Scope::ThisHost) => loaded,
-            _ = stop.wait_for(|stop| *stop) => Err(crate::step::stopped().into()),
+        let read = tokio::select! {
+            read = settings::read(&self.places.config, &self.aws.imds, settings::IMDS_DEADLINE) => read,
+            _ = stop.wait_for(|stop| *stop) => Err(crate::step::stopped()),
         };
-        let config = match loaded {
+        let texts = match read {
+            Ok(texts) => texts,
+            Err(failure) => return Attempt { result: Err(failure.into()), config: None, lifecycle: None },
+        };
+        let config = match texts.clone().validate(Scope::ThisHost) {
             Ok(config) => config,
-            Err(settings::Unusable { failure, lifecycle }) => {
+            Err(failure) => {
+                let lifecycle = texts.lifecycle();
                 if lifecycle.is_some() {
                     // For the hold. That the instance is not known is the lesser trouble.
                     let run = Runner::new(&self.journal, IDENTIFYING, self.stop.clone(), &self.allowance);
                     drop(self.identify(&run).await);
                 }
-                return Attempt { result: Err((*failure).into()), config: None, lifecycle };
+                return Attempt { result: Err(failure.into()), config: None, lifecycle };
             }
         };
         self.journal.configured(&config);

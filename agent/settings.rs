@@ -19,39 +19,48 @@ pub const OVERRIDE: &str = "/etc/node-agent/override.toml";
 pub const IMDS: &str = "imds";
 
 /// Until the configuration is known there is no other deadline: the default of `timeouts.aws`.
-const IMDS_DEADLINE: Duration = Duration::from_mins(5);
+pub const IMDS_DEADLINE: Duration = Duration::from_mins(5);
 
-/// A configuration that cannot be used.
-#[derive(Debug)]
-pub struct Unusable {
-    /// Why.
-    pub failure: Box<Failure>,
-    /// `[lifecycle]`, where that can be read all the same.
-    pub lifecycle: Option<config::Lifecycle>,
-}
-
-impl From<Failure> for Unusable {
-    fn from(failure: Failure) -> Self {
-        Unusable { failure: Box::new(failure), lifecycle: None }
-    }
+/// The texts of a configuration, not yet looked into.
+#[derive(Clone, Debug)]
+pub struct Texts {
+    /// The configuration itself.
+    pub main: Text,
+    /// [`OVERRIDE`], where it exists.
+    pub overrides: Option<Text>,
 }
 
 /// Reads and validates the configuration named by `--config`.
-pub async fn load(from: &str, imds: &Imds, scope: Scope) -> Result<Config, Unusable> {
-    let (main, overrides) = texts(from, imds).await?;
-    config::load(main.clone(), overrides.clone(), scope).map_err(|mistakes| Unusable {
-        failure: Box::new(Failure::new(Code::ConfigInvalid, mistakes.to_string())),
-        lifecycle: config::lifecycle(main, overrides),
-    })
+pub async fn load(from: &str, imds: &Imds, scope: Scope) -> Result<Config, Failure> {
+    read(from, imds, IMDS_DEADLINE).await?.validate(scope)
 }
 
-async fn texts(from: &str, imds: &Imds) -> Result<(Text, Option<Text>), Failure> {
-    let mut main = if from == IMDS { user_data(imds).await? } else { file(Path::new(from))? };
+/// Reads the texts of the configuration named by `--config`. `patience` is for the metadata service.
+pub async fn read(from: &str, imds: &Imds, patience: Duration) -> Result<Texts, Failure> {
+    let mut main = if from == IMDS { user_data(imds, patience).await? } else { file(Path::new(from))? };
     if from != IMDS && config::wants_user_data(&main.text) {
-        main = user_data(imds).await?;
+        main = user_data(imds, patience).await?;
     }
     let overrides = if fs::exists(OVERRIDE).unwrap_or(true) { Some(file(Path::new(OVERRIDE))?) } else { None };
-    Ok((main, overrides))
+    Ok(Texts { main, overrides })
+}
+
+/// Reads one text and nothing beside it: a configuration that is for another machine.
+pub fn read_alone(from: &str) -> Result<Texts, Failure> {
+    Ok(Texts { main: file(Path::new(from))?, overrides: None })
+}
+
+impl Texts {
+    /// Checks the texts; every mistake is in one failure.
+    pub fn validate(self, scope: Scope) -> Result<Config, Failure> {
+        config::load(self.main, self.overrides, scope)
+            .map_err(|mistakes| Failure::new(Code::ConfigInvalid, mistakes.to_string()))
+    }
+
+    /// `[lifecycle]`, whatever is wrong elsewhere.
+    pub fn lifecycle(self) -> Option<config::Lifecycle> {
+        config::lifecycle(self.main, self.overrides)
+    }
 }
 
 fn file(path: &Path) -> Result<Text, Failure> {
@@ -64,8 +73,8 @@ fn file(path: &Path) -> Result<Text, Failure> {
     Ok(Text { name: path.display().to_string(), text })
 }
 
-async fn user_data(imds: &Imds) -> Result<Text, Failure> {
-    let deadline = Instant::now() + IMDS_DEADLINE;
+async fn user_data(imds: &Imds, patience: Duration) -> Result<Text, Failure> {
+    let deadline = Instant::now() + patience;
     let bytes = loop {
         match imds.user_data().await {
             Ok(bytes) => break bytes,

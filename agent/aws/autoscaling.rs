@@ -76,6 +76,15 @@ pub enum Completion {
     NoActiveAction(String),
 }
 
+/// An instance in its group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// The group's name.
+    pub group: String,
+    /// The instance's state in it.
+    pub state: LifecycleState,
+}
+
 /// A lifecycle hook as Auto Scaling has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaunchHook {
@@ -101,22 +110,31 @@ impl AutoScaling {
         AutoScaling { client: Client::new(config) }
     }
 
+    /// The group the instance is in and its state there; none where it is in no group. Not being allowed to read it is a
+    /// failure with the code `AccessDenied`.
+    pub async fn membership(&self, instance_id: &str) -> Result<Option<Membership>, Failure> {
+        let answer = self.client.describe_auto_scaling_instances().instance_ids(instance_id).send().await;
+        let answer = answer.map_err(|error| error::read("autoscaling:DescribeAutoScalingInstances", &error).failure)?;
+        let instances = answer.auto_scaling_instances();
+        let instance = instances.iter().find(|instance| instance.instance_id() == Some(instance_id));
+        Ok(instance.and_then(|instance| {
+            Some(Membership {
+                group: instance.auto_scaling_group_name().unwrap_or_default().to_owned(),
+                state: LifecycleState::parse(instance.lifecycle_state()?),
+            })
+        }))
+    }
+
     /// The instance's lifecycle state. Not being allowed to read it is an answer, not a failure: the seed's IAM policy
     /// does not grant it.
     pub async fn state(&self, instance_id: &str) -> Result<LifecycleState, Failure> {
-        let answer = self.client.describe_auto_scaling_instances().instance_ids(instance_id).send().await;
-        match answer.map_err(|error| error::read("autoscaling:DescribeAutoScalingInstances", &error)) {
-            Ok(answer) => Ok(answer
-                .auto_scaling_instances()
-                .iter()
-                .find(|instance| instance.instance_id() == Some(instance_id))
-                .and_then(|instance| instance.lifecycle_state())
-                .map_or(LifecycleState::NoGroup, LifecycleState::parse)),
-            Err(error) if error.failure.code == Code::AccessDenied => {
-                tracing::debug!("the lifecycle state cannot be read: {}", error.failure);
+        match self.membership(instance_id).await {
+            Ok(membership) => Ok(membership.map_or(LifecycleState::NoGroup, |membership| membership.state)),
+            Err(failure) if failure.code == Code::AccessDenied => {
+                tracing::debug!("the lifecycle state cannot be read: {failure}");
                 Ok(LifecycleState::Unreadable)
             }
-            Err(error) => Err(error.failure),
+            Err(failure) => Err(failure),
         }
     }
 

@@ -84,6 +84,17 @@ impl Sources {
         sink.end()
     }
 
+    /// Whether an object is there and may be read, its key for encryption too: reads its first byte. Not `HeadObject`,
+    /// whose refusals say nothing. Not allowed is a failure with the code `AccessDenied`.
+    pub async fn try_s3(&self, bucket: &str, key: &str) -> Result<(), Failure> {
+        let answer = self.s3.get_object().bucket(bucket).key(key).range("bytes=0-0").send().await;
+        match answer.map_err(|error| error::read("s3:GetObject", &error)) {
+            // An empty object has no first byte.
+            Err(error) if !error.is("InvalidRange") => Err(error.failure),
+            _ => Ok(()),
+        }
+    }
+
     async fn fetch_https(&self, name: &str, url: &str, scratch: &Path) -> Result<Fetched, Failure> {
         let client = self.https.get_or_try_init(async || https_client()).await?;
         let answer = client.get(url).send().await.map_err(|error| interrupted(name, error))?;
@@ -103,7 +114,8 @@ impl Sources {
     }
 }
 
-fn https_client() -> Result<reqwest::Client, Failure> {
+/// A client for https; fails where no CA certificates are found.
+pub fn https_client() -> Result<reqwest::Client, Failure> {
     reqwest::Client::builder()
         .https_only(true)
         .connect_timeout(Duration::from_secs(5))

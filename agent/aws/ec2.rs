@@ -6,6 +6,9 @@ use std::fmt;
 use aws_config::SdkConfig;
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::types::{Tag, Volume};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
 use super::error;
 use crate::failure::{Code, Failure};
@@ -110,6 +113,29 @@ impl Ec2 {
         }
     }
 
+    /// Whether IAM allows to describe volumes. Like all of these, asked by a dry run, which changes nothing; not allowed is
+    /// a failure with the code `AccessDenied`.
+    pub async fn try_describe_volumes(&self) -> Result<(), Failure> {
+        dry_run("ec2:DescribeVolumes", self.client.describe_volumes().dry_run(true).send().await)
+    }
+
+    /// Whether IAM allows to describe instances.
+    pub async fn try_describe_instances(&self) -> Result<(), Failure> {
+        dry_run("ec2:DescribeInstances", self.client.describe_instances().dry_run(true).send().await)
+    }
+
+    /// Whether IAM allows to attach this volume to this instance.
+    pub async fn try_attach(&self, volume: &str, instance: &str, device: &str) -> Result<(), Failure> {
+        let call = self.client.attach_volume().volume_id(volume).instance_id(instance).device(device);
+        dry_run("ec2:AttachVolume", call.dry_run(true).send().await)
+    }
+
+    /// Whether IAM allows to tag this volume with this key.
+    pub async fn try_tag(&self, volume: &str, key: &str) -> Result<(), Failure> {
+        let tag = Tag::builder().key(key).value("dry run").build();
+        dry_run("ec2:CreateTags", self.client.create_tags().resources(volume).tags(tag).dry_run(true).send().await)
+    }
+
     /// Begins to attach a volume. Never forces anything.
     pub async fn attach(&self, volume: &str, instance: &str, device: &str) -> Result<AttachAnswer, Failure> {
         let answer = self.client.attach_volume().volume_id(volume).instance_id(instance).device(device).send().await;
@@ -136,6 +162,17 @@ impl Ec2 {
             }
             _ => Err(error.failure),
         }
+    }
+}
+
+/// EC2 answers a dry run with an error, also where the call would be allowed.
+fn dry_run<T, E>(action: &str, answer: Result<T, SdkError<E, HttpResponse>>) -> Result<(), Failure>
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+{
+    match answer.map_err(|error| error::read(action, &error)) {
+        Err(error) if !error.is("DryRunOperation") => Err(error.failure),
+        _ => Ok(()),
     }
 }
 

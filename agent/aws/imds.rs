@@ -32,6 +32,9 @@ pub struct IdentityDocument {
     pub region: String,
     /// `eu-west-1a`
     pub availability_zone: String,
+    /// The account's number; empty where the document leaves it out.
+    #[serde(default)]
+    pub account_id: String,
     /// The primary private IPv4 address.
     pub private_ip: Option<IpAddr>,
 }
@@ -70,6 +73,12 @@ impl Imds {
     /// group.
     pub async fn target_lifecycle_state(&self) -> Result<Option<String>, Failure> {
         self.optional("/latest/meta-data/autoscaling/target-lifecycle-state").await
+    }
+
+    /// The role of the instance profile; none where the instance has no profile.
+    pub async fn role(&self) -> Result<Option<String>, Failure> {
+        let names = self.optional("/latest/meta-data/iam/security-credentials/").await?;
+        Ok(names.and_then(|names| names.lines().next().map(|name| name.trim().to_owned())))
     }
 
     async fn required(&self, path: &str) -> Result<String, Failure> {

@@ -1,12 +1,13 @@
 //! The AWS services the agent talks to, as concrete clients. The seam for tests is the endpoint.
 //!
-//! No client retries by itself: the step runner does, and it alone (agent/step.rs). One HTTP client and one client per
+//! No client retries by itself: the step runner does (agent/step.rs), and `check` for a few seconds. One HTTP client and one client per
 //! service, because the SDK corrects clock skew per client.
 
 pub mod autoscaling;
-mod credentials;
+pub mod credentials;
 pub mod download;
 pub mod ec2;
+pub mod endpoint;
 mod error;
 pub mod imds;
 
@@ -16,6 +17,7 @@ use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
+use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 
@@ -42,6 +44,10 @@ pub struct Services {
     pub autoscaling: autoscaling::AutoScaling,
     /// Files and scripts.
     pub sources: download::Sources,
+    /// What calls are signed with.
+    pub credentials: credentials::Credentials,
+    /// Where the services are.
+    pub endpoints: endpoint::Endpoints,
 }
 
 impl Aws {
@@ -63,12 +69,12 @@ impl Aws {
             .unwrap_or_else(|| instance_region.to_owned());
         let region = Region::new(region);
         let provider = ProviderConfig::without_region().with_http_client(self.http.clone());
-        let credentials = credentials::Chain::new(provider, region.clone()).await;
+        let credentials = SharedCredentialsProvider::new(credentials::Chain::new(provider, region.clone()).await);
         let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ATTEMPT).build();
         let config = aws_config::defaults(BehaviorVersion::v2026_01_12())
             .http_client(self.http.clone())
             .region(region)
-            .credentials_provider(credentials)
+            .credentials_provider(credentials.clone())
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts)
             .load()
@@ -77,6 +83,8 @@ impl Aws {
             ec2: ec2::Ec2::new(&config),
             autoscaling: autoscaling::AutoScaling::new(&config),
             sources: download::Sources::new(&config),
+            credentials: credentials::Credentials(credentials),
+            endpoints: endpoint::Endpoints::new(config),
         }
     }
 }

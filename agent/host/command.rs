@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use nix::unistd::{AccessFlags, access};
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -27,6 +28,14 @@ pub async fn run(program: &str, args: &[&str], device: Option<&File>) -> Result<
         ErrorKind::NotFound => Failure::new(Code::ToolMissing, format!("{program} is not installed")),
         _ => Failure::new(Code::ToolFailed, format!("{program} cannot be started")).because(error),
     })
+}
+
+/// Where a program is, looked for as [`run`] finds it.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(program))
+        .find(|file| access(file, AccessFlags::X_OK).is_ok() && file.metadata().is_ok_and(|about| about.is_file()))
 }
 
 /// How long a program that only reads a few blocks of a disk may take. EBS sets no timeout on NVMe: a read can hang for ever,

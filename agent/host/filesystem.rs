@@ -1,5 +1,6 @@
 //! Making filesystems, and checking those that are there.
 
+use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -31,6 +32,13 @@ pub struct Maker {
     kind: FileSystemType,
     /// Major and minor version.
     version: (u32, u32),
+}
+
+/// Its version, as in `6.1`.
+impl fmt::Display for Maker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.version.0, self.version.1)
+    }
 }
 
 impl Maker {

@@ -75,11 +75,12 @@ pub async fn complete(places: Places, result: LaunchResult) -> Result<(), Fault>
         return ended(pending.follow().await?);
     }
     let session = Session::open(places)?;
-    let (lifecycle, deadline) = match settings::load(&session.places.config, &session.aws.imds, Scope::Offline).await {
-        Ok(config) => (config.lifecycle, config.timeouts.complete),
+    let texts = settings::read(&session.places.config, &session.aws.imds, settings::IMDS_DEADLINE).await?;
+    let (lifecycle, deadline) = match (texts.clone().validate(Scope::Offline), texts.lifecycle()) {
+        (Ok(config), _) => (config.lifecycle, config.timeouts.complete),
         // What is wrong elsewhere does not matter here.
-        Err(settings::Unusable { lifecycle: Some(lifecycle), .. }) => (Some(lifecycle), super::COMPLETING),
-        Err(settings::Unusable { failure, .. }) => return Err((*failure).into()),
+        (Err(_), Some(lifecycle)) => (Some(lifecycle), super::COMPLETING),
+        (Err(failure), None) => return Err(failure.into()),
     };
     session.complete(lifecycle.as_ref(), deadline, result).await.map_err(|ended| ended.fault())
 }

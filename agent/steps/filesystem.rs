@@ -130,7 +130,7 @@ impl Step for MakeFilesystem<'_> {
 /// Tags of a volume. A begun format that was not completed shows to people; a completed one keeps a disk that later looks
 /// blank from being formatted again.
 const FORMATTING: &str = "node-agent:formatting";
-const FORMATTED: &str = "node-agent:formatted";
+pub(crate) const FORMATTED: &str = "node-agent:formatted";
 
 fn is_mounted(device: &Device) -> Result<bool, Failure> {
     Ok(!mount::of_device(device.number)?.is_empty())

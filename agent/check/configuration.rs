@@ -1,0 +1,94 @@
+//! The configuration: valid, and its file is nobody else's to read.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use super::{Finding, LIMIT};
+use crate::aws::imds::Imds;
+use crate::config::{self, Config, Scope};
+use crate::failure::{Code, Failure};
+use crate::settings;
+
+const NAME: &str = "configuration";
+
+/// The text alone, as it is before it reaches a node.
+pub(super) fn offline(from: &str) -> Finding {
+    let elsewhere = |what: String| {
+        Finding::attention(NAME, what, "save the user data to a file, and check that: --offline --config FILE")
+    };
+    if from == settings::IMDS {
+        return elsewhere("the instance's user data cannot be read offline".to_owned());
+    }
+    match settings::read_alone(from) {
+        Ok(texts) if config::wants_user_data(&texts.main.text) => {
+            elsewhere(format!("{from} points at the instance's user data, which cannot be read offline"))
+        }
+        Ok(texts) => match texts.validate(Scope::Offline) {
+            Ok(config) => Finding::ok(NAME, format!("{from} is valid: {}", summary(&config))),
+            Err(failure) => invalid(&failure),
+        },
+        Err(failure) => Finding::failed(NAME, &failure),
+    }
+}
+
+/// The configuration on this host. It is given as far as it can be used by the other checks.
+pub(super) async fn check(from: &str, imds: &Imds) -> (Vec<Finding>, Option<Config>) {
+    let texts = match settings::read(from, imds, LIMIT).await {
+        Ok(texts) => texts,
+        Err(failure) => return (vec![Finding::failed(NAME, &failure)], None),
+    };
+    let name = texts.main.name.clone();
+    let mut findings = Vec::new();
+    let config = match texts.clone().validate(Scope::ThisHost) {
+        Ok(config) => {
+            let over = if texts.overrides.is_some() { " with override.toml in force" } else { "" };
+            findings.push(Finding::ok(NAME, format!("{name}{over} is valid: {}", summary(&config))));
+            Some(config)
+        }
+        Err(failure) => {
+            findings.push(invalid(&failure));
+            // What only this host lacks, an account or the script, does not keep the rest from being checked.
+            texts.clone().validate(Scope::Offline).ok()
+        }
+    };
+    let files = [(from != settings::IMDS).then_some(from), texts.overrides.is_some().then_some(settings::OVERRIDE)];
+    findings.extend(files.into_iter().flatten().map(permissions));
+    (findings, config)
+}
+
+fn invalid(failure: &Failure) -> Finding {
+    let finding = Finding::failed(NAME, failure);
+    if failure.code == Code::ConfigInvalid { finding.remedy("correct what the lines below name") } else { finding }
+}
+
+fn summary(config: &Config) -> String {
+    let some = |count: usize, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
+    let parts = [
+        Some(format!("node {} at {}", config.node.id, config.node.ip)),
+        Some(some(config.volumes.len(), "volume")),
+        Some(some(config.files.len(), "file")),
+        config.hooks.as_ref().map(|_| "hooks".to_owned()),
+        config.lifecycle.as_ref().map(|lifecycle| format!("group {}", lifecycle.asg_name)),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// The settings may hold secrets: the contents of files, a presigned URL.
+fn permissions(path: &str) -> Finding {
+    let name = format!("permissions of {path}");
+    match fs::metadata(path) {
+        Err(error) => Finding::failed(name, &Failure::io("looking at it", error)),
+        Ok(about) if about.uid() != 0 => Finding::attention(
+            name,
+            format!("it belongs to user {}", about.uid()),
+            format!("chown root:root {path}; chmod 0600 {path}"),
+        ),
+        // Read and write bits of group and others.
+        Ok(about) if about.mode() & 0o066 != 0 => Finding::attention(
+            name,
+            format!("mode {:04o}: others than root can read or change it", about.mode() & 0o7777),
+            format!("chmod 0600 {path}"),
+        ),
+        Ok(about) => Finding::ok(name, format!("mode {:04o}", about.mode() & 0o7777)),
+    }
+}

@@ -1,0 +1,157 @@
+//! The launch lifecycle hook: there, and with times that the configuration fits into.
+
+use std::time::Duration;
+
+use humantime::format_duration;
+use tokio::join;
+
+use super::{Finding, Scene, ask};
+use crate::aws::autoscaling::{LaunchHook, LifecycleState, global_limit};
+use crate::config::{Lifecycle, OnFailure, Timeouts};
+use crate::failure::{Code, Failure};
+
+const HEARTBEAT: &str = "launch hook's heartbeat timeout";
+const LAUNCHING: &str = "autoscaling:EC2_INSTANCE_LAUNCHING";
+/// Below this, a slow start of the agent alone can use the time up.
+const SHORTEST: Duration = Duration::from_mins(1);
+
+/// The hook, and where this instance stands.
+pub(super) async fn check(scene: &Scene<'_>) -> Vec<Finding> {
+    let Some(lifecycle) = &scene.config.lifecycle else { return Vec::new() };
+    if let Err(why) = &scene.ways.autoscaling {
+        return vec![Finding::unknown("launch hook", format!("not looked at: {why}"))];
+    }
+    let (mut findings, state) = join!(hook(scene, lifecycle), state(scene, lifecycle));
+    findings.push(state);
+    findings
+}
+
+async fn hook(scene: &Scene<'_>, lifecycle: &Lifecycle) -> Vec<Finding> {
+    let name = "launch hook";
+    let Lifecycle { asg_name: group, hook_name, .. } = lifecycle;
+    let timeouts = &scene.config.timeouts;
+    let hooks = match ask(async || scene.services.autoscaling.hooks(group).await).await {
+        Ok(Some(hooks)) => hooks,
+        Ok(None) => {
+            let seen = format!("there is no Auto Scaling group {group} in {}", scene.node.region);
+            return vec![Finding::attention(name, seen, "correct lifecycle.asg_name")];
+        }
+        Err(failure) if failure.code == Code::AccessDenied => {
+            let denied = "autoscaling:DescribeLifecycleHooks is not allowed";
+            let mut findings = vec![Finding::unknown(name, format!("{hook_name} is not looked at: {denied}"))];
+            if let Some(timeout) = lifecycle.heartbeat_timeout {
+                findings.push(long_enough(lifecycle, timeout));
+                findings.push(limit(lifecycle, timeouts, global_limit(timeout)));
+            }
+            return findings;
+        }
+        Err(failure) => return vec![Finding::failed(name, &failure)],
+    };
+    let Some(hook) = hooks.iter().find(|hook| hook.name == *hook_name) else {
+        let names: Vec<_> = hooks.iter().map(|hook| hook.name.as_str()).collect();
+        let has = if names.is_empty() { "no hook".to_owned() } else { format!("only {}", names.join(", ")) };
+        let seen = format!("{group} has no lifecycle hook {hook_name}, it has {has}");
+        let remedy = format!("correct lifecycle.hook_name, or make the hook: {}", put(lifecycle, None));
+        return vec![Finding::attention(name, seen, remedy)];
+    };
+    if hook.transition != LAUNCHING {
+        let seen = format!("{hook_name} of {group} is for {}, not for {LAUNCHING}", hook.transition);
+        return vec![Finding::attention(name, seen, "name a launch hook as lifecycle.hook_name")];
+    }
+    vec![
+        Finding::ok(name, format!("{hook_name} of {group}")),
+        default_result(lifecycle, hook),
+        heartbeat(lifecycle, hook),
+        limit(lifecycle, timeouts, hook.global_timeout),
+    ]
+}
+
+/// The command that makes or changes the hook.
+fn put(lifecycle: &Lifecycle, change: Option<&str>) -> String {
+    let change = change.unwrap_or("--default-result ABANDON --heartbeat-timeout 3600");
+    format!(
+        "aws autoscaling put-lifecycle-hook --auto-scaling-group-name {} --lifecycle-hook-name {} \
+         --lifecycle-transition {LAUNCHING} {change}",
+        lifecycle.asg_name, lifecycle.hook_name
+    )
+}
+
+fn default_result(lifecycle: &Lifecycle, hook: &LaunchHook) -> Finding {
+    let name = "launch hook's default result";
+    if hook.default_result == "ABANDON" {
+        return Finding::ok(name, "ABANDON");
+    }
+    let seen = format!("{}: a node that never reports would count as healthy", hook.default_result);
+    Finding::attention(name, seen, put(lifecycle, Some("--default-result ABANDON")))
+}
+
+fn heartbeat(lifecycle: &Lifecycle, hook: &LaunchHook) -> Finding {
+    match lifecycle.heartbeat_timeout {
+        Some(told) if told != hook.heartbeat_timeout => {
+            let (is, told) = (format_duration(hook.heartbeat_timeout), format_duration(told));
+            let seen = format!("is {is}, but lifecycle.heartbeat_timeout says {told}");
+            Finding::attention(HEARTBEAT, seen, format!("remove lifecycle.heartbeat_timeout, or write \"{is}\""))
+        }
+        _ => long_enough(lifecycle, hook.heartbeat_timeout),
+    }
+}
+
+fn long_enough(lifecycle: &Lifecycle, timeout: Duration) -> Finding {
+    let is = format_duration(timeout);
+    if timeout >= SHORTEST {
+        return Finding::ok(HEARTBEAT, is.to_string());
+    }
+    let seen = format!("is {is}: a slow boot may not reach its first heartbeat");
+    Finding::attention(HEARTBEAT, seen, put(lifecycle, Some("--heartbeat-timeout 900")))
+}
+
+/// Whether the longest a launch may take by the configuration, held after a failure of its longest step, ends before
+/// Auto Scaling ends it.
+fn limit(lifecycle: &Lifecycle, timeouts: &Timeouts, limit: Duration) -> Finding {
+    let name = "launch hook's time limit";
+    let Timeouts { aws, volume, hooks, downloads, complete, unmount: _ } = *timeouts;
+    let steps = [
+        ("timeouts.aws", aws),
+        ("timeouts.volume", volume),
+        ("timeouts.hooks", hooks),
+        ("timeouts.downloads", downloads),
+        ("timeouts.complete", complete),
+    ];
+    let (longest, step) = steps.into_iter().max_by_key(|(_, time)| *time).unwrap_or(("timeouts.hooks", hooks));
+    let hold = if lifecycle.on_failure == OnFailure::Hold { lifecycle.hold_for } else { Duration::ZERO };
+    let need = step.saturating_add(hold);
+    let sum = if hold.is_zero() { String::new() } else { format!("lifecycle.hold_for {} + ", format_duration(hold)) };
+    let sum = format!("{sum}{longest} {}", format_duration(step));
+    if need <= limit {
+        return Finding::ok(name, format!("{sum} fits into {}", format_duration(limit)));
+    }
+    let enough = need.as_secs().div_ceil(100);
+    let raise = format!("raise the hook's heartbeat timeout to {enough} s or more");
+    // The limit is 48 h at most, and a heartbeat timeout 7200 s.
+    let raise = if need <= global_limit(Duration::from_hours(2)) { format!(", or {raise}") } else { String::new() };
+    let seen = format!("{sum} does not fit into {}", format_duration(limit));
+    Finding::attention(name, seen, format!("lower them{raise}"))
+}
+
+async fn state(scene: &Scene<'_>, lifecycle: &Lifecycle) -> Finding {
+    let name = "lifecycle state";
+    let id = &scene.node.instance_id;
+    match ask(async || scene.services.autoscaling.membership(id).await).await {
+        Ok(None) => Finding::ok(name, format!("{id} is in no group: a run would have nothing to complete")),
+        Ok(Some(here)) if here.group != lifecycle.asg_name => Finding::attention(
+            name,
+            format!("{id} is in the group {}, but lifecycle.asg_name is {}", here.group, lifecycle.asg_name),
+            "correct lifecycle.asg_name",
+        ),
+        Ok(Some(here)) => match here.state {
+            LifecycleState::Terminating(state) => {
+                Finding::failed(name, &Failure::new(Code::Terminating, format!("{id} is {state}")))
+            }
+            state => Finding::ok(name, format!("{id} is {state}")),
+        },
+        Err(failure) if failure.code == Code::AccessDenied => {
+            Finding::unknown(name, "not looked at: autoscaling:DescribeAutoScalingInstances is not allowed")
+        }
+        Err(failure) => Finding::failed(name, &failure),
+    }
+}

@@ -1,0 +1,92 @@
+//! What the image has to have: programs and kernel modules.
+
+use std::fs;
+
+use tokio::time::timeout;
+
+use super::{Finding, LIMIT};
+use crate::config::{Config, FileSystemType, Format, Volume};
+use crate::failure::{Code, Failure};
+use crate::host::command;
+use crate::host::filesystem::{Maker, package};
+
+/// The programs and the filesystems that the configuration needs.
+pub(super) async fn check(config: Option<&Config>) -> Vec<Finding> {
+    let mut findings = vec![program("bash", "bash"), program("blkid", "util-linux")];
+    for kind in [FileSystemType::Xfs, FileSystemType::Ext4] {
+        let volumes = config.map(|config| config.volumes.as_slice()).unwrap_or_default();
+        let volumes: Vec<_> = volumes.iter().filter(|volume| volume.file_system == kind).collect();
+        if volumes.is_empty() {
+            continue;
+        }
+        findings.extend(tools(kind, &volumes).await);
+        findings.push(kernel(kind));
+    }
+    findings
+}
+
+fn program(name: &str, package: &str) -> Finding {
+    match command::find(name) {
+        Some(path) => Finding::ok(name, path.display().to_string()),
+        None => Finding::attention(name, "is not installed", format!("install the package {package} in the image")),
+    }
+}
+
+/// `mkfs`, and the check that ext4 gets before it is mounted.
+async fn tools(kind: FileSystemType, volumes: &[&Volume]) -> Vec<Finding> {
+    let package = package(kind);
+    let name = format!("mkfs.{kind}");
+    let mut findings = Vec::new();
+    let mut installs = false;
+    // One that is never formatted needs none.
+    if volumes.iter().any(|volume| volume.format == Format::IfBlank) {
+        let found = timeout(LIMIT, Maker::find(kind)).await.unwrap_or_else(|_| {
+            Err(Failure::new(Code::ToolFailed, format!("{name} -V has not ended for {} s", LIMIT.as_secs())))
+        });
+        let manager = ["dnf", "yum", "apt-get"].into_iter().find(|manager| command::find(manager).is_some());
+        let willing = volumes.iter().all(|volume| volume.install_tools || volume.format == Format::Never);
+        findings.push(match (found, manager) {
+            (Ok(maker), _) => Finding::ok(name, format!("version {maker}")),
+            (Err(failure), Some(manager)) if failure.code == Code::ToolMissing && willing => {
+                installs = true;
+                let seen = format!("is not installed; {manager} will install {package} (install_tools = true)");
+                Finding::ok(name, seen)
+            }
+            (Err(failure), None) if failure.code == Code::ToolMissing && willing => Finding::attention(
+                name,
+                format!("is not installed, and there is neither dnf, yum nor apt-get to install {package}"),
+                format!("install the package {package} in the image"),
+            ),
+            (Err(failure), _) if failure.code == Code::ToolMissing => Finding::attention(
+                name,
+                "is not installed",
+                format!("install the package {package} in the image, or set install_tools = true"),
+            ),
+            (Err(failure), _) => Finding::failed(name, &failure),
+        });
+    }
+    if kind == FileSystemType::Ext4 && !installs {
+        findings.push(program("e2fsck", package));
+    }
+    findings
+}
+
+/// Whether the kernel has the filesystem, built in, loaded, or as a module to load.
+fn kernel(kind: FileSystemType) -> Finding {
+    let name = format!("kernel's {kind}");
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    // The name is the last word: "nodev" may stand before it.
+    if read("/proc/filesystems").lines().any(|line| line.split_whitespace().last() == Some(kind.as_str())) {
+        return Finding::ok(name, "in the running kernel");
+    }
+    let release = read("/proc/sys/kernel/osrelease");
+    let release = release.trim();
+    // depmod's lists: "kernel/fs/xfs/xfs.ko.zst: …".
+    let file = format!("/{kind}.ko");
+    let listed = |list: &str| read(&format!("/lib/modules/{release}/{list}")).contains(&file);
+    if listed("modules.dep") || listed("modules.builtin") {
+        return Finding::ok(name, "a module of the running kernel");
+    }
+    let seen = format!("the kernel {release} has no {kind}, neither built in nor as a module");
+    Finding::attention(name, seen, "use a kernel that has it (often a package kernel-modules-extra), or the other type")
+}

@@ -1,0 +1,137 @@
+//! `node-agent check`: whether a node or an image can be trusted to come up. It changes nothing.
+//!
+//! A file a subject; each gives [`Finding`]s in a fixed order, and says only what no other has said: what cannot be tried
+//! because of an earlier finding is unknown, not a second finding.
+
+mod configuration;
+mod hook;
+mod host;
+mod metadata;
+mod permissions;
+mod report;
+mod services;
+mod volumes;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::join;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::aws::imds::IdentityDocument;
+use crate::aws::{Aws, Services};
+use crate::config::Config;
+use crate::failure::{Class, Code, Failure};
+use crate::log::{self, Format};
+use crate::settings;
+use report::{Finding, Report};
+use services::Ways;
+
+/// `node-agent check`
+#[derive(Debug, Args)]
+pub struct Check {
+    /// The configuration: a path, or "imds" for the instance's user data
+    #[arg(long, value_name = "PATH", default_value = settings::CONFIG)]
+    config: String,
+    /// Check only the configuration's text, so that it can be checked anywhere
+    #[arg(long)]
+    offline: bool,
+    /// Print the results as JSON
+    #[arg(long)]
+    json: bool,
+    /// Log what is asked
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+/// What the checks of AWS work with.
+#[derive(Debug)]
+struct Scene<'a> {
+    config: &'a Config,
+    node: &'a IdentityDocument,
+    services: &'a Services,
+    ways: &'a Ways,
+}
+
+impl Check {
+    /// Runs the checks and prints what they find.
+    pub fn start(&self) -> ExitCode {
+        log::init(Format::Text, self.verbose);
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                eprintln!("node-agent: the runtime: {error}");
+                return ExitCode::FAILURE;
+            }
+        };
+        let mut report = Report::new(self.json);
+        runtime.block_on(self.run(&mut report));
+        // A name look-up that hangs is left behind, not waited for.
+        runtime.shutdown_background();
+        report.finish()
+    }
+
+    async fn run(&self, report: &mut Report) {
+        if self.offline {
+            return report.add([configuration::offline(&self.config)]);
+        }
+        let aws = &Aws::new();
+        let ((told, config), (seen, node)) =
+            join!(configuration::check(&self.config, &aws.imds), metadata::check(&aws.imds));
+        report.add(told);
+        report.add(seen);
+        let Some(node) = &node else {
+            report.add(host::check(config.as_ref()).await);
+            return report.add([Finding::unknown("AWS", "not tried: without instance metadata there is no region")]);
+        };
+
+        let services = &aws.connect(&node.region).await;
+        let (address, tools, (reached, ways)) = join!(
+            metadata::address(&aws.imds, node, config.as_ref()),
+            host::check(config.as_ref()),
+            services::check(services, &aws.imds, config.as_ref()),
+        );
+        report.add(address);
+        report.add(tools);
+        report.add(reached);
+        let Some(config) = &config else {
+            let text = "not tried: what is needed stands in the configuration";
+            return report.add([Finding::unknown("IAM, volumes, launch hook", text)]);
+        };
+
+        let scene = &Scene { config, node, services, ways: &ways };
+        let (permissions, volumes, hook) = join!(permissions::check(scene), volumes::check(scene), hook::check(scene));
+        report.add(permissions);
+        report.add(volumes);
+        report.add(hook);
+    }
+}
+
+/// No check takes longer.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Asks until there is an answer that counts: an outage may pass, and a client whose signature was refused has learned the
+/// service's time by then.
+async fn ask<T>(call: impl AsyncFn() -> Result<T, Failure>) -> Result<T, Failure> {
+    let deadline = Instant::now() + LIMIT;
+    let mut last: Option<Failure> = None;
+    loop {
+        let Ok(answer) = timeout_at(deadline, call()).await else {
+            let text = format!("no answer within {} s", LIMIT.as_secs());
+            return Err(last.unwrap_or_else(|| Failure::new(Code::ApiUnreachable, text)));
+        };
+        let refused_before = last.as_ref().is_some_and(|last| last.code == Code::Credentials);
+        match answer {
+            Err(failure)
+                if failure.class() == Class::Outage || (failure.code == Code::Credentials && !refused_before) =>
+            {
+                last = Some(failure);
+            }
+            answer => return answer,
+        }
+        sleep(PAUSE).await;
+    }
+}

@@ -1,0 +1,248 @@
+//! IAM: whether the role allows what a run calls, and the statement that would.
+//!
+//! The README's table of actions says which are required and what the others are for.
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tokio::join;
+
+use super::services::{Way, sources};
+use super::{Finding, Scene, ask};
+use crate::config::Source;
+use crate::failure::{Code, Failure};
+use crate::steps::filesystem::FORMATTED;
+
+/// One line an action.
+pub(super) async fn check(scene: &Scene<'_>) -> Vec<Finding> {
+    let (ec2, autoscaling, s3) = join!(ec2(scene), autoscaling(scene), s3(scene));
+    [ec2, autoscaling, s3].concat()
+}
+
+/// Needed for volumes, and only for them.
+async fn ec2(scene: &Scene<'_>) -> Vec<Finding> {
+    let (volumes, ec2, way) = (&scene.config.volumes, &scene.services.ec2, &scene.ways.ec2);
+    if volumes.is_empty() {
+        return Vec::new();
+    }
+    let instance = &scene.node.instance_id;
+    let arns = Arns(scene);
+    let these: Vec<String> = volumes.iter().map(|volume| arns.volume(volume.id.as_str())).collect();
+    let (describe, attach, instances, tag) = join!(
+        attempt(way, async || ec2.try_describe_volumes().await),
+        each(volumes.iter().map(|volume| {
+            attempt(way, async || ec2.try_attach(volume.id.as_str(), instance, &volume.device_name).await)
+        })),
+        attempt(way, async || ec2.try_describe_instances().await),
+        each(volumes.iter().map(|volume| attempt(way, async || ec2.try_tag(volume.id.as_str(), FORMATTED).await))),
+    );
+    let tags = json!({ "ForAllValues:StringLike": { "aws:TagKeys": "node-agent:*" } });
+    vec![
+        finding("ec2:DescribeVolumes", describe, None, &allow("ec2:DescribeVolumes", &json!("*"))),
+        finding("ec2:AttachVolume", attach, None, &arns.attach(&these)),
+        finding(
+            "ec2:DescribeInstances",
+            instances,
+            Some("optional; without it the state of an instance that holds the volume is not told"),
+            &allow("ec2:DescribeInstances", &json!("*")),
+        ),
+        finding(
+            "ec2:CreateTags",
+            tag,
+            Some("optional; without it only this root disk knows that a volume was formatted before"),
+            &with_condition(allow("ec2:CreateTags", &json!(these)), tags),
+        ),
+    ]
+}
+
+/// Needed for `[lifecycle]`, and only for it.
+async fn autoscaling(scene: &Scene<'_>) -> Vec<Finding> {
+    let Some(lifecycle) = &scene.config.lifecycle else { return Vec::new() };
+    let (client, way) = (&scene.services.autoscaling, &scene.ways.autoscaling);
+    let (state, hooks) = join!(
+        attempt(way, async || client.membership(&scene.node.instance_id).await.map(drop)),
+        attempt(way, async || client.hooks(&lifecycle.asg_name).await.map(drop)),
+    );
+    let group = json!(Arns(scene).group(&lifecycle.asg_name));
+    let (read_state, read_hooks) = ("autoscaling:DescribeAutoScalingInstances", "autoscaling:DescribeLifecycleHooks");
+    let hooks = match hooks {
+        // What the setting is there for.
+        Answer::Denied(_) if lifecycle.heartbeat_timeout.is_some() => {
+            Finding::ok(line(read_hooks), "not allowed; lifecycle.heartbeat_timeout says what it would tell")
+        }
+        answer => finding(
+            read_hooks,
+            answer,
+            Some("optional; without it write the hook's heartbeat timeout as lifecycle.heartbeat_timeout"),
+            &allow(read_hooks, &json!("*")),
+        ),
+    };
+    vec![
+        untried("autoscaling:CompleteLifecycleAction", "", &group),
+        untried(
+            "autoscaling:RecordLifecycleActionHeartbeat",
+            "; where it is not allowed, the hook's timeout must be longer than the longest boot",
+            &group,
+        ),
+        finding(
+            read_state,
+            state,
+            Some(
+                "optional; without it an instance that is being terminated is not left alone, and a wrong hook name is \
+                 not told from a late answer",
+            ),
+            &allow(read_state, &json!("*")),
+        ),
+        hooks,
+    ]
+}
+
+async fn s3(scene: &Scene<'_>) -> Vec<Finding> {
+    let objects = sources(scene.config).filter_map(|source| match source {
+        Source::S3 { bucket, key } => Some((source, bucket, key)),
+        Source::Https(_) | Source::File(_) => None,
+    });
+    let open = Ok(());
+    join_all(objects.map(async |(source, bucket, key)| {
+        let way = scene.ways.s3.get(bucket).unwrap_or(&open);
+        let answer = attempt(way, async || scene.services.sources.try_s3(bucket, key).await).await;
+        let statement =
+            allow("s3:GetObject", &json!(format!("arn:{}:s3:::{bucket}/{key}", partition(&scene.node.region))));
+        let hint = "S3 says so too where the object does not exist";
+        finding(&format!("s3:GetObject {source}"), answer, Some(hint), &statement)
+    }))
+    .await
+}
+
+/// What trying an action came to.
+enum Answer {
+    Allowed,
+    /// With what the service said.
+    Denied(String),
+    NotTried(String),
+    Failed(Failure),
+}
+
+async fn attempt(way: &Way, call: impl AsyncFn() -> Result<(), Failure>) -> Answer {
+    if let Err(why) = way {
+        return Answer::NotTried(why.clone());
+    }
+    match ask(call).await {
+        Ok(()) => Answer::Allowed,
+        Err(failure) if failure.code == Code::AccessDenied => {
+            let text = failure.to_string();
+            // EC2 adds kilobytes that only sts:DecodeAuthorizationMessage reads.
+            let said = text.split(" Encoded authorization failure message").next().unwrap_or_default();
+            Answer::Denied(said.to_owned())
+        }
+        Err(failure) => Answer::Failed(failure),
+    }
+}
+
+/// One answer for several things: the worst.
+async fn each(attempts: impl Iterator<Item = impl Future<Output = Answer>>) -> Answer {
+    let answers = join_all(attempts).await;
+    let rank = |answer: &Answer| match answer {
+        Answer::Denied(_) => 3,
+        Answer::Failed(_) => 2,
+        Answer::NotTried(_) => 1,
+        Answer::Allowed => 0,
+    };
+    answers.into_iter().max_by_key(rank).unwrap_or(Answer::Allowed)
+}
+
+fn line(action: &str) -> String {
+    format!("IAM {action}")
+}
+
+fn finding(action: &str, answer: Answer, aside: Option<&str>, statement: &Value) -> Finding {
+    let name = line(action);
+    match answer {
+        Answer::Allowed => Finding::ok(name, "allowed"),
+        Answer::Denied(said) => {
+            let aside = aside.map(|aside| format!(" ({aside})")).unwrap_or_default();
+            Finding::attention(name, format!("{said}{aside}"), format!("add to the role's policy {statement}"))
+        }
+        Answer::NotTried(why) => Finding::unknown(name, format!("not tried: {why}")),
+        // The service got as far as the thing itself, which has a line of its own.
+        Answer::Failed(failure) if failure.code == Code::ApiRefused && action.starts_with("ec2:") => {
+            Finding::unknown(name, format!("cannot be told: {failure}"))
+        }
+        Answer::Failed(failure) if failure.code == Code::ApiRefused && action.starts_with("s3:") => {
+            Finding::failed(name, &failure).remedy("put the object there, or correct the source")
+        }
+        Answer::Failed(failure) => Finding::failed(name, &failure),
+    }
+}
+
+/// There is neither a dry run nor a read for it.
+fn untried(action: &str, aside: &str, group: &Value) -> Finding {
+    let statement = allow(action, group);
+    Finding::unknown(line(action), format!("cannot be tried without doing it{aside}"))
+        .remedy(format!("see that the role's policy has {statement}"))
+}
+
+fn allow(action: &str, resource: &Value) -> Value {
+    json!({ "Effect": "Allow", "Action": action, "Resource": resource })
+}
+
+fn with_condition(mut statement: Value, condition: Value) -> Value {
+    statement["Condition"] = condition;
+    statement
+}
+
+/// The names of resources in IAM.
+struct Arns<'a>(&'a Scene<'a>);
+
+impl Arns<'_> {
+    fn of(&self, service: &str, resource: &str) -> String {
+        let node = self.0.node;
+        format!("arn:{}:{service}:{}:{}:{resource}", partition(&node.region), node.region, node.account_id)
+    }
+
+    fn volume(&self, id: &str) -> String {
+        self.of("ec2", &format!("volume/{id}"))
+    }
+
+    /// The group's id in the middle is known to Auto Scaling alone.
+    fn group(&self, name: &str) -> String {
+        self.of("autoscaling", &format!("autoScalingGroup:*:autoScalingGroupName/{name}"))
+    }
+
+    /// Both the volumes and the instance must be allowed. The next instance has another id, but the same group.
+    fn attach(&self, volumes: &[String]) -> Value {
+        let action = "ec2:AttachVolume";
+        let Some(lifecycle) = &self.0.config.lifecycle else {
+            let instance = self.of("ec2", &format!("instance/{}", self.0.node.instance_id));
+            return allow(action, &json!([volumes, &[instance]].concat()));
+        };
+        let instances = allow(action, &json!(self.of("ec2", "instance/*")));
+        let of_group = json!({ "StringEquals": { "aws:ResourceTag/aws:autoscaling:groupName": lifecycle.asg_name } });
+        json!([allow(action, &json!(volumes)), with_condition(instances, of_group)])
+    }
+}
+
+/// The partition of the instance's region (AWS General Reference, "Amazon Resource Names").
+fn partition(region: &str) -> &'static str {
+    let partitions = [
+        ("cn-", "aws-cn"),
+        ("eusc-", "aws-eusc"),
+        ("us-gov-", "aws-us-gov"),
+        ("us-iso-", "aws-iso"),
+        ("us-isob-", "aws-iso-b"),
+        ("eu-isoe-", "aws-iso-e"),
+        ("us-isof-", "aws-iso-f"),
+    ];
+    partitions.into_iter().find(|(prefix, _)| region.starts_with(prefix)).map_or("aws", |(_, partition)| partition)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_regions_name_tells_its_partition() {
+        let of = ["eu-west-1", "us-gov-west-1", "cn-north-1", "us-isob-east-1", "us-iso-east-1", "us-east-1"];
+        let expected = ["aws", "aws-us-gov", "aws-cn", "aws-iso-b", "aws-iso", "aws"];
+        assert_eq!(of.map(partition), expected);
+    }
+}

@@ -1,0 +1,148 @@
+//! What the checks found, and how it is told.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use crate::failure::{Class, Failure};
+
+/// The version of the JSON. It grows when a field changes its meaning or goes, not when one is added.
+const SCHEMA: u32 = 1;
+
+/// What a check came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Verdict {
+    /// As it should be.
+    Ok,
+    /// Somebody has to do something.
+    Attention,
+    /// Cannot be told.
+    Unknown,
+}
+
+/// One check's result: a line.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Finding {
+    name: String,
+    #[serde(rename = "result")]
+    verdict: Verdict,
+    /// May have more lines than one: all mistakes of a configuration.
+    seen: String,
+    remedy: Option<String>,
+    /// The configuration is what is wrong, which has its own exit code.
+    #[serde(skip)]
+    of_config: bool,
+}
+
+impl Finding {
+    pub(super) fn ok(name: impl Into<String>, seen: impl Into<String>) -> Self {
+        Finding { name: name.into(), verdict: Verdict::Ok, seen: seen.into(), remedy: None, of_config: false }
+    }
+
+    pub(super) fn attention(name: impl Into<String>, seen: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Finding { verdict: Verdict::Attention, remedy: Some(remedy.into()), ..Finding::ok(name, seen) }
+    }
+
+    pub(super) fn unknown(name: impl Into<String>, seen: impl Into<String>) -> Self {
+        Finding { verdict: Verdict::Unknown, ..Finding::ok(name, seen) }
+    }
+
+    /// A failure that a run would end with.
+    pub(super) fn failed(name: impl Into<String>, failure: &Failure) -> Self {
+        let of_config = failure.class() == Class::Config;
+        Finding { of_config, ..Finding::attention(name, failure.to_string(), failure.what_to_do()) }
+    }
+
+    /// With another remedy, or with one although nothing is known to be wrong.
+    #[must_use]
+    pub(super) fn remedy(self, remedy: impl Into<String>) -> Self {
+        Finding { remedy: Some(remedy.into()), ..self }
+    }
+}
+
+/// Prints findings as they come, or as one JSON document at the end.
+#[derive(Debug)]
+pub(super) struct Report {
+    findings: Vec<Finding>,
+    json: bool,
+    colours: bool,
+}
+
+impl Report {
+    pub(super) fn new(json: bool) -> Self {
+        let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        Report { findings: Vec::new(), json, colours }
+    }
+
+    pub(super) fn add(&mut self, findings: impl IntoIterator<Item = Finding>) {
+        for finding in findings {
+            if !self.json {
+                print(&line(&finding, self.colours));
+            }
+            self.findings.push(finding);
+        }
+    }
+
+    /// The end of the output, and the exit code: 5 for a wrong configuration, 1 where anything else needs attention.
+    pub(super) fn finish(&self) -> ExitCode {
+        let count = |verdict| self.findings.iter().filter(|finding| finding.verdict == verdict).count();
+        let (attention, unknown) = (count(Verdict::Attention), count(Verdict::Unknown));
+        if self.json {
+            print(&serde_json::json!({ "schema": SCHEMA, "checks": self.findings }).to_string());
+        } else {
+            let verb = if attention == 1 { "needs" } else { "need" };
+            print(&format!("{} ok, {attention} {verb} attention, {unknown} unknown", count(Verdict::Ok)));
+        }
+        match attention {
+            0 => ExitCode::SUCCESS,
+            _ if self.findings.iter().any(|finding| finding.of_config) => ExitCode::from(Class::Config.exit_code()),
+            _ => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// Nobody may be left who reads: the exit code tells all the same.
+fn print(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// `FIX   NAME: SEEN; to do: REMEDY`, and what more lines there are, indented.
+fn line(finding: &Finding, colours: bool) -> String {
+    let (mark, colour) = match finding.verdict {
+        Verdict::Ok => ("ok ", "32"),
+        Verdict::Attention => ("FIX", "1;31"),
+        Verdict::Unknown => ("?  ", "33"),
+    };
+    let mut lines = finding.seen.lines();
+    let mut text = if colours { format!("\x1b[{colour}m{mark}\x1b[0m") } else { mark.to_owned() };
+    text.push_str("   ");
+    text.push_str(&finding.name);
+    text.push_str(": ");
+    text.push_str(lines.next().unwrap_or_default());
+    if let Some(remedy) = &finding.remedy {
+        text.push_str("; to do: ");
+        text.push_str(remedy);
+    }
+    for more in lines {
+        text.push_str("\n      ");
+        text.push_str(more);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_is_one_line_and_only_a_mistaken_configuration_has_more() {
+        let fix = Finding::attention("clock", "6m behind", "set it");
+        assert_eq!(line(&fix, false), "FIX   clock: 6m behind; to do: set it");
+        assert_eq!(line(&Finding::ok("clock", "right"), true), "\x1b[32mok \x1b[0m   clock: right");
+        let mistakes = Finding::attention("configuration", "2 mistakes\na:1:1: x\na:2:1: y", "correct them");
+        let expected = "FIX   configuration: 2 mistakes; to do: correct them\n      a:1:1: x\n      a:2:1: y";
+        assert_eq!(line(&mistakes, false), expected);
+    }
+}

@@ -1,0 +1,252 @@
+//! The way to AWS: trust store, names, answers, clock, credentials.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::join_all;
+use reqwest::Url;
+use tokio::net::lookup_host;
+use tokio::time::timeout;
+
+use super::{Finding, LIMIT, ask};
+use crate::aws::credentials::Origin;
+use crate::aws::imds::Imds;
+use crate::aws::{Services, download, endpoint};
+use crate::config::{Config, Contents, Script, Source};
+use crate::failure::{Code, Failure};
+use crate::step::rough;
+
+/// AWS takes requests up to 5 minutes off (EC2's error reference, `RequestExpired`); the SDK corrects from 4 on.
+const CLOCK_LIMIT: Duration = Duration::from_mins(4);
+
+/// Whether the calls of a service are worth trying, or why not.
+pub(super) type Way = Result<(), String>;
+
+/// The ways to the services.
+#[derive(Debug)]
+pub(super) struct Ways {
+    pub(super) ec2: Way,
+    pub(super) autoscaling: Way,
+    /// By bucket.
+    pub(super) s3: BTreeMap<String, Way>,
+}
+
+/// One service and its address.
+struct Place {
+    service: String,
+    url: String,
+    host: String,
+}
+
+/// What there is to reach.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Api<'a> {
+    Ec2,
+    AutoScaling,
+    Bucket(&'a str),
+}
+
+/// Every source that the configuration names.
+pub(super) fn sources(config: &Config) -> impl Iterator<Item = &Source> {
+    let files = config.files.iter().filter_map(|file| match &file.contents {
+        Contents::Source(source) => Some(source),
+        Contents::Inline(_) => None,
+    });
+    let script = config.hooks.as_ref().and_then(|hooks| match &hooks.script {
+        Script::Remote { source, .. } => Some(source),
+        Script::Path(_) | Script::Inline(_) => None,
+    });
+    files.chain(script)
+}
+
+/// Looks at everything that comes before a signed call.
+pub(super) async fn check(services: &Services, imds: &Imds, config: Option<&Config>) -> (Vec<Finding>, Ways) {
+    let buckets: BTreeSet<&str> = config.into_iter().flat_map(sources).filter_map(bucket).collect();
+    let mut apis = vec![Api::Ec2];
+    apis.extend(config.and_then(|config| config.lifecycle.as_ref()).map(|_| Api::AutoScaling));
+    apis.extend(buckets.iter().copied().map(Api::Bucket));
+    let places = join_all(apis.iter().map(|api| place(services, *api))).await;
+
+    let web: Vec<Url> = config
+        .into_iter()
+        .flat_map(sources)
+        .filter_map(|source| if let Source::Https(url) = source { Url::parse(url).ok() } else { None })
+        .collect();
+    let mut findings = Vec::new();
+    let secure = |place: &Result<Place, Failure>| place.as_ref().is_ok_and(|place| place.url.starts_with("https:"));
+    let trust = if places.iter().any(secure) || !web.is_empty() { Some(trust()) } else { None };
+    let trusted = trust.as_ref().is_none_or(Result::is_ok);
+    findings.extend(trust.map(|trust| match trust {
+        Ok(()) => Finding::ok("CA certificates", "found"),
+        Err(failure) => Finding::failed("CA certificates", &failure).remedy("install the package ca-certificates"),
+    }));
+
+    let hosts = places.iter().flatten().map(|place| place.host.as_str()).chain(web.iter().filter_map(Url::host_str));
+    let hosts: BTreeSet<&str> = hosts.filter(|host| !is_address(host)).collect();
+    let names = join_all(hosts.iter().map(|host| resolve(host))).await;
+    let unknown: BTreeSet<&str> =
+        hosts.iter().zip(&names).filter(|(_, resolved)| resolved.is_err()).map(|(host, _)| *host).collect();
+    findings.extend(hosts.iter().zip(&names).map(|(host, resolved)| name(host, resolved)));
+
+    let reached = join_all(places.iter().map(|place| reach(place, &unknown, trusted))).await;
+    let mut ways: Vec<Way> = Vec::new();
+    let mut ahead = None;
+    for (api, (finding, way, seconds)) in apis.iter().zip(reached) {
+        findings.push(finding);
+        ways.push(way);
+        if *api == Api::Ec2 {
+            ahead = seconds;
+        }
+    }
+    findings.push(clock(ahead));
+    let (finding, signed) = credentials(services, imds, ways.first().is_some_and(Result::is_ok), ahead).await;
+    findings.push(finding);
+
+    let way = |wanted: Api<'_>| {
+        let found = apis.iter().position(|api| *api == wanted).and_then(|at| ways.get(at).cloned());
+        found.unwrap_or(Ok(())).and_then(|()| signed.clone())
+    };
+    let s3 = buckets.iter().map(|bucket| ((*bucket).to_owned(), way(Api::Bucket(bucket)))).collect();
+    (findings, Ways { ec2: way(Api::Ec2), autoscaling: way(Api::AutoScaling), s3 })
+}
+
+fn bucket(source: &Source) -> Option<&str> {
+    if let Source::S3 { bucket, .. } = source { Some(bucket) } else { None }
+}
+
+async fn place(services: &Services, api: Api<'_>) -> Result<Place, Failure> {
+    let (service, url) = match api {
+        Api::Ec2 => ("EC2".to_owned(), services.endpoints.ec2().await?),
+        Api::AutoScaling => ("Auto Scaling".to_owned(), services.endpoints.autoscaling().await?),
+        Api::Bucket(bucket) => (format!("S3 bucket {bucket}"), services.endpoints.bucket(bucket).await?),
+    };
+    let host = Url::parse(&url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
+    Ok(Place { service, url, host })
+}
+
+fn trust() -> Result<(), Failure> {
+    download::https_client().map(drop)
+}
+
+fn is_address(host: &str) -> bool {
+    host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok()
+}
+
+/// The addresses of a host.
+async fn resolve(host: &str) -> Result<Vec<IpAddr>, String> {
+    match timeout(LIMIT, lookup_host((host, 443))).await {
+        Ok(Ok(addresses)) => Ok(addresses.map(|address| address.ip()).collect()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {} s", LIMIT.as_secs())),
+    }
+}
+
+fn name(host: &str, resolved: &Result<Vec<IpAddr>, String>) -> Finding {
+    let name = format!("DNS {host}");
+    match resolved {
+        Ok(addresses) => {
+            let addresses: BTreeSet<_> = addresses.iter().map(IpAddr::to_string).collect();
+            Finding::ok(name, addresses.into_iter().collect::<Vec<_>>().join(", "))
+        }
+        Err(error) => Finding::attention(
+            name,
+            format!("does not resolve: {error}"),
+            "look at /etc/resolv.conf and at the VPC's DNS settings (enableDnsSupport, DHCP options)",
+        ),
+    }
+}
+
+/// Asks a service for any answer: the finding, whether its calls are worth trying, and how far its clock is ahead.
+async fn reach(place: &Result<Place, Failure>, unknown: &BTreeSet<&str>, trusted: bool) -> (Finding, Way, Option<i64>) {
+    let Place { service, url, host } = match place {
+        Ok(place) => place,
+        Err(failure) => return (Finding::failed("endpoint", failure), Err(failure.to_string()), None),
+    };
+    let skipped = |why: &str| (Finding::unknown(service, format!("not asked: {why}")), Err(why.to_owned()), None);
+    if unknown.contains(host.as_str()) {
+        return skipped(&format!("{host} does not resolve"));
+    }
+    if !trusted && url.starts_with("https:") {
+        return skipped("there are no CA certificates");
+    }
+    match ask(async || endpoint::ask(url, LIMIT).await).await {
+        Ok(answer) => (Finding::ok(service, format!("{url} answers")), Ok(()), answer.ahead_seconds),
+        Err(failure) => (Finding::failed(service, &failure), Err(format!("{service} does not answer")), None),
+    }
+}
+
+fn clock(ahead_seconds: Option<i64>) -> Finding {
+    let Some(ahead) = ahead_seconds else {
+        return Finding::unknown("clock", "not compared: EC2 has told no time");
+    };
+    let off = rough(Duration::from_secs(ahead.unsigned_abs()));
+    if is_off(ahead) {
+        let which = if ahead > 0 { "behind" } else { "ahead of" };
+        Finding::attention(
+            "clock",
+            format!("this machine's clock is {off} {which} EC2's; AWS refuses requests that are 5 minutes off"),
+            "have chrony or systemd-timesyncd set it, from the Amazon Time Sync Service at 169.254.169.123",
+        )
+    } else if ahead.unsigned_abs() <= 1 {
+        Finding::ok("clock", "as EC2's")
+    } else {
+        Finding::ok("clock", format!("{off} off EC2's"))
+    }
+}
+
+fn is_off(ahead: i64) -> bool {
+    ahead.unsigned_abs() > CLOCK_LIMIT.as_secs()
+}
+
+/// Whether there are credentials, and whether EC2 takes them.
+async fn credentials(services: &Services, imds: &Imds, ec2: bool, ahead: Option<i64>) -> (Finding, Way) {
+    let name = "credentials";
+    let none = || Err("there are no credentials".to_owned());
+    let found = match ask(async || services.credentials.find().await).await {
+        Ok(found) => found,
+        Err(failure) => {
+            let finding = Finding::failed(name, &failure);
+            return match ask(async || imds.role().await).await {
+                Ok(None) => {
+                    let seen = "none: the instance has no instance profile";
+                    let remedy = "give the launch template an instance profile with the node's role";
+                    (Finding::attention(name, seen, remedy), none())
+                }
+                _ => (finding, none()),
+            };
+        }
+    };
+    let whose = match found.origin {
+        Origin::InstanceProfile => match imds.role().await {
+            Ok(Some(role)) => format!("of the role {role}, by the instance profile"),
+            _ => "by the instance profile".to_owned(),
+        },
+        Origin::Environment => "from the environment".to_owned(),
+        Origin::Other => "from the AWS configuration files or a container's endpoint".to_owned(),
+    };
+    // By the service's clock.
+    let shift = Duration::from_secs(ahead.unwrap_or_default().unsigned_abs());
+    let now = SystemTime::now();
+    let now = if ahead.is_some_and(|ahead| ahead < 0) { now - shift } else { now + shift };
+    let left = found.expires.map(|expires| expires.duration_since(now));
+    if let Some(Err(_)) = left {
+        let remedy = "look at the instance profile and its role's trust policy; expired variables go with: unset \
+                      AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN";
+        let finding = Finding::attention(name, format!("{whose}, expired"), remedy);
+        return (finding, Err("the credentials have expired".to_owned()));
+    }
+    let left = left.and_then(Result::ok).map(|left| format!(", for {} more", rough(left))).unwrap_or_default();
+    let accepted = if ec2 { ask(async || services.ec2.try_describe_volumes().await).await } else { Ok(()) };
+    match accepted {
+        Err(failure) if failure.code == Code::Credentials => {
+            let way = Err("the credentials are not accepted".to_owned());
+            if ahead.is_some_and(is_off) {
+                return (Finding::unknown(name, format!("{whose}{left}; not accepted while the clock is wrong")), way);
+            }
+            let finding = Finding::failed(name, &failure);
+            (finding.remedy("look at the instance profile and its role's trust policy"), way)
+        }
+        _ => (Finding::ok(name, format!("{whose}{left}")), Ok(())),
+    }
+}

@@ -1,0 +1,66 @@
+//! The volumes: there, in this zone, and free or already here.
+
+use futures_util::future::join_all;
+
+use super::{Finding, Scene, ask};
+use crate::aws::ec2::{Attachment, VolumeView};
+use crate::config;
+use crate::failure::{Code, Failure};
+
+/// One line a volume.
+pub(super) async fn check(scene: &Scene<'_>) -> Vec<Finding> {
+    join_all(scene.config.volumes.iter().map(|want| volume(scene, want))).await
+}
+
+async fn volume(scene: &Scene<'_>, want: &config::Volume) -> Finding {
+    let name = format!("volume {}", want.id);
+    if let Err(why) = &scene.ways.ec2 {
+        return Finding::unknown(name, format!("not looked at: {why}"));
+    }
+    match ask(async || scene.services.ec2.volume(want.id.as_str()).await).await {
+        Ok(view) => judge(scene, name, &view).await,
+        Err(failure) if failure.code == Code::AccessDenied => {
+            Finding::unknown(name, "not looked at: ec2:DescribeVolumes is not allowed")
+        }
+        Err(failure) => Finding::failed(name, &failure),
+    }
+}
+
+async fn judge(scene: &Scene<'_>, name: String, view: &VolumeView) -> Finding {
+    let fix = |code: Code, seen: String| Finding::failed(&name, &Failure::new(code, seen));
+    let node = scene.node;
+    if view.zone != node.availability_zone {
+        return fix(Code::ZoneMismatch, format!("is in {}, this instance in {}", view.zone, node.availability_zone));
+    }
+    if view.multi_attach {
+        return fix(Code::MultiAttach, "has Multi-Attach on".to_owned());
+    }
+    let size = format!("{} GiB in {}", view.size_gib, view.zone);
+    let attachments = || view.attachments.iter().filter(|attachment| attachment.state != "detached");
+    if let Some(other) = attachments().find(|attachment| attachment.instance_id != node.instance_id) {
+        return held(scene, name, &size, other).await;
+    }
+    if let Some(here) = attachments().next() {
+        return Finding::ok(name, format!("{size}, {} here as {}", here.state, here.device));
+    }
+    match view.state.as_str() {
+        "available" => Finding::ok(name, format!("{size}, free")),
+        // The description lags behind: a detached volume is in use for a moment.
+        "creating" | "in-use" => Finding::ok(name, format!("{size}, {}: a run would wait for it", view.state)),
+        state => fix(Code::VolumeUnusable, format!("is {state}")),
+    }
+}
+
+/// Another instance has it: fine where that one is on its way out.
+async fn held(scene: &Scene<'_>, name: String, size: &str, by: &Attachment) -> Finding {
+    let state = match ask(async || scene.services.ec2.instance_state(&by.instance_id).await).await {
+        Ok(state) => state,
+        Err(failure) => return Finding::failed(name, &failure),
+    };
+    let seen = format!("{size}, {} to {} ({state})", by.state, by.instance_id);
+    if matches!(state.as_str(), "shutting-down" | "terminated") {
+        return Finding::ok(name, format!("{seen}: a run would wait until it is free"));
+    }
+    Finding::failed(name, &Failure::new(Code::VolumeHeld, seen))
+        .remedy("terminate that instance, or stop using the volume there and detach it: it is never taken away")
+}

@@ -1,0 +1,501 @@
+//! `node-agent check` says whether a node can come up, what to do where it cannot, and changes nothing.
+
+#![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Output};
+
+use ec2_sim::{ActionResult, HookSpec, InstanceSpec, SimConfig, Transition, VolumeId, VolumeSpec};
+use serde_json::Value;
+use support::{GROUP, HOOK, HOOKS, Instance, World, config_with, volume_at};
+
+const CONFIG: &str = "/etc/node-agent/config.toml";
+
+/// A node to which nothing is wrong.
+struct Scene {
+    world: World,
+    node: Instance,
+    volume: VolumeId,
+    config: String,
+}
+
+impl Scene {
+    fn new() -> Scene {
+        Scene::with(&HookSpec::default(), "", |_| {})
+    }
+
+    fn with(hook: &HookSpec, lifecycle: &str, change: impl FnOnce(&mut SimConfig)) -> Scene {
+        let world = World::with_hook(hook, change);
+        let volume = world.volume(2);
+        let second = world.volume(1);
+        world.sim.put_object("kafka-config", "node-00/log4j.properties", "rootLogger.level = info");
+        let node = world.launch();
+        node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+        let volumes = [volume_at("/mydata", &volume, "xfs"), volume_at("/mylogs", &second, "ext4")];
+        let file = r#"
+[[file]]
+destination = "/etc/kafka/log4j.properties"
+source = "s3://kafka-config/node-00/log4j.properties"
+"#;
+        let config = config_with(lifecycle, &volumes, file);
+        Scene { world, node, volume, config }
+    }
+
+    fn check(&self) -> Checked {
+        self.check_with(&[], &[])
+    }
+
+    fn check_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Checked {
+        self.node.write(CONFIG, self.config.clone());
+        self.node.shell(&format!("chmod 0600 {CONFIG}"));
+        self.check_as_is(arguments, environment)
+    }
+
+    fn check_as_is(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Checked {
+        let json = self.run(&[&["--json"], arguments].concat(), environment);
+        let said = String::from_utf8(json.stdout).unwrap();
+        let value: Value = serde_json::from_str(&said)
+            .unwrap_or_else(|error| panic!("{error}: {said}{}", String::from_utf8_lossy(&json.stderr)));
+        assert_eq!(value["schema"], 1);
+        assert!(self.world.events().mutations().is_empty());
+        Checked { code: json.status.code().unwrap(), lines: value["checks"].as_array().unwrap().clone() }
+    }
+
+    fn run(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+        self.node
+            .machine()
+            .command(env!("CARGO_BIN_EXE_node-agent"))
+            .arg("check")
+            .args(arguments)
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .envs(self.world.sim.env(&self.node.id))
+            .envs(environment.iter().copied())
+            .output()
+            .unwrap()
+    }
+
+    /// Exactly this needs attention, with this remedy.
+    fn must_find(&self, name: &str, seen: &str, remedy: &str) -> Checked {
+        let checked = self.check();
+        checked.must_be_only(name, seen, remedy);
+        checked
+    }
+}
+
+struct Checked {
+    code: i32,
+    lines: Vec<Value>,
+}
+
+impl Checked {
+    fn with(&self, result: &str) -> Vec<&str> {
+        let lines = self.lines.iter().filter(|line| line["result"] == result);
+        lines.map(|line| line["name"].as_str().unwrap()).collect()
+    }
+
+    fn line(&self, name: &str) -> &Value {
+        let found = self.lines.iter().find(|line| line["name"] == name);
+        found.unwrap_or_else(|| panic!("no line {name}: {:#?}", self.lines))
+    }
+
+    fn seen(&self, name: &str) -> &str {
+        self.line(name)["seen"].as_str().unwrap()
+    }
+
+    fn must_be_only(&self, name: &str, seen: &str, remedy: &str) {
+        assert_eq!(self.with("attention"), [name], "{:#?}", self.lines);
+        assert_eq!(self.code, 1);
+        assert!(self.seen(name).contains(seen), "{}", self.line(name));
+        assert!(self.line(name)["remedy"].as_str().unwrap().contains(remedy), "{}", self.line(name));
+    }
+}
+
+/// What has neither a dry run nor a read.
+const UNTRIED: [&str; 2] =
+    ["IAM autoscaling:CompleteLifecycleAction", "IAM autoscaling:RecordLifecycleActionHeartbeat"];
+
+#[test]
+fn a_good_node_is_ok_line_by_line_and_nothing_is_changed() {
+    let scene = Scene::new();
+
+    let checked = scene.check();
+
+    assert_eq!(checked.code, 0, "{:#?}", checked.lines);
+    assert_eq!(checked.with("attention"), [""; 0]);
+    assert_eq!(checked.with("unknown"), UNTRIED);
+    let names: Vec<_> = checked.lines.iter().map(|line| line["name"].as_str().unwrap()).collect();
+    let second = names.iter().filter(|name| name.starts_with("volume ")).nth(1).unwrap();
+    let volume = format!("volume {}", scene.volume);
+    let expected = [
+        "configuration",
+        "permissions of /etc/node-agent/config.toml",
+        "instance metadata",
+        "node address",
+        "bash",
+        "blkid",
+        "mkfs.xfs",
+        "kernel's xfs",
+        "mkfs.ext4",
+        "e2fsck",
+        "kernel's ext4",
+        "EC2",
+        "Auto Scaling",
+        "S3 bucket kafka-config",
+        "clock",
+        "credentials",
+        "IAM ec2:DescribeVolumes",
+        "IAM ec2:AttachVolume",
+        "IAM ec2:DescribeInstances",
+        "IAM ec2:CreateTags",
+        "IAM autoscaling:CompleteLifecycleAction",
+        "IAM autoscaling:RecordLifecycleActionHeartbeat",
+        "IAM autoscaling:DescribeAutoScalingInstances",
+        "IAM autoscaling:DescribeLifecycleHooks",
+        "IAM s3:GetObject s3://kafka-config/node-00/log4j.properties",
+        &volume,
+        second,
+        "launch hook",
+        "launch hook's default result",
+        "launch hook's heartbeat timeout",
+        "launch hook's time limit",
+        "lifecycle state",
+    ];
+    assert_eq!(names, expected);
+    assert!(checked.seen("credentials").contains("of the role node, by the instance profile"));
+    // Dry runs are in the log as such, and none took effect.
+    let events = scene.world.events();
+    for action in ["ec2:AttachVolume", "ec2:CreateTags"] {
+        let tried = events.attempts(action);
+        assert!(tried.len() == 2 && tried.iter().all(|call| call.dry_run && !call.done), "{tried:?}");
+    }
+    assert_eq!(events.attempts("autoscaling:*Lifecycle*Action*"), Vec::<&ec2_sim::ApiCall>::new());
+    assert_eq!(scene.node.shell("ls -d /var/lib/node-agent /mydata /etc/kafka 2>/dev/null || echo none"), "none");
+}
+
+#[test]
+fn people_get_a_line_a_check_without_colours_and_the_count() {
+    let scene = Scene::new();
+    scene.check();
+    scene.node.shell("rm /usr/sbin/mkfs.xfs");
+
+    let output = scene.run(&[], &[]);
+
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("\nok    blkid: /usr/sbin/blkid\n"), "{text}");
+    let fix =
+        "\nFIX   mkfs.xfs: is not installed; to do: install the package xfsprogs in the image, or set install_tools";
+    assert!(text.contains(fix), "{text}");
+    assert!(
+        text.contains("\n?     IAM autoscaling:CompleteLifecycleAction: cannot be tried without doing it"),
+        "{text}"
+    );
+    assert!(text.ends_with("29 ok, 1 needs attention, 2 unknown\n"), "{text}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[test]
+fn a_denied_action_is_named_with_the_statement_that_allows_it() {
+    let scene = Scene::new();
+    let volume = format!("arn:aws:ec2:eu-west-1:123456789012:volume/{}", scene.volume);
+    let of_group = r#"{"StringEquals":{"aws:ResourceTag/aws:autoscaling:groupName":"kafka-node-00"}}"#;
+    let object = "arn:aws:s3:::kafka-config/node-00/log4j.properties";
+    let everything = r#""Resource":"*""#;
+    let cases = [
+        ("ec2:DescribeVolumes", "", vec![everything]),
+        ("ec2:AttachVolume", "", vec![&volume, "arn:aws:ec2:eu-west-1:123456789012:instance/*", of_group]),
+        ("ec2:DescribeInstances", "", vec![everything]),
+        ("ec2:CreateTags", "", vec![&volume, r#"{"ForAllValues:StringLike":{"aws:TagKeys":"node-agent:*"}}"#]),
+        ("autoscaling:DescribeAutoScalingInstances", "", vec![everything]),
+        ("autoscaling:DescribeLifecycleHooks", "", vec![everything]),
+        ("s3:GetObject", " s3://kafka-config/node-00/log4j.properties", vec![object]),
+    ];
+    for (action, of, parts) in cases {
+        scene.world.sim.change_instance(&scene.node.id, |spec| spec.denied = vec![action.to_owned()]).unwrap();
+
+        let name = format!("IAM {action}{of}");
+        let checked = scene.must_find(&name, action, &format!(r#""Action":"{action}""#));
+
+        let remedy = checked.line(&name)["remedy"].as_str().unwrap();
+        assert!(parts.iter().all(|part| remedy.contains(part)), "{remedy}");
+        // It can be pasted: what follows the words is JSON.
+        let statement = remedy.strip_prefix("add to the role's policy ").unwrap();
+        serde_json::from_str::<Value>(statement).unwrap();
+    }
+    let untried = scene.check().line(UNTRIED[0])["remedy"].as_str().unwrap().to_owned();
+    let group = "arn:aws:autoscaling:eu-west-1:123456789012:autoScalingGroup:*:autoScalingGroupName/kafka-node-00";
+    assert!(untried.contains(group), "{untried}");
+}
+
+#[test]
+fn an_object_that_is_not_there_is_found() {
+    let mut scene = Scene::new();
+    scene.config = scene.config.replace("s3://kafka-config/node-00/", "s3://kafka-config/node-01/");
+    let name = "IAM s3:GetObject s3://kafka-config/node-01/log4j.properties";
+    scene.must_find(name, "NoSuchKey", "put the object there");
+}
+
+#[test]
+fn a_hook_that_may_not_be_read_is_no_finding_where_its_timeout_is_configured() {
+    let scene = Scene::with(&HookSpec::default(), "heartbeat_timeout = \"1h\"", |_| {});
+    let deny = vec!["autoscaling:DescribeLifecycleHooks".to_owned()];
+    scene.world.sim.change_instance(&scene.node.id, |spec| spec.denied = deny).unwrap();
+
+    let checked = scene.check();
+
+    assert_eq!((checked.code, checked.with("attention")), (0, vec![]), "{:#?}", checked.lines);
+    assert_eq!(checked.seen("launch hook's heartbeat timeout"), "1h");
+}
+
+#[test]
+fn a_clock_that_is_off_is_the_finding_not_what_follows_from_it() {
+    let scene = Scene::with(&HookSpec::default(), "", |config| config.clock_ahead_seconds = 360);
+    scene.must_find("clock", "6m behind EC2's", "chrony");
+
+    let scene = Scene::with(&HookSpec::default(), "", |config| config.clock_ahead_seconds = -180);
+    let checked = scene.check();
+    assert_eq!((checked.code, checked.with("attention")), (0, vec![]), "{:#?}", checked.lines);
+}
+
+#[test]
+fn missing_programs_are_named_with_their_package() {
+    let scene = Scene::new();
+    scene.node.shell("rm /usr/sbin/e2fsck");
+    scene.must_find("e2fsck", "is not installed", "e2fsprogs");
+
+    let mut scene = Scene::new();
+    scene.node.shell("rm /usr/sbin/mkfs.xfs");
+    scene.must_find("mkfs.xfs", "is not installed", "xfsprogs");
+    scene.config = scene.config.replace("file_system = \"xfs\"", "file_system = \"xfs\"\ninstall_tools = true");
+    let checked = scene.check();
+    assert_eq!((checked.code, checked.with("attention")), (0, vec![]), "{:#?}", checked.lines);
+    assert!(checked.seen("mkfs.xfs").contains("apt-get will install xfsprogs"), "{}", checked.seen("mkfs.xfs"));
+    // Without a package manager there is nobody to install it.
+    scene.node.shell("rm /usr/bin/apt-get");
+    scene.must_find("mkfs.xfs", "neither dnf, yum nor apt-get", "xfsprogs");
+}
+
+#[test]
+fn a_kernel_without_the_filesystem_is_found() {
+    let scene = Scene::new();
+    scene
+        .node
+        .shell("grep -v xfs /proc/filesystems > /tmp/filesystems; mount --bind /tmp/filesystems /proc/filesystems");
+    scene.must_find("kernel's xfs", "has no xfs", "kernel-modules-extra");
+    let modules = "/lib/modules/$(uname -r)";
+    scene.node.shell(&format!("mkdir -p {modules}; echo 'kernel/fs/xfs/xfs.ko.zst:' > {modules}/modules.dep"));
+    assert_eq!(scene.check().seen("kernel's xfs"), "a module of the running kernel");
+}
+
+#[test]
+fn a_configuration_that_others_can_read_or_write_is_found_and_so_is_its_override() {
+    let scene = Scene::new();
+    scene.check();
+    scene.node.shell(&format!("chmod 0644 {CONFIG}"));
+    let name = format!("permissions of {CONFIG}");
+    scene.check_as_is(&[], &[]).must_be_only(&name, "mode 0644", &format!("chmod 0600 {CONFIG}"));
+
+    scene.node.write("/etc/node-agent/override.toml", "[timeouts]\nhooks = \"20m\"\n");
+    let name = "permissions of /etc/node-agent/override.toml";
+    let checked = scene.must_find(name, "mode 0644", "chmod 0600 /etc/node-agent/override.toml");
+    assert!(checked.seen("configuration").contains("with override.toml in force"), "{}", checked.seen("configuration"));
+    scene.node.shell("chmod 0600 /etc/node-agent/override.toml; chown daemon /etc/node-agent/override.toml");
+    scene.must_find(name, "belongs to user", "chown root:root");
+}
+
+#[test]
+fn an_address_that_is_not_this_instances_is_found() {
+    let mut scene = Scene::new();
+    scene.config = scene.config.replace("10.0.1.10", "10.0.1.99");
+    scene.must_find("node address", "10.0.1.99 is no address of", "correct node.ip");
+}
+
+#[test]
+fn a_launch_hook_that_does_not_fit_is_found() {
+    let hook = |heartbeat: u64| HookSpec {
+        heartbeat_timeout: std::time::Duration::from_secs(heartbeat),
+        ..HookSpec::default()
+    };
+
+    let mut scene = Scene::new();
+    scene.config = scene.config.replace(HOOK, "kafka-hook");
+    scene.must_find("launch hook", &format!("it has only {HOOK}"), "aws autoscaling put-lifecycle-hook");
+
+    let mut scene = Scene::new();
+    scene.config = scene.config.replace(&format!("asg_name = \"{GROUP}\""), "asg_name = \"kafka-node-01\"");
+    let checked = scene.check();
+    // The instance's own group tells it too.
+    assert_eq!(checked.with("attention"), ["launch hook", "lifecycle state"], "{:#?}", checked.lines);
+    assert!(checked.seen("lifecycle state").contains("is in the group kafka-node-00"), "{:#?}", checked.lines);
+
+    let lenient = HookSpec { default_result: ActionResult::Continue, ..HookSpec::default() };
+    let name = "launch hook's default result";
+    Scene::with(&lenient, "", |_| {}).must_find(name, "would count as healthy", "--default-result ABANDON");
+
+    let terminating = HookSpec { transition: Transition::Terminating, ..HookSpec::default() };
+    Scene::with(&terminating, "", |_| {}).must_find("launch hook", "EC2_INSTANCE_TERMINATING", "lifecycle.hook_name");
+
+    let name = "launch hook's heartbeat timeout";
+    let other = "heartbeat_timeout = \"15m\"";
+    Scene::with(&hook(1800), other, |_| {}).must_find(name, "is 30m, but", "write \"30m\"");
+    let same = Scene::with(&hook(1800), "heartbeat_timeout = \"30m\"", |_| {}).check();
+    assert_eq!((same.code, same.seen(name)), (0, "30m"));
+    let short = "hold_for = \"10m\"\non_failure = \"hold\"";
+    let scene = Scene::with(&hook(50), short, |_| {});
+    let checked = scene.check();
+    assert_eq!(checked.with("attention"), [name], "{:#?}", checked.lines);
+
+    // 100 × 60 s are 1 h 40 min, and an hour of timeouts.complete comes on top of the hold.
+    let long = Scene::with(&hook(60), "hold_for = \"50m\"", |_| {});
+    let name = "launch hook's time limit";
+    let checked = long.must_find(name, "does not fit into 1h 40m", "raise the hook's heartbeat timeout to 66 s");
+    assert!(checked.seen(name).starts_with("lifecycle.hold_for 50m + timeouts.complete 1h"), "{}", checked.seen(name));
+    let abandons = Scene::with(&hook(60), "hold_for = \"50m\"\non_failure = \"abandon\"", |_| {}).check();
+    assert_eq!((abandons.code, abandons.with("attention")), (0, vec![]), "{:#?}", abandons.lines);
+}
+
+#[test]
+fn a_volume_that_cannot_be_attached_is_found() {
+    let mut scene = Scene::new();
+    let good = scene.volume.clone();
+    let elsewhere = VolumeSpec { zone: Some("eu-west-1b".to_owned()), ..VolumeSpec::default() };
+    let elsewhere = scene.world.sim.create_volume(elsewhere).unwrap();
+    let shared = VolumeSpec { multi_attach: true, ..VolumeSpec::default() };
+    let shared = scene.world.sim.create_volume(shared).unwrap();
+    let mut current = good.to_string();
+    let cases = [
+        (elsewhere.to_string(), "is in eu-west-1b, this instance in eu-west-1a", "start the instance in the volume's"),
+        (shared.to_string(), "Multi-Attach", "switch Multi-Attach off"),
+        ("vol-0123456789abcdef0".to_owned(), "does not exist", "correct volume.id"),
+    ];
+    for (id, seen, remedy) in cases {
+        scene.config = scene.config.replace(&current, &id);
+        current = id;
+        scene.must_find(&format!("volume {current}"), seen, remedy);
+    }
+    scene.config = scene.config.replace(&current, good.as_str());
+
+    // Held by a live instance it needs somebody; by one that goes it does not, nor when it is here.
+    let other = scene.world.launch_as(InstanceSpec::default());
+    scene.world.sim.attach(&good, &other.id, "/dev/sdf").unwrap();
+    let name = format!("volume {good}");
+    scene.must_find(&name, &format!("to {} (running)", other.id), "never taken away");
+    let terminating = scene.world.sim.set_instance_state(&other.id, ec2_sim::InstanceState::ShuttingDown);
+    terminating.unwrap();
+    assert_eq!(scene.check().code, 0);
+    support::wait_until(
+        || scene.world.sim.volume_state(&good).unwrap().attachments.is_empty(),
+        || "the volume never came free".to_owned(),
+    );
+    scene.world.sim.attach(&good, &scene.node.id, "/dev/sdf").unwrap();
+    let checked = scene.check();
+    assert_eq!(checked.code, 0, "{:#?}", checked.lines);
+    assert!(checked.seen(&name).contains("here as /dev/sdf"), "{}", checked.seen(&name));
+}
+
+#[test]
+fn without_instance_metadata_the_rest_is_still_checked() {
+    let scene = Scene::new();
+    scene.world.sim.change_instance(&scene.node.id, |spec| spec.imds = false).unwrap();
+    let checked = scene.must_find("instance metadata", "IMDS is disabled", "HttpEndpoint enabled");
+    assert_eq!(checked.with("unknown"), ["AWS"]);
+    assert_eq!(checked.line("mkfs.xfs")["result"], "ok");
+}
+
+#[test]
+fn an_instance_without_a_role_is_found_once() {
+    let scene = Scene::new();
+    scene.world.sim.change_instance(&scene.node.id, |spec| spec.role = None).unwrap();
+    let checked = scene.must_find("credentials", "no instance profile", "launch template");
+    assert!(checked.seen("IAM ec2:AttachVolume").contains("there are no credentials"));
+}
+
+#[test]
+fn the_way_to_the_services_is_checked_name_by_name() {
+    let scene = Scene::new();
+    let nowhere = [("AWS_ENDPOINT_URL", "http://ec2.nowhere.invalid")];
+    let checked = scene.check_with(&[], &nowhere);
+    assert!(checked.with("attention").contains(&"DNS ec2.nowhere.invalid"), "{:#?}", checked.lines);
+    assert_eq!(checked.line("EC2")["result"], "unknown");
+
+    let api = scene.world.sim.api_url().replace("127.0.0.1", "localhost");
+    let checked = scene.check_with(&[], &[("AWS_ENDPOINT_URL_EC2", &api)]);
+    assert_eq!(checked.line("DNS localhost")["result"], "ok", "{:#?}", checked.lines);
+    assert_eq!(checked.code, 0, "{:#?}", checked.lines);
+
+    let refused = [("AWS_ENDPOINT_URL_EC2", "http://127.0.0.1:1")];
+    scene.check_with(&[], &refused).must_be_only("EC2", "http://127.0.0.1:1 does not answer", "VPC endpoints");
+}
+
+#[test]
+fn mistakes_are_shown_in_full_and_what_needs_no_configuration_is_checked_all_the_same() {
+    let mut scene = Scene::new();
+    scene.config = "[node]\nid = 7\nip = \"10.0.1\"\n".to_owned();
+    let checked = scene.check();
+    assert_eq!((checked.code, checked.with("attention")), (5, vec!["configuration"]), "{:#?}", checked.lines);
+    for mistake in [":2:6: [node] id: is a number, not a string", ":3:6: [node] ip:"] {
+        assert!(checked.seen("configuration").contains(mistake), "{}", checked.seen("configuration"));
+    }
+    assert_eq!(checked.line("clock")["result"], "ok");
+
+    // What only the host lacks keeps nothing else from being checked.
+    let scene = Scene::new();
+    scene.node.shell("rm /usr/local/lib/node/hooks.sh");
+    let checked = scene.check();
+    assert_eq!((checked.code, checked.with("attention")), (5, vec!["configuration"]), "{:#?}", checked.lines);
+    assert_eq!(checked.line("launch hook")["result"], "ok");
+
+    let checked = scene.check_as_is(&["--config", "/nowhere.toml"], &[]);
+    assert_eq!((checked.code, checked.with("attention")), (5, vec!["configuration"]), "{:#?}", checked.lines);
+}
+
+#[test]
+fn user_data_is_checked_as_the_configuration() {
+    let scene = Scene::new();
+    let user_data = Some(scene.config.clone().into_bytes());
+    scene.world.sim.change_instance(&scene.node.id, |spec| spec.user_data = user_data).unwrap();
+    let checked = scene.check_as_is(&["--config", "imds"], &[]);
+    assert_eq!((checked.code, checked.with("attention")), (0, vec![]), "{:#?}", checked.lines);
+    assert!(checked.seen("configuration").starts_with("user data is valid"), "{:#?}", checked.lines);
+}
+
+#[test]
+fn offline_a_configuration_is_checked_without_root_and_without_a_network() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let config = readme.split_once("```toml\n").unwrap().1.split_once("```").unwrap().0;
+    fs::write(path("good.toml"), config).unwrap();
+    fs::write(path("bad.toml"), config.replace("file_system = \"xfs\"", "file_system = \"zfs\"")).unwrap();
+    fs::write(path("elsewhere.toml"), "source = \"imds\"\n").unwrap();
+    // A user who is not root may not look into root's build directory.
+    fs::copy(env!("CARGO_BIN_EXE_node-agent"), path("node-agent")).unwrap();
+    let offline = |config: &str| {
+        Command::new("unshare")
+            .args(["--net", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(path("node-agent"))
+            .args(["check", "--offline", "--config"])
+            .arg(path(config))
+            .output()
+            .unwrap()
+    };
+
+    let good = offline("good.toml");
+    assert!(good.status.success(), "{good:?}");
+    let said = String::from_utf8(good.stdout).unwrap();
+    assert!(said.contains("good.toml is valid: node 00 at 10.0.1.10, 1 volume, 1 file, hooks, group"), "{said}");
+
+    let bad = offline("bad.toml");
+    assert_eq!(bad.status.code(), Some(5), "{bad:?}");
+    let said = String::from_utf8(bad.stdout).unwrap();
+    assert!(said.contains("to do: correct what the lines below name\n      ") && said.contains("\"zfs\""), "{said}");
+
+    let elsewhere = offline("elsewhere.toml");
+    assert_eq!(elsewhere.status.code(), Some(1), "{elsewhere:?}");
+    assert!(String::from_utf8(elsewhere.stdout).unwrap().contains("save the user data to a file"));
+}
