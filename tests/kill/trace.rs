@@ -17,6 +17,9 @@ use crate::support::Running;
 /// Grows ext4 and XFS (FACTS of the kernel: `EXT4_IOC_RESIZE_FS`, `XFS_IOC_FSGROWFSDATA`).
 const GROW: [u64; 2] = [0x4008_6610, 0x4010_586e];
 
+/// What the agent publishes there it never reads back, and a power cut takes it away.
+const RUNTIME: &str = " /run/node-agent";
+
 /// Follows the agent, asking before each effect, told by name and number, whether to go on. Returns false once it was told
 /// not to: the agent is then stopped right before it and killed. True where it came to its end before.
 pub(crate) fn follow(running: &Running, mut go_on: impl FnMut(&str) -> bool) -> bool {
@@ -109,6 +112,10 @@ fn entered(thread: libc::pid_t) -> Option<Call> {
 impl Call {
     /// What it would change, in words; none where it changes nothing that outlives the agent.
     fn effect(&self) -> Option<String> {
+        self.any_effect().filter(|effect| !effect.contains(RUNTIME))
+    }
+
+    fn any_effect(&self) -> Option<String> {
         let path = |argument: usize| self.text(argument);
         Some(match self.number {
             #[cfg(target_arch = "x86_64")]
