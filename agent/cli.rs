@@ -1,6 +1,7 @@
 //! The command line and its commands.
 
 use std::ffi::OsString;
+use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -10,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::aws::Aws;
 use crate::boot::Boot;
-use crate::config::Scope;
+use crate::config::{Scope, json_schema};
 use crate::failure::{Code, Failure, Named};
 use crate::host::{self, blank};
 use crate::journal::{self, Journal};
@@ -35,6 +36,9 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 a step failed, 2 usage, 3 not fi
 enum Command {
     /// Runs the boot sequence
     Run(Run),
+    /// Prints what concerns the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Reads the device on the standard input and says whether it is blank
     #[command(name = blank::READER, hide = true)]
     ReadBlank,
@@ -84,6 +88,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         match self.command {
             Command::Run(run) => run.start(),
+            Command::Config(ConfigCommand::Schema) => print(format!("{:#}\n", json_schema::document()).as_bytes()),
             Command::ReadBlank => match blank::read_stdin() {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
@@ -183,4 +188,23 @@ fn finish(result: Result<(), Ended>) -> ExitCode {
         failure.what_to_do(),
     );
     ExitCode::from(failure.class().exit_code())
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Prints the configuration's JSON Schema, by which editors complete and check it
+    Schema,
+}
+
+/// Writes to the standard output.
+fn print(text: &[u8]) -> ExitCode {
+    match std::io::stdout().write_all(text) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("writing to the standard output: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
