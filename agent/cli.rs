@@ -5,7 +5,8 @@ use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -36,9 +37,11 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 a step failed, 2 usage, 3 not fi
 enum Command {
     /// Runs the boot sequence
     Run(Run),
-    /// Prints what concerns the configuration
+    /// The configuration's schema
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Prints a shell's completions, for bash: source <(node-agent completions bash)
+    Completions { shell: Shell },
     /// Reads the device on the standard input and says whether it is blank
     #[command(name = blank::READER, hide = true)]
     ReadBlank,
@@ -89,6 +92,7 @@ impl Cli {
         match self.command {
             Command::Run(run) => run.start(),
             Command::Config(ConfigCommand::Schema) => print(format!("{:#}\n", json_schema::document()).as_bytes()),
+            Command::Completions { shell } => print(&completions(shell)),
             Command::ReadBlank => match blank::read_stdin() {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
@@ -194,6 +198,16 @@ fn finish(result: Result<(), Ended>) -> ExitCode {
 enum ConfigCommand {
     /// Prints the configuration's JSON Schema, by which editors complete and check it
     Schema,
+}
+
+/// A shell's completions, of the commands that are not hidden: clap's generators would offer those too.
+fn completions(shell: Shell) -> Vec<u8> {
+    let all = Cli::command();
+    let shown = all.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
+    let mut shown = clap::Command::new("node-agent").version(env!("CARGO_PKG_VERSION")).subcommands(shown);
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut shown, "node-agent", &mut script);
+    script
 }
 
 /// Writes to the standard output.
