@@ -67,7 +67,7 @@ struct Common {
     /// The log on the standard error
     #[arg(long, value_enum, default_value = "text")]
     log_format: Format,
-    /// Log more
+    /// Also log what the agent asks and runs
     #[arg(short, long)]
     verbose: bool,
 }
@@ -133,7 +133,7 @@ impl Run {
                 runtime.shutdown_background();
                 result
             }
-            Err(error) => Err(Failure::io("the runtime", error).into()),
+            Err(error) => Err(Failure::io("starting the runtime", error).into()),
         };
         finish(result)
     }
@@ -144,7 +144,8 @@ impl Run {
         let config = settings::load(&self.common.config, &aws.imds, Scope::ThisHost).await?;
         let state_dir = self.common.state_dir();
         journal::private_dir(&state_dir).map_err(|error| {
-            Failure::new(Code::StateUnusable, format!("making {}", state_dir.display())).because(error)
+            Failure::new(Code::StateUnusable, format!("making the state directory {}", state_dir.display()))
+                .because(error)
         })?;
         let _lock = Lock::take(&state_dir)?;
         let boot_id = host::boot_id()?;

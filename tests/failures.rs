@@ -161,6 +161,8 @@ struct Reader {
     calls: BTreeMap<&'static str, Vec<Vec<Vec<String>>>>,
     /// The calls that are seen now, for when the function is read again.
     seen: BTreeMap<&'static str, Vec<Vec<Vec<String>>>>,
+    /// The codes of which the match arm at hand is for one.
+    arm: BTreeSet<String>,
     /// The name of the closure that is bound next.
     closure: Option<&'static str>,
 }
@@ -464,10 +466,14 @@ impl Visit<'static> for Reader {
     }
 
     fn visit_arm(&mut self, arm: &'static syn::Arm) {
+        let mut codes = Codes(BTreeSet::new());
+        codes.visit_pat(&arm.pat);
+        let outer = if codes.0.is_empty() { None } else { Some(std::mem::replace(&mut self.arm, codes.0)) };
         self.scoped(|reader| {
             reader.unknown(&arm.pat);
             visit::visit_arm(reader, arm);
         });
+        self.arm = outer.unwrap_or_default();
     }
 
     fn visit_expr_if(&mut self, choice: &'static syn::ExprIf) {
@@ -529,11 +535,11 @@ impl Visit<'static> for Reader {
                     None => {
                         // A failure of somebody else's, known by the code it was matched with.
                         let value = name(&call.receiver).and_then(|name| self.look_up(name, scope));
-                        let Some((Binding::Value(value), _)) = value else {
-                            panic!("a remedy for an unknown failure: {remedies:?}")
+                        let codes = match value {
+                            Some((Binding::Value(value), _)) => codes(value),
+                            _ => self.arm.clone(),
                         };
-                        let codes = codes(value);
-                        assert_eq!(codes.len(), 1, "a remedy for one of several failures: {remedies:?}");
+                        assert_eq!(codes.len(), 1, "a remedy for a failure that cannot be followed: {remedies:?}");
                         self.order.push(address(call));
                         self.sites.insert(address(call), Site { codes, remedies, ..Site::default() });
                     }

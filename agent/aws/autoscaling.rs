@@ -121,7 +121,7 @@ impl AutoScaling {
             Err(error) if error.is("ValidationError") && error.message.contains("No active Lifecycle Action") => {
                 Ok(Completion::NoActiveAction(error.message))
             }
-            Err(error) => Err(error.failure),
+            Err(error) => Err(error.about(format_args!("hook {hook} of {group}"))),
         }
     }
 }
