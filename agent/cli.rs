@@ -144,8 +144,7 @@ impl Run {
         let config = settings::load(&self.common.config, &aws.imds, Scope::ThisHost).await?;
         let state_dir = self.common.state_dir();
         journal::private_dir(&state_dir).map_err(|error| {
-            Failure::new(Code::StateUnusable, format!("making the state directory {}", state_dir.display()))
-                .because(error)
+            Failure::new(Code::StateUnusable, format!("making {}", state_dir.display())).because(error)
         })?;
         let _lock = Lock::take(&state_dir)?;
         let boot_id = host::boot_id()?;

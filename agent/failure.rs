@@ -144,7 +144,7 @@ catalogue! {
     /// The device cannot be read.
     DeviceUnreadable "device-unreadable" Safety "an unreadable disk is not a blank one: see dmesg and aws ec2 describe-volume-status --volume-ids VOLUME, then: node-agent retry";
     /// The disk is neither proven blank nor a filesystem that can be used.
-    NotBlank "not-blank" Safety "find out what is on the disk (wipefs DEVICE only lists it); only if it is not needed: wipefs -a DEVICE && blkdiscard -z DEVICE, then: node-agent retry";
+    NotBlank "not-blank" Safety "see what is on the disk and who uses it (lsblk -o +FSTYPE,RO DEVICE); only if it is not needed: wipefs -a DEVICE && blkdiscard -z DEVICE, then: node-agent retry";
     /// The disk is blank although it must not be.
     UnexpectedlyBlank "unexpectedly-blank" Safety "this may be data loss: check volume.id and the volume's history; only if it is to be empty, make the filesystem by hand (mkfs.xfs DEVICE or mkfs.ext4 DEVICE), then: node-agent retry";
     /// The disk has a filesystem of another type than configured.

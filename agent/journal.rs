@@ -247,10 +247,7 @@ impl Journal {
         let mut next = self.state.borrow().clone();
         change(&mut next);
         let text = serde_json::to_vec_pretty(&next).map_err(|error| Failure::io("the journal", error.into()))?;
-        atomic::Replacement::new(self.dir.join(FILE))
-            .mode(0o600)
-            .write(&text)
-            .named("writing the journal (state.json in the state directory)")?;
+        atomic::Replacement::new(self.dir.join(FILE)).mode(0o600).write(&text).named("writing state.json")?;
         *self.state.borrow_mut() = next;
         Ok(())
     }

@@ -290,7 +290,7 @@ impl MakeFilesystem<'_> {
             format!("volume {} ({path}) is not touched: {reason} ({evidence})", self.volume.want.id),
         )
         .remedy(format!(
-            "find out what is on {path} (wipefs {path} only lists it); only if it is not needed: wipefs -a {path} && \
+            "see what is on {path} and who uses it (lsblk -o +FSTYPE,RO {path}); only if it is not needed: wipefs -a {path} && \
                  blkdiscard -z {path}, then: node-agent retry"
         ))
     }
