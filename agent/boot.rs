@@ -302,6 +302,10 @@ async fn announce_mounts() {
         return;
     }
     if let Err(failure) = systemd::start(systemd::MOUNTED_TARGET).await {
-        tracing::warn!(step = "mount", "{failure}");
+        tracing::warn!(
+            step = "mount",
+            "applications that wait for {} are not started: {failure}",
+            systemd::MOUNTED_TARGET
+        );
     }
 }

@@ -1,14 +1,16 @@
 //! The command line and its commands.
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write as _};
+use std::io::{ErrorKind, IsTerminal, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use crate::check::Check;
+use crate::config::json_schema;
 use crate::failure::Failure;
 use crate::host::blank;
 use crate::journal::Fault;
@@ -47,6 +49,11 @@ enum Command {
     Install(Install),
     /// Checks that this node can come up, and changes nothing
     Check(Check),
+    /// The configuration's schema
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Prints a shell's completions, for bash: source <(node-agent completions bash)
+    Completions { shell: Shell },
     /// Reads the device on the standard input and says whether it is blank
     #[command(name = blank::READER, hide = true)]
     ReadBlank,
@@ -137,7 +144,7 @@ struct Common {
     /// The log on the standard error
     #[arg(long, value_enum, default_value = "text")]
     log_format: Format,
-    /// Log more
+    /// Also log what the agent asks and runs
     #[arg(short, long)]
     verbose: bool,
 }
@@ -179,6 +186,10 @@ impl Cli {
                 finish(block_on(async { Ok(install::install(&root, now).await?) }))
             }
             Command::Check(check) => check.start(),
+            Command::Config(ConfigCommand::Schema) => {
+                print(format!("{:#}\n", json_schema::document()).as_bytes(), ExitCode::SUCCESS)
+            }
+            Command::Completions { shell } => print(&completions(shell), ExitCode::SUCCESS),
             Command::ReadBlank => match blank::read_stdin() {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
@@ -214,10 +225,7 @@ impl Status {
         };
         log::finish();
         match report {
-            Ok(report) => {
-                print(&status::render(&report, self.json));
-                ExitCode::from(report.exit_code)
-            }
+            Ok(report) => print(status::render(&report, self.json).as_bytes(), ExitCode::from(report.exit_code)),
             Err(fault) => finish(Err(fault)),
         }
     }
@@ -264,12 +272,12 @@ impl Plan {
         let planned = block_on(async { Ok(Box::pin(plan::make(&places, stop_signal()?)).await?) });
         match planned {
             Ok(planned) => {
-                print(&if self.json {
+                let text = if self.json {
                     serde_json::to_string_pretty(&planned).unwrap_or_default() + "\n"
                 } else {
                     plan::render(&planned)
-                });
-                ExitCode::from(plan::exit_code(&planned))
+                };
+                print(text.as_bytes(), ExitCode::from(plan::exit_code(&planned)))
             }
             Err(fault) => finish(Err(fault)),
         }
@@ -284,11 +292,6 @@ fn block_on<T>(work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault>
     // A child that hangs in a read is left behind, not waited for.
     runtime.shutdown_background();
     result
-}
-
-/// Writes to the standard output. Whoever does not read it has seen enough.
-fn print(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 /// The last line of every run, and the exit code.
@@ -312,4 +315,33 @@ fn finish(result: Result<(), Fault>) -> ExitCode {
     };
     log::last_words(Level::Error, &last(&error.message), &last(&error.public));
     ExitCode::from(exit_code)
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Prints the configuration's JSON Schema, by which editors complete and check it
+    Schema,
+}
+
+/// A shell's completions, of the commands that are not hidden: clap's generators would offer those too.
+fn completions(shell: Shell) -> Vec<u8> {
+    let all = Cli::command();
+    let shown = all.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
+    let mut shown = clap::Command::new("node-agent").version(env!("CARGO_PKG_VERSION")).subcommands(shown);
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut shown, "node-agent", &mut script);
+    script
+}
+
+/// Writes to the standard output.
+fn print(text: &[u8], code: ExitCode) -> ExitCode {
+    match std::io::stdout().write_all(text) {
+        Ok(()) => code,
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => code,
+        Err(error) => {
+            log::say(Level::Error, &format!("writing to the standard output: {error}"));
+            ExitCode::FAILURE
+        }
+    }
 }

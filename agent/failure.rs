@@ -82,109 +82,109 @@ macro_rules! catalogue {
 
 catalogue! {
     /// The configuration has mistakes.
-    ConfigInvalid "config-invalid" Config "correct the lines named above, then run the agent again";
+    ConfigInvalid "config-invalid" Config "correct the lines that the report names, then: node-agent retry";
     /// The configuration cannot be read.
-    ConfigUnreadable "config-unreadable" Config "put the configuration there, or name it with --config PATH";
+    ConfigUnreadable "config-unreadable" Config "put the configuration there, or name it with --config PATH, then: node-agent retry";
     /// Another agent is at work on this machine.
-    Locked "locked" Locked "wait until it ends, then: node-agent run --once";
+    Locked "locked" Locked "wait until that run ends, then: node-agent retry";
     /// The agent is at work on another request.
     Busy "busy" Locked "wait until it ends: node-agent status --wait";
     /// The resident service has gone away in the course of a request.
     ServiceGone "service-gone" Stopped "look what it did: node-agent status, and its log: journalctl -u node-agent";
     /// The state directory cannot be used.
-    StateUnusable "state-unusable" Permanent "make the directory writable and give it space, then run the agent again";
+    StateUnusable "state-unusable" Permanent "make the directory writable and give it space (ls -ld, df -h), then: node-agent retry";
     /// A step's time is over.
-    OutOfTime "out-of-time" Permanent "find out what it waits for, or raise the step's time in [timeouts], then: node-agent run --once";
+    OutOfTime "out-of-time" Permanent "find out what it waits for, or raise the step's time in [timeouts], then: node-agent retry";
     /// What a step did has no effect that can be seen.
-    NoEffect "no-effect" Waiting "the service may show old state; if it lasts, look at its console, then: node-agent run --once";
+    NoEffect "no-effect" Waiting "AWS may show an old state for minutes; if it lasts, look for yourself at what the message names, then: node-agent retry";
     /// The agent cannot be installed as asked for.
     InstallImpossible "install-impossible" Permanent "see node-agent install --help";
     /// A plan has come to something that must be done before more can be known.
     NotKnownYet "not-known-yet" Permanent "make the plan again when it is done";
     /// The agent was told to stop.
-    Stopped "stopped" Stopped "nothing was completed; the next start resumes";
+    Stopped "stopped" Stopped "nothing was completed; to go on: node-agent retry";
     /// The instance metadata service does not answer.
-    ImdsUnreachable "imds-unreachable" Outage "check that the instance's metadata options have HttpEndpoint enabled and IMDSv2 allowed, and that no firewall blocks 169.254.169.254";
+    ImdsUnreachable "imds-unreachable" Outage "see that no route, firewall or proxy keeps this machine from 169.254.169.254; if the service is off: aws ec2 modify-instance-metadata-options --instance-id INSTANCE --http-endpoint enabled; then: node-agent retry";
     /// The instance metadata service answers, but refuses.
-    ImdsRefused "imds-refused" Permanent "set the instance's metadata options: HttpEndpoint enabled, hop limit at least 1";
+    ImdsRefused "imds-refused" Permanent "switch the service on: aws ec2 modify-instance-metadata-options --instance-id INSTANCE --http-endpoint enabled; then: node-agent retry";
     /// The instance metadata service lacks something every instance has.
-    ImdsIncomplete "imds-incomplete" Waiting "check that this machine is an EC2 instance";
+    ImdsIncomplete "imds-incomplete" Waiting "this must be an EC2 instance, with nothing between it and 169.254.169.254; then: node-agent retry";
     /// The configured address is none of this instance's.
-    WrongNode "wrong-node" Safety "this instance must not take that node's data: attach the node's network interface, or correct node.ip";
+    WrongNode "wrong-node" Safety "this instance must not take that node's data: attach the node's network interface (aws ec2 attach-network-interface), or correct node.ip, then: node-agent retry";
     /// An AWS service cannot be reached, or its answer cannot be read.
-    ApiUnreachable "api-unreachable" Outage "check the route, DNS, the security group and the VPC endpoints of the instance";
+    ApiUnreachable "api-unreachable" Outage "try the address from this machine (curl -v), and check route, DNS, security group, network ACL and VPC endpoints, then: node-agent retry";
     /// An AWS service throttles or has an internal error.
-    ApiOverloaded "api-overloaded" Outage "wait; if it lasts, look at the account's request quotas and the service's status page";
+    ApiOverloaded "api-overloaded" Outage "wait; if it lasts, look at the account's request quotas and at https://health.aws.amazon.com, then: node-agent retry";
     /// The instance's credentials are not accepted or not there.
-    Credentials "credentials" Settling "check the instance profile, its role's trust policy and the clock";
+    Credentials "credentials" Settling "see that the instance has its profile (aws ec2 describe-iam-instance-profile-associations), that the role trusts ec2.amazonaws.com, and that the clock is right (timedatectl), then: node-agent retry";
     /// IAM does not allow an action.
-    AccessDenied "access-denied" Settling "allow the action in the instance role's policy";
+    AccessDenied "access-denied" Settling "allow the action in the instance role's policy, then: node-agent retry";
     /// An AWS service refuses a request for a reason of its own.
-    ApiRefused "api-refused" Permanent "see the service's message; correct the cause, then: node-agent run --once";
+    ApiRefused "api-refused" Permanent "correct what the service's message says, then: node-agent retry";
     /// The volume does not exist.
-    VolumeNotFound "volume-not-found" Settling "correct volume.id, or restore the volume";
+    VolumeNotFound "volume-not-found" Settling "correct volume.id, or restore the volume from a snapshot; look: aws ec2 describe-volumes --volume-ids VOLUME; then: node-agent retry";
     /// The instance is not known to EC2.
-    InstanceNotFound "instance-not-found" Settling "wait; EC2 should know its own instance within a minute";
+    InstanceNotFound "instance-not-found" Settling "EC2 knows an instance within a minute: if it lasts, see that AWS_REGION is not set to another region, then: node-agent retry";
     /// The volume is in another availability zone.
-    ZoneMismatch "zone-mismatch" Permanent "start the instance in the volume's zone, or copy the volume there by a snapshot";
+    ZoneMismatch "zone-mismatch" Permanent "launch the node in the volume's zone only (the group's subnets), or copy the volume: aws ec2 create-snapshot, aws ec2 create-volume --snapshot-id SNAPSHOT --availability-zone ZONE, and set volume.id; then: node-agent retry";
     /// The volume cannot be used in its present state.
-    VolumeUnusable "volume-unusable" Permanent "restore the volume, or correct volume.id";
+    VolumeUnusable "volume-unusable" Permanent "restore the volume (aws ec2 create-volume --snapshot-id SNAPSHOT --availability-zone ZONE) and set volume.id, then: node-agent retry";
     /// The volume is on its way to the wanted state.
-    VolumeInTransit "volume-in-transit" Waiting "look at the volume in the EC2 console; when it is attached or free, then: node-agent run --once";
+    VolumeInTransit "volume-in-transit" Waiting "look: aws ec2 describe-volumes --volume-ids VOLUME; when it is attached here or available, then: node-agent retry";
     /// Another instance has the volume.
-    VolumeHeld "volume-held" SafetyWaiting "stop using the volume there and detach it, or terminate that instance, then: node-agent run --once";
+    VolumeHeld "volume-held" SafetyWaiting "stop using the volume there, unmount and detach it, or terminate that instance, then: node-agent retry";
     /// The volume can be attached to several instances at once.
-    MultiAttach "multi-attach" Safety "ext4 and XFS cannot be shared: switch Multi-Attach off on the volume";
+    MultiAttach "multi-attach" Safety "ext4 and XFS cannot be shared: aws ec2 modify-volume --volume-id VOLUME --no-multi-attach-enabled; then: node-agent retry";
     /// All device names are taken.
-    NoDeviceName "no-device-name" Permanent "detach a volume that is not needed, then: node-agent run --once";
+    NoDeviceName "no-device-name" Permanent "detach a volume that is not needed, or set volume.device_name to a free name, as \"/dev/xvdba\", then: node-agent retry";
     /// Too many volumes are attached to the instance.
-    AttachmentLimit "attachment-limit" Permanent "detach a volume that is not needed or use a larger instance type, then: node-agent run --once";
+    AttachmentLimit "attachment-limit" Permanent "detach a volume that is not needed (aws ec2 detach-volume --volume-id VOLUME), then: node-agent retry; or use a larger instance type";
     /// The volume's encryption keeps it from being attached.
-    EncryptionRefused "encryption-refused" Permanent "enable the key, or use an instance type that supports encrypted volumes";
+    EncryptionRefused "encryption-refused" Permanent "enable the key and allow its use (aws kms enable-key --key-id KEY), or use an instance type that supports encrypted volumes, then: node-agent retry";
     /// The attached volume's device does not appear.
-    DeviceMissing "device-missing" Waiting "look at the kernel's log; a reboot of the instance often makes the device appear";
+    DeviceMissing "device-missing" Waiting "see dmesg and lsblk -o NAME,SERIAL,SIZE; a reboot of the instance often makes the device appear; then: node-agent retry";
     /// A device is not what its name says.
-    DeviceUntrusted "device-untrusted" Safety "find out which device is the volume; a stale link under /dev/disk/by-id goes away with: udevadm trigger";
+    DeviceUntrusted "device-untrusted" Safety "compare with lsblk -o NAME,SERIAL,SIZE; a stale link under /dev/disk/by-id goes away with: udevadm trigger --settle; then: node-agent retry";
     /// The device's size is not what EC2 says.
-    DeviceSize "device-size" SafetyWaiting "compare the volume in the EC2 console with lsblk; it must be the same volume";
+    DeviceSize "device-size" SafetyWaiting "compare aws ec2 describe-volumes --volume-ids VOLUME with lsblk -b: it must be the same volume; after a resize they agree within minutes, then: node-agent retry";
     /// Another process works on the device.
-    DeviceBusy "device-busy" SafetyWaiting "find the process with `lsof DEVICE` and wait for it, then: node-agent run --once";
+    DeviceBusy "device-busy" SafetyWaiting "see who has it open: fuser -v DEVICE; wait for that, never kill mkfs or e2fsck, then: node-agent retry";
     /// The device cannot be read.
-    DeviceUnreadable "device-unreadable" Safety "an unreadable disk is not a blank one: look at the kernel's log and the volume's status checks";
+    DeviceUnreadable "device-unreadable" Safety "an unreadable disk is not a blank one: see dmesg and aws ec2 describe-volume-status --volume-ids VOLUME, then: node-agent retry";
     /// The disk is neither proven blank nor a filesystem that can be used.
-    NotBlank "not-blank" Safety "find out what is on the disk; only if it is not needed: wipefs -a DEVICE, blkdiscard -z DEVICE, then: node-agent run --once";
+    NotBlank "not-blank" Safety "see what is on the disk and who uses it (lsblk -o +FSTYPE,RO DEVICE); only if it is not needed: wipefs -a DEVICE && blkdiscard -z DEVICE, then: node-agent retry";
     /// The disk is blank although it must not be.
-    UnexpectedlyBlank "unexpectedly-blank" Safety "this may be data loss: check volume.id and the volume's history; to format it on purpose set format = \"if-blank\" on a volume made without a snapshot";
+    UnexpectedlyBlank "unexpectedly-blank" Safety "this may be data loss: check volume.id and the volume's history; only if it is to be empty, make the filesystem by hand (mkfs.xfs DEVICE or mkfs.ext4 DEVICE), then: node-agent retry";
     /// The disk has a filesystem of another type than configured.
-    WrongFilesystem "wrong-filesystem" Safety "set volume.file_system to what is on the disk; the agent never converts or overwrites";
+    WrongFilesystem "wrong-filesystem" Safety "set volume.file_system to what is on the disk, or correct volume.id; the agent never converts or overwrites; then: node-agent retry";
     /// A program the agent needs is missing.
-    ToolMissing "tool-missing" Permanent "install the package that has it in the image, or set install_tools = true";
+    ToolMissing "tool-missing" Permanent "install the package that has it, here and in the image, then: node-agent retry";
     /// A program the agent started failed.
-    ToolFailed "tool-failed" Permanent "see the program's message; correct the cause, then: node-agent run --once";
+    ToolFailed "tool-failed" Permanent "correct what the program's message says, then: node-agent retry";
     /// The filesystem check found damage it does not repair by itself.
-    FilesystemDamaged "filesystem-damaged" Safety "take a snapshot of the volume first, then repair by hand with e2fsck";
+    FilesystemDamaged "filesystem-damaged" Safety "take a snapshot first: aws ec2 create-snapshot --volume-id VOLUME; repair by hand: e2fsck DEVICE; then: node-agent retry";
     /// Something else stands in the mount point's place.
-    MountPointTaken "mount-point-taken" Safety "move it away, or use another mount_path, then: node-agent run --once";
+    MountPointTaken "mount-point-taken" Safety "move it away, or set another mount_path, then: node-agent retry";
     /// /etc/fstab has a line of somebody else's for the mount point.
-    FstabConflict "fstab-conflict" Safety "remove that line from /etc/fstab, then: node-agent run --once";
+    FstabConflict "fstab-conflict" Safety "remove that line from /etc/fstab, or set another mount_path, then: node-agent retry";
     /// The kernel refuses the mount.
-    MountFailed "mount-failed" Permanent "see the kernel's log for the filesystem's own message, then: node-agent run --once";
+    MountFailed "mount-failed" Permanent "see the filesystem's own message in dmesg, then: node-agent retry";
     /// A local file operation failed.
-    LocalIo "local-io" Permanent "correct the cause, then: node-agent run --once";
+    LocalIo "local-io" Permanent "correct what the message ends with (df -h, df -i, ls -ld and dmesg tell most causes), then: node-agent retry";
     /// A user or group does not exist.
-    UnknownAccount "unknown-account" Config "create the account in the image, or give its number";
+    UnknownAccount "unknown-account" Config "create the account, here and in the image (useradd, groupadd), or set its number, then: node-agent retry";
     /// A file or script cannot be fetched.
-    DownloadFailed "download-failed" Permanent "check the source and who may read it, then: node-agent run --once";
+    DownloadFailed "download-failed" Permanent "check the source and who may read it, then: node-agent retry";
     /// A file or script is not what its checksum says.
-    ChecksumMismatch "checksum-mismatch" Permanent "restore the source, or correct sha256, then: node-agent run --once";
+    ChecksumMismatch "checksum-mismatch" Permanent "restore the source, or correct the checksum in the configuration, then: node-agent retry";
     /// A file or script is larger than the limit.
-    DownloadTooLarge "download-too-large" Permanent "make it smaller, or have the hook fetch it";
+    DownloadTooLarge "download-too-large" Permanent "make it smaller, or have the hook fetch it to the data volume, then: node-agent retry";
     /// The hook script lacks a function.
-    HookMissing "hook-missing" Config "define the function in the hook script";
+    HookMissing "hook-missing" Config "define the function in the hook script, or correct its name in [hooks], then: node-agent retry";
     /// A hook function failed.
-    HookFailed "hook-failed" Permanent "correct the cause, then: node-agent run --once";
+    HookFailed "hook-failed" Permanent "correct what its last lines say, then: node-agent retry, which calls the function anew";
     /// A hook function did not end in time.
-    HookTimedOut "hook-timed-out" Permanent "find out what it waits for, or raise timeouts.hooks, then: node-agent run --once";
+    HookTimedOut "hook-timed-out" Permanent "find out what it waits for, or raise timeouts.hooks, then: node-agent retry";
     /// The instance is being terminated.
     Terminating "terminating" LifecycleLost "nothing to do: the group replaces the instance";
     /// The instance waits in a warm pool.
@@ -196,7 +196,7 @@ catalogue! {
     /// IAM does not let the result be reported to Auto Scaling.
     ReportRefused "report-refused" LifecycleWaiting "allow autoscaling:CompleteLifecycleAction on the group in the instance role's policy, then: node-agent retry";
     /// Auto Scaling does not wait for this lifecycle action.
-    LifecycleNotWaiting "lifecycle-not-waiting" LifecycleWaiting "check lifecycle.asg_name and lifecycle.hook_name, and that the role allows autoscaling:CompleteLifecycleAction on the group";
+    LifecycleNotWaiting "lifecycle-not-waiting" LifecycleWaiting "see the hooks there are: aws autoscaling describe-lifecycle-hooks --auto-scaling-group-name GROUP; correct lifecycle.asg_name or hook_name, or allow autoscaling:CompleteLifecycleAction, then: node-agent retry";
 }
 
 /// One failure.

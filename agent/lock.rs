@@ -31,7 +31,8 @@ impl Lock {
                 let mut holder = String::new();
                 file.read_to_string(&mut holder).named(what())?;
                 let text = format!("process {holder} holds {}", what());
-                Err(Failure::new(Code::Locked, text))
+                Err(Failure::new(Code::Locked, text)
+                    .remedy(format!("wait until that run ends (ps -fp {holder}), then: node-agent retry")))
             }
             Err((_, errno)) => Err(Failure::io(what(), errno.into())),
         }

@@ -86,7 +86,8 @@ async fn user_data(imds: &Imds, patience: Duration) -> Result<Text, Failure> {
         }
     };
     config::user_data::decode(bytes).map_err(|why| {
-        Failure::new(Code::ConfigUnreadable, format!("the user data is no configuration: {why}"))
-            .remedy("give the instance the TOML as its user data, plain or gzip, or use --config PATH")
+        Failure::new(Code::ConfigUnreadable, format!("the user data is no configuration: {why}")).remedy(
+            "give the instance the TOML as its user data, plain or gzip, or use --config PATH, then: node-agent retry",
+        )
     })
 }

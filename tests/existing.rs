@@ -7,7 +7,7 @@ mod support;
 use std::process::Command;
 
 use ec2_sim::{InstanceSpec, VolumeId};
-use support::{GROUP, HOOKS, Instance, World, config, volume_at};
+use support::{GROUP, HOOKS, Instance, Outcome, World, config, volume_at};
 
 fn launch(world: &World) -> Instance {
     let node = world.launch();
@@ -143,6 +143,44 @@ fn a_formatted_volume_is_tagged_and_never_formatted_again_when_it_looks_blank() 
     let outcome = node.run(&config(&[volume_at("/mydata", &volume, "xfs")]));
 
     outcome.must_fail(6, &["code=unexpectedly-blank", "node-agent:formatted", "data loss"]);
+    node.shell(told(&outcome, "make the filesystem by hand: ", ", then: node-agent retry"));
+    node.come_up(&config(&[volume_at("/mydata", &volume, "xfs")]));
+}
+
+/// The command that a remedy gives between these words.
+fn told<'o>(outcome: &'o Outcome, before: &str, after: &str) -> &'o str {
+    let (_, remedy) = outcome.last().split_once("remedy=").unwrap();
+    let command = remedy.split_once(before).and_then(|(_, rest)| rest.split_once(after));
+    command.unwrap_or_else(|| panic!("{before}…{after}: {remedy}")).0
+}
+
+#[test]
+fn a_format_begun_on_a_disk_of_another_size_is_refused_until_the_remedy_is_followed() {
+    let world = World::new();
+    let volume = world.volume(1);
+    let node = launch(&world);
+    let journal = serde_json::json!({
+        "schema": 1,
+        "instance_id": node.id.as_str(),
+        "boot_id": "",
+        "config_digest": "",
+        "volumes": { volume.as_str(): { "formatting": {
+            "device": "/dev/nvme1n1",
+            "size": 512 << 20,
+            "file_system": "xfs",
+            "evidence": "all zero",
+            "at": "2026-01-01T00:00:00.000Z",
+        } } },
+    });
+    node.write("/var/lib/node-agent/state.json", journal.to_string());
+    let config = config(&[volume_at("/mydata", &volume, "xfs")]);
+
+    let outcome = node.run(&config);
+
+    outcome.must_fail(6, &["code=not-blank", "with 536870912 bytes was begun", "now has 1073741824 bytes"]);
+    node.shell(told(&outcome, "if nothing on the disk is needed: ", "; then: node-agent retry"));
+    node.come_up(&config);
+    assert_eq!(node.shell("findmnt -no FSTYPE /mydata; grep -c x-node-agent /etc/fstab"), "xfs\n1");
 }
 
 #[test]

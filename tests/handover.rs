@@ -59,7 +59,7 @@ fn a_volume_of_a_running_instance_is_refused_at_the_deadline_and_left_where_it_i
         let outcome = node.run(&config);
         outcome.must_fail(
             6,
-            &["code=volume-held", volume.as_str(), holder.id.as_str(), state.name(), "node-agent run --once"],
+            &["code=volume-held", volume.as_str(), holder.id.as_str(), state.name(), "then: node-agent retry"],
         );
     }
 

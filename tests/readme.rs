@@ -59,7 +59,7 @@ fn table(table: &Table) -> String {
 
 fn value(key: &Key) -> String {
     match key.kind {
-        Kind::Text | Kind::Secret => "text".to_owned(),
+        Kind::Text | Kind::Secret | Kind::VolumeId | Kind::DeviceName | Kind::Function => "text".to_owned(),
         Kind::Duration => "time span".to_owned(),
         Kind::Flag => "`true`, `false`".to_owned(),
         Kind::Choice(words) => words.iter().map(|word| format!("`\"{word}\"`")).collect::<Vec<_>>().join(", "),

@@ -173,7 +173,8 @@ impl AutoScaling {
             .lifecycle_action_result(result)
             .send()
             .await;
-        accepted(answer.map(drop).map_err(|error| error::read("autoscaling:CompleteLifecycleAction", &error)))
+        let answer = answer.map(drop).map_err(|error| error::read("autoscaling:CompleteLifecycleAction", &error));
+        accepted(answer, group, hook)
     }
 
     /// Begins the launch lifecycle action's timeout anew.
@@ -186,18 +187,20 @@ impl AutoScaling {
             .instance_id(instance_id)
             .send()
             .await;
-        accepted(answer.map(drop).map_err(|error| error::read("autoscaling:RecordLifecycleActionHeartbeat", &error)))
+        let answer =
+            answer.map(drop).map_err(|error| error::read("autoscaling:RecordLifecycleActionHeartbeat", &error));
+        accepted(answer, group, hook)
     }
 }
 
-fn accepted(answer: Result<(), CallError>) -> Result<Completion, Failure> {
+fn accepted(answer: Result<(), CallError>, group: &str, hook: &str) -> Result<Completion, Failure> {
     match answer {
         Ok(()) => Ok(Completion::Accepted),
         // Not modelled by the SDK: known by code and message (FACTS).
         Err(error) if error.is("ValidationError") && error.message.contains("No active Lifecycle Action") => {
             Ok(Completion::NoActiveAction(error.message))
         }
-        Err(error) => Err(error.failure),
+        Err(error) => Err(error.about(format_args!("hook {hook} of {group}"))),
     }
 }
 

@@ -73,7 +73,11 @@ impl Sources {
             let error = error::read("s3:GetObject", &error);
             match error.failure.code {
                 Code::ApiRefused => Failure::new(Code::DownloadFailed, format!("{name}: {}", error.failure)),
-                _ => error.failure,
+                Code::AccessDenied => error.about(name).remedy(format!(
+                    "allow s3:GetObject on it in the instance role's policy and the bucket's; S3 says the same of an object \
+                     that is not there: aws s3 ls {name}; then: node-agent retry"
+                )),
+                _ => error.about(name),
             }
         })?;
         let mut sink = Sink::new(name, scratch)?;
@@ -123,7 +127,7 @@ pub fn https_client() -> Result<reqwest::Client, Failure> {
         .build()
         .map_err(|error| {
             Failure::new(Code::DownloadFailed, "https cannot be used")
-                .remedy("install the CA certificates (package ca-certificates), then: node-agent run --once")
+                .remedy("install the CA certificates (package ca-certificates), then: node-agent retry")
                 .because(error)
         })
 }
@@ -142,7 +146,7 @@ struct Sink<'a> {
 
 impl<'a> Sink<'a> {
     fn new(name: &'a str, scratch: &Path) -> Result<Self, Failure> {
-        let file = tempfile::tempfile_in(scratch).named(format_args!("a file in {}", scratch.display()))?;
+        let file = tempfile::tempfile_in(scratch).named(format_args!("making a file in {}", scratch.display()))?;
         Ok(Sink { name, file, digest: Sha256::new(), size: 0 })
     }
 

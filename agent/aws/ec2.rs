@@ -76,7 +76,7 @@ impl Ec2 {
         let answer = self.client.describe_volumes().volume_ids(id).send().await;
         let answer = answer.map_err(|error| {
             let error = error::read("ec2:DescribeVolumes", &error);
-            if error.is("InvalidVolume.NotFound") { not_found(id) } else { error.failure }
+            if error.is("InvalidVolume.NotFound") { not_found(id) } else { error.about(format_args!("volume {id}")) }
         })?;
         let volume = answer.volumes().iter().find(|volume| volume.volume_id() == Some(id));
         volume.map(view).ok_or_else(|| not_found(id))
@@ -109,7 +109,7 @@ impl Ec2 {
         match answer.map_err(|error| error::read("ec2:CreateTags", &error)) {
             Ok(_) => Ok(true),
             Err(error) if error.failure.code == Code::AccessDenied => Ok(false),
-            Err(error) => Err(error.failure),
+            Err(error) => Err(error.about(format_args!("{resource}"))),
         }
     }
 
@@ -160,7 +160,7 @@ impl Ec2 {
             "CustomerKeyHasBeenRevoked" | "EncryptedVolumesNotSupported" => {
                 Err(Failure::new(Code::EncryptionRefused, said))
             }
-            _ => Err(error.failure),
+            _ => Err(error.about(format_args!("volume {volume}"))),
         }
     }
 }

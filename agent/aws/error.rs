@@ -22,6 +22,12 @@ impl CallError {
     pub(super) fn is(&self, code: &str) -> bool {
         self.code.as_deref() == Some(code)
     }
+
+    /// The failure, with what the call was about in front.
+    pub(super) fn about(mut self, what: impl std::fmt::Display) -> Failure {
+        self.failure.message = format!("{what}: {}", self.failure.message);
+        self.failure
+    }
 }
 
 /// Reads an SDK error. `action` is the IAM action, as in `ec2:AttachVolume`.
@@ -55,7 +61,10 @@ where
     let text = format!("{action}: {code}: {message}");
     let failure = match code.as_str() {
         "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" => Failure::new(Code::AccessDenied, text)
-            .remedy(format!("allow {action} in the instance role's policy, then: node-agent run --once")),
+            .remedy(format!(
+                "allow {action} in the instance role's policy (what else denies it: aws sts decode-authorization-message \
+                 --encoded-message TEXT), then: node-agent retry"
+            )),
         "AuthFailure"
         | "SignatureDoesNotMatch"
         | "InvalidSignatureException"

@@ -93,7 +93,10 @@ impl Imds {
             Ok(text) => Ok(Some(text.into())),
             Err(ImdsError::ErrorResponse(answer)) => match answer.response().status().as_u16() {
                 404 => Ok(None),
-                403 => Err(Failure::new(Code::ImdsRefused, format!("instance metadata answers 403 to {path}"))),
+                403 => Err(Failure::new(
+                    Code::ImdsRefused,
+                    format!("instance metadata answers 403 to {path}: it is switched off"),
+                )),
                 status => {
                     Err(Failure::new(Code::ImdsUnreachable, format!("instance metadata answers {status} to {path}")))
                 }
@@ -133,8 +136,9 @@ impl Imds {
             .await
             .map_err(|error| failed("user-data", error))?;
         if answer.status().as_u16() == 404 {
-            return Err(Failure::new(Code::ConfigUnreadable, "the instance has no user data")
-                .remedy("give the instance the configuration as its user data, or use --config PATH"));
+            return Err(Failure::new(Code::ConfigUnreadable, "the instance has no user data").remedy(
+                "give the instance the configuration as its user data, or use --config PATH, then: node-agent retry",
+            ));
         }
         let answer = answer.error_for_status().map_err(|error| failed("user-data", error))?;
         Ok(answer.bytes().await.map_err(|error| failed("user-data", error))?.to_vec())

@@ -1,8 +1,10 @@
 //! Raw TOML → validated settings. Nothing else of the agent sees the raw text.
 //!
 //! The way of a text: `syntax` parses it past every error, `layers` lays the override over it, `reader` reads the keys
-//! that `schema` declares, `validate` checks their values, and each of them adds to one `report`.
+//! that `schema` declares, `validate` checks their values, and each of them adds to one `report`. `json_schema` prints
+//! the declarations for editors.
 
+pub mod json_schema;
 mod layers;
 mod mistake;
 mod model;

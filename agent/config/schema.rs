@@ -1,5 +1,5 @@
 //! Every table and key there is, each in one place: the reader knows a key because it stands here, and takes its
-//! default and its examples from here; so can a JSON Schema and the README's table.
+//! default and its examples from here; so do the JSON Schema and the README's table.
 
 /// A table of the configuration.
 #[derive(Debug)]
@@ -58,6 +58,12 @@ pub struct Key {
 pub enum Kind {
     /// A plain text, not empty, without control characters.
     Text,
+    /// An EBS volume's id.
+    VolumeId,
+    /// A name that EC2 attaches under: `/dev/sdf`.
+    DeviceName,
+    /// A bash function's name.
+    Function,
     /// A text that may hold a secret: never repeated in an error.
     Secret,
     /// A time span in humantime's syntax.
@@ -66,7 +72,7 @@ pub enum Kind {
     Flag,
     /// One of these words.
     Choice(&'static [&'static str]),
-    /// A list of strings.
+    /// A list of words: strings without white space, commas, quotes and backslashes.
     List,
     /// A user's or group's name, or its number.
     Account,
@@ -222,9 +228,9 @@ table! {
     /// An EBS volume, its filesystem and where it is mounted.
     volume "volume" Shape::Each { by: "id" }, one_of &[], pair None;
     /// The volume's id.
-    ID "id" Text, Required, "attach", "\"vol-0123456789abcdef0\"";
+    ID "id" VolumeId, Required, "attach", "\"vol-0123456789abcdef0\"";
     /// The device name to attach it under; the next free one is taken when it is in use.
-    DEVICE_NAME "device_name" Text, Default(L::Text("/dev/sdf")), "attach", "\"/dev/sdf\"";
+    DEVICE_NAME "device_name" DeviceName, Default(L::Text("/dev/sdf")), "attach", "\"/dev/sdf\"";
     /// Where it is mounted.
     MOUNT_PATH "mount_path" Path, Required, "mount", "\"/mydata\"";
     /// The filesystem to make; an existing one of the other type is refused.
@@ -279,12 +285,12 @@ table! {
     /// What the script must hash to.
     SCRIPT_SHA256 "script_sha256" Sha256, Optional, "configure", "\"<64 hex digits>\"";
     /// The function that configures the node.
-    CONFIGURE "configure" Text, Default(L::Text("configure_cluster_node")), "configure", "\"configure_cluster_node\"";
+    CONFIGURE "configure" Function, Default(L::Text("configure_cluster_node")), "configure", "\"configure_cluster_node\"";
     /// The function that waits for a healthy cluster.
-    HEALTH_CHECK "health_check" Text, Default(L::Text("wait_for_healthy_cluster")), "health-check",
+    HEALTH_CHECK "health_check" Function, Default(L::Text("wait_for_healthy_cluster")), "health-check",
         "\"wait_for_healthy_cluster\"";
     /// The function that drains the node before termination, run where the script defines it.
-    DRAIN "drain" Text, Default(L::Text("drain_cluster_node")), "termination", "\"drain_cluster_node\"";
+    DRAIN "drain" Function, Default(L::Text("drain_cluster_node")), "termination", "\"drain_cluster_node\"";
 }
 
 table! {

@@ -158,7 +158,7 @@ pub fn read_stdin() -> io::Result<()> {
 /// Reads `device` in a child process, with a watchdog.
 pub async fn read(device: &Device) -> Result<Reading, Failure> {
     let path = device.path.display();
-    let stdin = device.file().try_clone().named(format_args!("handing over {path}"))?;
+    let stdin = device.file().try_clone().named(format_args!("handing {path} to the process that reads it"))?;
     let child = Command::new("/proc/self/exe")
         .arg(READER)
         .stdin(Stdio::from(stdin))
@@ -167,14 +167,14 @@ pub async fn read(device: &Device) -> Result<Reading, Failure> {
         // A child that hangs in a read cannot be killed; it is left behind and goes when the read does.
         .kill_on_drop(true)
         .spawn()
-        .named("starting the reader")?;
+        .named(format_args!("starting the process that reads {path}"))?;
     let unreadable = |text: String| Failure::new(Code::DeviceUnreadable, text);
     let Ok(output) = timeout(DISK_WATCHDOG, child.wait_with_output()).await else {
         return Err(unreadable(format!("a read of {path} has not returned for {} s", DISK_WATCHDOG.as_secs())));
     };
-    let output = output.named("the reader")?;
+    let output = output.named(format_args!("the process that reads {path}"))?;
     serde_json::from_slice(&output.stdout).map_err(|_| {
-        let mut text = format!("the reader of {path} ended with {}", output.status);
+        let mut text = format!("the process that reads {path} ended with {}", output.status);
         let said = String::from_utf8_lossy(&output.stderr);
         if !said.trim().is_empty() {
             let _ = write!(text, ": {}", said.trim());

@@ -56,11 +56,11 @@ impl Device {
                 return Err(Failure::new(Code::DeviceUnreadable, text).because(error));
             }
         };
-        let meta = file.metadata().named(format_args!("{}", path.display()))?;
+        let meta = file.metadata().named(format_args!("looking at {}", path.display()))?;
         if !meta.file_type().is_block_device() {
             return Err(Failure::new(Code::DeviceUntrusted, format!("{} is no block device", path.display())));
         }
-        let size = file.seek(SeekFrom::End(0)).named(format_args!("the size of {}", path.display()))?;
+        let size = file.seek(SeekFrom::End(0)).named(format_args!("asking for the size of {}", path.display()))?;
         Ok(Some(Device { path: path.to_owned(), number: meta.rdev(), size, file }))
     }
 
@@ -78,7 +78,7 @@ impl Device {
     pub fn lock(&self) -> Result<Option<Locked>, Failure> {
         // A descriptor of its own: the lock lives and dies with it.
         let file = File::open(&self.path).named(format_args!("opening {}", self.path.display()))?;
-        if file.metadata().named("the device")?.rdev() != self.number {
+        if file.metadata().named(format_args!("looking at {}", self.path.display()))?.rdev() != self.number {
             let text = format!("{} has become another device", self.path.display());
             return Err(Failure::new(Code::DeviceUntrusted, text));
         }
@@ -97,7 +97,7 @@ impl Device {
     /// What speaks against formatting the device, whatever is on it: partitions, holders, read-only.
     pub fn in_use(&self) -> Result<Option<String>, Failure> {
         let sysfs = self.sysfs();
-        let at = |what: &str| format!("{}/{what}", sysfs.display());
+        let at = |what: &str| format!("reading {}/{what}", sysfs.display());
         if fs::read_to_string(sysfs.join("ro")).named(at("ro"))?.trim() != "0" {
             return Ok(Some("it is read-only".to_owned()));
         }
@@ -157,8 +157,8 @@ fn serial_at(sysfs: &Path) -> Option<String> {
 
 fn by_serial(serial: &str) -> Result<Option<Device>, Failure> {
     let mut found = Vec::new();
-    for entry in fs::read_dir("/sys/block").named("/sys/block")? {
-        let entry = entry.named("/sys/block")?;
+    for entry in fs::read_dir("/sys/block").named("reading /sys/block")? {
+        let entry = entry.named("reading /sys/block")?;
         if serial_at(&entry.path()).is_some_and(|seen| same_serial(&seen, serial)) {
             found.push(entry.file_name());
         }
@@ -197,10 +197,10 @@ fn by_link(serial: &str) -> Result<Option<Device>, Failure> {
     let entries = match fs::read_dir(BY_ID) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Failure::io(BY_ID, error)),
+        Err(error) => return Err(Failure::io(format_args!("reading {BY_ID}"), error)),
     };
     for entry in entries {
-        let entry = entry.named(BY_ID)?;
+        let entry = entry.named(format_args!("reading {BY_ID}"))?;
         if !entry.file_name().to_str().is_some_and(|link| link_names(link, serial)) {
             continue;
         }

@@ -142,7 +142,8 @@ pub async fn check_ext4(device: &Path, lock: &File) -> Result<(), Failure> {
     let failed = |what: &str| {
         let text = format!("e2fsck -p {path}: {what}: {}", command::said(&output));
         Err(Failure::new(Code::FilesystemDamaged, text).remedy(format!(
-            "take a snapshot of the volume, then repair it by hand: e2fsck {path}; then: node-agent run --once"
+            "take a snapshot first: aws ec2 create-snapshot --volume-id VOLUME; repair by hand: e2fsck {path}; then: \
+             node-agent retry"
         )))
     };
     match output.status.code() {

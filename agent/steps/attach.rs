@@ -139,9 +139,13 @@ impl Attach<'_> {
                 asked: Instant::now(),
             },
         };
-        let text = format!("volume {} is {} to {} ({})", self.want.id, by.state, by.instance_id, holder.state);
+        let (id, instance) = (&self.want.id, &by.instance_id);
+        let text = format!("volume {id} is {} to {instance} ({})", by.state, holder.state);
         self.holder.replace(Some(holder));
-        Ok(Failure::new(Code::VolumeHeld, text))
+        Ok(Failure::new(Code::VolumeHeld, text).remedy(format!(
+            "if {instance} does not need it: unmount it there, then aws ec2 detach-volume --volume-id {id} (never --force), \
+             or aws ec2 terminate-instances --instance-ids {instance}; then: node-agent retry"
+        )))
     }
 
     /// The configured device name, or the first free one EC2 allows for data volumes.
@@ -154,7 +158,9 @@ impl Attach<'_> {
             .chain(('f'..='p').map(|letter| format!("{stem}{letter}")))
             .find(|name| !taken.contains(name))
             .ok_or_else(|| {
-                Failure::new(Code::NoDeviceName, format!("the device names {stem}f to {stem}p are all taken"))
+                let text =
+                    format!("volume {}: the device names {stem}f to p are all taken on this instance", self.want.id);
+                Failure::new(Code::NoDeviceName, text)
             })
     }
 }

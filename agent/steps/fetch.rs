@@ -185,7 +185,7 @@ fn defined(name: &str, contents: &[u8], hooks: &Hooks) -> Result<(), Failure> {
             }
             Definition::No => {
                 return Err(Failure::new(Code::HookMissing, format!("{name} does not define the function {function}"))
-                    .remedy(format!("add `{function}() {{ … }}` to the script, or correct the name in [hooks]")));
+                    .remedy(format!("add `{function}() {{ … }}` to the script, or correct the name in [hooks], then: node-agent retry")));
             }
         }
     }

@@ -64,16 +64,9 @@ impl Step for MakeFilesystem<'_> {
             return Ok(Observed::Todo(format!("a format begun at {} was not completed", intent.at)));
         }
         match probe(self.device).await? {
-            Verdict::Filesystem(found) if found.kind != self.volume.want.file_system.as_str() => Err(Failure::new(
-                Code::WrongFilesystem,
-                format!(
-                    "volume {id} ({}) holds {} (UUID {}), configured is {}",
-                    self.device.path.display(),
-                    found.kind,
-                    found.uuid,
-                    self.volume.want.file_system
-                ),
-            )),
+            Verdict::Filesystem(found) if found.kind != self.volume.want.file_system.as_str() => {
+                Err(self.wrong_filesystem(&found))
+            }
             Verdict::Filesystem(_) if known.tag_due => Ok(Observed::Todo("the volume gets its tag".to_owned())),
             Verdict::Filesystem(found) => {
                 self.must_be_whole(&found).await?;
@@ -151,7 +144,12 @@ impl MakeFilesystem<'_> {
         };
         if let Some(why) = unexpected {
             let text = format!("volume {} is blank, but {why} ({evidence})", want.id);
-            return Err(Failure::new(Code::UnexpectedlyBlank, text));
+            return Err(Failure::new(Code::UnexpectedlyBlank, text).remedy(format!(
+                "this may be data loss: check volume.id and the volume's history; only if it is to be empty, make the \
+                 filesystem by hand: mkfs.{} {}, then: node-agent retry",
+                want.file_system,
+                self.device.path.display()
+            )));
         }
         evidence.add("made from no snapshot, never formatted by this agent");
         Ok(evidence)
@@ -164,7 +162,7 @@ impl MakeFilesystem<'_> {
         let at = journal::now();
         let tag = format!("begun {at} by {}", self.instance_id);
         if !self.ec2.tag(id, &[(FORMATTING, &tag)]).await? {
-            let text = "ec2:CreateTags is not allowed: that this agent formatted the volume will be known on this root disk only";
+            let text = "ec2:CreateTags is not allowed: that this agent formatted the volume will be known on this root disk only; allow it in the role's policy";
             self.journal.warn(StepName::Filesystem, Some(id), text);
         }
         let intent = FormatIntent {
@@ -206,9 +204,8 @@ impl MakeFilesystem<'_> {
         }
         let path = self.device.path.display();
         let text = format!("volume {} ({path}) holds an incomplete {}: a format was {begun}", want.id, found.kind);
-        Err(Failure::new(Code::NotBlank, text).remedy(format!(
-            "if it is not needed: wipefs -a {path} && blkdiscard -z {path}, then: node-agent run --once"
-        )))
+        Err(Failure::new(Code::NotBlank, text)
+            .remedy(format!("if it is not needed: wipefs -a {path} && blkdiscard -z {path}, then: node-agent retry")))
     }
 
     /// Whether the killed mkfs had come to its end after all: a whole filesystem is never made again. Otherwise prepares
@@ -224,7 +221,11 @@ impl MakeFilesystem<'_> {
                     found.kind,
                     found.uuid
                 );
-                Err(Failure::new(Code::NotBlank, text))
+                let (path, mount) = (self.device.path.display(), self.mount_by_hand());
+                Err(Failure::new(Code::NotBlank, text).remedy(format!(
+                    "if what is there now is not needed: wipefs -a {path} && blkdiscard -z {path}; to keep it, mount it by \
+                     hand ({mount}); then: node-agent retry"
+                )))
             }
             Verdict::Blank(_) => Ok(false),
             Verdict::Filesystem(_) if filesystem::is_whole(self.volume.want.file_system, &self.device.path).await? => {
@@ -243,26 +244,52 @@ impl MakeFilesystem<'_> {
         if intent.size == self.device.size && intent.file_system == kind {
             return Ok(());
         }
-        Err(Failure::new(
-            Code::NotBlank,
-            format!(
-                "an {} format of volume {} with {} bytes was begun at {}, but {} now has {} bytes and {kind} is configured",
-                intent.file_system,
-                self.volume.want.id,
-                intent.size,
-                intent.at,
-                self.device.path.display(),
-                self.device.size,
-            ),
+        let (path, mount) = (self.device.path.display(), self.mount_by_hand());
+        let text = format!(
+            "an {} format of volume {} with {} bytes was begun at {}, but {path} now has {} bytes and {kind} is configured",
+            intent.file_system, self.volume.want.id, intent.size, intent.at, self.device.size,
+        );
+        // Wiping is not enough: what was begun is over once something is mounted.
+        Err(Failure::new(Code::NotBlank, text).remedy(format!(
+            "set file_system back to \"{}\" if that is what changed; or, if nothing on the disk is needed: wipefs -a {path} && \
+             mkfs.{kind} {path} && {mount}; then: node-agent retry",
+            intent.file_system
+        )))
+    }
+
+    fn mount_by_hand(&self) -> String {
+        let place = self.volume.want.mount_path.display();
+        format!("mkdir -p {place} && mount {} {place}", self.device.path.display())
+    }
+
+    fn wrong_filesystem(&self, found: &Found) -> Failure {
+        let want = self.volume.want;
+        let (id, path, kind) = (&want.id, self.device.path.display(), &found.kind);
+        let text =
+            format!("volume {id} ({path}) holds {kind} (UUID {}), configured is {}", found.uuid, want.file_system);
+        let failure = Failure::new(Code::WrongFilesystem, text);
+        if ["xfs", "ext4"].contains(&kind.as_str()) {
+            return failure.remedy(format!(
+                "set file_system = \"{kind}\" for {id}, or correct volume.id; the agent never converts or overwrites; then: \
+                 node-agent retry"
+            ));
+        }
+        failure.remedy(format!(
+            "correct volume.id; only if what is on {path} is not needed: wipefs -a {path} && blkdiscard -z {path}; then: \
+             node-agent retry"
         ))
     }
 
     fn not_blank(&self, reason: &str, evidence: &Evidence) -> Failure {
         let path = self.device.path.display();
-        Failure::new(Code::NotBlank, format!("volume {} ({path}) is not touched: {reason} ({evidence})", self.volume.want.id))
-            .remedy(format!(
-                "find out what is on {path}; only if it is not needed: wipefs -a {path} && blkdiscard -z {path}, then: node-agent run --once"
-            ))
+        Failure::new(
+            Code::NotBlank,
+            format!("volume {} ({path}) is not touched: {reason} ({evidence})", self.volume.want.id),
+        )
+        .remedy(format!(
+            "see what is on {path} and who uses it (lsblk -o +FSTYPE,RO {path}); only if it is not needed: wipefs -a {path} && \
+                 blkdiscard -z {path}, then: node-agent retry"
+        ))
     }
 
     /// mkfs is there, or is installed where the configuration says so.
@@ -274,7 +301,7 @@ impl MakeFilesystem<'_> {
         };
         if !self.volume.want.install_tools {
             return Err(missing.remedy(format!(
-                "install {} in the image, or set install_tools = true, then: node-agent run --once",
+                "install {}, here and in the image, or set install_tools = true, then: node-agent retry",
                 filesystem::package(kind)
             )));
         }

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::io;
 use std::time::Duration;
 
+use crate::config::FileSystemType;
 use crate::failure::Failure;
 use crate::host::device::Device;
 use crate::host::resize::{self, Extent};
@@ -102,8 +103,12 @@ impl Grow<'_> {
             Some(nix::errno::Errno::EPERM) => " (online resize needs CAP_SYS_RESOURCE and a filesystem without errors)",
             _ => "",
         };
+        let by_hand = match want.file_system {
+            FileSystemType::Xfs => format!("xfs_growfs {}", want.mount_path.display()),
+            FileSystemType::Ext4 => format!("resize2fs {}", self.device.path.display()),
+        };
         let text = format!(
-            "{} on {} was not grown: {what}: {error}{hint}; the data is fine, grow it by hand",
+            "{} on {} was not grown: {what}: {error}{hint}; the data is fine, grow it by hand: {by_hand}",
             want.file_system,
             want.mount_path.display(),
         );

@@ -102,7 +102,12 @@ impl Step for RightNode<'_> {
                     self.node.instance_id,
                     addresses.join(", ")
                 );
-                return Err(Failure::new(Code::WrongNode, text));
+                return Err(Failure::new(Code::WrongNode, text).remedy(format!(
+                    "this instance must not take that node's data: attach the node's network interface (aws ec2 \
+                     attach-network-interface --network-interface-id ENI --instance-id {} --device-index 1), or correct \
+                     node.ip; then: node-agent retry",
+                    self.node.instance_id
+                )));
             }
         }
         self.launch.standing().await.map(Observed::Done)

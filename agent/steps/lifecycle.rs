@@ -267,7 +267,7 @@ impl Complete<'_> {
             LifecycleState::InService => {
                 let text = format!("{} was not taken: {message}; {instance} is InService", self.result);
                 Err(Failure::new(Code::ApiRefused, text)
-                    .remedy("terminate the instance by hand if it is to be replaced"))
+                    .remedy("if it is to be replaced: aws autoscaling terminate-instance-in-auto-scaling-group --instance-id INSTANCE --no-should-decrement-desired-capacity"))
             }
         }
     }

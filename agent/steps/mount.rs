@@ -53,10 +53,14 @@ impl Step for MountVolume<'_> {
     async fn observe(&self) -> Result<Observed<()>, Failure> {
         let path = &self.volume.want.mount_path;
         match self.mounted()? {
-            Some(mounted) if mounted.device != self.device.number => Err(Failure::new(
-                Code::MountPointTaken,
-                format!("{} ({}) is mounted at {} already", mounted.source, mounted.kind, path.display()),
-            )),
+            Some(mounted) if mounted.device != self.device.number => {
+                let place = path.display();
+                let text = format!("{} ({}) is mounted at {place} already", mounted.source, mounted.kind);
+                Err(Failure::new(Code::MountPointTaken, text).remedy(format!(
+                    "if that is not needed there: umount {place}, and take it out of /etc/fstab; or set another mount_path; \
+                     then: node-agent retry"
+                )))
+            }
             // Mounted as it was decided then; the other disk may have gone since.
             Some(_) if self.is_in_fstab(false)? || self.is_in_fstab(true)? => Ok(Observed::Done(())),
             Some(_) => Ok(Observed::Todo(format!("{} is mounted, but fstab lacks its line", path.display()))),
@@ -83,7 +87,7 @@ impl Step for MountVolume<'_> {
                 let failure = Failure::new(Code::MountFailed, what);
                 let failure = match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
                     Errno::EINVAL => failure.remedy(format!(
-                        "check mount_options ({}) and the kernel's log, then: node-agent run --once",
+                        "check mount_options ({}) and see dmesg, then: node-agent retry",
                         options.join(",")
                     )),
                     _ => failure,
@@ -182,7 +186,7 @@ impl MountVolume<'_> {
             Ok(meta) if !meta.is_dir() => taken("is no directory"),
             Ok(_) => {
                 let first = fs::read_dir(path).and_then(|mut entries| entries.next().transpose());
-                match first.named(path.display())? {
+                match first.named(format_args!("reading {}", path.display()))? {
                     Some(entry) => taken(&format!(
                         "is not empty: it has {}, which the mount would hide",
                         entry.file_name().display()
@@ -193,7 +197,7 @@ impl MountVolume<'_> {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 fs::create_dir_all(path).named(format_args!("making the mount point {}", path.display()))
             }
-            Err(error) => Err(Failure::io(path.display(), error)),
+            Err(error) => Err(Failure::io(format_args!("looking at {}", path.display()), error)),
         }
     }
 }

@@ -50,7 +50,7 @@ impl Step for Own<'_> {
     async fn observe(&self) -> Result<Observed<()>, Failure> {
         let (user, group) = self.wanted()?;
         let path = &self.volume.want.mount_path;
-        let meta = fs::metadata(path).named(path.display())?;
+        let meta = fs::metadata(path).named(format_args!("looking at {}", path.display()))?;
         let differs = user.is_some_and(|user| user != meta.uid()) || group.is_some_and(|group| group != meta.gid());
         if differs {
             return Ok(Observed::Todo(format!("{} belongs to {}:{}", path.display(), meta.uid(), meta.gid())));

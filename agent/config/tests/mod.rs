@@ -1,6 +1,7 @@
 //! The configuration as its user meets it: text in, settings or mistakes out.
 #![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
+mod json_schema;
 mod mistakes;
 mod properties;
 mod settings;
@@ -14,9 +15,13 @@ fn text(name: &str, text: &str) -> Text {
     Text { name: name.to_owned(), text: text.to_owned() }
 }
 
-/// Loads one text, offline.
+/// Loads one text, offline. What is accepted must be so by the JSON Schema too, whatever a test is about.
 fn offline(toml: &str) -> Result<Config, Mistakes> {
-    load(text("config.toml", toml), None, Scope::Offline)
+    let loaded = load(text("config.toml", toml), None, Scope::Offline);
+    if loaded.is_ok() {
+        json_schema::validate(toml).unwrap();
+    }
+    loaded
 }
 
 /// Loads a text with an override, offline.

@@ -9,7 +9,12 @@ use crate::config::script::{self, Definition};
 /// Settings, or mistakes each of which points into its text.
 fn ends_well(main: &str, over: Option<&str>) {
     let loaded = load(text("main", main), over.map(|over| text("over", over)), Scope::Offline);
-    let Err(mistakes) = loaded else { return };
+    let Err(mistakes) = loaded else {
+        if over.is_none() {
+            json_schema::validate(main).unwrap();
+        }
+        return;
+    };
     assert!(!mistakes.is_empty());
     for mistake in &mistakes {
         let source = if mistake.source == "main" { main } else { over.unwrap_or_default() };

@@ -70,7 +70,10 @@ fn account(given: &Given<'_, &str>, database: Database, scope: Scope) -> Result<
         Ok(true) => Ok(Account::Name(text.to_owned())),
         Ok(false) => Err(spot.mistake(
             format_args!("there is no {kind} {} on this host", Quoted(text)),
-            format_args!("create the {kind} before the agent starts, or write its number"),
+            format_args!(
+                "create the {kind} before the agent starts ({kind}add --system {}), or write its number",
+                Quoted(text)
+            ),
         )),
         Err(errno) => Err(spot.mistake(
             format_args!("the {kind} {} cannot be looked up: {}", Quoted(text), errno.desc()),

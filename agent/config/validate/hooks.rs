@@ -70,7 +70,7 @@ fn local(text: &str, spot: &Spot<'_>) -> Result<PathBuf, Reported> {
     if text.contains("://") {
         let shown = crate::config::model::without_secrets(text);
         let what = format_args!("{} is no path on this host", Quoted(&shown));
-        return Err(spot.write(what, "script_source for what is fetched"));
+        return Err(spot.write(what, "script_source in its place, for what is fetched"));
     }
     path::absolute(text, Trailing::Refused, spot)
 }

@@ -33,7 +33,8 @@ pub(super) fn source(text: &str, spot: &Spot<'_>) -> Result<Source, Reported> {
         },
         "http" => {
             let secure = without_secrets(&format!("https://{rest}"));
-            Err(spot.write(format_args!("{shown} can be changed on its way"), Quoted(&secure)))
+            Err(spot
+                .write(format_args!("{shown} is not encrypted, so that it can be changed on its way"), Quoted(&secure)))
         }
         _ if ["s3", "https", "file"].contains(&scheme.to_lowercase().as_str()) => {
             let right = without_secrets(&format!("{}://{rest}", scheme.to_lowercase()));

@@ -40,7 +40,7 @@ fn path() -> Result<PathBuf, Failure> {
     match fs::canonicalize(PATH) {
         Ok(path) => Ok(path),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(PATH.into()),
-        Err(error) => Err(Failure::io(PATH, error)),
+        Err(error) => Err(Failure::io(format_args!("following {PATH}"), error)),
     }
 }
 

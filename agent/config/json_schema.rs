@@ -1,0 +1,131 @@
+//! The configuration's JSON Schema (draft 2020-12), made from what [`schema`] declares: editors complete and check by it.
+//!
+//! It refuses nothing that the agent accepts, and leaves to the agent what a schema cannot say: does the account exist, do
+//! two volumes share a mount path? It is not for the override, in which anything may be left out.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::schema::{self, Key, Kind, Literal, Presence, Shape, Table};
+
+/// The schema.
+pub fn document() -> Value {
+    let root = &schema::root::TABLE;
+    let below = schema::TABLES.iter().map(|table| (table.name.to_owned(), below(table)));
+    let required: Vec<_> =
+        schema::TABLES.iter().filter(|table| table.shape == Shape::Required).map(|table| table.name).collect();
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "node-agent's configuration",
+        "type": "object",
+        "properties": properties(root).into_iter().chain(below).collect::<Map<_, _>>(),
+        "additionalProperties": false,
+        // Where the user data holds the settings, nothing else stands in the file.
+        "if": { "required": [schema::root::SOURCE.name] },
+        "then": { "maxProperties": 1 },
+        "else": { "required": required },
+        "dependentRequired": { schema::lifecycle::TABLE.name: [schema::hooks::TABLE.name] },
+    })
+}
+
+/// What stands under a table's name.
+fn below(table: &Table) -> Value {
+    let mut object = json!({
+        "type": "object",
+        "description": table.doc(),
+        "properties": properties(table),
+        "additionalProperties": false,
+    });
+    let required = table.keys.iter().filter(|key| key.presence == Presence::Required);
+    let required: Vec<_> = required.map(|key| key.name).collect();
+    if !required.is_empty() {
+        object["required"] = json!(required);
+    }
+    if !table.one_of.is_empty() {
+        object["oneOf"] = json!(alternatives(table));
+    }
+    match table.shape {
+        Shape::Each { .. } => json!({ "type": "array", "description": table.doc(), "items": object }),
+        Shape::Root | Shape::Required | Shape::Optional => object,
+    }
+}
+
+/// The choices of which exactly one is made; two keys that may stand together are one choice.
+fn alternatives(table: &Table) -> Vec<Value> {
+    let given = |name: &str| json!({ "required": [name] });
+    let pair = table.pair.unwrap_or_default();
+    let alone = table.one_of.iter().filter(|name| !pair.contains(name)).map(|name| given(name));
+    alone.chain(table.pair.map(|pair| json!({ "anyOf": pair.map(given) }))).collect()
+}
+
+fn properties(table: &Table) -> Map<String, Value> {
+    table.keys.iter().map(|key| (key.name.to_owned(), property(key))).collect()
+}
+
+fn property(key: &Key) -> Value {
+    let mut property = values(key.kind);
+    property["description"] = json!(key.doc());
+    if let Presence::Default(literal) = key.presence {
+        property["default"] = match literal {
+            Literal::Text(text) => json!(text),
+            Literal::Flag(flag) => json!(flag),
+            Literal::EmptyList => json!([]),
+        };
+    }
+    if let Some(example) = example(key) {
+        property["examples"] = json!([example]);
+    }
+    property
+}
+
+/// The declared example, unless it only stands for a value.
+fn example(key: &Key) -> Option<Value> {
+    if matches!(key.kind, Kind::Secret | Kind::Sha256) {
+        return None;
+    }
+    let table: BTreeMap<String, Value> = toml::from_str(&format!("example = {}", key.example)).ok()?;
+    table.into_values().next()
+}
+
+/// The control characters, for a pattern's brackets.
+const CONTROL: &str = r"\u0000-\u001f\u007f-\u009f";
+
+/// humantime's units of time.
+const UNITS: &str = "nanos|nsec|ns|usec|us|µs|millis|msec|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d|\
+weeks?|wks?|w|months?|M|years?|yrs?|y";
+
+/// What the values of a kind are. The patterns keep to what ECMA-262 and Rust's regex crate read alike.
+fn values(kind: Kind) -> Value {
+    let text = |pattern: &str| json!({ "type": "string", "pattern": pattern });
+    match kind {
+        Kind::Text => text(&format!(r"^[^{CONTROL}]*[^\s{CONTROL}][^{CONTROL}]*$")),
+        Kind::Secret => json!({ "type": "string" }),
+        Kind::VolumeId => text("^vol-([0-9a-f]{8}|[0-9a-f]{17})$"),
+        Kind::DeviceName => text("^/dev/(sd|xvd|hd)[a-z]{1,2}[0-9]{0,2}$"),
+        Kind::Function => text("^[A-Za-z_][A-Za-z0-9_.:-]*$"),
+        Kind::Duration => text(&format!(r"^\s*([0-9][0-9\s]*(\.[0-9\s]+)?({UNITS})\s*)+$")),
+        Kind::Flag => json!({ "type": "boolean" }),
+        Kind::Choice(words) => json!({ "enum": words }),
+        Kind::List => json!({ "type": "array", "items": text(&format!(r#"^[^\s,"'\\{CONTROL}]+$"#)) }),
+        // The highest number is chown(2)'s "leave it".
+        Kind::Account => json!({ "anyOf": [
+            text(&format!(r"^[^\s:/{CONTROL}]+$")),
+            { "type": "integer", "minimum": 0, "maximum": u32::MAX - 1 },
+        ] }),
+        Kind::Mode => text("^0*[0-7]{1,4}$"),
+        Kind::Sha256 => text("^[0-9A-Fa-f]{64}$"),
+        // No part is empty or one or two dots.
+        Kind::Path => {
+            let rest = format!("[^/{CONTROL}]");
+            text(&format!(r"^(/([^./{CONTROL}]{rest}*|\.[^./{CONTROL}]{rest}*|\.\.{rest}+))+/*$"))
+        }
+        // A format binds only those who choose to check it.
+        Kind::Ip => json!({
+            "type": "string",
+            "pattern": r"^[0-9A-Fa-f:.]+$",
+            "anyOf": [{ "format": "ipv4" }, { "format": "ipv6" }],
+        }),
+        Kind::Url => text(&format!("^(s3|https|file)://[^{CONTROL}]+$")),
+    }
+}
