@@ -15,7 +15,7 @@ use crate::failure::{Code, Failure, Named};
 use crate::host::{self, blank};
 use crate::journal::{self, Journal};
 use crate::lock::Lock;
-use crate::log::{self, Format};
+use crate::log::{self, Format, Level};
 use crate::settings;
 use crate::step::Stopped;
 use crate::steps::fetch::prepare_scratch;
@@ -87,7 +87,7 @@ impl Cli {
             Command::ReadBlank => match blank::read_stdin() {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
-                    eprintln!("{error}");
+                    log::say(Level::Error, &error.to_string());
                     ExitCode::FAILURE
                 }
             },
@@ -152,6 +152,9 @@ fn stop_signal() -> Result<watch::Receiver<bool>, Failure> {
     let (sender, receiver) = watch::channel(false);
     let mut terminate = signal(SignalKind::terminate()).named("waiting for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).named("waiting for SIGINT")?;
+    // That the terminal goes away is no reason to stop. Handled instead of ignored, because children inherit the latter; the
+    // handler stays.
+    drop(signal(SignalKind::hangup()).named("handling SIGHUP")?);
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -168,19 +171,25 @@ fn stop_signal() -> Result<watch::Receiver<bool>, Failure> {
 /// The last line of every run, and the exit code.
 fn finish(result: Result<(), Ended>) -> ExitCode {
     let Err(Ended { step, failure }) = result else {
-        eprintln!("node-agent: result=done");
+        let last = "node-agent: result=done";
+        log::last_words(Level::Info, last, last);
         return ExitCode::SUCCESS;
     };
     let message = failure.to_string();
     if message.contains('\n') {
-        eprintln!("{message}");
+        log::say(Level::Error, &message);
     }
     let reason = message.lines().next().unwrap_or_default();
-    eprintln!(
-        "node-agent: result=failed step={} code={} reason={reason:?} remedy={:?}",
-        step.unwrap_or("start"),
-        failure.code.name(),
-        failure.what_to_do(),
-    );
+    // What a hook printed may be secret, and the console is not.
+    let public = reason.split("; its last lines: ").next().unwrap_or_default();
+    let last = |reason: &str| {
+        format!(
+            "node-agent: result=failed step={} code={} reason={reason:?} remedy={:?}",
+            step.unwrap_or("start"),
+            failure.code.name(),
+            failure.what_to_do(),
+        )
+    };
+    log::last_words(Level::Error, &last(reason), &last(public));
     ExitCode::from(failure.class().exit_code())
 }

@@ -1,0 +1,325 @@
+//! Live progress on a terminal: what is done is ticked off, what is under way shows its clock and what it is at, and all that
+//! is said scrolls by above.
+//!
+//! ```text
+//! ✓ identity      41ms
+//! ✓ attach        4.1s            vol-0123456789abcdef0
+//!   filesystem vol-0123456789abcdef0: formatted /dev/nvme1n1 as xfs
+//! ⠹ filesystem    1s of 30m       vol-0123456789abcdef0  the disk is blank: …
+//! ```
+//!
+//! Not by the crate indicatif: what it prints above its bars ends in blanks up to the terminal's edge instead of a newline,
+//! so that copied or resized it is one long line, and it panics or hoards what it cannot write once the terminal is gone.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use console::{Term, truncate_str};
+use serde::de::value::Error as Unknown;
+use serde::de::{Deserialize, IntoDeserializer};
+
+use super::text::{CYAN, DIM, GREEN, PLAIN, RED, YELLOW, on_terminal};
+use super::{Kind, Level, Line, Sink};
+use crate::step::{StepName, rough};
+
+/// Between two redraws.
+const FRAME: Duration = Duration::from_millis(125);
+
+/// `health-check`
+const STEP_WIDTH: usize = 12;
+/// `12m 34s of 30m`
+const TIME_WIDTH: usize = 14;
+
+/// What is on the screen.
+pub(super) struct Live {
+    terminal: Term,
+    look: Look,
+    /// What is under way, and what is done but may go on (some steps have several parts).
+    steps: BTreeMap<(StepName, Option<String>), Shown>,
+    /// To be printed above with the next redraw.
+    above: String,
+    /// How many rows at the bottom are redrawn.
+    rows: usize,
+    painted: Option<Instant>,
+    /// A thread redraws.
+    animated: bool,
+}
+
+struct Shown {
+    /// By the parts before.
+    spent: Duration,
+    now: Now,
+}
+
+enum Now {
+    AtWork { began: SystemTime, allowed: Option<Duration>, doing: String, waits: bool },
+    Done { had_to_act: bool },
+}
+
+impl Live {
+    /// If the standard error is a terminal that can move its cursor.
+    pub(super) fn if_possible() -> Option<Self> {
+        let term = std::env::var("TERM").unwrap_or_default();
+        if !io::stderr().is_terminal() || matches!(term.as_str(), "" | "dumb") {
+            return None;
+        }
+        Some(Live {
+            terminal: Term::stderr(),
+            look: Look::new(),
+            steps: BTreeMap::new(),
+            above: String::new(),
+            rows: 0,
+            painted: None,
+            animated: false,
+        })
+    }
+
+    pub(super) fn take(&mut self, line: &Line) {
+        let step = line.step.as_deref().and_then(step_name);
+        match (line.kind, step) {
+            (Kind::Begin | Kind::Start | Kind::Wait, Some(step)) => self.at_work(step, line),
+            (Kind::Done, Some(step)) => self.done(step, line),
+            (Kind::Failed, Some(step)) => self.failed(step, line),
+            _ => self.above += &self.look.said(line),
+        }
+        self.refresh();
+    }
+
+    /// What is done stays, what is under way goes.
+    pub(super) fn finish(&mut self) {
+        self.settle(|_| true);
+        self.steps.clear();
+        self.paint();
+    }
+
+    fn at_work(&mut self, step: StepName, line: &Line) {
+        self.settle(|before| before < step);
+        let key = (step, line.volume.clone());
+        let (spent, began) = match self.steps.remove(&key) {
+            Some(Shown { spent, now: Now::AtWork { began, .. } }) => (spent, began),
+            Some(Shown { spent, .. }) => (spent, time(line)),
+            None => (Duration::ZERO, time(line)),
+        };
+        let doing = if line.kind == Kind::Begin { String::new() } else { gist(&line.message) };
+        let allowed = line.allowed_ms.map(Duration::from_millis);
+        let now = Now::AtWork { began, allowed, doing, waits: line.kind == Kind::Wait };
+        self.steps.insert(key, Shown { spent, now });
+    }
+
+    fn done(&mut self, step: StepName, line: &Line) {
+        let spent = self.ended(step, line);
+        let had_to_act = line.attempt != Some(0);
+        self.steps.insert((step, line.volume.clone()), Shown { spent, now: Now::Done { had_to_act } });
+    }
+
+    fn failed(&mut self, step: StepName, line: &Line) {
+        let spent = self.ended(step, line);
+        self.settle(|before| before < step);
+        let why = on_terminal(&line.message);
+        // The time stands in its column.
+        let why = why.strip_prefix("failed (").and_then(|rest| rest.split_once("): ")).map_or(&*why, |(_, why)| why);
+        let cross = self.look.tint(RED, self.look.cross);
+        self.above += &row(&cross, step, &rough(spent), line.volume.as_deref(), why);
+        self.above.push('\n');
+    }
+
+    /// How long the step was at work, now that it is not any more.
+    fn ended(&mut self, step: StepName, line: &Line) -> Duration {
+        match self.steps.remove(&(step, line.volume.clone())) {
+            Some(Shown { spent, now: Now::AtWork { began, .. } }) => {
+                spent + time(line).duration_since(began).unwrap_or_default()
+            }
+            Some(Shown { spent, .. }) => spent,
+            None => Duration::ZERO,
+        }
+    }
+
+    /// Moves what is done and has no further part above, in the order of the sequence.
+    fn settle(&mut self, settled: impl Fn(StepName) -> bool) {
+        let look = &self.look;
+        let above = &mut self.above;
+        self.steps.retain(|(step, volume), shown| {
+            let keep = matches!(shown.now, Now::AtWork { .. }) || !settled(*step);
+            if !keep {
+                *above += &look.shown(*step, volume.as_deref(), shown);
+                above.push('\n');
+            }
+            keep
+        });
+    }
+
+    fn is_busy(&self) -> bool {
+        self.steps.values().any(|shown| matches!(shown.now, Now::AtWork { .. }))
+    }
+
+    /// Redraws now, or with the next frame: however much is said, the screen stays calm.
+    fn refresh(&mut self) {
+        let due = self.painted.is_none_or(|at| at.elapsed() >= FRAME);
+        if due {
+            self.paint();
+        }
+        if !self.animated && (!due || self.is_busy()) {
+            self.animated = thread::Builder::new().name("progress".to_owned()).spawn(animate).is_ok();
+            if !self.animated {
+                self.paint();
+            }
+        }
+    }
+
+    fn paint(&mut self) {
+        let (height, width) = self.terminal.size();
+        let mut rows: Vec<_> = self
+            .steps
+            .iter()
+            .map(|((step, volume), shown)| self.look.shown(*step, volume.as_deref(), shown))
+            // A row that reached the edge would wrap on some terminals.
+            .map(|row| truncate_str(&row, usize::from(width).saturating_sub(1), self.look.cut).into_owned())
+            .collect();
+        rows.truncate(usize::from(height).saturating_sub(1));
+        self.painted = Some(Instant::now());
+        if rows.is_empty() && self.rows == 0 && self.above.is_empty() {
+            return;
+        }
+        // One write, so that no state between shows. ECMA-48: CUU, ED to the end of the screen, EL to the end of the row.
+        let mut frame = String::from("\r");
+        if self.rows > 1 {
+            // Writing to a String cannot fail.
+            let _ = write!(frame, "\x1b[{}A", self.rows - 1);
+        }
+        if !self.above.is_empty() {
+            frame += "\x1b[J";
+            frame.push_str(&std::mem::take(&mut self.above));
+        }
+        self.rows = rows.len();
+        frame += &rows.join("\x1b[K\n");
+        frame += "\x1b[J";
+        super::write(&frame);
+    }
+}
+
+/// Redraws while something is under way.
+fn animate() {
+    loop {
+        thread::sleep(FRAME);
+        let mut sink = super::sink();
+        let Sink::Live(live) = &mut *sink else { return };
+        live.paint();
+        live.animated = live.is_busy();
+        if !live.animated {
+            return;
+        }
+    }
+}
+
+/// Colours, and signs that the terminal's character set has.
+struct Look {
+    colours: bool,
+    spinner: &'static [&'static str],
+    tick: &'static str,
+    cross: &'static str,
+    cut: &'static str,
+}
+
+impl Look {
+    fn new() -> Self {
+        let colours = super::colours();
+        // locale(7): the first that is set counts.
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(|name| std::env::var(name).ok());
+        let locale = locale.into_iter().find(|value| !value.is_empty()).unwrap_or_default().to_uppercase();
+        if locale.contains("UTF-8") || locale.contains("UTF8") {
+            let spinner = &["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"];
+            Look { colours, spinner, tick: "✓", cross: "✗", cut: "…" }
+        } else {
+            Look { colours, spinner: &["|", "/", "-", "\\"], tick: "+", cross: "x", cut: "..." }
+        }
+    }
+
+    fn tint(&self, colour: &str, text: &str) -> String {
+        if self.colours { format!("{colour}{text}{PLAIN}") } else { text.to_owned() }
+    }
+
+    /// A step's row.
+    fn shown(&self, step: StepName, volume: Option<&str>, shown: &Shown) -> String {
+        match &shown.now {
+            Now::Done { had_to_act } => {
+                let how = if *had_to_act { String::new() } else { self.tint(DIM, "already so") };
+                row(&self.tint(GREEN, self.tick), step, &rough(shown.spent), volume, &how)
+            }
+            Now::AtWork { began, allowed, doing, waits } => {
+                let elapsed = SystemTime::now().duration_since(*began).unwrap_or_default();
+                let frame = elapsed.as_millis() / FRAME.as_millis() % self.spinner.len() as u128;
+                let sign = self.spinner[usize::try_from(frame).unwrap_or_default()];
+                let of = allowed.map(|allowed| format!(" of {}", rough(allowed))).unwrap_or_default();
+                let time = humantime::format_duration(Duration::from_secs(elapsed.as_secs()));
+                let doing = self.tint(if *waits { YELLOW } else { DIM }, doing);
+                row(&self.tint(CYAN, sign), step, &format!("{time}{of}"), volume, &doing)
+            }
+        }
+    }
+
+    /// A line that is no step's row.
+    fn said(&self, line: &Line) -> String {
+        let (place, message) = (line.place(), on_terminal(&line.message));
+        match (line.kind, line.level) {
+            (Kind::Output, _) => format!("  {} {message}\n", self.tint(DIM, "|")),
+            (_, Level::Error) => format!("{} {place}{message}\n", self.tint(RED, self.cross)),
+            (_, Level::Warning) => format!("{} {place}{message}\n", self.tint(YELLOW, "!")),
+            (_, Level::Info) => format!("  {place}{message}\n"),
+            (_, Level::Debug) => format!("  {}\n", self.tint(DIM, &format!("{place}{message}"))),
+        }
+    }
+}
+
+fn row(sign: &str, step: StepName, time: &str, volume: Option<&str>, rest: &str) -> String {
+    let mut row = format!("{sign} {:STEP_WIDTH$}  {time:TIME_WIDTH$}", step.as_str());
+    for part in [volume.unwrap_or_default(), rest] {
+        if !part.is_empty() {
+            row += "  ";
+            row += part;
+        }
+    }
+    row.truncate(row.trim_end().len());
+    row
+}
+
+/// What a step is at, on one row: attempt and deadline have their own place.
+fn gist(message: &str) -> String {
+    let message = message.strip_prefix("start: ").or_else(|| message.strip_prefix("wait: ")).unwrap_or(message);
+    let message = message.rsplit_once(" (attempt ").map_or(message, |(gist, _)| gist);
+    on_terminal(message).replace(['\n', '\t'], " ")
+}
+
+fn time(line: &Line) -> SystemTime {
+    humantime::parse_rfc3339(&line.time).unwrap_or_else(|_| SystemTime::now())
+}
+
+fn step_name(name: &str) -> Option<StepName> {
+    let step: Result<StepName, Unknown> = StepName::deserialize(name.into_deserializer());
+    step.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_shows_only_the_gist_of_what_a_step_is_at() {
+        let wait = "wait: vol-0abc is held by i-0 (running) (attempt 3, 12s of 30m, again in 2s)";
+        assert_eq!(gist(wait), "vol-0abc is held by i-0 (running)");
+        assert_eq!(gist("start: make\nxfs (attempt 1, deadline 30m)"), "make xfs");
+        assert_eq!(gist("something else"), "something else");
+    }
+
+    #[test]
+    fn rows_stand_in_columns() {
+        assert_eq!(row("+", StepName::Identity, "41ms", None, ""), "+ identity      41ms");
+        let volume = Some("vol-0abc");
+        assert_eq!(
+            row("/", StepName::HealthCheck, "12m 34s of 30m", volume, "held"),
+            "/ health-check  12m 34s of 30m  vol-0abc  held"
+        );
+    }
+}

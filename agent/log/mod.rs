@@ -1,0 +1,380 @@
+//! What people and machines see of a run.
+//!
+//! Every event of the agent becomes a [`Line`], which goes to this process's one sink (text, JSON, systemd's journal or
+//! live progress on a terminal) and to those who [`follow`]. Nothing here fails or panics: a terminal that goes away and
+//! a closed pipe are no reason to leave a node half made, so errors of writing are ignored.
+
+mod journal;
+mod live;
+mod text;
+
+use std::fmt::{self, Write as _};
+use std::fs::OpenOptions;
+use std::io::{self, IsTerminal, Write as _};
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::SystemTime;
+
+use clap::ValueEnum;
+use nix::fcntl::OFlag;
+use serde::de::IntoDeserializer;
+use serde::de::value::Error as Unknown;
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+
+use journal::Journal;
+use live::Live;
+use text::Text;
+
+/// `--log-format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people: lines, live progress on a terminal, entries with fields in systemd's journal.
+    Text,
+    /// One JSON object a line, for log shippers.
+    Json,
+}
+
+/// One thing that happened, as people and machines see it. In JSON the fields have these names; those that are absent are
+/// left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    /// RFC 3339, UTC, with milliseconds.
+    pub time: String,
+    /// How bad it is.
+    pub level: Level,
+    /// The step, as [`crate::step::StepName::as_str`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    /// The id of the volume it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<String>,
+    /// What becomes of the step.
+    pub kind: Kind,
+    /// How often the step was tried so far; 0 where nothing was to be done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// How long the step may take, from its beginning, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_ms: Option<u64>,
+    /// What happened, with whatever else the event says as ` name=value`.
+    pub message: String,
+}
+
+/// How bad it is, worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Something failed.
+    Error,
+    /// Somebody should look at it.
+    Warning,
+    /// The course of things.
+    Info,
+    /// What the agent asks and runs; with `-v`.
+    Debug,
+}
+
+/// What a line says of its step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Nothing: something worth knowing.
+    #[default]
+    Note,
+    /// It looks how things are. For those who draw or follow; neither in the text nor in the JSON.
+    Begin,
+    /// It has something to do.
+    Start,
+    /// It waits.
+    Wait,
+    /// It is done.
+    Done,
+    /// It failed.
+    Failed,
+    /// A line that a hook printed.
+    Output,
+}
+
+impl Line {
+    /// A note, now.
+    pub fn note(level: Level, message: impl Into<String>) -> Self {
+        Line {
+            time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            level,
+            step: None,
+            volume: None,
+            kind: Kind::Note,
+            attempt: None,
+            allowed_ms: None,
+            message: message.into(),
+        }
+    }
+
+    fn of(event: &Event<'_>) -> Self {
+        let level = match *event.metadata().level() {
+            tracing::Level::ERROR => Level::Error,
+            tracing::Level::WARN => Level::Warning,
+            tracing::Level::INFO => Level::Info,
+            _ => Level::Debug,
+        };
+        let mut fields = Fields { line: Line::note(level, ""), others: String::new() };
+        event.record(&mut fields);
+        let Fields { mut line, others } = fields;
+        line.message.push_str(&others);
+        // Of other crates' lines it is not plain what they are about.
+        let target = event.metadata().target();
+        if !target.starts_with(OURS) {
+            line.message.insert_str(0, &format!("{target}: "));
+        }
+        line
+    }
+
+    /// The step and the volume, for the start of a line: `attach vol-0abc: `.
+    fn place(&self) -> String {
+        match (&self.step, &self.volume) {
+            (None, None) => String::new(),
+            (Some(one), None) | (None, Some(one)) => format!("{one}: "),
+            (Some(step), Some(volume)) => format!("{step} {volume}: "),
+        }
+    }
+}
+
+/// Fills a line with an event's fields.
+struct Fields {
+    line: Line,
+    others: String,
+}
+
+impl Visit for Fields {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "step" => self.line.step = Some(value.to_owned()),
+            "volume" => self.line.volume = Some(value.to_owned()),
+            "kind" => {
+                let kind: Result<Kind, Unknown> = Kind::deserialize(value.into_deserializer());
+                self.line.kind = kind.unwrap_or_default();
+            }
+            _ => self.record_debug(field, &format_args!("{value}")),
+        }
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        match field.name() {
+            "attempt" => self.line.attempt = u32::try_from(value).ok(),
+            "allowed_ms" => self.line.allowed_ms = Some(value),
+            _ => self.record_debug(field, &value),
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        // Writing to a String cannot fail.
+        let _ = match field.name() {
+            "message" => write!(self.line.message, "{value:?}"),
+            name => write!(self.others, " {name}={value:?}"),
+        };
+    }
+}
+
+/// The crate, as the start of its events' targets.
+const OURS: &str = "node_agent";
+
+/// Where this process's lines go.
+enum Sink {
+    Text(Text),
+    Json,
+    Journal(Journal),
+    Live(Live),
+}
+
+impl Sink {
+    fn choose(format: Format) -> Self {
+        match format {
+            Format::Json => Sink::Json,
+            Format::Text => Journal::if_connected()
+                .map(Sink::Journal)
+                .or_else(|| Live::if_possible().map(Sink::Live))
+                .unwrap_or_else(|| Sink::Text(Text::new())),
+        }
+    }
+
+    fn take(&mut self, line: &Line) {
+        match self {
+            Sink::Live(live) => live.take(line),
+            _ if line.kind == Kind::Begin => {}
+            Sink::Text(text) => write(&text.render(line)),
+            Sink::Json => write(&json(line)),
+            Sink::Journal(journal) => journal.send(line),
+        }
+    }
+
+    /// Leaves nothing on a terminal that would still change.
+    fn finish(&mut self) {
+        if let Sink::Live(live) = self {
+            live.finish();
+        }
+    }
+}
+
+static SINK: OnceLock<Mutex<Sink>> = OnceLock::new();
+static FOLLOWERS: OnceLock<broadcast::Sender<Line>> = OnceLock::new();
+
+/// How many lines a follower may be behind before it misses some.
+const FOLLOWED: usize = 512;
+
+/// Begins to log. With `verbose`, also what the agent asks and runs. Called once, first thing.
+pub fn init(format: Format, verbose: bool) {
+    let (ours, others) =
+        if verbose { (LevelFilter::DEBUG, LevelFilter::WARN) } else { (LevelFilter::INFO, LevelFilter::ERROR) };
+    SINK.get_or_init(|| Mutex::new(Sink::choose(format)));
+    let filter = Targets::new().with_default(others).with_target(OURS, ours);
+    // Whoever called it before is served by the same sink.
+    let _ = tracing_subscriber::registry().with(filter).with(Lines).try_init();
+}
+
+/// Turns events into lines.
+struct Lines;
+
+impl<S: Subscriber> Layer<S> for Lines {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let line = Line::of(event);
+        sink().take(&line);
+        if line.level <= Level::Info
+            && let Some(followers) = FOLLOWERS.get()
+        {
+            // That nobody follows any more is no error.
+            let _ = followers.send(line);
+        }
+    }
+}
+
+/// All lines from now on, from [`Level::Info`] up and with [`Kind::Begin`]. Who is too slow misses the oldest, and is told
+/// how many.
+pub fn follow() -> broadcast::Receiver<Line> {
+    FOLLOWERS.get_or_init(|| broadcast::Sender::new(FOLLOWED)).subscribe()
+}
+
+/// Shows a line of another process as if it were this one's.
+pub fn show(line: &Line) {
+    sink().take(line);
+}
+
+/// Ends live progress: what is under way is not drawn any more.
+pub fn finish() {
+    sink().finish();
+}
+
+/// Says something that stands for itself: on the standard error as it is, in JSON and in the journal as a note.
+pub fn say(level: Level, text: &str) {
+    let mut sink = sink();
+    sink.finish();
+    match &mut *sink {
+        Sink::Text(_) | Sink::Live(_) => write(&format!("{}\n", text::on_terminal(text))),
+        Sink::Json | Sink::Journal(_) => sink.take(&Line::note(level, text)),
+    }
+}
+
+/// The last line of a run: `text` as by [`say`], and `console` on the machine's console, where somebody looks who cannot
+/// log in. The console's output can be read by all who may call ec2:GetConsoleOutput: no hook's output, nothing secret.
+pub fn last_words(level: Level, text: &str, console: &str) {
+    say(level, text);
+    // Where the standard error is a terminal, somebody is reading it.
+    if !io::stderr().is_terminal() {
+        // O_NONBLOCK: a console that nobody empties must not hold the agent up. O_NOCTTY: nor become its terminal.
+        let flags = OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
+        let device = OpenOptions::new().append(true).custom_flags(flags.bits()).open("/dev/console");
+        let _ = device.and_then(|mut device| device.write_all(format!("{console}\n").as_bytes()));
+    }
+}
+
+/// The sink; before [`init`], plain text.
+fn sink() -> MutexGuard<'static, Sink> {
+    let sink = SINK.get_or_init(|| Mutex::new(Sink::Text(Text::new())));
+    sink.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Writes to the standard error, if it is still there.
+fn write(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// One object and a newline.
+fn json(line: &Line) -> String {
+    serde_json::to_string(line).map(|object| object + "\n").unwrap_or_default()
+}
+
+/// Whether the standard error takes colours (no-color.org).
+fn colours() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_the_documented_names_in_json_and_comes_back_the_same() {
+        let line = Line {
+            time: "2026-01-02T03:04:05.678Z".to_owned(),
+            step: Some("health-check".to_owned()),
+            volume: Some("vol-0abc".to_owned()),
+            kind: Kind::Wait,
+            attempt: Some(3),
+            allowed_ms: Some(1_800_000),
+            ..Line::note(Level::Warning, "a \"quote\"\nand a second line")
+        };
+        let text = json(&line);
+        assert_eq!(
+            text,
+            "{\"time\":\"2026-01-02T03:04:05.678Z\",\"level\":\"warning\",\"step\":\"health-check\",\
+             \"volume\":\"vol-0abc\",\"kind\":\"wait\",\"attempt\":3,\"allowed_ms\":1800000,\
+             \"message\":\"a \\\"quote\\\"\\nand a second line\"}\n"
+        );
+        assert_eq!(serde_json::from_str::<Line>(&text).unwrap(), line);
+    }
+
+    #[test]
+    fn what_a_line_does_not_have_is_left_out_of_json() {
+        let text = json(&Line { time: "t".to_owned(), ..Line::note(Level::Info, "m") });
+        assert_eq!(text, "{\"time\":\"t\",\"level\":\"info\",\"kind\":\"note\",\"message\":\"m\"}\n");
+        assert_eq!(serde_json::from_str::<Line>(&text).unwrap().step, None);
+    }
+
+    #[test]
+    fn followers_get_every_field_of_an_event_and_are_told_what_they_missed() {
+        let mut followers = follow();
+        let subscriber = tracing_subscriber::registry().with(Lines);
+        tracing::subscriber::with_default(subscriber, || {
+            let volume = Some("vol-0abc");
+            let (attempt, allowed_ms) = (2_u32, 90_000_u64);
+            tracing::info!(
+                step = "attach",
+                volume,
+                kind = "begin",
+                attempt,
+                allowed_ms,
+                holder = "i-0",
+                "held by {}",
+                7
+            );
+            tracing::debug!("not for followers");
+            tracing::info!(target: "another_crate", "its own");
+        });
+        let line = followers.try_recv().unwrap();
+        assert_eq!((line.step.as_deref(), line.volume.as_deref()), (Some("attach"), Some("vol-0abc")));
+        assert_eq!((line.kind, line.attempt, line.allowed_ms), (Kind::Begin, Some(2), Some(90_000)));
+        assert_eq!(line.message, "held by 7 holder=i-0");
+        assert_eq!(followers.try_recv().unwrap().message, "another_crate: its own");
+
+        for number in 0..=FOLLOWED {
+            let _ = FOLLOWERS.get().unwrap().send(Line::note(Level::Info, number.to_string()));
+        }
+        assert_eq!(followers.try_recv(), Err(broadcast::error::TryRecvError::Lagged(1)));
+        assert_eq!(followers.try_recv().unwrap().message, "1");
+    }
+}
