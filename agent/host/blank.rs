@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom, Write as _};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::process::Stdio;
 
@@ -151,8 +151,7 @@ pub fn read_stdin() -> io::Result<()> {
     // Opening anew gives a descriptor with its own flags; the path through /proc leads to the very same device.
     let mut device = OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECT.bits()).open("/proc/self/fd/0")?;
     let size = device.seek(SeekFrom::End(0))?;
-    println!("{}", serde_json::to_string(&read_places(&device, size))?);
-    Ok(())
+    writeln!(io::stdout(), "{}", serde_json::to_string(&read_places(&device, size))?)
 }
 
 /// Reads `device` in a child process, with a watchdog.
@@ -166,6 +165,8 @@ pub async fn read(device: &Device) -> Result<Reading, Failure> {
         .stderr(Stdio::piped())
         // A child that hangs in a read cannot be killed; it is left behind and goes when the read does.
         .kill_on_drop(true)
+        // Ctrl-C and a hangup of the terminal are for the agent: a reader that they end would make the disk unreadable.
+        .process_group(0)
         .spawn()
         .named(format_args!("starting the process that reads {path}"))?;
     let unreadable = |text: String| Failure::new(Code::DeviceUnreadable, text);

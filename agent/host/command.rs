@@ -23,7 +23,10 @@ pub async fn run(program: &str, args: &[&str], device: Option<&File>) -> Result<
         None => Stdio::null(),
     };
     tracing::debug!("running {program} {}", args.join(" "));
-    let output = Command::new(program).args(args).env("LC_ALL", "C").stdin(stdin).output().await;
+    let mut command = Command::new(program);
+    // A group of its own: Ctrl-C and a hangup of the terminal are for the agent; they must not cut mkfs or e2fsck off.
+    command.args(args).env("LC_ALL", "C").stdin(stdin).process_group(0);
+    let output = command.output().await;
     output.map_err(|error| match error.kind() {
         ErrorKind::NotFound => Failure::new(Code::ToolMissing, format!("{program} is not installed")),
         _ => Failure::new(Code::ToolFailed, format!("{program} cannot be started")).because(error),

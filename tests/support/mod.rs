@@ -8,7 +8,7 @@
 use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,8 @@ pub const IP: &str = "10.0.1.10";
 pub const GROUP: &str = "kafka-node-00";
 /// The launch hook.
 pub const HOOK: &str = "kafka-node-asg-hook";
+/// The agent.
+pub const AGENT: &str = env!("CARGO_BIN_EXE_node-agent");
 /// What the simulator's https server is verified against.
 const CA: &str = "/etc/ssl/simulator.pem";
 /// A run that takes longer than this is stuck.
@@ -177,21 +179,22 @@ impl Instance {
     pub fn start_with(&self, arguments: &[&str]) -> Running {
         let log = tempfile::Builder::new().prefix("agent-").suffix(".log").tempfile_in(&self.dir).unwrap();
         let (file, path) = log.keep().unwrap();
-        let child = self
-            .machine()
-            .command(env!("CARGO_BIN_EXE_node-agent"))
+        let child = self.agent(arguments).stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap();
+        Running { child, began: Instant::now(), log: path }
+    }
+
+    /// The agent with these arguments, and nothing in its environment but the addresses of the services.
+    pub fn agent(&self, arguments: &[&str]) -> Command {
+        let mut command = self.machine().command(AGENT);
+        command
             .args(arguments)
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("SSL_CERT_FILE", CA)
             .envs(self.sim.env(&self.id))
             .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(file.try_clone().unwrap())
-            .stderr(file)
-            .spawn()
-            .unwrap();
-        Running { child, began: Instant::now(), log: path }
+            .stdin(Stdio::null());
+        command
     }
 
     /// Runs the agent to its end.

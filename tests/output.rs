@@ -1,0 +1,396 @@
+//! What people and machines see of a run, and that it goes on when nobody can see it any more.
+
+#![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::pty::{OpenptyResult, Winsize, openpty};
+use nix::unistd::setsid;
+use node_agent::log::{Kind, Line};
+use serde_json::Value;
+use support::{AGENT, Instance, World, config_with, volume_at, wait_until};
+
+const RUN: [&str; 2] = ["run", "--once"];
+const STUCK: Duration = Duration::from_mins(3);
+
+/// A node with this configure hook, its configuration in place.
+fn node(world: &World, configure: &str) -> Instance {
+    let volume = world.volume(1);
+    let node = world.launch();
+    node.write(
+        "/usr/local/lib/node/hooks.sh",
+        format!("configure_cluster_node() {{\n{configure}\n}}\nwait_for_healthy_cluster() {{ true; }}\n"),
+    );
+    node.write("/etc/node-agent/config.toml", config_with("", &[volume_at("/mydata", &volume, "xfs")], ""));
+    node
+}
+
+/// Waits for the agent's end.
+fn exit_code(mut child: Child) -> Option<i32> {
+    let began = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if began.elapsed() > STUCK {
+            child.kill().unwrap();
+            panic!("the agent is stuck");
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    child.wait().unwrap().code()
+}
+
+/// A terminal with the agent on it.
+struct Terminal {
+    seen: Arc<Mutex<Vec<u8>>>,
+    hung_up: Arc<AtomicBool>,
+    screen: JoinHandle<()>,
+    child: Child,
+}
+
+impl Terminal {
+    /// Starts the command as the leader of the terminal's session.
+    fn start(mut command: Command) -> Terminal {
+        let size = Winsize { ws_row: 30, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+        let OpenptyResult { master, slave } = openpty(&size, None).unwrap();
+        command.stdin(slave.try_clone().unwrap()).stdout(slave.try_clone().unwrap()).stderr(slave);
+        let take_terminal = || {
+            setsid()?;
+            // SAFETY: the ioctl takes an integer; descriptor 0 is the terminal.
+            match unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) } {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        };
+        // SAFETY: between fork and exec only setsid(2) and ioctl(2) are called, which are async-signal-safe.
+        unsafe { command.pre_exec(take_terminal) };
+        let child = command.spawn().unwrap();
+        // It holds the terminal open, too.
+        drop(command);
+        let (seen, hung_up) = <(Arc<Mutex<Vec<u8>>>, Arc<AtomicBool>)>::default();
+        let screen = thread::spawn({
+            let (seen, hung_up) = (seen.clone(), hung_up.clone());
+            move || show(master, &seen, &hung_up)
+        });
+        Terminal { seen, hung_up, screen, child }
+    }
+
+    fn seen(&self) -> String {
+        String::from_utf8_lossy(&self.seen.lock().unwrap()).into_owned()
+    }
+
+    fn wait_for(&self, text: &str) {
+        wait_until(|| self.seen().contains(text), || format!("{text:?} never appeared in\n{}", self.seen()));
+    }
+
+    /// Takes the terminal away, and returns the agent.
+    fn hang_up(self) -> Child {
+        self.hung_up.store(true, Ordering::Relaxed);
+        self.screen.join().unwrap();
+        self.child
+    }
+
+    /// The exit code, and everything that appeared.
+    fn end(self) -> (Option<i32>, String) {
+        let code = exit_code(self.child);
+        self.screen.join().unwrap();
+        let seen = self.seen.lock().unwrap();
+        (code, String::from_utf8_lossy(&seen).into_owned())
+    }
+}
+
+/// Reads what appears, until all others have closed the terminal (Linux answers EIO then) or it is hung up.
+fn show(terminal: OwnedFd, seen: &Mutex<Vec<u8>>, hung_up: &AtomicBool) {
+    let mut terminal = File::from(terminal);
+    let mut buffer = [0; 4096];
+    while !hung_up.load(Ordering::Relaxed) {
+        let mut ready = [PollFd::new(terminal.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut ready, PollTimeout::from(20_u8)).unwrap() == 0 {
+            continue;
+        }
+        let Ok(got @ 1..) = terminal.read(&mut buffer) else { return };
+        seen.lock().unwrap().extend_from_slice(&buffer[..got]);
+    }
+}
+
+/// The agent as on a login terminal of this type.
+fn on_terminal(node: &Instance, term: &str) -> Command {
+    let mut command = node.agent(&RUN);
+    command.env("TERM", term).env("LANG", "C.UTF-8");
+    command
+}
+
+const OUTPUT: &str = "echo a word from the hook";
+
+#[test]
+fn json_is_one_line_an_object_with_the_documented_names() {
+    let world = World::new();
+    let node = node(&world, OUTPUT);
+
+    let outcome = node.start_with(&["run", "--once", "--log-format", "json"]).end();
+
+    assert_eq!(outcome.code, Some(0), "{}", outcome.log);
+    let names = ["time", "level", "step", "volume", "kind", "attempt", "allowed_ms", "message"];
+    for line in outcome.log.lines() {
+        let object: BTreeMap<String, Value> = serde_json::from_str(line).unwrap();
+        assert!(object.keys().all(|name| names.contains(&name.as_str())), "{line}");
+    }
+    let lines: Vec<Line> = outcome.log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |step: &str, kind: Kind| lines.iter().find(|line| line.step.as_deref() == Some(step) && line.kind == kind);
+    let attached = of("attach", Kind::Start).unwrap();
+    assert_eq!((attached.attempt, attached.allowed_ms), (Some(1), Some(1_800_000)));
+    assert!(attached.volume.as_ref().is_some_and(|volume| volume.starts_with("vol-")), "{attached:?}");
+    assert!(humantime::parse_rfc3339(&attached.time).is_ok(), "{attached:?}");
+    assert_eq!(of("configure", Kind::Output).unwrap().message, "a word from the hook");
+    assert!(of("complete", Kind::Done).is_some());
+    assert!(lines.iter().all(|line| line.kind != Kind::Begin), "{}", outcome.log);
+    assert_eq!(lines.last().unwrap().message, "node-agent: result=done");
+}
+
+#[test]
+fn the_journal_gets_entries_with_fields() {
+    let world = World::new();
+    let node = node(&world, "echo a word from the hook\nfalse");
+    let journald = node
+        .machine()
+        .inside(|| {
+            fs::create_dir_all("/run/systemd/journal").unwrap();
+            UnixDatagram::bind("/run/systemd/journal/socket").unwrap()
+        })
+        .unwrap();
+    journald.set_read_timeout(Some(STUCK)).unwrap();
+    let log = world.dir().join("stderr");
+    let stderr = File::create(&log).unwrap();
+    let stat = stderr.metadata().unwrap();
+    let mut command = node.agent(&RUN);
+    command.env("JOURNAL_STREAM", format!("{}:{}", stat.dev(), stat.ino())).stderr(stderr);
+
+    let child = command.spawn().unwrap();
+    let mut entries: Vec<BTreeMap<String, String>> = Vec::new();
+    let mut datagram = vec![0; 1 << 20];
+    while !entries.iter().any(|entry| entry["MESSAGE"].starts_with("node-agent: result=")) {
+        let size = journald.recv(&mut datagram).unwrap();
+        entries.push(fields(&datagram[..size]));
+    }
+
+    assert_eq!(exit_code(child), Some(1));
+    let with = |name: &str, value: &str| {
+        let has = |entry: &&BTreeMap<String, String>| entry.get(name).is_some_and(|seen| seen == value);
+        entries.iter().filter(has).cloned().collect::<Vec<_>>()
+    };
+    let attach = with("NODE_AGENT_STEP", "attach");
+    let start = attach.iter().find(|entry| entry["NODE_AGENT_KIND"] == "start").unwrap();
+    assert_eq!(start["PRIORITY"], "6");
+    assert_eq!(start["SYSLOG_IDENTIFIER"], "node-agent");
+    assert_eq!(start["NODE_AGENT_ATTEMPT"], "1");
+    assert_eq!(start["NODE_AGENT_ALLOWED_MS"], "1800000");
+    assert!(start["MESSAGE"].starts_with(&format!("attach {}: start: ", start["NODE_AGENT_VOLUME"])), "{start:?}");
+    assert_eq!(with("NODE_AGENT_KIND", "output")[0]["MESSAGE"], "configure: | a word from the hook");
+    assert!(with("NODE_AGENT_KIND", "begin").is_empty());
+    let last = entries.last().unwrap();
+    assert!(last["MESSAGE"].contains("result=failed step=configure code=hook-failed"), "{last:?}");
+    assert_eq!(last["PRIORITY"], "3");
+    assert_eq!(fs::read_to_string(log).unwrap(), "", "nothing is said twice");
+}
+
+/// A datagram's fields, by the native protocol.
+fn fields(mut datagram: &[u8]) -> BTreeMap<String, String> {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let mut fields = BTreeMap::new();
+    while !datagram.is_empty() {
+        let end = datagram.iter().position(|byte| *byte == b'\n').unwrap();
+        let (line, rest) = (&datagram[..end], &datagram[end + 1..]);
+        if let Some(equals) = line.iter().position(|byte| *byte == b'=') {
+            fields.insert(text(&line[..equals]), text(&line[equals + 1..]));
+            datagram = rest;
+        } else {
+            let size = usize::try_from(u64::from_le_bytes(rest[..8].try_into().unwrap())).unwrap();
+            fields.insert(text(line), text(&rest[8..8 + size]));
+            datagram = &rest[8 + size + 1..];
+        }
+    }
+    fields
+}
+
+#[test]
+fn without_its_socket_the_journal_gets_lines_of_text() {
+    let world = World::new();
+    let node = node(&world, OUTPUT);
+    let log = world.dir().join("stderr");
+    let stderr = File::create(&log).unwrap();
+    let stat = stderr.metadata().unwrap();
+    let mut command = node.agent(&RUN);
+    command.env("JOURNAL_STREAM", format!("{}:{}", stat.dev(), stat.ino())).stderr(stderr);
+
+    assert_eq!(exit_code(command.spawn().unwrap()), Some(0));
+
+    let log = fs::read_to_string(log).unwrap();
+    assert!(log.contains("configure: | a word from the hook") && log.contains("complete: done"), "{log}");
+    assert!(log.trim_end().ends_with("node-agent: result=done"), "{log}");
+}
+
+#[test]
+fn a_terminal_shows_progress_and_is_left_clean() {
+    let world = World::new();
+    let node = node(&world, "printf '\\033[2Ja word from the hook\\n'; sleep 1");
+
+    let (code, seen) = Terminal::start(on_terminal(&node, "xterm-256color")).end();
+
+    assert_eq!(code, Some(0), "{seen}");
+    for text in ["\x1b[32m✓\x1b[0m identity", "\x1b[32m✓\x1b[0m attach", "\x1b[32m✓\x1b[0m complete"] {
+        // Once in what scrolls by, after having been drawn where it is redrawn.
+        assert!(seen.contains(text), "{text:?} is missing in\n{seen}");
+    }
+    assert!(seen.contains("\x1b[36m⠋\x1b[0m configure     0s of 30m"), "{seen}");
+    assert!(seen.contains("| \x1b[0m") || seen.contains("\x1b[2m|\x1b[0m a word from the hook"), "{seen}");
+    assert!(!seen.contains("\x1b[2J"), "what a hook prints does not control the terminal:\n{seen}");
+    // The last redraw leaves nothing behind, then comes the last line.
+    let (_, last) = seen.rsplit_once("\x1b[J").unwrap();
+    assert_eq!(last, "node-agent: result=done\r\n");
+}
+
+#[test]
+fn a_flood_of_output_is_all_shown_in_few_redraws() {
+    let world = World::new();
+    let node = node(&world, "for ((i = 1; i <= 5000; i++)); do echo \"line $i\"; done");
+
+    let (code, seen) = Terminal::start(on_terminal(&node, "xterm")).end();
+
+    assert_eq!(code, Some(0), "{seen}");
+    let numbers: Vec<u32> = seen
+        .lines()
+        .filter_map(|line| line.split_once(" line ").and_then(|(_, number)| number.trim().parse().ok()))
+        .collect();
+    assert_eq!(numbers, (1..=5000).collect::<Vec<_>>());
+    let redraws = seen.matches("\x1b[J").count();
+    assert!(redraws < 1000, "{redraws} redraws");
+}
+
+#[test]
+fn no_color_leaves_progress_without_colours() {
+    let world = World::new();
+    let node = node(&world, OUTPUT);
+    let mut command = on_terminal(&node, "xterm-256color");
+    command.env("NO_COLOR", "1");
+
+    let (code, seen) = Terminal::start(command).end();
+
+    assert_eq!(code, Some(0), "{seen}");
+    assert!(seen.contains("✓ complete") && seen.contains("  | a word from the hook"), "{seen}");
+    let colours = seen
+        .split("\x1b[")
+        .skip(1)
+        .filter(|rest| rest.trim_start_matches(|char: char| char.is_ascii_digit() || char == ';').starts_with('m'));
+    assert_eq!(colours.count(), 0, "{seen}");
+}
+
+#[test]
+fn a_dumb_terminal_gets_lines_of_text() {
+    let world = World::new();
+    let node = node(&world, OUTPUT);
+    let mut command = on_terminal(&node, "dumb");
+    command.env("NO_COLOR", "1");
+
+    let (code, seen) = Terminal::start(command).end();
+
+    assert_eq!(code, Some(0), "{seen}");
+    assert!(seen.contains(" configure: | a word from the hook\r\n"), "{seen}");
+    assert!(!seen.contains('\x1b'), "{seen}");
+    assert!(seen.ends_with("\r\nnode-agent: result=done\r\n"), "{seen}");
+}
+
+#[test]
+fn the_console_gets_the_last_line_without_the_hooks_output() {
+    let world = World::new();
+    let node = node(&world, "echo the password is swordfish; false");
+    node.write("/dev/console", "login: ");
+
+    let outcome = node.start_with(&RUN).end();
+
+    outcome.must_fail(1, &["| the password is swordfish", "its last lines: the password is swordfish"]);
+    let console = node.read("/dev/console");
+    assert!(
+        console.starts_with("login: node-agent: result=failed step=configure code=hook-failed reason=\"configure_cl")
+            && console.ends_with("\"\n"),
+        "{console}"
+    );
+    assert!(!console.contains("swordfish"), "{console}");
+
+    node.write("/usr/local/lib/node/hooks.sh", support::HOOKS);
+    assert_eq!(node.start_with(&RUN).end().code, Some(0));
+    assert!(node.read("/dev/console").ends_with("\nnode-agent: result=done\n"));
+}
+
+#[test]
+fn the_console_is_left_alone_by_a_run_on_a_terminal() {
+    let world = World::new();
+    let node = node(&world, OUTPUT);
+    node.write("/dev/console", "login: ");
+
+    let (code, seen) = Terminal::start(on_terminal(&node, "xterm")).end();
+
+    assert_eq!(code, Some(0), "{seen}");
+    assert_eq!(node.read("/dev/console"), "login: ");
+}
+
+#[test]
+fn a_terminal_that_goes_away_midway_does_not_end_the_run() {
+    for term in ["xterm", "dumb"] {
+        let world = World::new();
+        let wait = "echo waiting\nwhile [[ ! -e /run/go ]]; do sleep 0.05; done\necho going on";
+        let node = node(&world, wait);
+        let terminal = Terminal::start(on_terminal(&node, term));
+        terminal.wait_for("| waiting");
+
+        let child = terminal.hang_up();
+        node.write("/run/go", "");
+
+        assert_eq!(exit_code(child), Some(0), "TERM={term}");
+        assert_eq!(world.completions(), ["CONTINUE"]);
+    }
+}
+
+#[test]
+fn a_closed_or_full_standard_error_does_not_end_the_run() {
+    let closed = |node: &Instance| {
+        let mut command = node.agent(&[]);
+        // The shell closes it and becomes the agent.
+        let agent = std::mem::replace(&mut command, node.machine().command("bash"));
+        command.args(["-c", "exec \"$0\" run --once 2>&-", AGENT]).env_clear();
+        command.envs(agent.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command
+    };
+    let nobody_reads = |node: &Instance| {
+        let mut command = node.agent(&RUN);
+        let (_, writer) = io::pipe().unwrap();
+        command.stderr(writer);
+        command
+    };
+    let full = |node: &Instance| {
+        let mut command = node.agent(&RUN);
+        command.stderr(File::options().write(true).open("/dev/full").unwrap());
+        command
+    };
+    let ways: [(&str, &dyn Fn(&Instance) -> Command); 3] =
+        [("closed", &closed), ("nobody reads", &nobody_reads), ("full", &full)];
+    for (name, way) in ways {
+        let world = World::new();
+        let node = node(&world, OUTPUT);
+
+        assert_eq!(exit_code(way(&node).spawn().unwrap()), Some(0), "{name}");
+        assert_eq!(world.completions(), ["CONTINUE"], "{name}");
+    }
+}
