@@ -172,7 +172,7 @@ fn changed_inputs_redo_the_steps_that_depend_on_them() {
 fn sigterm_ends_the_hook_and_completes_nothing_and_the_next_start_resumes() {
     let world = World::new();
     let (node, config) =
-        node(&world, "[ -e /tmp/go ] && return 0\necho here\nsleep 600 & echo $! > /tmp/child; wait", GOOD);
+        node(&world, "[ -e /tmp/go ] && return 0\nsleep 600 & echo $! > /tmp/child; echo here; wait", GOOD);
     let config = config.replace("hooks = \"2s\"", "hooks = \"10m\"");
 
     let running = node.start(&config);

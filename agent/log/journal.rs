@@ -1,4 +1,4 @@
-//! systemd's journal, with fields, by its native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL).
+//! systemd's journal, with fields, by its native protocol (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL>).
 //!
 //! Not by the crate tracing-journald: it takes events, and lines of another process are none.
 

@@ -8,14 +8,18 @@
 //! ⠹ filesystem    1s of 30m       vol-0123456789abcdef0  the disk is blank: …
 //! ```
 //!
+//! Only a thread of its own writes, eight times a second at most: however much is said, the screen stays calm, and a terminal
+//! that takes nothing (a session whose other end sleeps) does not hold the node up.
+//!
 //! Not by the crate indicatif: what it prints above its bars ends in blanks up to the terminal's edge instead of a newline,
 //! so that copied or resized it is one long line, and it panics or hoards what it cannot write once the terminal is gone.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use console::{Term, truncate_str};
 use serde::de::value::Error as Unknown;
@@ -27,6 +31,9 @@ use crate::step::{StepName, rough};
 
 /// Between two redraws.
 const FRAME: Duration = Duration::from_millis(125);
+
+/// Bytes that wait to be printed; whoever says more waits for the terminal.
+const MOST: usize = 1 << 20;
 
 /// `health-check`
 const STEP_WIDTH: usize = 12;
@@ -43,10 +50,12 @@ pub(super) struct Live {
     above: String,
     /// How many rows at the bottom are redrawn.
     rows: usize,
-    painted: Option<Instant>,
-    /// A thread redraws.
+    /// The thread runs.
     animated: bool,
 }
+
+/// Whoever writes holds it, and nothing else while writing.
+static PEN: Mutex<()> = Mutex::new(());
 
 struct Shown {
     /// By the parts before.
@@ -72,12 +81,12 @@ impl Live {
             steps: BTreeMap::new(),
             above: String::new(),
             rows: 0,
-            painted: None,
             animated: false,
         })
     }
 
-    pub(super) fn take(&mut self, line: &Line) {
+    /// True if it is to be painted at once.
+    pub(super) fn take(&mut self, line: &Line) -> bool {
         let step = line.step.as_deref().and_then(step_name);
         match (line.kind, step) {
             (Kind::Begin | Kind::Start | Kind::Wait, Some(step)) => self.at_work(step, line),
@@ -85,14 +94,16 @@ impl Live {
             (Kind::Failed, Some(step)) => self.failed(step, line),
             _ => self.above += &self.look.said(line),
         }
-        self.refresh();
+        if !self.animated {
+            self.animated = thread::Builder::new().name("progress".to_owned()).spawn(animate).is_ok();
+        }
+        !self.animated || self.above.len() > MOST
     }
 
     /// What is done stays, what is under way goes.
     pub(super) fn finish(&mut self) {
         self.settle(|_| true);
         self.steps.clear();
-        self.paint();
     }
 
     fn at_work(&mut self, step: StepName, line: &Line) {
@@ -103,7 +114,7 @@ impl Live {
             Some(Shown { spent, .. }) => (spent, time(line)),
             None => (Duration::ZERO, time(line)),
         };
-        let doing = if line.kind == Kind::Begin { String::new() } else { gist(&line.message) };
+        let doing = if line.kind == Kind::Begin { String::new() } else { gist(line) };
         let allowed = line.allowed_ms.map(Duration::from_millis);
         let now = Now::AtWork { began, allowed, doing, waits: line.kind == Kind::Wait };
         self.steps.insert(key, Shown { spent, now });
@@ -152,24 +163,11 @@ impl Live {
     }
 
     fn is_busy(&self) -> bool {
-        self.steps.values().any(|shown| matches!(shown.now, Now::AtWork { .. }))
+        !self.above.is_empty() || self.steps.values().any(|shown| matches!(shown.now, Now::AtWork { .. }))
     }
 
-    /// Redraws now, or with the next frame: however much is said, the screen stays calm.
-    fn refresh(&mut self) {
-        let due = self.painted.is_none_or(|at| at.elapsed() >= FRAME);
-        if due {
-            self.paint();
-        }
-        if !self.animated && (!due || self.is_busy()) {
-            self.animated = thread::Builder::new().name("progress".to_owned()).spawn(animate).is_ok();
-            if !self.animated {
-                self.paint();
-            }
-        }
-    }
-
-    fn paint(&mut self) {
+    /// What brings the screen up to date.
+    fn frame(&mut self) -> String {
         let (height, width) = self.terminal.size();
         let mut rows: Vec<_> = self
             .steps
@@ -179,11 +177,10 @@ impl Live {
             .map(|row| truncate_str(&row, usize::from(width).saturating_sub(1), self.look.cut).into_owned())
             .collect();
         rows.truncate(usize::from(height).saturating_sub(1));
-        self.painted = Some(Instant::now());
         if rows.is_empty() && self.rows == 0 && self.above.is_empty() {
-            return;
+            return String::new();
         }
-        // One write, so that no state between shows. ECMA-48: CUU, ED to the end of the screen, EL to the end of the row.
+        // ECMA-48: CUU, ED to the end of the screen, EL to the end of the row.
         let mut frame = String::from("\r");
         if self.rows > 1 {
             // Writing to a String cannot fail.
@@ -196,21 +193,31 @@ impl Live {
         self.rows = rows.len();
         frame += &rows.join("\x1b[K\n");
         frame += "\x1b[J";
-        super::write(&frame);
+        frame
     }
 }
 
-/// Redraws while something is under way.
+/// Brings the screen up to date, in one write so that no state between shows.
+pub(super) fn paint() {
+    let _pen = PEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let frame = match &mut *super::sink() {
+        Sink::Live(live) => live.frame(),
+        _ => return,
+    };
+    super::write(&frame);
+}
+
+/// Paints while something is under way.
 fn animate() {
     loop {
-        thread::sleep(FRAME);
-        let mut sink = super::sink();
-        let Sink::Live(live) = &mut *sink else { return };
-        live.paint();
-        live.animated = live.is_busy();
-        if !live.animated {
+        paint();
+        if let Sink::Live(live) = &mut *super::sink()
+            && !live.is_busy()
+        {
+            live.animated = false;
             return;
         }
+        thread::sleep(FRAME);
     }
 }
 
@@ -285,10 +292,13 @@ fn row(sign: &str, step: StepName, time: &str, volume: Option<&str>, rest: &str)
     row
 }
 
-/// What a step is at, on one row: attempt and deadline have their own place.
-fn gist(message: &str) -> String {
+/// What a step is at, on one row: attempt, deadline and volume have their own place.
+fn gist(line: &Line) -> String {
+    let message = line.message.as_str();
     let message = message.strip_prefix("start: ").or_else(|| message.strip_prefix("wait: ")).unwrap_or(message);
     let message = message.rsplit_once(" (attempt ").map_or(message, |(gist, _)| gist);
+    let about = format!("volume {} ", line.volume.as_deref().unwrap_or_default());
+    let message = message.strip_prefix(&about).unwrap_or(message);
     on_terminal(message).replace(['\n', '\t'], " ")
 }
 
@@ -307,10 +317,12 @@ mod tests {
 
     #[test]
     fn a_row_shows_only_the_gist_of_what_a_step_is_at() {
-        let wait = "wait: vol-0abc is held by i-0 (running) (attempt 3, 12s of 30m, again in 2s)";
-        assert_eq!(gist(wait), "vol-0abc is held by i-0 (running)");
-        assert_eq!(gist("start: make\nxfs (attempt 1, deadline 30m)"), "make xfs");
-        assert_eq!(gist("something else"), "something else");
+        let gist_of =
+            |message: &str| gist(&Line { volume: Some("vol-0abc".to_owned()), ..Line::note(Level::Info, message) });
+        let wait = "wait: volume vol-0abc is attached to i-0 (running) (attempt 3, 12s of 30m, again in 2s)";
+        assert_eq!(gist_of(wait), "is attached to i-0 (running)");
+        assert_eq!(gist_of("start: make\nxfs (attempt 1, deadline 30m)"), "make xfs");
+        assert_eq!(gist_of("volume vol-0abcdef is another"), "volume vol-0abcdef is another");
     }
 
     #[test]

@@ -203,20 +203,13 @@ impl Sink {
         }
     }
 
-    fn take(&mut self, line: &Line) {
+    /// All but live progress write at once.
+    fn write(&self, line: &Line) {
         match self {
-            Sink::Live(live) => live.take(line),
-            _ if line.kind == Kind::Begin => {}
             Sink::Text(text) => write(&text.render(line)),
             Sink::Json => write(&json(line)),
             Sink::Journal(journal) => journal.send(line),
-        }
-    }
-
-    /// Leaves nothing on a terminal that would still change.
-    fn finish(&mut self) {
-        if let Sink::Live(live) = self {
-            live.finish();
+            Sink::Live(_) => {}
         }
     }
 }
@@ -243,7 +236,7 @@ struct Lines;
 impl<S: Subscriber> Layer<S> for Lines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let line = Line::of(event);
-        sink().take(&line);
+        show(&line);
         if line.level <= Level::Info
             && let Some(followers) = FOLLOWERS.get()
         {
@@ -259,23 +252,35 @@ pub fn follow() -> broadcast::Receiver<Line> {
     FOLLOWERS.get_or_init(|| broadcast::Sender::new(FOLLOWED)).subscribe()
 }
 
-/// Shows a line of another process as if it were this one's.
+/// Shows a line, this process's or another's.
 pub fn show(line: &Line) {
-    sink().take(line);
+    let paint = match &mut *sink() {
+        Sink::Live(progress) => progress.take(line),
+        _ if line.kind == Kind::Begin => false,
+        plain => {
+            plain.write(line);
+            false
+        }
+    };
+    if paint {
+        live::paint();
+    }
 }
 
-/// Ends live progress: what is under way is not drawn any more.
+/// Ends live progress: nothing is left on a terminal that would still change.
 pub fn finish() {
-    sink().finish();
+    if let Sink::Live(progress) = &mut *sink() {
+        progress.finish();
+    }
+    live::paint();
 }
 
 /// Says something that stands for itself: on the standard error as it is, in JSON and in the journal as a note.
 pub fn say(level: Level, text: &str) {
-    let mut sink = sink();
-    sink.finish();
-    match &mut *sink {
+    finish();
+    match &*sink() {
         Sink::Text(_) | Sink::Live(_) => write(&format!("{}\n", text::on_terminal(text))),
-        Sink::Json | Sink::Journal(_) => sink.take(&Line::note(level, text)),
+        sink => sink.write(&Line::note(level, text)),
     }
 }
 
