@@ -6,11 +6,13 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{broadcast, mpsc};
+use tokio::time::{sleep, timeout};
 
 use crate::failure::{Code, Failure, Named};
 use crate::journal::Fault;
@@ -21,6 +23,8 @@ use crate::steps::lifecycle::LaunchResult;
 
 /// The socket's name in the runtime directory.
 const SOCKET: &str = "control.sock";
+/// How long the service stays for those who have not heard the end yet.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// The longest request.
 const LONGEST: u64 = 4096;
 
@@ -90,8 +94,27 @@ fn path(runtime_dir: &Path) -> PathBuf {
     runtime_dir.join(SOCKET)
 }
 
+/// The service's end of the socket.
+#[derive(Debug)]
+pub struct Control {
+    /// What is asked.
+    pub requests: mpsc::Receiver<Asked>,
+    /// Closed when no connection is served any more.
+    served: mpsc::Receiver<()>,
+}
+
+impl Control {
+    /// Lets those who were answered hear the answer: the process is about to end.
+    pub async fn finish(mut self) {
+        self.requests.close();
+        // Dropped, what was asked and not answered ends its connection.
+        while self.requests.try_recv().is_ok() {}
+        let _ = timeout(FAREWELL, self.served.recv()).await;
+    }
+}
+
 /// Listens in the runtime directory. The lock is held: whatever socket is there is of a service that is gone.
-pub fn listen(runtime_dir: &Path) -> Result<mpsc::Receiver<Asked>, Failure> {
+pub fn listen(runtime_dir: &Path) -> Result<Control, Failure> {
     let path = path(runtime_dir);
     let what = || format!("the control socket {}", path.display());
     match fs::remove_file(&path) {
@@ -100,20 +123,30 @@ pub fn listen(runtime_dir: &Path) -> Result<mpsc::Receiver<Asked>, Failure> {
     }
     let listener = UnixListener::bind(&path).named(what())?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).named(what())?;
-    let (sender, receiver) = mpsc::channel(1);
+    let (sender, requests) = mpsc::channel(1);
+    let (serving, served) = mpsc::channel(1);
     tokio::spawn(async move {
         loop {
-            match listener.accept().await {
-                Ok((stream, _)) => drop(tokio::spawn(serve(stream, sender.clone()))),
-                // Too many open files, say: they come free.
-                Err(error) => {
-                    tracing::warn!("the control socket: {error}");
-                    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-                }
+            tokio::select! {
+                () = sender.closed() => return,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        let (sender, serving) = (sender.clone(), serving.clone());
+                        tokio::spawn(async move {
+                            serve(stream, sender).await;
+                            drop(serving);
+                        });
+                    }
+                    // Too many open files, say: they come free.
+                    Err(error) => {
+                        tracing::warn!("the control socket: {error}");
+                        sleep(Duration::from_secs(1)).await;
+                    }
+                },
             }
         }
     });
-    Ok(receiver)
+    Ok(Control { requests, served })
 }
 
 /// One client, to the end of its request.

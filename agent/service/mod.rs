@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-use self::control::{Asked, Request};
+use self::control::{Asked, Control, Request};
 use crate::boot::Up;
 use crate::config;
 use crate::failure::{Class, Code, Failure};
@@ -53,7 +53,7 @@ enum HoldEnd {
 #[derive(Debug)]
 pub struct Service {
     session: Session,
-    requests: mpsc::Receiver<Asked>,
+    control: Control,
     /// Who waits for the end of the present go.
     followers: Vec<Asked>,
 }
@@ -62,17 +62,17 @@ impl Service {
     /// Takes the lock, opens the journal and the control socket, and tells systemd that it is ready: a node that takes its
     /// time must not hold back the boot of the machine.
     pub fn open(session: Session) -> Result<Self, Failure> {
-        let requests = control::listen(&session.places.runtime_dir)?;
+        let control = control::listen(&session.places.runtime_dir)?;
         notify(&[sd_notify::NotifyState::Ready]);
         keep_watchdog_calm();
         say_when_stopping(session.stop.clone());
-        Ok(Service { session, requests, followers: Vec::new() })
+        Ok(Service { session, control, followers: Vec::new() })
     }
 
     /// Runs until it is told to stop, which is no failure, or a hold has ended.
     pub async fn run(mut self) -> Result<(), Ended> {
         loop {
-            let attempt = uninterrupted(&mut self.requests, &mut self.followers, self.session.attempt()).await;
+            let attempt = uninterrupted(&mut self.control.requests, &mut self.followers, self.session.attempt()).await;
             let how = attempt.result.as_ref().err().map(Ended::fault);
             // Those who ask next must find it as it is now.
             if let Err(ended) = &attempt.result
@@ -82,6 +82,8 @@ impl Service {
             }
             self.followers.drain(..).for_each(|asked| asked.answer(how.clone()));
             if let Next::End(result) = self.after(attempt).await {
+                self.followers.clear();
+                self.control.finish().await;
                 return result;
             }
         }
@@ -106,11 +108,11 @@ impl Service {
     async fn steady(&mut self, lifecycle: Option<&config::Lifecycle>, completing: Duration) -> Next {
         let session = &self.session;
         let mut stop = session.stop.clone();
-        uninterrupted(&mut self.requests, &mut self.followers, session.tag(None)).await;
+        uninterrupted(&mut self.control.requests, &mut self.followers, session.tag(None)).await;
         loop {
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => return Next::End(Ok(())),
-                Some(asked) = self.requests.recv() => match asked.request {
+                Some(asked) = self.control.requests.recv() => match asked.request {
                     Request::Retry { from } => {
                         again(session, &mut self.followers, asked, from);
                         return Next::Again;
@@ -118,7 +120,7 @@ impl Service {
                     Request::Follow => asked.answer(None),
                     Request::Complete { result } => {
                         let work = session.complete(lifecycle, completing, result);
-                        let done = uninterrupted(&mut self.requests, &mut self.followers, work).await;
+                        let done = uninterrupted(&mut self.control.requests, &mut self.followers, work).await;
                         asked.answer(done.as_ref().err().map(Ended::fault));
                         drop(session.journal.end(Phase::Done, None));
                     }
@@ -135,7 +137,7 @@ impl Service {
         loop {
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => return Next::End(Ok(())),
-                Some(asked) = self.requests.recv() => match asked.request {
+                Some(asked) = self.control.requests.recv() => match asked.request {
                     Request::Retry { from } => {
                         again(session, &mut self.followers, asked, from);
                         return Next::Again;
@@ -179,7 +181,7 @@ impl Service {
             HoldEnd::Over => {
                 tracing::warn!("the hold has ended: the node is given up");
                 let work = self.session.complete(lifecycle, completing, LaunchResult::Abandon);
-                match uninterrupted(&mut self.requests, &mut self.followers, work).await {
+                match uninterrupted(&mut self.control.requests, &mut self.followers, work).await {
                     Err(failed) if failed.was_stopped() => {
                         return Next::End(self.session.stopped().map_err(Ended::from));
                     }
@@ -215,7 +217,7 @@ impl Service {
                 // What somebody asked for in time comes before the end.
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return HoldEnd::Stopped,
-                Some(asked) = self.requests.recv() => match asked.request {
+                Some(asked) = self.control.requests.recv() => match asked.request {
                     Request::Follow => asked.answer(Some(ended.fault())),
                     Request::Retry { from } => {
                         again(session, &mut self.followers, asked, from);
@@ -223,7 +225,7 @@ impl Service {
                     }
                     Request::Complete { result } => {
                         let work = session.complete(lifecycle, completing, result);
-                        let done = uninterrupted(&mut self.requests, &mut self.followers, work).await;
+                        let done = uninterrupted(&mut self.control.requests, &mut self.followers, work).await;
                         asked.answer(done.as_ref().err().map(Ended::fault));
                         match (done, result) {
                             (Ok(()), LaunchResult::Abandon) => return HoldEnd::GivenUp,
