@@ -495,7 +495,7 @@ impl Visit<'static> for Reader {
                     Some((Binding::Value(value), _)) => codes(value),
                     _ => codes(code),
                 };
-                assert!(!site.codes.is_empty(), "a failure whose code cannot be followed");
+                assert!(!site.codes.is_empty(), "the code of this failure cannot be followed: {:?}", name(code));
                 &call.args[1]
             } else {
                 site.codes.insert("LocalIo".to_owned());

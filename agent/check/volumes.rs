@@ -27,13 +27,14 @@ async fn volume(scene: &Scene<'_>, want: &config::Volume) -> Finding {
 }
 
 async fn judge(scene: &Scene<'_>, name: String, view: &VolumeView) -> Finding {
-    let fix = |code: Code, seen: String| Finding::failed(&name, &Failure::new(code, seen));
+    let fix = |failure: Failure| Finding::failed(&name, &failure);
     let node = scene.node;
     if view.zone != node.availability_zone {
-        return fix(Code::ZoneMismatch, format!("is in {}, this instance in {}", view.zone, node.availability_zone));
+        let seen = format!("is in {}, this instance in {}", view.zone, node.availability_zone);
+        return fix(Failure::new(Code::ZoneMismatch, seen));
     }
     if view.multi_attach {
-        return fix(Code::MultiAttach, "has Multi-Attach on".to_owned());
+        return fix(Failure::new(Code::MultiAttach, "has Multi-Attach on"));
     }
     let size = format!("{} GiB in {}", view.size_gib, view.zone);
     let attachments = || view.attachments.iter().filter(|attachment| attachment.state != "detached");
@@ -47,7 +48,7 @@ async fn judge(scene: &Scene<'_>, name: String, view: &VolumeView) -> Finding {
         "available" => Finding::ok(name, format!("{size}, free")),
         // The description lags behind: a detached volume is in use for a moment.
         "creating" | "in-use" => Finding::ok(name, format!("{size}, {}: a run would wait for it", view.state)),
-        state => fix(Code::VolumeUnusable, format!("is {state}")),
+        state => fix(Failure::new(Code::VolumeUnusable, format!("is {state}"))),
     }
 }
 
@@ -62,5 +63,5 @@ async fn held(scene: &Scene<'_>, name: String, size: &str, by: &Attachment) -> F
         return Finding::ok(name, format!("{seen}: a run would wait until it is free"));
     }
     Finding::failed(name, &Failure::new(Code::VolumeHeld, seen))
-        .remedy("terminate that instance, or stop using the volume there and detach it: it is never taken away")
+        .to_mend("terminate that instance, or stop using the volume there and detach it: it is never taken away")
 }
