@@ -1,4 +1,4 @@
-//! The systemd units: what they say is what the agent does.
+//! The systemd units and the user data: what they say is what the agent does.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -6,11 +6,19 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
+use node_agent::config::{self, Scope, Text};
 use node_agent::failure::{Class, Code};
 
 const SERVICE: &str = include_str!("../systemd/node-agent.service");
 const TARGET: &str = include_str!("../systemd/node-agent-mounted.target");
 const APPLICATION: &str = include_str!("../systemd/example-application.service");
+
+const CLOUD_CONFIG: &str = include_str!("../packaging/user-data/cloud-config.yaml");
+const SHELL: &str = include_str!("../packaging/user-data/user-data.sh");
+/// What the Terraform module gives a node.
+const TERRAFORM: &str = include_str!("terraform/user-data.yaml");
+/// What EC2 takes, before base64.
+const USER_DATA_LIMIT: usize = 16 * 1024;
 
 /// The words of every line `key=` of a unit.
 fn words<'a>(unit: &'a str, key: &str) -> Vec<&'a str> {
@@ -115,4 +123,41 @@ fn the_service_waits_for_nothing_that_waits_for_it() {
 fn an_application_starts_with_the_target_that_the_agent_starts_and_with_nothing_else() {
     assert_eq!(words(APPLICATION, "WantedBy"), [node_agent::host::systemd::MOUNTED_TARGET]);
     assert!(words(TARGET, "WantedBy").is_empty());
+}
+
+/// The configuration in an example: cloud-config's block, or the shell's here-document.
+fn config_in(user_data: &str) -> String {
+    if let Some((_, block)) = user_data.split_once("    content: |\n") {
+        let lines = block.lines().take_while(|line| line.starts_with("      ") || line.trim().is_empty());
+        return lines.map(|line| format!("{}\n", line.get(6..).unwrap_or_default())).collect();
+    }
+    let (_, block) = user_data.split_once("<<'END'\n").unwrap();
+    block.split_once("\nEND\n").unwrap().0.to_owned()
+}
+
+#[test]
+fn the_user_data_examples_fit_and_hold_a_configuration_that_the_agent_accepts() {
+    for (name, user_data) in [("cloud-config.yaml", CLOUD_CONFIG), ("user-data.sh", SHELL)] {
+        assert!(user_data.len() < USER_DATA_LIMIT, "{name}: {} bytes", user_data.len());
+        let text = Text { name: name.to_owned(), text: config_in(user_data) };
+        let config = config::load(text, None, Scope::Offline).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        assert!(config.lifecycle.is_some() && config.volumes.len() == 1 && config.files.len() == 1, "{config:?}");
+    }
+    assert!(CLOUD_CONFIG.contains("permissions: \"0600\"") && SHELL.contains("umask 077"));
+}
+
+#[test]
+fn the_binary_is_fetched_in_one_way_everywhere_and_the_service_is_not_waited_for() {
+    // From the directory it is fetched into to its start, without where from and what it must hash to.
+    let fetching = |text: &str| -> Vec<String> {
+        let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
+        let lines = lines.skip_while(|line| !line.starts_with("dir="));
+        let quoted = regex_lite::Regex::new("'[^']*(//|  )[^']*'").unwrap();
+        lines.map(|line| quoted.replace_all(line, "'…'").into_owned()).collect()
+    };
+    let shell = fetching(SHELL);
+    assert_eq!(shell.len(), 7, "{shell:?}");
+    assert_eq!(shell[6], "\"$dir/node-agent\" install --now");
+    assert_eq!(fetching(CLOUD_CONFIG), shell);
+    assert_eq!(fetching(TERRAFORM), shell);
 }

@@ -3,6 +3,8 @@
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
+#[path = "terraform/cluster.rs"]
+mod cluster;
 #[path = "terraform/module.rs"]
 mod module;
 
@@ -14,14 +16,13 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use cluster::{Modules, NODE, ROOT, SCRIPT, cluster, config_text, user_data, volume, volume_id, with};
 use hcl::Value;
 use hcl::expr::Expression;
 use hcl::structure::Block;
-use module::{Instance, Module, Object, attribute, expression, object, try_expression};
+use module::{Module, attribute, expression, object, try_expression};
 use node_agent::config::{self, Account, Config, Contents, FileSystemType, OnFailure, Scope, Script, Text};
 
-const ROOT: &str = "packaging/terraform";
-const NODE: &str = "packaging/terraform/modules/node-module";
 /// What the seed's document says in its tables.
 const SEED: &str = include_str!("terraform/seed-tables.txt");
 /// What a node of [`cluster`] gets, for readers, and for cloud-init's own check in `.ci/packaging-lint`.
@@ -151,7 +152,8 @@ fn every_output_and_resource_of_the_seed_is_there_at_its_address() {
     // Its answer to question 4: what must be imported, and so must stay, under each node's id.
     let nodes = root.block("module", &["cluster_nodes"]);
     assert_eq!(attribute(&nodes.body, "source").unwrap(), &expression("\"./modules/node-module\""));
-    let keyed = instance(&root, &cluster(), "i").unwrap();
+    let modules = Modules::read();
+    let keyed = modules.root(&cluster()).unwrap();
     assert_eq!(
         keyed.value(&nodes.body, "for_each").as_object().unwrap().keys().collect::<Vec<_>>(),
         ["00", "01", "02"]
@@ -162,111 +164,10 @@ fn every_output_and_resource_of_the_seed_is_there_at_its_address() {
 
 // What nodes get.
 
-/// A hook script, as a user has it.
-const SCRIPT: &str = "configure_cluster_node() {\n  systemctl start kafka\n}\nwait_for_healthy_cluster() {\n  kafka-check \"$1\" \"$2\"\n}\n";
-
-/// Three nodes as in the seed's usage example.
-fn cluster() -> Object {
-    let nodes = ["00", "01", "02"].map(|id| {
-        object([
-            ("node_id", id.into()),
-            ("node_ip", format!("10.0.1.1{}", &id[1..]).into()),
-            ("node_subnet_id", "subnet-1".into()),
-        ])
-    });
-    let files = ["00", "01", "02"].map(|id| {
-        let file = object([
-            ("contents", BASE64_STANDARD.encode(format!("broker.id={id}\n")).into()),
-            ("destination", "/etc/kafka/server.properties".into()),
-        ]);
-        object([("node_id", id.into()), ("node_files_toupload", Value::Array(vec![file]))])
-    });
-    let Value::Object(inputs) = object([
-        ("app_name", "cluster-test-setup".into()),
-        ("node_image", "ami-1".into()),
-        ("node_key_name", "my-keypair".into()),
-        ("instance_type", "m6i.large".into()),
-        ("security_groups", vec!["sg-1"].into()),
-        ("nodes", Value::Array(nodes.to_vec())),
-        ("node_files", Value::Array(files.to_vec())),
-        ("node_config_script", BASE64_STANDARD.encode(SCRIPT).into()),
-        (
-            "default_data_volume",
-            object([
-                ("file_system_type", "xfs".into()),
-                ("mount_path", "/mydata".into()),
-                ("mount_path_owner_user", "ec2-user".into()),
-                ("mount_path_owner_group", "ec2-user".into()),
-                ("size_in_gibs", 16.into()),
-                ("type", "gp3".into()),
-                ("mount_params", vec!["noatime"].into()),
-            ]),
-        ),
-    ]) else {
-        unreachable!()
-    };
-    inputs
-}
-
-/// The root module with these inputs. `profile` is the instance profile's id.
-fn instance<'a>(root: &'a Module, inputs: &Object, profile: &str) -> Result<Instance<'a>, String> {
-    let here = object([
-        ("aws_caller_identity", object([("current", object([("account_id", "123456789012".into())]))])),
-        ("aws_partition", object([("current", object([("partition", "aws".into())]))])),
-        ("aws_region", object([("current", object([("id", "eu-central-1".into())]))])),
-    ]);
-    let profile = object([("node_instance_profile", object([("id", profile.into())]))]);
-    let world = [("data".to_owned(), here), ("aws_iam_instance_profile".to_owned(), profile)];
-    root.instantiate(inputs, &world.into_iter().collect())
-}
-
-/// The user data of every node, by node id. Errors: the message of a check that does not hold.
-fn user_data(inputs: &Object) -> Result<BTreeMap<String, String>, String> {
-    let (root, node) = (Module::read(ROOT), Module::read(NODE));
-    let call = root.block("module", &["cluster_nodes"]);
-    let whole = instance(&root, inputs, "profile-1")?;
-    let mut all = BTreeMap::new();
-    for (id, value) in whole.value(&call.body, "for_each").as_object().unwrap() {
-        let mut of_node = instance(&root, inputs, "profile-1")?;
-        of_node.context.declare_var("each", object([("key", id.as_str().into()), ("value", value.clone())]));
-        of_node.context.declare_var(
-            "local",
-            object([("node_files", whole.local("node_files")), ("cluster_tag", whole.local("cluster_tag"))]),
-        );
-        let meta = ["source", "for_each"];
-        let given = call.body.attributes().filter(|attribute| !meta.contains(&attribute.key.as_str()));
-        let given: Result<Object, String> =
-            given.map(|given| Ok((given.key.to_string(), of_node.evaluate(&given.expr)?))).collect();
-        let volume = object([("node_data", object([("id", format!("vol-0123456789abcde{id}").into())]))]);
-        let node = node.instantiate(&given?, &[("aws_ebs_volume".to_owned(), volume)].into_iter().collect())?;
-        node.preconditions(&["aws_launch_template", "node"])?;
-        all.insert(id.clone(), node.local("user_data").as_str().unwrap().to_owned());
-    }
-    Ok(all)
-}
-
-/// What cloud-init writes to /etc/node-agent/config.toml.
-fn config_text(user_data: &str) -> String {
-    let (_, block) = user_data.split_once("    content: |\n").unwrap();
-    let lines = block.lines().take_while(|line| line.starts_with("      ") || line.trim().is_empty());
-    lines.map(|line| format!("{}\n", line.get(6..).unwrap_or_default())).collect()
-}
-
 /// The configuration in user data, as the agent reads it.
 fn accepted(user_data: &str) -> Config {
     let text = Text { name: "config.toml".to_owned(), text: config_text(user_data) };
     config::load(text, None, Scope::Offline).unwrap_or_else(|mistakes| panic!("{mistakes}\n{user_data}"))
-}
-
-fn with(mut inputs: Object, name: &str, value: impl Into<Value>) -> Object {
-    inputs.insert(name.to_owned(), value.into());
-    inputs
-}
-
-fn volume(inputs: &Object, name: &str, value: impl Into<Value>) -> Object {
-    let mut volume = inputs["default_data_volume"].as_object().unwrap().clone();
-    volume.insert(name.to_owned(), value.into());
-    with(inputs.clone(), "default_data_volume", Value::Object(volume))
 }
 
 #[test]
@@ -284,7 +185,7 @@ fn every_node_gets_a_configuration_that_the_agent_accepts() {
         assert_eq!((lifecycle.on_failure, lifecycle.hold_for), (OnFailure::Hold, Duration::from_secs(3600)));
 
         let [volume] = volumes.as_slice() else { panic!("{volumes:?}") };
-        assert_eq!(volume.id.as_str(), format!("vol-0123456789abcde{id}"));
+        assert_eq!(volume.id.as_str(), volume_id(id));
         assert_eq!((volume.device_name.as_str(), volume.mount_path.to_str()), ("/dev/sdf", Some("/mydata")));
         assert_eq!((volume.file_system, volume.install_tools), (FileSystemType::Xfs, true));
         assert_eq!(volume.mount_options, ["noatime"]);

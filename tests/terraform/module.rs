@@ -80,7 +80,7 @@ impl Module {
                 name: name.clone(),
                 of_type,
                 default: attribute(&block.body, "default").cloned(),
-                description: attribute(&block.body, "description").map(|text| text_of(text)),
+                description: attribute(&block.body, "description").map(text_of),
                 sensitive: attribute(&block.body, "sensitive") == Some(&Expression::Bool(true)),
                 block: block.body.clone(),
             };
