@@ -7,6 +7,7 @@
 mod cluster;
 #[path = "terraform/module.rs"]
 mod module;
+mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -321,6 +322,38 @@ fn the_binary_is_fetched_and_checked_or_is_in_the_image_and_nothing_waits_for_th
     for text in [baked, fetched] {
         assert!(text.starts_with("#cloud-config\n") && text.contains("permissions: \"0600\""), "{text}");
     }
+}
+
+/// What cloud-init's runcmd hands to the shell.
+fn run_command(user_data: &str) -> String {
+    let (_, block) = user_data.split_once("runcmd:\n  - |\n").unwrap();
+    block.lines().map(|line| format!("{}\n", line.trim_start_matches("    "))).collect()
+}
+
+#[test]
+fn the_fetched_binary_installs_itself_and_one_with_another_checksum_is_not_started() {
+    let world = support::World::new();
+    let node = world.launch();
+    let binary = "#!/bin/sh\necho \"$@\" > /var/log/started\n";
+    let url = world.sim.put_page("/node-agent", binary);
+    let right = node_agent::config::Sha256Digest::of(binary.as_bytes()).to_string();
+    let user_data = |sha256: &str| {
+        let inputs = with(with(cluster(), "node_agent_url", url.as_str()), "node_agent_sha256", sha256);
+        run_command(&user_data(&inputs).unwrap()["00"])
+    };
+    let run = |script: String| {
+        node.write("/root/runcmd", script);
+        node.shell(&format!(
+            "export CURL_CA_BUNDLE={}; sh /root/runcmd >/dev/null 2>&1 && echo done || echo failed",
+            support::CA
+        ))
+    };
+
+    assert_eq!(run(user_data(&"0".repeat(64))), "failed");
+    assert_eq!(node.shell("ls /var/log/started 2>/dev/null || true"), "");
+    assert_eq!(run(user_data(&right)), "done");
+    assert_eq!(node.read("/var/log/started"), "install --now\n");
+    assert_eq!(node.shell("ls -d /root/node-agent.* 2>/dev/null || true"), "", "something was left behind");
 }
 
 // The resources.
