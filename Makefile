@@ -24,7 +24,7 @@ headline = @s=$$(( $$(date +%s) - STAGES_SINCE )); printf '\n== %d:%02d %s\n' $$
 .PHONY: help
 help: ## List the targets
 	@echo 'make TARGET; the targets:'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo 'Built into $(CARGO_TARGET_DIR); CARGO_TARGET_DIR=… changes that.'
 
 .PHONY: check
@@ -57,6 +57,11 @@ fmt: ## Format the code
 
 .PHONY: lint
 lint: format-check clippy ## The format, and clippy with every warning an error
+
+.PHONY: lint-packaging
+lint-packaging: ## Shellcheck, cloud-init's schema, Packer and checkov over packaging/; fetches them once
+	$(call headline,packaging: user data; images; Terraform)
+	@.ci/packaging-lint
 
 .PHONY: doc
 doc: ## Build the documentation, private items too, with every warning an error

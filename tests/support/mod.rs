@@ -28,7 +28,7 @@ pub const HOOK: &str = "kafka-node-asg-hook";
 /// The agent.
 pub const AGENT: &str = env!("CARGO_BIN_EXE_node-agent");
 /// What the simulator's https server is verified against.
-const CA: &str = "/etc/ssl/simulator.pem";
+pub const CA: &str = "/etc/ssl/simulator.pem";
 /// A run that takes longer than this is stuck.
 const STUCK: Duration = Duration::from_mins(3);
 

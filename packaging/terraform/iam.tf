@@ -1,0 +1,167 @@
+data "aws_caller_identity" "current" {}
+
+data "aws_partition" "current" {}
+
+data "aws_region" "current" {}
+
+locals {
+  # `id` is the region's name in every version of the provider; `name` is going away.
+  here = "${data.aws_region.current.id}:${data.aws_caller_identity.current.account_id}"
+  ec2  = "arn:${data.aws_partition.current.partition}:ec2:${local.here}"
+
+  # How the policy knows the volumes of this cluster.
+  volume_tag = "aws:ResourceTag/${local.cluster_tag}"
+  # How it knows the nodes: Auto Scaling sets this tag at launch and nobody else can. The running nodes of a cluster that is
+  # moved to this module have it too.
+  node_tag = "aws:ResourceTag/aws:autoscaling:groupName"
+}
+
+resource "aws_iam_instance_profile" "node_instance_profile" {
+  name = "${var.app_name}-instance-profile"
+  role = aws_iam_role.node_role.name
+}
+
+resource "aws_iam_role" "node_role" {
+  name               = "${var.app_name}-role"
+  assume_role_policy = data.aws_iam_policy_document.instance-assume-role-policy.json
+}
+
+data "aws_iam_policy_document" "instance-assume-role-policy" {
+  statement {
+    actions = ["sts:AssumeRole"]
+
+    principals {
+      type        = "Service"
+      identifiers = ["ec2.amazonaws.com"]
+    }
+  }
+}
+
+# Shell access by Session Manager, for repairs.
+resource "aws_iam_role_policy_attachment" "ssm_policy" {
+  role       = aws_iam_role.node_role.name
+  policy_arn = "arn:${data.aws_partition.current.partition}:iam::aws:policy/AmazonSSMManagedInstanceCore"
+}
+
+resource "aws_iam_role_policy_attachment" "instance_userdata_policy" {
+  role       = aws_iam_role.node_role.name
+  policy_arn = aws_iam_policy.node_policy.arn
+}
+
+resource "aws_iam_policy" "node_policy" {
+  name   = "${var.app_name}-node-policy"
+  policy = data.aws_iam_policy_document.node_policy.json
+}
+
+# What the agent calls and nothing more; a test compares the two.
+data "aws_iam_policy_document" "node_policy" {
+  # These know no resources: IAM takes them for "*" only.
+  statement {
+    sid = "Look"
+    actions = [
+      "autoscaling:DescribeAutoScalingInstances",
+      "autoscaling:DescribeLifecycleHooks",
+      "ec2:DescribeInstances",
+      "ec2:DescribeVolumes",
+    ]
+    resources = ["*"]
+  }
+
+  # To attach needs leave on both ends.
+  statement {
+    sid       = "AttachVolumesOfThisCluster"
+    actions   = ["ec2:AttachVolume"]
+    resources = ["${local.ec2}:volume/*"]
+
+    condition {
+      test     = "StringEquals"
+      variable = local.volume_tag
+      values   = [var.app_name]
+    }
+  }
+
+  statement {
+    sid       = "AttachToNodesOfThisCluster"
+    actions   = ["ec2:AttachVolume"]
+    resources = ["${local.ec2}:instance/*"]
+
+    condition {
+      test     = "StringEquals"
+      variable = local.node_tag
+      values   = local.asg_names
+    }
+  }
+
+  # What was formatted, so that it is never formatted again.
+  statement {
+    sid       = "NoteOnVolumesOfThisCluster"
+    actions   = ["ec2:CreateTags"]
+    resources = ["${local.ec2}:volume/*"]
+
+    condition {
+      test     = "StringEquals"
+      variable = local.volume_tag
+      values   = [var.app_name]
+    }
+
+    condition {
+      test     = "ForAllValues:StringLike"
+      variable = "aws:TagKeys"
+      values   = ["node-agent:*"]
+    }
+
+    # Of no keys at all, all are right.
+    condition {
+      test     = "Null"
+      variable = "aws:TagKeys"
+      values   = ["false"]
+    }
+  }
+
+  # Why a node is stuck, for those who cannot log in.
+  statement {
+    sid       = "NoteOnNodesOfThisCluster"
+    actions   = ["ec2:CreateTags"]
+    resources = ["${local.ec2}:instance/*"]
+
+    condition {
+      test     = "StringEquals"
+      variable = local.node_tag
+      values   = local.asg_names
+    }
+
+    condition {
+      test     = "ForAllValues:StringLike"
+      variable = "aws:TagKeys"
+      values   = ["node-agent:*"]
+    }
+
+    condition {
+      test     = "Null"
+      variable = "aws:TagKeys"
+      values   = ["false"]
+    }
+  }
+
+  statement {
+    sid = "ReportToAutoScaling"
+    actions = [
+      "autoscaling:CompleteLifecycleAction",
+      "autoscaling:RecordLifecycleActionHeartbeat",
+    ]
+    resources = [
+      for name in local.asg_names :
+      "arn:${data.aws_partition.current.partition}:autoscaling:${local.here}:autoScalingGroup:*:autoScalingGroupName/${name}"
+    ]
+  }
+
+  dynamic "statement" {
+    for_each = var.node_config_script_s3_url == null ? [] : [var.node_config_script_s3_url]
+
+    content {
+      sid       = "FetchNodeConfigScript"
+      actions   = ["s3:GetObject"]
+      resources = ["arn:${data.aws_partition.current.partition}:s3:::${trimprefix(statement.value, "s3://")}"]
+    }
+  }
+}

@@ -1,0 +1,41 @@
+locals {
+  nodes      = { for node in var.nodes : node.node_id => node }
+  node_files = { for node in var.node_files : node.node_id => node.node_files_toupload }
+
+  # By their names, not by reference: a group's creation waits for its node, which waits for the policy that names the group.
+  asg_names = [for node_id in sort(keys(local.nodes)) : "${var.app_name}-node-${node_id}"]
+
+  # On every data volume: what the nodes' policy knows this cluster's volumes by.
+  cluster_tag = "stateful-cluster"
+}
+
+# No depends_on here, ever: with one, a change of what it names makes the subnets' zones unknown until the apply, and with them
+# the volumes'.
+module "cluster_nodes" {
+  for_each = local.nodes
+  source   = "./modules/node-module"
+
+  app_name                             = var.app_name
+  asg_lifecycle_hook_heartbeat_timeout = var.asg_lifecycle_hook_heartbeat_timeout
+  cluster_tag                          = local.cluster_tag
+  command_timeout_seconds              = var.command_timeout_seconds
+  data_volume                          = merge(var.default_data_volume, each.value.node_data_disk)
+  http_put_response_hop_limit          = var.http_put_response_hop_limit
+  instance_type                        = var.instance_type
+  node_agent_sha256                    = var.node_agent_sha256
+  node_agent_url                       = var.node_agent_url
+  node_config_script                   = var.node_config_script
+  node_config_script_s3_url            = var.node_config_script_s3_url
+  node_files_toupload                  = lookup(local.node_files, each.key, [])
+  node_id                              = each.key
+  node_image                           = each.value.node_image != null ? each.value.node_image : var.node_image
+  node_instance_profile_id             = aws_iam_instance_profile.node_instance_profile.id
+  node_ip                              = each.value.node_ip
+  node_key_name                        = var.node_key_name
+  node_subnet_id                       = each.value.node_subnet_id
+  root_volume                          = var.root_volume
+  security_groups                      = var.security_groups
+}
+
+# The rolling update's place: nothing replaces nodes here. A change makes new versions of the launch templates, and whoever
+# applies it replaces the nodes one by one afterwards (README).

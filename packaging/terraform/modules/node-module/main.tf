@@ -1,0 +1,170 @@
+locals {
+  name          = "${var.app_name}-node-${var.node_id}"
+  asg_hook_name = "${var.app_name}-node-asg-hook"
+
+  user_data = templatefile("${path.module}/user-data.yaml.tftpl", {
+    node_agent_sha256 = var.node_agent_sha256
+    node_agent_url    = var.node_agent_url
+    config = templatefile("${path.module}/config.toml.tftpl", {
+      asg_hook_name = local.asg_hook_name
+      asg_name      = local.name
+      data_volume   = var.data_volume
+      files         = var.node_files_toupload
+      # mount(8) takes several in one entry, the agent one an entry.
+      mount_options    = [for option in split(",", join(",", var.data_volume.mount_params)) : trimspace(option) if trimspace(option) != ""]
+      node_id          = var.node_id
+      node_ip          = var.node_ip
+      script           = var.node_config_script
+      script_source    = var.node_config_script_s3_url
+      seconds_to_mend  = var.asg_lifecycle_hook_heartbeat_timeout
+      seconds_to_retry = var.command_timeout_seconds
+      volume_id        = aws_ebs_volume.node_data.id
+    })
+  })
+  # EC2 takes 16 KiB before the encoding, which makes four characters of three bytes.
+  user_data_limit = 4 * ceil(16384 / 3)
+}
+
+data "aws_default_tags" "current" {}
+
+data "aws_subnet" "node_subnet" {
+  id = var.node_subnet_id
+}
+
+resource "aws_ebs_volume" "node_data" {
+  #checkov:skip=CKV_AWS_189:Encrypted with the account's default key for EBS, as the module before this one did. A change of the key would mean a new, empty volume.
+  availability_zone = data.aws_subnet.node_subnet.availability_zone
+  size              = var.data_volume.size_in_gibs
+  type              = var.data_volume.type
+  iops              = var.data_volume.iops
+  throughput        = var.data_volume.throughput_mib_per_sec
+  encrypted         = true
+
+  tags = merge({ Name = "${var.app_name}-data-${var.node_id}" }, var.data_volume.tags, { (var.cluster_tag) = var.app_name })
+
+  lifecycle {
+    ignore_changes = [
+      # A change of any of these means another, empty volume: an imported volume that is not encrypted, or a node whose subnet
+      # is changed, keeps its volume and its data.
+      availability_zone, encrypted, kms_key_id, outpost_arn, snapshot_id,
+      # The agent's own: without them a volume that looks blank one day would be formatted again.
+      tags["node-agent:formatted"], tags["node-agent:formatting"],
+      tags_all["node-agent:formatted"], tags_all["node-agent:formatting"],
+    ]
+  }
+}
+
+resource "aws_network_interface" "node_network_interface" {
+  subnet_id       = var.node_subnet_id
+  security_groups = var.security_groups
+  private_ips     = [var.node_ip]
+
+  tags = {
+    Name = "${var.app_name}-interface-${var.node_id}"
+  }
+}
+
+resource "aws_launch_template" "node" {
+  name          = local.name
+  image_id      = var.node_image
+  instance_type = var.instance_type
+  key_name      = var.node_key_name
+  user_data     = base64encode(local.user_data)
+
+  iam_instance_profile {
+    name = var.node_instance_profile_id
+  }
+
+  network_interfaces {
+    network_interface_id = aws_network_interface.node_network_interface.id
+    device_index         = 0
+  }
+
+  block_device_mappings {
+    device_name = var.root_volume.device_name
+
+    ebs {
+      delete_on_termination = true
+      encrypted             = true
+      volume_size           = var.root_volume.size_in_gibs
+      volume_type           = var.root_volume.type
+    }
+  }
+
+  metadata_options {
+    http_endpoint               = "enabled"
+    http_protocol_ipv6          = "disabled"
+    http_put_response_hop_limit = var.http_put_response_hop_limit
+    http_tokens                 = "required"
+  }
+
+  monitoring {
+    enabled = false
+  }
+
+  tags = {
+    Name = local.name
+  }
+
+  lifecycle {
+    create_before_destroy = true
+
+    precondition {
+      condition     = var.node_config_script != null || var.node_config_script_s3_url != null
+      error_message = "One of node_config_script and node_config_script_s3_url is required."
+    }
+
+    precondition {
+      condition     = (var.node_agent_url == null) == (var.node_agent_sha256 == null)
+      error_message = "node_agent_url and node_agent_sha256 go together; leave both out where the image has node-agent."
+    }
+
+    precondition {
+      condition     = length(base64encode(local.user_data)) <= local.user_data_limit
+      error_message = "The node's user data is larger than 16 KiB. Put the script on S3 and name it by node_config_script_s3_url, or let it fetch what node_files has."
+    }
+  }
+}
+
+resource "aws_autoscaling_group" "node_asg" {
+  name               = local.name
+  min_size           = 1
+  max_size           = 1
+  availability_zones = [data.aws_subnet.node_subnet.availability_zone]
+
+  enabled_metrics = [
+    "GroupDesiredCapacity", "GroupInServiceInstances", "GroupMaxSize", "GroupMinSize", "GroupPendingInstances",
+    "GroupStandbyInstances", "GroupTerminatingInstances", "GroupTotalInstances",
+  ]
+  metrics_granularity = "1Minute"
+
+  launch_template {
+    id      = aws_launch_template.node.id
+    version = aws_launch_template.node.latest_version
+  }
+
+  # A node that does not report itself healthy is replaced.
+  initial_lifecycle_hook {
+    name                 = local.asg_hook_name
+    lifecycle_transition = "autoscaling:EC2_INSTANCE_LAUNCHING"
+    default_result       = "ABANDON"
+    heartbeat_timeout    = var.asg_lifecycle_hook_heartbeat_timeout
+  }
+
+  tag {
+    key                 = "Name"
+    value               = local.name
+    propagate_at_launch = true
+  }
+
+  # The provider does not put its default tags on groups.
+  dynamic "tag" {
+    for_each = data.aws_default_tags.current.tags
+
+    content {
+      key                 = tag.key
+      value               = tag.value
+      propagate_at_launch = true
+    }
+  }
+}

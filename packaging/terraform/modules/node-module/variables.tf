@@ -1,0 +1,113 @@
+# As given by the root module, which describes them. The checks that need a node's own values stand here.
+
+variable "app_name" {
+  type = string
+}
+
+variable "asg_lifecycle_hook_heartbeat_timeout" {
+  type = number
+}
+
+variable "cluster_tag" {
+  type        = string
+  description = "Key of the tag that has app_name as its value on the data volume; the nodes' policy goes by it."
+}
+
+variable "command_timeout_seconds" {
+  type = number
+}
+
+variable "data_volume" {
+  type = object({
+    device_name            = string
+    size_in_gibs           = number
+    type                   = string
+    iops                   = optional(number)
+    throughput_mib_per_sec = optional(number)
+    mount_path             = string
+    file_system_type       = string
+    mount_params           = list(string)
+    mount_path_owner_user  = string
+    mount_path_owner_group = string
+    tags                   = optional(map(string), {})
+  })
+
+  validation {
+    condition     = contains(["ext4", "xfs"], var.data_volume.file_system_type)
+    error_message = "file_system_type must be ext4 or xfs."
+  }
+}
+
+variable "http_put_response_hop_limit" {
+  type = number
+}
+
+variable "instance_type" {
+  type = string
+}
+
+variable "node_agent_sha256" {
+  type = string
+}
+
+variable "node_agent_url" {
+  type = string
+}
+
+variable "node_config_script" {
+  type      = string
+  sensitive = true
+}
+
+variable "node_config_script_s3_url" {
+  type = string
+}
+
+variable "node_files_toupload" {
+  type = list(object({
+    contents    = string
+    destination = string
+  }))
+  sensitive = true
+
+  validation {
+    condition     = alltrue([for file in var.node_files_toupload : can(regex("^/", file.destination))])
+    error_message = "Each destination of node_files_toupload must be an absolute path."
+  }
+}
+
+variable "node_id" {
+  type = string
+}
+
+variable "node_image" {
+  type = string
+}
+
+variable "node_instance_profile_id" {
+  type = string
+}
+
+variable "node_ip" {
+  type = string
+}
+
+variable "node_key_name" {
+  type = string
+}
+
+variable "node_subnet_id" {
+  type = string
+}
+
+variable "root_volume" {
+  type = object({
+    device_name  = string
+    size_in_gibs = number
+    type         = string
+  })
+}
+
+variable "security_groups" {
+  type = list(string)
+}

@@ -1,0 +1,286 @@
+//! The nodes' IAM policy in the Terraform module: it allows the calls that the agent makes, on what is this cluster's, and no
+//! more.
+
+#![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
+#[path = "terraform/cluster.rs"]
+mod cluster;
+#[path = "terraform/module.rs"]
+mod module;
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use cluster::{ACCOUNT, Modules, REGION, cluster, config_text, volume, volume_id, with};
+use ec2_sim::{ApiCall, Event, HookSpec, VolumeSpec, What};
+use hcl::Value;
+use hcl::structure::{BlockLabel, Body};
+use module::{Instance, Object, attribute};
+use support::World;
+
+const SCRIPT_URL: &str = "s3://config/hooks/script.sh";
+
+/// The cluster that the scenarios' node 00 belongs to.
+fn kafka() -> Object {
+    let inputs = with(with(cluster(), "app_name", "kafka"), "node_config_script_s3_url", SCRIPT_URL);
+    // Accounts that every machine has.
+    volume(&volume(&inputs, "mount_path_owner_user", "daemon"), "mount_path_owner_group", "daemon")
+}
+
+// The policy, as far as IAM's rules matter here.
+
+struct Statement {
+    actions: Vec<String>,
+    resources: Vec<String>,
+    /// Test, key, values.
+    conditions: Vec<(String, String, Vec<String>)>,
+}
+
+/// What is asked of IAM.
+struct Request {
+    action: String,
+    resource: String,
+    keys: BTreeMap<String, Vec<String>>,
+}
+
+fn policy(inputs: &Object) -> Vec<Statement> {
+    let modules = Modules::read();
+    let mut root = modules.root(inputs).unwrap();
+    let document = modules.root.block("data", &["aws_iam_policy_document", "node_policy"]);
+    let mut statements = Vec::new();
+    for block in document.body.blocks() {
+        if block.identifier() == "statement" {
+            statements.push(statement(&root, &block.body));
+            continue;
+        }
+        assert_eq!((block.identifier(), block.labels()), ("dynamic", &[BlockLabel::from("statement")][..]));
+        let content = block.body.blocks().next().unwrap();
+        for value in root.value(&block.body, "for_each").as_array().unwrap() {
+            root.context.declare_var("statement", module::object([("value", value.clone())]));
+            statements.push(statement(&root, &content.body));
+        }
+    }
+    statements
+}
+
+fn statement(root: &Instance, body: &Body) -> Statement {
+    let list = |body: &Body, name: &str| -> Vec<String> {
+        root.value(body, name).as_array().unwrap().iter().map(|item| item.as_str().unwrap().to_owned()).collect()
+    };
+    let text = |body: &Body, name: &str| root.value(body, name).as_str().unwrap().to_owned();
+    // Else it would not allow.
+    assert!(attribute(body, "effect").is_none());
+    let known = ["sid", "actions", "resources"];
+    assert!(body.attributes().all(|attribute| known.contains(&attribute.key.as_str())), "{body:?}");
+    let conditions = body.blocks().inspect(|block| assert_eq!(block.identifier(), "condition"));
+    Statement {
+        actions: list(body, "actions"),
+        resources: list(body, "resources"),
+        conditions: conditions
+            .map(|block| (text(&block.body, "test"), text(&block.body, "variable"), list(&block.body, "values")))
+            .collect(),
+    }
+}
+
+fn glob(pattern: &str, text: &str) -> bool {
+    let pattern = regex_lite::escape(pattern).replace(r"\*", ".*");
+    regex_lite::Regex::new(&format!("^{pattern}$")).unwrap().is_match(text)
+}
+
+fn allows(policy: &[Statement], request: &Request) -> bool {
+    policy.iter().any(|statement| {
+        statement.actions.contains(&request.action)
+            && statement.resources.iter().any(|pattern| glob(pattern, &request.resource))
+            && statement.conditions.iter().all(|(test, key, values)| {
+                let given = request.keys.get(key).map_or(&[][..], Vec::as_slice);
+                match test.as_str() {
+                    "StringEquals" => given.iter().any(|given| values.contains(given)),
+                    // Of none, all are right.
+                    "ForAllValues:StringLike" => given.iter().all(|g| values.iter().any(|pattern| glob(pattern, g))),
+                    "Null" => given.is_empty() == (values[0] == "true"),
+                    other => panic!("{other}: teach the test what it means"),
+                }
+            })
+    })
+}
+
+fn ec2(kind: &str, id: &str) -> String {
+    format!("arn:aws:ec2:{REGION}:{ACCOUNT}:{kind}/{id}")
+}
+
+fn group(name: &str) -> String {
+    format!("arn:aws:autoscaling:{REGION}:{ACCOUNT}:autoScalingGroup:0b8f4a5c:autoScalingGroupName/{name}")
+}
+
+/// The keys of a resource with these tags.
+fn tagged(tags: &[(&str, &str)]) -> BTreeMap<String, Vec<String>> {
+    tags.iter().map(|(key, value)| (format!("aws:ResourceTag/{key}"), vec![(*value).to_owned()])).collect()
+}
+
+/// What the module puts on the volume of this node.
+fn volume_tags(inputs: &Object, node: &str) -> BTreeMap<String, Vec<String>> {
+    let modules = Modules::read();
+    let nodes = modules.nodes(inputs).unwrap();
+    let block = modules.node.block("resource", &["aws_ebs_volume", "node_data"]);
+    let tags = nodes[node].value(&block.body, "tags");
+    let tags: Vec<_> =
+        tags.as_object().unwrap().iter().map(|(key, value)| (key.as_str(), value.as_str().unwrap())).collect();
+    tagged(&tags)
+}
+
+/// What Auto Scaling puts on the instances of this group.
+fn instance_tags(group: &str) -> BTreeMap<String, Vec<String>> {
+    tagged(&[("aws:autoscaling:groupName", group)])
+}
+
+/// What IAM is asked for a call: one question for each resource.
+fn requests(call: &ApiCall, inputs: &Object) -> Vec<Request> {
+    let request = |resource: String, keys| Request { action: call.action.clone(), resource, keys };
+    let of = |id: &str| -> (String, BTreeMap<String, Vec<String>>) {
+        if id.starts_with("vol-") {
+            (ec2("volume", id), volume_tags(inputs, "00"))
+        } else {
+            (ec2("instance", id), instance_tags(support::GROUP))
+        }
+    };
+    let parameter = |name: &str| call.parameters.get(name).unwrap_or_else(|| panic!("{name}: {:?}", call.parameters));
+    let all = |pattern: &str| -> Vec<String> {
+        call.parameters.iter().filter(|(name, _)| glob(pattern, name)).map(|(_, value)| value.clone()).collect()
+    };
+    match call.action.as_str() {
+        "ec2:AttachVolume" => ["VolumeId", "InstanceId"]
+            .map(|name| {
+                let (resource, keys) = of(parameter(name));
+                request(resource, keys)
+            })
+            .into(),
+        "ec2:CreateTags" => all("ResourceId.*")
+            .iter()
+            .map(|id| {
+                let (resource, mut keys) = of(id);
+                keys.insert("aws:TagKeys".to_owned(), all("Tag.*.Key"));
+                request(resource, keys)
+            })
+            .collect(),
+        "autoscaling:CompleteLifecycleAction" | "autoscaling:RecordLifecycleActionHeartbeat" => {
+            vec![request(group(parameter("AutoScalingGroupName")), BTreeMap::new())]
+        }
+        "s3:GetObject" => {
+            let object = format!("arn:aws:s3:::{}/{}", parameter("Bucket"), parameter("Key"));
+            vec![request(object, BTreeMap::new())]
+        }
+        // What only looks has no resource.
+        _ => vec![request("*".to_owned(), BTreeMap::new())],
+    }
+}
+
+/// Every call the agent made, from a first boot, a replacement that waits for the volume, and a failure.
+fn calls() -> Vec<ApiCall> {
+    // Long enough for a busy machine, short enough for a heartbeat (a third of it) during the slow function.
+    let hook = HookSpec { heartbeat_timeout: Duration::from_secs(18), ..HookSpec::default() };
+    let world = World::with_hook(&hook, |config| config.latencies.shutting_down = Duration::from_secs(3));
+    let id = Some(volume_id("00"));
+    world.sim.create_volume(VolumeSpec { id, ..VolumeSpec::default() }).unwrap();
+    let config = config_text(&cluster::user_data(&kafka()).unwrap()["00"]);
+    let script = |configure: &str, health: &str| {
+        let text = format!("configure_cluster_node() {{ {configure}; }}\nwait_for_healthy_cluster() {{ {health}; }}\n");
+        world.sim.put_object("config", "hooks/script.sh", text);
+    };
+
+    script("sleep 7", "true");
+    let first = world.launch();
+    first.come_up(&config);
+    first.terminate();
+    script("true", "true");
+    let second = world.launch();
+    second.come_up(&config);
+    second.terminate();
+    script("true", "false");
+    world.launch().run(&config).must_fail(1, &["code=hook-failed"]);
+
+    let events = world.events();
+    let ours = |event: &Event| match &event.what {
+        What::Api(call) if call.caller.as_deref().is_some_and(|caller| caller.starts_with("i-")) => Some(call.clone()),
+        _ => None,
+    };
+    events.iter().filter_map(ours).collect()
+}
+
+#[test]
+fn the_policy_allows_the_calls_that_the_agent_makes_no_more_and_no_fewer() {
+    let inputs = kafka();
+    let policy = policy(&inputs);
+    let calls = calls();
+
+    let called: BTreeSet<&str> = calls.iter().map(|call| call.action.as_str()).collect();
+    let allowed: BTreeSet<&str> = policy.iter().flat_map(|statement| &statement.actions).map(String::as_str).collect();
+    assert_eq!(allowed, called);
+
+    for call in &calls {
+        for request in requests(call, &inputs) {
+            assert!(allows(&policy, &request), "{} on {} {:?}", request.action, request.resource, request.keys);
+        }
+    }
+    // Terraform leaves alone what the agent notes on volumes.
+    let modules = Modules::read();
+    let block = modules.node.block("resource", &["aws_ebs_volume", "node_data"]);
+    let ignored = block.body.blocks().next().unwrap().body.attributes().next().unwrap().expr.to_string();
+    for call in calls
+        .iter()
+        .filter(|call| call.action == "ec2:CreateTags" && call.parameters["ResourceId.1"].starts_with("vol-"))
+    {
+        let key = &call.parameters["Tag.1.Key"];
+        assert!(ignored.contains(&format!("tags[\"{key}\"]")), "{key} is not in ignore_changes: {ignored}");
+    }
+}
+
+#[test]
+fn without_a_script_on_s3_the_policy_reads_nothing_from_s3() {
+    let policy = policy(&with(kafka(), "node_config_script_s3_url", Value::Null));
+    assert!(policy.iter().all(|statement| statement.actions.iter().all(|action| !action.starts_with("s3:"))));
+}
+
+#[test]
+fn another_clusters_volumes_instances_groups_and_objects_are_out_of_reach() {
+    let inputs = kafka();
+    let policy = policy(&inputs);
+    let (ours, other) = (volume_tags(&inputs, "01"), volume_tags(&with(inputs.clone(), "app_name", "other"), "01"));
+    let with_keys = |mut keys: BTreeMap<String, Vec<String>>, tags: &[&str]| {
+        keys.insert("aws:TagKeys".to_owned(), tags.iter().map(|tag| (*tag).to_owned()).collect());
+        keys
+    };
+    let (node, foreign) = (instance_tags("kafka-node-01"), instance_tags("other-node-01"));
+    let attach = "ec2:AttachVolume";
+    let tag = "ec2:CreateTags";
+    let complete = "autoscaling:CompleteLifecycleAction";
+    let (disk, machine) = (ec2("volume", "vol-0"), ec2("instance", "i-0"));
+    let status = ["node-agent:status"];
+    let none = BTreeMap::new();
+    for (allowed, action, resource, keys) in [
+        (true, attach, &disk, ours.clone()),
+        (false, attach, &disk, other.clone()),
+        (false, attach, &disk, none.clone()),
+        (true, attach, &machine, node.clone()),
+        (false, attach, &machine, foreign.clone()),
+        (false, attach, &machine, none.clone()),
+        (true, tag, &disk, with_keys(ours.clone(), &["node-agent:formatted", "node-agent:formatting"])),
+        (false, tag, &disk, with_keys(ours.clone(), &["node-agent:formatted", "stateful-cluster"])),
+        (false, tag, &disk, with_keys(ours.clone(), &["Name"])),
+        (false, tag, &disk, ours.clone()),
+        (false, tag, &disk, with_keys(other, &["node-agent:formatted"])),
+        (true, tag, &machine, with_keys(node.clone(), &status)),
+        (false, tag, &machine, with_keys(foreign, &status)),
+        (false, tag, &machine, node),
+        (false, tag, &ec2("snapshot", "snap-0"), with_keys(ours, &["node-agent:formatted"])),
+        (true, complete, &group("kafka-node-02"), none.clone()),
+        (false, complete, &group("kafka-node-03"), none.clone()),
+        (false, complete, &group("other-node-02"), none.clone()),
+        (true, "s3:GetObject", &"arn:aws:s3:::config/hooks/script.sh".to_owned(), none.clone()),
+        (false, "s3:GetObject", &"arn:aws:s3:::config/hooks/script.sh.old".to_owned(), none.clone()),
+        (false, "ec2:DetachVolume", &disk, none),
+    ] {
+        let request = Request { action: action.to_owned(), resource: resource.clone(), keys };
+        assert_eq!(allows(&policy, &request), allowed, "{action} on {resource} {:?}", request.keys);
+    }
+}
