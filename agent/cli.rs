@@ -17,7 +17,7 @@ use crate::journal::Fault;
 use crate::log::{self, Format, Level};
 use crate::service::Service;
 use crate::service::retry;
-use crate::session::{Ended, Places, Session, stop_signal};
+use crate::session::{Ended, Places, Session, last_words, stop_signal};
 use crate::step::StepName;
 use crate::steps::lifecycle::LaunchResult;
 use crate::{install, plan, settings, status};
@@ -209,7 +209,7 @@ impl Run {
             if once {
                 return retry::once(places, None).await.map_err(|ended| ended.fault());
             }
-            let serve = async { Box::pin(Service::open(Session::open(places)?)?.run()).await };
+            let serve = async { Box::pin(Service::open(Session::open(places, stop_signal()?)?)?.run()).await };
             serve.await.map_err(|ended: Ended| ended.fault())
         }))
     }
@@ -296,25 +296,8 @@ fn block_on<T>(work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault>
 
 /// The last line of every run, and the exit code.
 fn finish(result: Result<(), Fault>) -> ExitCode {
-    let Err(Fault { step, exit_code, error }) = result else {
-        let last = "node-agent: result=done";
-        log::last_words(Level::Info, last, last);
-        return ExitCode::SUCCESS;
-    };
-    if error.message.contains('\n') {
-        log::say(Level::Error, &error.message);
-    }
-    let last = |message: &str| {
-        format!(
-            "node-agent: result=failed step={} code={} reason={:?} remedy={:?}",
-            step.map_or("start", StepName::as_str),
-            error.code,
-            message.lines().next().unwrap_or_default(),
-            error.remedy,
-        )
-    };
-    log::last_words(Level::Error, &last(&error.message), &last(&error.public));
-    ExitCode::from(exit_code)
+    last_words(result.as_ref().err());
+    result.map_or_else(|fault| ExitCode::from(fault.exit_code), |()| ExitCode::SUCCESS)
 }
 
 #[derive(Debug, Subcommand)]

@@ -45,6 +45,8 @@ fn complete(plan: &mut Vec<Planned>, config: &Config, journal: &Journal) {
     else {
         return;
     };
+    // That a step's first part has nothing to do says nothing of its second.
+    plan.retain(|planned| planned.step <= open || planned.finding != Finding::AlreadySo);
     let launched = journal.launch_outcome().is_some();
     for step in StepName::ALL.into_iter().filter(|step| *step > open) {
         let asked_for = match step {
@@ -54,7 +56,7 @@ fn complete(plan: &mut Vec<Planned>, config: &Config, journal: &Journal) {
             _ => !config.volumes.is_empty(),
         };
         if asked_for && plan.iter().all(|planned| planned.step != step) {
-            let because = format!("unknown until {} is done", so_far(open));
+            let because = format!("unknown until {}", after(open));
             let finding = Finding::Unknown;
             plan.push(Planned { step, volume: None, finding, because, remedy: None, exit_code: 0 });
         }
@@ -62,10 +64,10 @@ fn complete(plan: &mut Vec<Planned>, config: &Config, journal: &Journal) {
     plan.sort_by_key(|planned| planned.step);
 }
 
-fn so_far(step: StepName) -> &'static str {
+fn after(step: StepName) -> String {
     match step {
-        StepName::Attach => "the volume is attached",
-        other => other.as_str(),
+        StepName::Attach => "the volume is attached".to_owned(),
+        other => format!("{other} is done"),
     }
 }
 

@@ -16,6 +16,7 @@ use crate::heartbeat::Allowance;
 use crate::host;
 use crate::journal::{self, Fault, Journal, LaunchOutcome, Phase, Process};
 use crate::lock::Lock;
+use crate::log::{self, Level};
 use crate::publish::Publisher;
 use crate::settings;
 use crate::step::{Runner, StepName, Stopped};
@@ -121,8 +122,7 @@ const TAG: &str = "node-agent:status";
 
 impl Session {
     /// Takes the lock and opens the journal.
-    pub fn open(places: Places) -> Result<Self, Failure> {
-        let stop = stop_signal()?;
+    pub fn open(places: Places, stop: watch::Receiver<bool>) -> Result<Self, Failure> {
         let state_dir = &places.state_dir;
         make_state_dir(state_dir)?;
         let lock = Lock::take(state_dir)?;
@@ -142,11 +142,15 @@ impl Session {
         })
     }
 
-    /// Reads the configuration and brings the node up. A failure is for the caller to put down ([`Session::failed`]).
-    pub async fn attempt(&self) -> Attempt {
+    /// Brings the node up, with this configuration or with the one that is read now. A failure is for the caller to put down
+    /// ([`Session::failed`]).
+    pub async fn attempt(&self, given: Option<Config>) -> Attempt {
         let began = Process::of(std::process::id().cast_signed(), &self.boot_id);
         let mut attempt = match self.journal.begin(began).and_then(|()| prepare_scratch(&self.scratch)) {
-            Ok(()) => Box::pin(self.configured_attempt()).await,
+            Ok(()) => match given {
+                Some(config) => self.bring_up(config).await,
+                None => Box::pin(self.configured_attempt()).await,
+            },
             Err(failure) => Attempt { result: Err(failure.into()), config: None, lifecycle: None },
         };
         let ended = match &attempt.result {
@@ -196,6 +200,10 @@ impl Session {
                 return Attempt { result: Err(failure.into()), config: None, lifecycle };
             }
         };
+        self.bring_up(config).await
+    }
+
+    async fn bring_up(&self, config: Config) -> Attempt {
         self.journal.configured(&config);
         let result = Box::pin(self.boot(&config).bring_up()).await.map_err(Ended::from);
         let lifecycle = config.lifecycle.clone();
@@ -279,6 +287,27 @@ impl Session {
             Err(_) => tracing::debug!("the instance cannot be tagged: EC2 does not answer"),
         }
     }
+}
+
+/// Says how it ended, in the last line of a run; on the machine's console, too, for those who cannot log in.
+pub fn last_words(fault: Option<&Fault>) {
+    let Some(Fault { step, error, .. }) = fault else {
+        let last = "node-agent: result=done";
+        return log::last_words(Level::Info, last, last);
+    };
+    if error.message.contains('\n') {
+        log::say(Level::Error, &error.message);
+    }
+    let last = |message: &str| {
+        format!(
+            "node-agent: result=failed step={} code={} reason={:?} remedy={:?}",
+            step.map_or("start", StepName::as_str),
+            error.code,
+            message.lines().next().unwrap_or_default(),
+            error.remedy,
+        )
+    };
+    log::last_words(Level::Error, &last(&error.message), &last(&error.public));
 }
 
 /// Makes the state directory, where it is missing.

@@ -368,8 +368,12 @@ fn a_volume_that_cannot_be_attached_is_found() {
     let shared = scene.world.sim.create_volume(shared).unwrap();
     let mut current = good.to_string();
     let cases = [
-        (elsewhere.to_string(), "is in eu-west-1b, this instance in eu-west-1a", "start the instance in the volume's"),
-        (shared.to_string(), "Multi-Attach", "switch Multi-Attach off"),
+        (
+            elsewhere.to_string(),
+            "is in eu-west-1b, this instance in eu-west-1a",
+            "launch the node in the volume's zone",
+        ),
+        (shared.to_string(), "Multi-Attach", "--no-multi-attach-enabled"),
         ("vol-0123456789abcdef0".to_owned(), "does not exist", "correct volume.id"),
     ];
     for (id, seen, remedy) in cases {
@@ -401,7 +405,7 @@ fn a_volume_that_cannot_be_attached_is_found() {
 fn without_instance_metadata_the_rest_is_still_checked() {
     let scene = Scene::new();
     scene.world.sim.change_instance(&scene.node.id, |spec| spec.imds = false).unwrap();
-    let checked = scene.must_find("instance metadata", "IMDS is disabled", "HttpEndpoint enabled");
+    let checked = scene.must_find("instance metadata", "IMDS is disabled", "--http-endpoint enabled");
     assert_eq!(checked.with("unknown"), ["AWS"]);
     assert_eq!(checked.line("mkfs.xfs")["result"], "ok");
 }

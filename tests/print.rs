@@ -56,7 +56,7 @@ fn bash_completes_commands_and_options() {
     let script = agent(&["completions", "bash"]).stdout;
     let check = Command::new("bash").args(["-n", "-c", &String::from_utf8(script).unwrap()]).output().unwrap();
     assert!(check.status.success() && check.stderr.is_empty(), "{check:?}");
-    assert_eq!(offered(&["node-agent", "compl"]), ["completions"]);
+    assert_eq!(offered(&["node-agent", "completi"]), ["completions"]);
     assert_eq!(offered(&["node-agent", "config", "sch"]), ["schema"]);
     assert_eq!(offered(&["node-agent", "run", "--on"]), ["--once"]);
 }

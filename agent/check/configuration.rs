@@ -58,7 +58,7 @@ pub(super) async fn check(from: &str, imds: &Imds) -> (Vec<Finding>, Option<Conf
 
 fn invalid(failure: &Failure) -> Finding {
     let finding = Finding::failed(NAME, failure);
-    if failure.code == Code::ConfigInvalid { finding.to_mend("correct what the lines below name") } else { finding }
+    if failure.code == Code::ConfigInvalid { finding.advise("correct what the lines below name") } else { finding }
 }
 
 fn summary(config: &Config) -> String {

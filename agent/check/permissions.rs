@@ -168,7 +168,7 @@ fn finding(action: &str, answer: Answer, aside: Option<&str>, statement: &Value)
             Finding::unknown(name, format!("cannot be told: {failure}"))
         }
         Answer::Failed(failure) if failure.code == Code::ApiRefused && action.starts_with("s3:") => {
-            Finding::failed(name, &failure).to_mend("put the object there, or correct the source")
+            Finding::failed(name, &failure).advise("put the object there, or correct the source")
         }
         Answer::Failed(failure) => Finding::failed(name, &failure),
     }
@@ -178,7 +178,7 @@ fn finding(action: &str, answer: Answer, aside: Option<&str>, statement: &Value)
 fn untried(action: &str, aside: &str, group: &Value) -> Finding {
     let statement = allow(action, group);
     Finding::unknown(line(action), format!("cannot be tried without doing it{aside}"))
-        .to_mend(format!("see that the role's policy has {statement}"))
+        .advise(format!("see that the role's policy has {statement}"))
 }
 
 fn allow(action: &str, resource: &Value) -> Value {

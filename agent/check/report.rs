@@ -57,7 +57,7 @@ impl Finding {
 
     /// With another remedy, or with one although nothing is known to be wrong.
     #[must_use]
-    pub(super) fn to_mend(self, remedy: impl Into<String>) -> Self {
+    pub(super) fn advise(self, remedy: impl Into<String>) -> Self {
         Finding { remedy: Some(remedy.into()), ..self }
     }
 }

@@ -79,7 +79,7 @@ pub(super) async fn check(services: &Services, imds: &Imds, config: Option<&Conf
     let trusted = trust.as_ref().is_none_or(Result::is_ok);
     findings.extend(trust.map(|trust| match trust {
         Ok(()) => Finding::ok("CA certificates", "found"),
-        Err(failure) => Finding::failed("CA certificates", &failure).to_mend("install the package ca-certificates"),
+        Err(failure) => Finding::failed("CA certificates", &failure).advise("install the package ca-certificates"),
     }));
 
     let hosts = places.iter().flatten().map(|place| place.host.as_str()).chain(web.iter().filter_map(Url::host_str));
@@ -245,7 +245,7 @@ async fn credentials(services: &Services, imds: &Imds, ec2: bool, ahead: Option<
                 return (Finding::unknown(name, format!("{whose}{left}; not accepted while the clock is wrong")), way);
             }
             let finding = Finding::failed(name, &failure);
-            (finding.to_mend("look at the instance profile and its role's trust policy"), way)
+            (finding.advise("look at the instance profile and its role's trust policy"), way)
         }
         _ => (Finding::ok(name, format!("{whose}{left}")), Ok(())),
     }

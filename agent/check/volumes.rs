@@ -63,5 +63,5 @@ async fn held(scene: &Scene<'_>, name: String, size: &str, by: &Attachment) -> F
         return Finding::ok(name, format!("{seen}: a run would wait until it is free"));
     }
     Finding::failed(name, &Failure::new(Code::VolumeHeld, seen))
-        .to_mend("terminate that instance, or stop using the volume there and detach it: it is never taken away")
+        .advise("terminate that instance, or stop using the volume there and detach it: it is never taken away")
 }

@@ -17,7 +17,7 @@ use crate::config;
 use crate::failure::{Class, Code, Failure};
 use crate::heartbeat::Heart;
 use crate::journal::{LaunchOutcome, Phase};
-use crate::session::{Attempt, Ended, Session};
+use crate::session::{Attempt, Ended, Session, last_words};
 use crate::step::{StepName, rough};
 use crate::steps::lifecycle::LaunchResult;
 
@@ -72,13 +72,17 @@ impl Service {
     /// Runs until it is told to stop, which is no failure, or a hold has ended.
     pub async fn run(mut self) -> Result<(), Ended> {
         loop {
-            let attempt = uninterrupted(&mut self.control.requests, &mut self.followers, self.session.attempt()).await;
+            let attempt =
+                uninterrupted(&mut self.control.requests, &mut self.followers, self.session.attempt(None)).await;
             let how = attempt.result.as_ref().err().map(Ended::fault);
             // Those who ask next must find it as it is now.
             if let Err(ended) = &attempt.result
                 && !ended.was_stopped()
             {
                 self.session.failed(ended, Phase::Held);
+            }
+            if !attempt.result.as_ref().is_err_and(Ended::was_stopped) {
+                last_words(how.as_ref());
             }
             self.followers.drain(..).for_each(|asked| asked.answer(how.clone()));
             if let Next::End(result) = self.after(attempt).await {

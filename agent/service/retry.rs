@@ -5,14 +5,15 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::control::{self, Request};
+use crate::aws::Aws;
 use crate::config::Scope;
 use crate::failure::{Code, Failure};
 use crate::host::{self, systemd};
 use crate::journal::{Fault, Journal, Phase};
 use crate::lock::Lock;
-use crate::session::{Ended, Places, Session, make_state_dir};
+use crate::session::{Ended, Places, Session, make_state_dir, stop_signal};
 use crate::settings;
-use crate::step::StepName;
+use crate::step::{StepName, stopped};
 use crate::steps::lifecycle::LaunchResult;
 
 /// How long a unit that was started may take until its service answers: it does so before it does anything else.
@@ -53,13 +54,20 @@ pub async fn retry(places: Places, from: Option<StepName>) -> Result<(), Fault> 
     }
 }
 
-/// One go at the sequence in this process, without a hold.
+/// One go at the sequence in this process, without a hold. A configuration with mistakes is found before anything is
+/// touched.
 pub async fn once(places: Places, from: Option<StepName>) -> Result<(), Ended> {
-    let session = Session::open(places)?;
+    let mut stop = stop_signal()?;
+    let imds = Aws::new().imds;
+    let config = tokio::select! {
+        config = settings::load(&places.config, &imds, Scope::ThisHost) => config?,
+        _ = stop.wait_for(|stop| *stop) => return Err(stopped().into()),
+    };
+    let session = Session::open(places, stop)?;
     if let Some(step) = from {
         session.journal.redo_from(step)?;
     }
-    let result = session.attempt().await.result.map(drop);
+    let result = session.attempt(Some(config)).await.result.map(drop);
     if let Err(ended) = &result
         && !ended.was_stopped()
     {
@@ -74,7 +82,7 @@ pub async fn complete(places: Places, result: LaunchResult) -> Result<(), Fault>
     if let Some(pending) = control::ask(&places.runtime_dir, Request::Complete { result }).await? {
         return ended(pending.follow().await?);
     }
-    let session = Session::open(places)?;
+    let session = Session::open(places, stop_signal()?)?;
     let texts = settings::read(&session.places.config, &session.aws.imds, settings::IMDS_DEADLINE).await?;
     let (lifecycle, deadline) = match (texts.clone().validate(Scope::Offline), texts.lifecycle()) {
         (Ok(config), _) => (config.lifecycle, config.timeouts.complete),

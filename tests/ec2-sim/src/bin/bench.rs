@@ -1,4 +1,5 @@
-//! `make bench`: what the agent costs over bare mkfs and mount, where there is nothing to wait for.
+//! `make bench`: what the agent costs over bare mkfs and mount, where there is nothing to wait for; what the service costs
+//! that holds a failed node; how fast `status` answers.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -29,10 +30,16 @@ struct Arguments {
     /// The disk's size
     #[arg(long, default_value_t = 8)]
     gib: u64,
+    /// How long the service that holds a node is watched
+    #[arg(long, default_value_t = 60)]
+    idle_seconds: u64,
 }
 
 const GROUP: &str = "bench";
 const HOOK: &str = "bench-hook";
+const HELD: &str = "held";
+/// AWS's shortest heartbeat timeout.
+const SHORTEST: Duration = Duration::from_secs(30);
 /// An answer that takes longer never comes.
 const STUCK: Duration = Duration::from_secs(30);
 
@@ -56,7 +63,7 @@ fn main() -> ExitCode {
 }
 
 fn measure_all(stage: &Stage, arguments: &Arguments) -> Result<()> {
-    let Arguments { runs, gib } = *arguments;
+    let Arguments { runs, gib, idle_seconds } = *arguments;
     if runs == 0 || gib == 0 {
         return Err("--runs and --gib are at least 1".into());
     }
@@ -70,7 +77,7 @@ fn measure_all(stage: &Stage, arguments: &Arguments) -> Result<()> {
         }
         report(file_system, &measured);
     }
-    Ok(())
+    world.hold(runs, Duration::from_secs(idle_seconds))
 }
 
 /// What one run came to. Times in milliseconds.
@@ -176,6 +183,62 @@ impl World<'_> {
         node.terminate()?.wait()?;
         fs::remove_file(backing_file)?;
         Ok(run)
+    }
+
+    /// What the service costs that holds a failed node, and how fast `status` tells of it. The hook's timeout is the
+    /// shortest that Auto Scaling has, so that there are as many heartbeats as there can be.
+    fn hold(&self, runs: usize, idle: Duration) -> Result<()> {
+        let hook = HookSpec { name: HOOK.to_owned(), heartbeat_timeout: SHORTEST, ..HookSpec::default() };
+        self.sim.create_group(GroupSpec { name: HELD.to_owned(), hooks: vec![hook] })?;
+        let node =
+            self.stage.launch(&self.sim, InstanceSpec { group: Some(HELD.to_owned()), ..InstanceSpec::default() })?;
+        let volume = self.sim.create_volume(VolumeSpec { size_bytes: self.size_bytes, ..VolumeSpec::default() })?;
+        node.write(
+            "/etc/node-agent/config.toml",
+            config(&volume, "xfs").replace(&format!("asg_name = \"{GROUP}\""), &format!("asg_name = \"{HELD}\"")),
+        )?;
+        node.write("/usr/local/lib/node/hooks.sh", HOOKS.replace("{ :; }", "{ false; }"))?;
+        let log = self.stage.dir().join("held.log");
+        let mut command = node.agent(&["run"]);
+        let mut service = command.stdout(File::create(&log)?).stderr(File::create(&log)?).spawn()?;
+        let pid = Pid::from_raw(service.id().try_into()?);
+        let began = Instant::now();
+        while !fs::read_to_string(&log)?.contains("held for") {
+            if began.elapsed() > STUCK {
+                return Err(format!("the node is not held:\n{}", fs::read_to_string(&log)?).into());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let used = || -> Result<Duration> { Ok(ClockId::pid_cpu_clock_id(pid)?.now()?.into()) };
+        let before = used()?;
+        std::thread::sleep(idle);
+        let share = used()?.saturating_sub(before).as_secs_f64() / idle.as_secs_f64() * 100.0;
+        let beats = self.sim.events().calls("autoscaling:RecordLifecycleActionHeartbeat").len();
+        println!(
+            "\nholding a node for {} s ({beats} heartbeats)\n  {:<44}{share:>9.3} %   aim: under 0.1\n  {:<44}{:>9.2} MiB aim: under 20\n  {:<44}{:>9.2} MiB",
+            idle.as_secs(),
+            "processor time",
+            "resident memory",
+            memory(pid, "VmRSS:")?,
+            "peak memory",
+            memory(pid, "VmHWM:")?,
+        );
+        let mut times = Vec::new();
+        for _ in 0..runs.max(2) * 2 {
+            let mut status = node.agent(&["status"]);
+            let began = Instant::now();
+            let code = status.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).status()?.code();
+            times.push(millis(began.elapsed()));
+            if code != Some(1) {
+                return Err(format!("status ended with {code:?}").into());
+            }
+        }
+        println!("\n{:<46}{:>9}{:>10}{:>10}", "status", "median", "min", "max");
+        line("from its start to its end", "ms", "aim: under 10", times);
+        service.kill()?;
+        service.wait()?;
+        node.terminate()?.wait()?;
+        Ok(())
     }
 
     /// What a script could not do without: mkfs as the agent calls it, and the mount itself.
@@ -288,8 +351,13 @@ impl Usage {
 
 /// The most memory that this process alone had resident so far, in MiB.
 fn peak_memory(pid: Pid) -> Result<f64> {
+    memory(pid, "VmHWM:")
+}
+
+/// A line of proc(5)'s status, in MiB.
+fn memory(pid: Pid, what: &str) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("the process has ended")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(what)).ok_or("the process has ended")?;
     mebibytes(line.trim().trim_end_matches(" kB"))
 }
 
@@ -302,19 +370,20 @@ fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
+/// One line of a table.
+fn line(what: &str, unit: &str, aim: &str, mut values: Vec<f64>) {
+    values.sort_by(f64::total_cmp);
+    let (Some(min), Some(max)) = (values.first(), values.last()) else { return };
+    let middle = values.len() / 2;
+    let median =
+        if values.len().is_multiple_of(2) { f64::midpoint(values[middle - 1], values[middle]) } else { values[middle] };
+    println!("  {what:<44}{median:>9.2}{min:>10.2}{max:>10.2} {unit:<4}{aim}");
+}
+
 fn report(file_system: &str, runs: &[Run]) {
     println!("\n{file_system:<46}{:>9}{:>10}{:>10}", "median", "min", "max");
     let line = |what: &str, unit: &str, aim: &str, value: &dyn Fn(&Run) -> f64| {
-        let mut values: Vec<_> = runs.iter().map(value).collect();
-        values.sort_by(f64::total_cmp);
-        let (Some(min), Some(max)) = (values.first(), values.last()) else { return };
-        let middle = values.len() / 2;
-        let median = if values.len().is_multiple_of(2) {
-            f64::midpoint(values[middle - 1], values[middle])
-        } else {
-            values[middle]
-        };
-        println!("  {what:<44}{median:>9.2}{min:>10.2}{max:>10.2} {unit:<4}{aim}");
+        line(what, unit, aim, runs.iter().map(value).collect());
     };
     line("agent, from its start to CONTINUE", "ms", "", &|run| run.to_continue);
     line("agent, from its start to its end", "ms", "", &|run| run.to_exit);

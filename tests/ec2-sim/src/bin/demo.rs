@@ -22,6 +22,9 @@ const CONFIG: &str = include_str!("demo/config.toml");
 const HOOKS: &str = include_str!("demo/hooks.sh");
 /// Replaces the stand-in for a broker by one that never answers.
 const BROKEN: &str = "TRIES=3\nbroker_answers() { false; }\n";
+/// Replaces the configure function by one that misses a file.
+const UNLICENSED: &str = "configure_cluster_node() {\n  [ -s /etc/kafka/licence ] || { echo '/etc/kafka/licence is missing' >&2; return 1; }\n  touch \"$STARTED\"\n  echo \"broker $1 listens on $2\"\n}\n";
+const LICENCE: &str = "/etc/kafka/licence";
 /// Wins key by key over the configuration.
 const OVERRIDE: &str = "[lifecycle]\non_failure = \"abandon\"\n";
 
@@ -132,10 +135,29 @@ fn play(stage: &Stage) -> Result<Checks> {
     let found = third.data()?;
     println!("  data      {}: {}", found.in_words, if found == data { "untouched" } else { "NOT the same" });
     checks.equal("the data after the failed launch", &found, &data);
+
+    println!(
+        "\n== 4. A node is held, repaired and reported ==\n\n\
+         The next instance runs the resident service, with on_failure = \"hold\" as it is by default. Its configure hook misses\n\
+         a file. Somebody opens a session on it:\n"
+    );
+    let gone = third.node.terminate()?;
+    let held = world.hold(&mut checks)?;
+    gone.wait()?;
     let seconds = began.elapsed().as_secs();
-    println!("\nThree launches in {seconds} s. The simulated world, its disks and mounts are gone when this ends.");
-    finish(third.node.terminate()?, world)?;
+    println!("\nFour launches in {seconds} s. The simulated world, its disks and mounts are gone when this ends.");
+    finish(held.terminate()?, world)?;
     Ok(checks)
+}
+
+/// Shows a command as it is typed on the node, and what it prints, which it returns.
+fn type_in(node: &Node, arguments: &[&str]) -> Result<String> {
+    println!("  # node-agent {}", arguments.join(" "));
+    let output = node.agent(arguments).output()?;
+    let text = String::from_utf8([output.stdout, output.stderr].concat())?;
+    text.lines().for_each(|line| println!("  {line}"));
+    println!();
+    Ok(text)
 }
 
 /// The devices are free before the world ends, so that nothing is left to the kernel.
@@ -174,8 +196,8 @@ impl World<'_> {
         Ok(World { stage, sim, volume, first_holder })
     }
 
-    /// Launches an instance and runs the agent on it, its log passed through.
-    fn boot(&self, hooks: &str) -> Result<Boot> {
+    /// Launches an instance with what its image and its configuration bring.
+    fn prepare(&self, hooks: &str) -> Result<Node> {
         let spec = InstanceSpec { group: Some(GROUP.to_owned()), ..InstanceSpec::default() };
         let node = self.stage.launch(&self.sim, spec)?;
         // What comes with the machine image.
@@ -188,7 +210,12 @@ impl World<'_> {
             node.write("/etc/node-agent/override.toml", OVERRIDE)?;
         }
         node.write("/usr/local/lib/node/hooks.sh", hooks)?;
+        Ok(node)
+    }
 
+    /// Launches an instance and runs the agent on it, its log passed through.
+    fn boot(&self, hooks: &str) -> Result<Boot> {
+        let node = self.prepare(hooks)?;
         let (started, wall_clock) = (node.log_began.elapsed(), SystemTime::now());
         let mut child = node.agent(&["run", "--once"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         let stderr = child.stderr.take().ok_or("the agent has no standard error")?;
@@ -210,6 +237,32 @@ impl World<'_> {
         let journal = journal.map_err(|error| format!("the agent left no journal ({error}); exit {}", exit(code)))?;
         let journal = serde_json::from_str(&journal)?;
         Ok(Boot { node, started: started.as_secs_f64(), wall_clock, code, log, journal })
+    }
+
+    /// Launches an instance whose service holds it, and repairs it as an operator would.
+    fn hold(&self, checks: &mut Checks) -> Result<Node> {
+        let node = self.prepare(&[HOOKS, UNLICENSED].concat())?;
+        let mut service = node.agent(&["run"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        // What a session shows does not begin before the node is held.
+        let waited = node.agent(&["status", "--wait", "--timeout", "2m"]).output()?;
+        checks.equal("the exit code of status", &waited.status.code(), &Some(1));
+
+        let status = type_in(&node, &["status"])?;
+        checks.holds("status says held, why, and what to do", {
+            ["HELD", "then ABANDON", "FAIL  configure", LICENCE, "node-agent retry"]
+                .iter()
+                .all(|text| status.contains(text))
+        });
+        println!("  # echo A1B2 > {LICENCE}");
+        node.write(LICENCE, "A1B2\n")?;
+        let retried = type_in(&node, &["retry"])?;
+        checks.holds("retry ends with success", retried.ends_with("node-agent: result=done\n"));
+        type_in(&node, &["status"])?;
+        checks.holds(format_args!("{} is InService", node.id), self.wait_for_state(&node.id, "InService"));
+        checks.equal("what was sent to Auto Scaling", &*self.completions(&node.id), &["CONTINUE".to_owned()]);
+        service.kill()?;
+        service.wait()?;
+        Ok(node)
     }
 
     /// The events about this volume, instance or group, with their times since the agent's start.

@@ -1,0 +1,184 @@
+//! The service under a service manager: readiness, status, watchdog, the unit that is started and installed.
+//!
+//! The service manager's side of the protocols is real sockets; where `systemctl` is asked, a stand-in answers.
+
+#![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
+mod support;
+
+use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use support::{HOOKS, Instance, World, config, config_with, volume_at, wait_until};
+
+/// What a service manager was told.
+struct Manager(UnixDatagram);
+
+impl Manager {
+    const SOCKET: &str = "/run/notify";
+
+    fn on(node: &Instance) -> Manager {
+        let socket = node.machine().inside(|| UnixDatagram::bind(Manager::SOCKET).unwrap()).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        Manager(socket)
+    }
+
+    /// The next message that begins like this.
+    fn hears(&self, begin: &str) -> String {
+        let mut buffer = [0; 4096];
+        loop {
+            let got = self.0.recv(&mut buffer).unwrap_or_else(|error| panic!("no {begin}: {error}"));
+            let text = String::from_utf8_lossy(&buffer[..got]).into_owned();
+            if let Some(line) = text.lines().find(|line| line.starts_with(begin)) {
+                return line.to_owned();
+            }
+        }
+    }
+}
+
+fn prepared(world: &World, hooks: &str) -> Instance {
+    let volume = world.volume(1);
+    let node = world.launch();
+    node.write("/usr/local/lib/node/hooks.sh", hooks);
+    node.write("/etc/node-agent/config.toml", config(&[volume_at("/mydata", &volume, "xfs")]));
+    node
+}
+
+#[test]
+fn the_service_is_ready_before_the_node_is_and_tells_how_it_goes() {
+    let world = World::new();
+    let waiting = HOOKS.replace("echo \"configure", "until [ -e /tmp/go ]; do sleep 0.05; done; echo \"configure");
+    let node = prepared(&world, &waiting);
+    let manager = Manager::on(&node);
+    let mut command = node.agent(&["run"]);
+    command.env("NOTIFY_SOCKET", Manager::SOCKET).env("WATCHDOG_USEC", "400000");
+    let mut service = command.spawn().unwrap();
+
+    // The hook waits for what comes after this.
+    manager.hears("READY=1");
+    manager.hears("STATUS=configure: at work since ");
+    for _ in 0..3 {
+        manager.hears("WATCHDOG=1");
+    }
+    node.shell("touch /tmp/go");
+    manager.hears("STATUS=the node is up");
+    manager.hears("WATCHDOG=1");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(service.id() as i32), Signal::SIGTERM).unwrap();
+    manager.hears("STOPPING=1");
+    assert_eq!(service.wait().unwrap().code(), Some(0));
+    assert_eq!(world.completions(), ["CONTINUE"]);
+}
+
+#[test]
+fn a_hold_is_told_with_its_reason_and_remedy() {
+    let world = World::new();
+    let node = prepared(&world, &HOOKS.replace("echo \"configure", "false; echo \"configure"));
+    let manager = Manager::on(&node);
+    let mut service = node.agent(&["run"]).env("NOTIFY_SOCKET", Manager::SOCKET).spawn().unwrap();
+
+    let status = manager.hears("STATUS=held until ");
+
+    assert!(status.contains("configure_cluster_node ended with") && status.contains("node-agent retry"), "{status}");
+    service.kill().unwrap();
+    service.wait().unwrap();
+}
+
+/// Stands in for a systemd that has the unit, and logs what it is asked.
+const SYSTEMCTL: &str = r#"#!/bin/bash
+echo "$*" >> /var/log/systemctl
+case "$*" in
+"cat node-agent.service") ;;
+"start --no-block node-agent.service") setsid node-agent run >> /var/log/service 2>&1 & ;;
+"cat "*) exit 1 ;;
+esac
+"#;
+
+#[test]
+fn a_unit_that_is_installed_but_stopped_is_started_by_retry_and_followed() {
+    let world = World::new();
+    let node = prepared(&world, HOOKS);
+    node.shell("mkdir -p /run/systemd/system");
+    install_agent(&node);
+    node.write("/usr/bin/systemctl", SYSTEMCTL);
+    node.shell("chmod 0755 /usr/bin/systemctl");
+
+    let outcome = node.start_with(&["retry"]).end();
+
+    assert_eq!(outcome.code, Some(0), "{}\n{}", outcome.log, node.read("/var/log/service"));
+    assert!(outcome.log.contains("complete: done"), "{}", outcome.log);
+    assert_eq!(world.completions(), ["CONTINUE"]);
+    // The service goes on; so does a retry from a step.
+    let outcome = node.start_with(&["retry", "--from", "health-check"]).end();
+    assert_eq!(outcome.code, Some(0), "{}", outcome.log);
+    assert_eq!(node.read("/var/log/hooks.log").matches("health").count(), 2);
+    let pid = node.shell("node-agent status --json | sed -n 's/.*\"pid\": \\([0-9]*\\).*/\\1/p'");
+    node.shell(&format!("kill {pid}"));
+    wait_until(|| !std::path::Path::new(&format!("/proc/{pid}")).exists(), || "the service goes on".to_owned());
+
+    // Stopped, and asked to redo something.
+    let outcome = node.start_with(&["retry", "--from", "configure"]).end();
+    assert_eq!(outcome.code, Some(0), "{}", outcome.log);
+    assert_eq!(node.read("/var/log/hooks.log").matches("configure").count(), 2);
+    assert_eq!(world.completions(), ["CONTINUE"]);
+    let pid = node.shell("node-agent status --json | sed -n 's/.*\"pid\": \\([0-9]*\\).*/\\1/p'");
+    node.shell(&format!("kill {pid}"));
+}
+
+/// Puts the agent's binary where programs are.
+fn install_agent(node: &Instance) {
+    let binary = std::fs::read(support::AGENT).unwrap();
+    node.write("/usr/bin/node-agent", binary);
+    node.shell("chmod 0755 /usr/bin/node-agent");
+}
+
+#[test]
+fn the_binary_installs_itself_and_its_units_into_an_image_twice_alike() {
+    let world = World::new();
+    let node = world.launch();
+    let listing = "cd /image && find . -type f -o -type l | sort && sha256sum usr/local/bin/node-agent etc/systemd/system/node-agent.service && find . -type f -printf '%m %T@ %p\\n' | sort";
+    node.shell("mkdir /image");
+
+    let first = node.start_with(&["install", "--root", "/image"]).end();
+    assert_eq!(first.code, Some(0), "{}", first.log);
+    let installed = node.shell(listing);
+    for path in [
+        "./usr/local/bin/node-agent",
+        "./etc/systemd/system/node-agent.service",
+        "./etc/systemd/system/node-agent-mounted.target",
+        "./etc/systemd/system/multi-user.target.wants/node-agent.service",
+    ] {
+        assert!(installed.lines().any(|line| line == path), "{path} is missing in\n{installed}");
+    }
+    let unit = node.read("/image/etc/systemd/system/node-agent.service");
+    assert!(unit.contains("ExecStart=/usr/local/bin/node-agent run"), "{unit}");
+    let version = node.shell("/image/usr/local/bin/node-agent --version");
+    assert!(version.starts_with("node-agent "), "{version}");
+
+    // The installed one installs itself: nothing changes.
+    node.shell("/image/usr/local/bin/node-agent install --root /image");
+    assert_eq!(node.shell(listing), installed);
+    node.start_with(&["install", "--root", "/image", "--now"]).end().must_fail(1, &["code=install-impossible"]);
+}
+
+#[test]
+fn a_service_that_is_told_to_stop_in_a_hook_ends_it_and_exits_cleanly() {
+    let world = World::new();
+    let volume = world.volume(1);
+    let node = world.launch();
+    node.write(
+        "/usr/local/lib/node/hooks.sh",
+        HOOKS.replace("echo \"configure", "echo here; sleep 600; echo \"configure"),
+    );
+    node.write("/etc/node-agent/config.toml", config_with("", &[volume_at("/mydata", &volume, "ext4")], ""));
+    let service = node.start_with(&["run"]);
+    service.wait_for("| here");
+    let began = Instant::now();
+
+    service.signal(Signal::SIGTERM);
+    let outcome = service.end();
+
+    assert_eq!(outcome.code, Some(0), "{}", outcome.log);
+    assert!(began.elapsed() < Duration::from_secs(30));
+    assert!(world.completions().is_empty());
+}
