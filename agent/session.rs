@@ -117,8 +117,8 @@ const IDENTIFYING: Duration = Duration::from_mins(5);
 const TAGGING: Duration = Duration::from_secs(15);
 /// The longest value a tag can have (EC2 user guide, "Tag restrictions").
 const TAG_LENGTH: usize = 256;
-/// The instance's tag.
-const TAG: &str = "node-agent:status";
+/// The instance's tag that says why the node failed.
+pub const STATUS: &str = "node-agent:status";
 
 impl Session {
     /// Takes the lock and opens the journal.
@@ -273,7 +273,7 @@ impl Session {
                 text.chars().take(TAG_LENGTH).collect()
             }
         };
-        let tags = [(TAG, value.as_str())];
+        let tags = [(STATUS, value.as_str())];
         let tagging = Box::pin(site.services.ec2.tag(&site.node.instance_id, &tags));
         match timeout(TAGGING, tagging).await {
             Ok(Ok(true)) => {

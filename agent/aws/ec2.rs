@@ -131,9 +131,9 @@ impl Ec2 {
     }
 
     /// Whether IAM allows to tag this volume with this key.
-    pub async fn try_tag(&self, volume: &str, key: &str) -> Result<(), Failure> {
+    pub async fn try_tag(&self, resource: &str, key: &str) -> Result<(), Failure> {
         let tag = Tag::builder().key(key).value("dry run").build();
-        dry_run("ec2:CreateTags", self.client.create_tags().resources(volume).tags(tag).dry_run(true).send().await)
+        dry_run("ec2:CreateTags", self.client.create_tags().resources(resource).tags(tag).dry_run(true).send().await)
     }
 
     /// Begins to attach a volume. Never forces anything.

@@ -10,6 +10,7 @@ use super::services::{Way, sources};
 use super::{Finding, Scene, ask};
 use crate::config::Source;
 use crate::failure::{Code, Failure};
+use crate::session::STATUS;
 use crate::steps::filesystem::FORMATTED;
 
 /// One line an action.
@@ -27,13 +28,15 @@ async fn ec2(scene: &Scene<'_>) -> Vec<Finding> {
     let instance = &scene.node.instance_id;
     let arns = Arns(scene);
     let these: Vec<String> = volumes.iter().map(|volume| arns.volume(volume.id.as_str())).collect();
+    let mut tagged: Vec<_> = volumes.iter().map(|volume| (volume.id.as_str(), FORMATTED)).collect();
+    tagged.push((instance, STATUS));
     let (describe, attach, instances, tag) = join!(
         attempt(way, async || ec2.try_describe_volumes().await),
         each(volumes.iter().map(|volume| {
             attempt(way, async || ec2.try_attach(volume.id.as_str(), instance, &volume.device_name).await)
         })),
         attempt(way, async || ec2.try_describe_instances().await),
-        each(volumes.iter().map(|volume| attempt(way, async || ec2.try_tag(volume.id.as_str(), FORMATTED).await))),
+        each(tagged.iter().map(|(resource, key)| attempt(way, async || ec2.try_tag(resource, key).await))),
     );
     let tags = json!({ "ForAllValues:StringLike": { "aws:TagKeys": "node-agent:*" } });
     vec![
@@ -48,8 +51,11 @@ async fn ec2(scene: &Scene<'_>) -> Vec<Finding> {
         finding(
             "ec2:CreateTags",
             tag,
-            Some("optional; without it only this root disk knows that a volume was formatted before"),
-            &with_condition(allow("ec2:CreateTags", &json!(these)), tags),
+            Some(
+                "optional; without it only this root disk knows that a volume was formatted before, and nobody outside \
+                 sees why a node failed",
+            ),
+            &arns.tag(&these, &tags),
         ),
     ]
 }
@@ -206,6 +212,21 @@ impl Arns<'_> {
     /// The group's id in the middle is known to Auto Scaling alone.
     fn group(&self, name: &str) -> String {
         self.of("autoscaling", &format!("autoScalingGroup:*:autoScalingGroupName/{name}"))
+    }
+
+    /// The volumes, and whichever instance has them; only the agent's own keys.
+    fn tag(&self, volumes: &[String], keys: &Value) -> Value {
+        let action = "ec2:CreateTags";
+        let instance = [self.of("ec2", &format!("instance/{}", self.0.node.instance_id))];
+        let Some(lifecycle) = &self.0.config.lifecycle else {
+            return with_condition(allow(action, &json!([volumes, &instance].concat())), keys.clone());
+        };
+        let of_group = json!({
+            "StringEquals": { "aws:ResourceTag/aws:autoscaling:groupName": lifecycle.asg_name },
+            "ForAllValues:StringLike": keys["ForAllValues:StringLike"],
+        });
+        let instances = allow(action, &json!(self.of("ec2", "instance/*")));
+        json!([with_condition(allow(action, &json!(volumes)), keys.clone()), with_condition(instances, of_group)])
     }
 
     /// Both the volumes and the instance must be allowed. The next instance has another id, but the same group.
