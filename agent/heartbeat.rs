@@ -68,7 +68,9 @@ pub struct Heart<'a> {
 impl Heart<'_> {
     /// Beats until the launch is lost, which is what it returns. To be run beside the work.
     pub async fn beat(&self) -> Failure {
-        let Some(config) = self.launch.config else { return std::future::pending().await };
+        let Some(config) = self.launch.config.filter(|_| self.journal.launch_outcome().is_none()) else {
+            return std::future::pending().await;
+        };
         let began = Instant::now();
         let third = self.timeout(config).await / 3;
         let mut pause = third.min(FIRST).saturating_sub(began.elapsed());

@@ -126,7 +126,6 @@ impl Service {
                         let work = session.complete(lifecycle, completing, result);
                         let done = uninterrupted(&mut self.control.requests, &mut self.followers, work).await;
                         asked.answer(done.as_ref().err().map(Ended::fault));
-                        drop(session.journal.end(Phase::Done, None));
                     }
                 },
             }

@@ -30,7 +30,7 @@ pub(crate) fn of(state: &State) -> String {
             1.0,
         )],
     );
-    let now = overall(state.phase);
+    let now = Overall::from(state.phase);
     let states = Overall::ALL.iter().filter(|state| !matches!(state, Overall::Dead | Overall::NeverStarted));
     let states = states.map(|state| (vec![("state", state.as_str())], f64::from(u8::from(*state == now))));
     metric("state", "1 for how the node stands, 0 for all others.", states.collect());
@@ -68,17 +68,6 @@ pub(crate) fn of(state: &State) -> String {
     warnings.dedup_by(|a, b| a.0 == b.0);
     metric("warning", "Something to look at although the node is up.", warnings);
     text
-}
-
-fn overall(phase: Phase) -> Overall {
-    match phase {
-        Phase::Running => Overall::Running,
-        Phase::Held => Overall::Held,
-        Phase::Failed => Overall::Failed,
-        Phase::Done => Overall::Done,
-        Phase::Warm => Overall::Warm,
-        Phase::Stopped => Overall::Stopped,
-    }
 }
 
 fn seconds(time: &str) -> f64 {

@@ -32,6 +32,20 @@ pub enum Overall {
     NeverStarted,
 }
 
+/// How a phase looks while the agent lives.
+impl From<Phase> for Overall {
+    fn from(phase: Phase) -> Self {
+        match phase {
+            Phase::Running => Overall::Running,
+            Phase::Held => Overall::Held,
+            Phase::Failed => Overall::Failed,
+            Phase::Done => Overall::Done,
+            Phase::Warm => Overall::Warm,
+            Phase::Stopped => Overall::Stopped,
+        }
+    }
+}
+
 impl Overall {
     /// All of them.
     pub const ALL: [Overall; 8] = [
@@ -185,19 +199,10 @@ impl Report {
         };
         let agent = state.agent.clone().filter(|agent| agent.is_alive(boot_id));
         let overall = match state.phase {
-            Phase::Running | Phase::Held if agent.is_none() => Overall::Dead,
-            Phase::Running => Overall::Running,
-            Phase::Held => Overall::Held,
+            // Whatever an earlier boot came to, and however it ended: this one has not begun.
             _ if state.boot_id != boot_id => Overall::NeverStarted,
-            Phase::Failed => Overall::Failed,
-            Phase::Done => Overall::Done,
-            Phase::Warm => Overall::Warm,
-            Phase::Stopped => Overall::Stopped,
-        };
-        // A power cut or a crash in an earlier boot is a sequence that this boot has not begun.
-        let overall = match overall {
-            Overall::Dead if state.boot_id != boot_id => Overall::NeverStarted,
-            overall => overall,
+            Phase::Running | Phase::Held if agent.is_none() => Overall::Dead,
+            phase => phase.into(),
         };
         let until = state
             .lifecycle
