@@ -92,9 +92,16 @@ impl Heart<'_> {
                     Ok(LifecycleState::Terminating(state)) => return self.launch.terminating(&state),
                     // The hook has not begun to wait, or nobody can tell.
                     Ok(LifecycleState::Pending | LifecycleState::Unreadable) | Err(_) => {}
-                    Ok(state) => {
-                        let text = format!("heartbeats have ended: {message}; {instance} is {state}");
+                    Ok(state @ LifecycleState::PendingWait) => {
+                        let text = format!(
+                            "heartbeats have ended: {message}; {instance} is {state}, so lifecycle.hook_name or asg_name may be wrong"
+                        );
                         self.journal.warn(StepName::Complete, None, text);
+                        return std::future::pending().await;
+                    }
+                    // Nothing waits for this launch: `complete` decides what that means.
+                    Ok(state) => {
+                        tracing::debug!("no heartbeat: {message}; {instance} is {state}");
                         return std::future::pending().await;
                     }
                 },

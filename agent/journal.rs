@@ -342,8 +342,9 @@ impl Journal {
             state.agent = Some(agent);
             state.phase = Phase::Running;
             state.since = now();
+            // They tell of one sequence, which looks at everything anew.
             state.warnings.clear();
-            state.steps.iter_mut().for_each(|record| record.waiting = None);
+            state.steps.clear();
         })
     }
 
