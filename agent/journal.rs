@@ -360,9 +360,10 @@ impl Journal {
         });
     }
 
-    /// The sequence has come to an end of this kind.
+    /// The sequence has come to an end of this kind. Where that cannot be made durable, it is known all the same as long as
+    /// this process lives.
     pub fn end(&self, phase: Phase, fault: Option<Fault>) -> Result<(), Failure> {
-        self.update(|state| {
+        self.note(|state| {
             state.phase = phase;
             state.since = now();
             state.fault = fault;
@@ -370,7 +371,8 @@ impl Journal {
                 state.redo_from = None;
                 state.lifecycle.hold_until = None;
             }
-        })
+        });
+        self.update(|_| {})
     }
 
     /// The journal's instance is `instance_id`. One of another instance (an image baked from a booted machine) is set

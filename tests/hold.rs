@@ -547,3 +547,23 @@ fn status_tells_never_started_running_and_dead_apart() {
     let service = node.start_with(&["run"]);
     wait_for_state(&node, "done", &service);
 }
+
+#[test]
+fn a_root_disk_that_fills_up_is_held_and_repaired() {
+    let world = World::new();
+    let full = HOOKS.replace(
+        "echo \"configure",
+        "[ -e /tmp/repaired ] || cat /dev/zero > /var/lib/node-agent/core 2>/dev/null || true; echo \"configure",
+    );
+    let volume = world.volume(1);
+    let node = world.launch();
+    node.shell("mkdir -p /var/lib/node-agent; mount -t tmpfs -o size=512k tmpfs /var/lib/node-agent");
+    let service = serve(&node, &full, &config_with("", &[volume_at("/mydata", &volume, "xfs")], ""));
+    service.wait_for("held for");
+    run(&node, &["status"]).must_fail(1, &["HELD", "No space left on device", "df -h"]);
+
+    node.shell("rm /var/lib/node-agent/core; touch /tmp/repaired");
+    run(&node, &["retry"]).must_fail(0, &["result=done"]);
+
+    assert_eq!(world.completions(), ["CONTINUE"]);
+}

@@ -167,10 +167,7 @@ impl Service {
     /// complete it has no end.
     async fn hold(&mut self, ended: Ended, lifecycle: Option<&config::Lifecycle>, completing: Duration) -> Next {
         let waits = self.session.journal.launch_outcome().is_none() && ended.may_abandon();
-        let until = match lifecycle.filter(|_| waits).map(|lifecycle| self.hold_until(lifecycle)).transpose() {
-            Ok(until) => until,
-            Err(failure) => return Next::End(Err(failure.into())),
-        };
+        let until = lifecycle.filter(|_| waits).map(|lifecycle| self.hold_until(lifecycle));
         self.session.failed(&ended, Phase::Held);
         let left = until.map(|until| until.duration_since(SystemTime::now()).unwrap_or_default());
         let how_long = left.map_or_else(String::new, |left| format!(" for {}, then ABANDON", rough(left)));
@@ -246,16 +243,17 @@ impl Service {
     }
 
     /// When the hold ends: as it was decided at the first failure.
-    fn hold_until(&self, lifecycle: &config::Lifecycle) -> Result<SystemTime, Failure> {
+    fn hold_until(&self, lifecycle: &config::Lifecycle) -> SystemTime {
         let journal = &self.session.journal;
         let known = journal.read(|state| state.lifecycle.hold_until.clone());
         if let Some(until) = known.and_then(|text| humantime::parse_rfc3339(&text).ok()) {
-            return Ok(until);
+            return until;
         }
         let until = SystemTime::now() + lifecycle.hold_for;
         let text = humantime::format_rfc3339_millis(until).to_string();
-        journal.update(|state| state.lifecycle.hold_until = Some(text))?;
-        Ok(until)
+        // It becomes durable with the failure. A disk that is full is one to be repaired: the hold does not depend on it.
+        journal.note(|state| state.lifecycle.hold_until = Some(text));
+        until
     }
 
     fn given_up(&self, ended: Ended) -> Next {

@@ -18,6 +18,7 @@ pub(super) fn render(report: &Report, colours: bool) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = writeln!(text, "{}{}", subject(report), paint(colour(report.state), &headline(report)));
+    let mut untold = report.failure.as_ref();
     for step in &report.steps {
         let (word, code) = match step.outcome {
             StepOutcome::Pending => ("-", DIM),
@@ -31,11 +32,8 @@ pub(super) fn render(report: &Report, colours: bool) -> String {
         if let Some(why) = step.waiting.as_ref().filter(|_| step.outcome == StepOutcome::Running) {
             let _ = writeln!(text, "        waits: {why}");
         }
-        if let Some(failure) = report
-            .failure
-            .as_ref()
-            .filter(|failure| step.outcome == StepOutcome::Failed && failure.step == Some(step.step))
-        {
+        let ended_it = matches!(step.outcome, StepOutcome::Failed | StepOutcome::Interrupted);
+        if let Some(failure) = untold.take_if(|failure| ended_it && failure.step == Some(step.step)) {
             // The output follows line by line.
             for line in failure.error.public.lines() {
                 let _ = writeln!(text, "        {line}");
@@ -45,17 +43,15 @@ pub(super) fn render(report: &Report, colours: bool) -> String {
             }
         }
     }
+    for line in untold.iter().flat_map(|failure| failure.error.message.lines()) {
+        let _ = writeln!(text, "  {line}");
+    }
     for warning in &report.warnings {
         let volume = warning.subject.as_deref().map(|volume| format!(" {volume}")).unwrap_or_default();
         let line = format!("warning: {}{volume}: {}", warning.step, warning.message);
         let _ = writeln!(text, "{}", paint(YELLOW, &line));
     }
     if let Some(failure) = &report.failure {
-        if failure.step.is_none() {
-            for line in failure.error.message.lines() {
-                let _ = writeln!(text, "  {line}");
-            }
-        }
         if !matches!(report.state, Overall::Running) {
             let _ = writeln!(text, "what to do: {}", failure.error.remedy);
         }
