@@ -1,6 +1,6 @@
 //! `node-agent check`: whether a node or an image can be trusted to come up. It changes nothing.
 //!
-//! A file a subject; each gives [`Finding`]s in a fixed order, and says only what no other has said: what cannot be tried
+//! A file a subject; each gives findings in a fixed order, and says only what no other has said: what cannot be tried
 //! because of an earlier finding is unknown, not a second finding.
 
 mod configuration;
