@@ -446,3 +446,24 @@ fn a_log_on_a_full_disk_does_not_end_the_run() {
         command
     });
 }
+
+#[test]
+fn a_retry_draws_the_services_progress_and_the_loss_of_its_terminal_does_not_stop_the_work() {
+    let world = World::new();
+    let node = node(&world, "echo from the service; until [ -e /tmp/go ]; do sleep 0.1; done; [ -e /tmp/repaired ]");
+    let service = node.start_with(&["run"]);
+    node.shell("touch /tmp/go");
+    service.wait_for("held for");
+    node.shell("rm /tmp/go; touch /tmp/repaired");
+    let mut command = node.agent(&["retry"]);
+    command.env("TERM", "xterm-256color").env("LANG", "C.UTF-8");
+
+    let terminal = Terminal::start(command);
+    terminal.wait_for("from the service");
+    // Drawn, not only printed: the running step has its clock and its deadline.
+    terminal.wait_for(" of 30m");
+    drop(terminal.hang_up());
+    node.shell("touch /tmp/go");
+
+    wait_until(|| world.completions() == ["CONTINUE"], || service.log());
+}
