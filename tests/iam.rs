@@ -179,10 +179,11 @@ fn requests(call: &ApiCall, inputs: &Object) -> Vec<Request> {
 fn calls() -> Vec<ApiCall> {
     // Long enough for a busy machine, short enough for a heartbeat (a third of it) during the slow function.
     let hook = HookSpec { heartbeat_timeout: Duration::from_secs(18), ..HookSpec::default() };
+    // Before the world has a /tmp of its own: the checkout may lie there.
+    let config = config_text(&cluster::user_data(&kafka()).unwrap()["00"]);
     let world = World::with_hook(&hook, |config| config.latencies.shutting_down = Duration::from_secs(3));
     let id = Some(volume_id("00"));
     world.sim.create_volume(VolumeSpec { id, ..VolumeSpec::default() }).unwrap();
-    let config = config_text(&cluster::user_data(&kafka()).unwrap()["00"]);
     let script = |configure: &str, health: &str| {
         let text = format!("configure_cluster_node() {{ {configure}; }}\nwait_for_healthy_cluster() {{ {health}; }}\n");
         world.sim.put_object("config", "hooks/script.sh", text);

@@ -332,15 +332,17 @@ fn run_command(user_data: &str) -> String {
 
 #[test]
 fn the_fetched_binary_installs_itself_and_one_with_another_checksum_is_not_started() {
+    // Before the world has a /tmp of its own: the checkout may lie there.
+    let (a_url, a_sha256) = ("https://example.com/node-agent", "a".repeat(64));
+    let inputs = with(with(cluster(), "node_agent_url", a_url), "node_agent_sha256", a_sha256.as_str());
+    let script = run_command(&user_data(&inputs).unwrap()["00"]);
+    assert!(script.contains(a_url) && script.contains(&a_sha256), "{script}");
     let world = support::World::new();
     let node = world.launch();
     let binary = "#!/bin/sh\necho \"$@\" > /var/log/started\n";
     let url = world.sim.put_page("/node-agent", binary);
     let right = node_agent::config::Sha256Digest::of(binary.as_bytes()).to_string();
-    let user_data = |sha256: &str| {
-        let inputs = with(with(cluster(), "node_agent_url", url.as_str()), "node_agent_sha256", sha256);
-        run_command(&user_data(&inputs).unwrap()["00"])
-    };
+    let user_data = |sha256: &str| script.replace(a_url, &url).replace(&a_sha256, sha256);
     let run = |script: String| {
         node.write("/root/runcmd", script);
         node.shell(&format!(
