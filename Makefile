@@ -82,6 +82,7 @@ audit: tools ## Look the dependencies up in the RustSec advisories; needs the ne
 tools: ## Install what is missing of the tools that these targets use
 	$(call headline,tools: what is missing is installed)
 	@.ci/tools packages cargo
+	@tests/corpus/fetch-util-linux
 
 # The parts of the above.
 
