@@ -51,6 +51,15 @@ bench: needs-root packages ## Measure what the agent adds to a boot; needs root
 	$(call headline,bench)
 	@NODE_AGENT='$(CARGO_TARGET_DIR)/release/node-agent' '$(CARGO_TARGET_DIR)/debug/bench'
 
+.PHONY: dist
+dist: needs-root ## Build what is shipped, for x86_64 and aarch64, and try the packages; takes an hour; needs root
+	$(call headline,tools: what is missing is installed)
+	@.ci/tools packages dist
+	$(call headline,dist: static binaries; packages; SBOM; checksums)
+	@.ci/dist
+	$(call headline,packages: installed; upgraded; removed in a clean Debian)
+	@.ci/packages-test '$(CARGO_TARGET_DIR)/artifacts'
+
 .PHONY: fmt
 fmt: ## Format the code
 	@cargo fmt --all

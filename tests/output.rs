@@ -421,7 +421,7 @@ fn a_closed_standard_error_does_not_end_the_run() {
     comes_up_unheard(|node| {
         // The shell closes it and becomes the agent.
         let mut command = node.machine().command("bash");
-        command.args(["-c", "exec \"$0\" run --once 2>&-", AGENT]).env_clear();
+        command.args(["-c", "exec \"$0\" run --once 2>&-", AGENT.as_str()]).env_clear();
         let agent = node.agent(&[]);
         command.envs(agent.get_envs().filter_map(|(name, value)| Some((name, value?))));
         command

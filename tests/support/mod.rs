@@ -9,6 +9,7 @@ use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,8 +26,9 @@ pub const IP: &str = "10.0.1.10";
 pub const GROUP: &str = "kafka-node-00";
 /// The launch hook.
 pub const HOOK: &str = "kafka-node-asg-hook";
-/// The agent.
-pub const AGENT: &str = env!("CARGO_BIN_EXE_node-agent");
+/// The agent: the one that `NODE_AGENT` names, such as a static binary that is to be shipped; else the one just built.
+pub static AGENT: LazyLock<String> =
+    LazyLock::new(|| std::env::var("NODE_AGENT").unwrap_or_else(|_| env!("CARGO_BIN_EXE_node-agent").to_owned()));
 /// What the simulator's https server is verified against.
 pub const CA: &str = "/etc/ssl/simulator.pem";
 /// A run that takes longer than this is stuck.
@@ -185,7 +187,7 @@ impl Instance {
 
     /// The agent with these arguments, and nothing in its environment but the addresses of the services.
     pub fn agent(&self, arguments: &[&str]) -> Command {
-        let mut command = self.machine().command(AGENT);
+        let mut command = self.machine().command(AGENT.as_str());
         command
             .args(arguments)
             .env_clear()
