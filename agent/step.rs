@@ -445,7 +445,7 @@ fn delays(class: Class) -> Box<dyn Iterator<Item = Duration>> {
     match class {
         // The jitter adds up to as much again: at most 0.5 s between polls for the first two minutes.
         Class::Waiting | Class::SafetyWaiting | Class::LifecycleWaiting => {
-            Box::new(exponential(50, 250).take(320).chain(exponential(500, 2_500)))
+            Box::new(exponential(20, 250).take(322).chain(exponential(500, 2_500)))
         }
         _ => Box::new(exponential(100, 4_000)),
     }
