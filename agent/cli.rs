@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::aws::Aws;
 use crate::check::Check;
 use crate::config::json_schema;
 use crate::failure::Failure;
@@ -209,7 +210,8 @@ impl Run {
             if once {
                 return retry::once(places, None).await.map_err(|ended| ended.fault());
             }
-            let serve = async { Box::pin(Service::open(Session::open(places, stop_signal()?)?)?.run()).await };
+            let serve =
+                async { Box::pin(Service::open(Session::open(places, Aws::new(), stop_signal()?)?)?.run()).await };
             serve.await.map_err(|ended: Ended| ended.fault())
         }))
     }

@@ -21,7 +21,7 @@ use crate::publish::Publisher;
 use crate::settings;
 use crate::step::{Runner, StepName, Stopped};
 use crate::steps::fetch::prepare_scratch;
-use crate::steps::lifecycle::{Complete, Launch, LaunchResult};
+use crate::steps::lifecycle::{Complete, Launch, LaunchResult, may_abandon};
 
 /// Where things are.
 #[derive(Clone, Debug)]
@@ -88,8 +88,7 @@ impl Ended {
 
     /// Whether the node may be given up for it.
     pub fn may_abandon(&self) -> bool {
-        let lost = matches!(self.failure.class(), Class::LifecycleLost | Class::LifecycleWaiting);
-        self.step != Some(StepName::Complete) && !lost && self.failure.class() != Class::Stopped
+        may_abandon(self.step, self.failure.class())
     }
 }
 
@@ -122,7 +121,7 @@ pub const STATUS: &str = "node-agent:status";
 
 impl Session {
     /// Takes the lock and opens the journal.
-    pub fn open(places: Places, stop: watch::Receiver<bool>) -> Result<Self, Failure> {
+    pub fn open(places: Places, aws: Aws, stop: watch::Receiver<bool>) -> Result<Self, Failure> {
         let state_dir = &places.state_dir;
         make_state_dir(state_dir)?;
         let lock = Lock::take(state_dir)?;
@@ -131,7 +130,7 @@ impl Session {
         let scratch = state_dir.join("fetched");
         Ok(Session {
             journal,
-            aws: Aws::new(),
+            aws,
             site: OnceCell::new(),
             allowance: Allowance::default(),
             stop,
@@ -156,7 +155,7 @@ impl Session {
         let ended = match &attempt.result {
             Ok(Up::Done) => self.journal.end(Phase::Done, None),
             Ok(Up::Warm) => self.journal.end(Phase::Warm, None),
-            Err(ended) if ended.failure.class() == Class::Stopped => self.stopped(),
+            Err(ended) if ended.was_stopped() => self.stopped(),
             Err(_) => Ok(()),
         };
         if let (Err(failure), Ok(_)) = (ended, &attempt.result) {

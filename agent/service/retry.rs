@@ -58,12 +58,12 @@ pub async fn retry(places: Places, from: Option<StepName>) -> Result<(), Fault> 
 /// touched.
 pub async fn once(places: Places, from: Option<StepName>) -> Result<(), Ended> {
     let mut stop = stop_signal()?;
-    let imds = Aws::new().imds;
+    let aws = Aws::new();
     let config = tokio::select! {
-        config = settings::load(&places.config, &imds, Scope::ThisHost) => config?,
+        config = settings::load(&places.config, &aws.imds, Scope::ThisHost) => config?,
         _ = stop.wait_for(|stop| *stop) => return Err(stopped().into()),
     };
-    let session = Session::open(places, stop)?;
+    let session = Session::open(places, aws, stop)?;
     if let Some(step) = from {
         session.journal.redo_from(step)?;
     }
@@ -82,7 +82,7 @@ pub async fn complete(places: Places, result: LaunchResult) -> Result<(), Fault>
     if let Some(pending) = control::ask(&places.runtime_dir, Request::Complete { result }).await? {
         return ended(pending.follow().await?);
     }
-    let session = Session::open(places, stop_signal()?)?;
+    let session = Session::open(places, Aws::new(), stop_signal()?)?;
     let texts = settings::read(&session.places.config, &session.aws.imds, settings::IMDS_DEADLINE).await?;
     let (lifecycle, deadline) = match (texts.clone().validate(Scope::Offline), texts.lifecycle()) {
         (Ok(config), _) => (config.lifecycle, config.timeouts.complete),

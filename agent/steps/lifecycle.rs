@@ -67,25 +67,23 @@ impl Launch<'_> {
         }
     }
 
-    /// Whether a failure is to be answered with ABANDON: one of the report itself never is, nor one that another process or
-    /// the operator caused, nor one of an instance that is lost already.
-    pub fn may_abandon(stopped: &Stopped) -> bool {
-        stopped.step != StepName::Complete
-            && !matches!(
-                stopped.failure.class(),
-                Class::Stopped | Class::Locked | Class::LifecycleLost | Class::LifecycleWaiting
-            )
-    }
-
     /// Whether a failure is to be answered with ABANDON at once.
     pub fn abandons_on(&self, stopped: &Stopped) -> bool {
-        Self::may_abandon(stopped) && self.config.is_some_and(|config| config.on_failure == config::OnFailure::Abandon)
+        may_abandon(Some(stopped.step), stopped.failure.class())
+            && self.config.is_some_and(|config| config.on_failure == config::OnFailure::Abandon)
     }
 
     /// The failure of an instance on its way out.
     pub fn terminating(&self, state: &str) -> Failure {
         Failure::new(Code::Terminating, format!("instance {} is {state}", self.node.instance_id))
     }
+}
+
+/// Whether a failure of this class in this step may be answered with ABANDON: one of the report itself never is, nor one that
+/// another process or the operator caused, nor one of an instance that is lost already.
+pub fn may_abandon(step: Option<StepName>, class: Class) -> bool {
+    step != Some(StepName::Complete)
+        && !matches!(class, Class::Stopped | Class::Locked | Class::LifecycleLost | Class::LifecycleWaiting)
 }
 
 /// The two results Auto Scaling takes.
