@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+use crate::devices::Slots;
 use crate::faults::{FaultRule, RandomFaults};
 use crate::quota::Quota;
 use crate::world::InstanceState;
@@ -229,8 +231,13 @@ pub struct InstanceSpec {
     pub private_ips: Vec<String>,
     /// The group it is launched by, which must exist.
     pub group: Option<String>,
-    /// Where the `/dev/disk/by-id` links of this instance's volumes go; made if missing. Required.
+    /// Where the `/dev/disk/by-id` links of this instance's volumes go; made if missing. Required, but for `slots`.
     pub by_id_dir: PathBuf,
+    /// Where its volumes are plugged in instead, in the place of a loop device with a link.
+    #[serde(skip)]
+    pub slots: Option<Arc<dyn Slots>>,
+    /// The hardware address of its network interface; random where absent.
+    pub mac: Option<String>,
     /// Its user data, raw.
     #[serde(deserialize_with = "text_bytes")]
     pub user_data: Option<Vec<u8>>,
@@ -259,6 +266,8 @@ impl Default for InstanceSpec {
             private_ips: vec!["10.0.1.10".to_owned()],
             group: None,
             by_id_dir: PathBuf::new(),
+            slots: None,
+            mac: None,
             user_data: None,
             role: Some("node".to_owned()),
             denied: Vec::new(),

@@ -1,18 +1,21 @@
-//! The block devices instances see: loop devices over the volumes' backing files, and the links udev would make.
+//! The block devices instances see: loop devices over the volumes' backing files with the links udev would make, or what a
+//! machine of its own has slots for.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
+use crate::config::InstanceSpec;
 use crate::ids::{InstanceId, VolumeId};
 use crate::lock;
 
@@ -63,7 +66,6 @@ struct LoopDevice {
     /// Held open, so that the device outlives the clients' own opens.
     file: File,
     path: PathBuf,
-    backing: PathBuf,
 }
 
 impl LoopDevice {
@@ -75,7 +77,7 @@ impl LoopDevice {
         loop {
             // SAFETY: takes no argument; the descriptor is open.
             let number = unsafe { ioctl::loop_ctl_get_free(control.as_raw_fd()) }?;
-            match Self::configure(number, backing, &backing_file) {
+            match Self::configure(number, &backing_file) {
                 Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) && Instant::now() < deadline => {
                     thread::sleep(Duration::from_millis(1));
                 }
@@ -84,7 +86,7 @@ impl LoopDevice {
         }
     }
 
-    fn configure(number: i32, backing: &Path, backing_file: &File) -> io::Result<Self> {
+    fn configure(number: i32, backing_file: &File) -> io::Result<Self> {
         let path = PathBuf::from(format!("/dev/loop{number}"));
         make_node(&path, number)?;
         let file = OpenOptions::new().read(true).write(true).open(&path)?;
@@ -110,7 +112,7 @@ impl LoopDevice {
         };
         // SAFETY: `config` has the layout the kernel reads and outlives the call; both descriptors are open.
         unsafe { ioctl::loop_configure(file.as_raw_fd(), &raw const config) }?;
-        Ok(Self { file, path, backing: backing.to_owned() })
+        Ok(Self { file, path })
     }
 
     fn reread_size(&self) -> io::Result<()> {
@@ -134,28 +136,60 @@ fn make_node(path: &Path, number: i32) -> io::Result<()> {
     }
 }
 
-/// A device that was let go of and may still be held open by somebody else.
+/// The slots of a machine that is not this one, such as a virtual machine: what is attached to it is plugged in there.
+pub trait Slots: fmt::Debug + Send + Sync {
+    /// Plugs in the volume whose bytes are in `backing`, and tells where, for the log.
+    fn plug(&self, volume: &VolumeId, backing: &Path) -> io::Result<String>;
+
+    /// Asks the machine to let go of it.
+    fn unplug(&self, volume: &VolumeId);
+
+    /// Whether the machine has let go of it; one that is off has.
+    fn is_gone(&self, volume: &VolumeId) -> bool;
+
+    /// Tells the machine that the backing file has grown.
+    fn reread_size(&self, volume: &VolumeId) -> io::Result<()>;
+}
+
+/// A device that was let go of and may still be held by somebody else.
 #[derive(Debug)]
 pub(crate) struct Released {
     pub(crate) path: PathBuf,
-    backing: PathBuf,
+    from: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    /// A loop device over this file.
+    Loop(PathBuf),
+    Slot(Arc<dyn Slots>, VolumeId),
 }
 
 impl Released {
-    /// Whether the kernel has freed it.
+    /// Whether the kernel that had it has freed it.
     pub(crate) fn is_gone(&self) -> bool {
+        let backing = match &self.from {
+            Place::Loop(backing) => backing,
+            Place::Slot(slots, volume) => return slots.is_gone(volume),
+        };
         let Some(name) = self.path.file_name() else {
             return true;
         };
         let shown = Path::new("/sys/block").join(name).join("loop/backing_file");
         // The number may by now belong to a device over another file.
-        fs::read_to_string(shown).map_or(true, |file| Path::new(file.trim_end()) != self.backing)
+        fs::read_to_string(shown).map_or(true, |file| Path::new(file.trim_end()) != backing)
     }
 }
 
 struct Present {
-    device: LoopDevice,
-    link: PathBuf,
+    backing: PathBuf,
+    path: PathBuf,
+    device: Device,
+}
+
+enum Device {
+    Loop { device: LoopDevice, link: PathBuf },
+    Plugged(Arc<dyn Slots>),
 }
 
 /// The devices of all instances.
@@ -163,35 +197,32 @@ struct Present {
 pub(crate) struct Devices(Mutex<BTreeMap<(VolumeId, InstanceId), Present>>);
 
 impl Devices {
-    /// Makes the device and its link. One backing file is never behind two devices at once, unless `shared`.
+    /// Makes the device. One backing file is never behind two devices at once, unless `shared`.
     pub(crate) fn appear(
         &self,
         volume: &VolumeId,
         instance: &InstanceId,
         backing: &Path,
-        by_id: &Path,
+        spec: &InstanceSpec,
         shared: bool,
     ) -> io::Result<PathBuf> {
         let mut present = lock(&self.0);
-        if !shared && present.values().any(|other| other.device.backing == backing) {
+        if !shared && present.values().any(|other| other.backing == backing) {
             return Err(io::Error::other(format!("{} is behind a device already", backing.display())));
         }
-        let device = LoopDevice::attach(backing)?;
-        let path = device.path.clone();
-        let link = by_id.join(link_name(volume));
-        // Renamed into place: nobody ever sees it half made, and a stale one is replaced.
-        let fresh = by_id.join(format!(".{}.new", link_name(volume)));
-        let _ = fs::remove_file(&fresh);
-        symlink(&path, &fresh)?;
-        fs::rename(&fresh, &link)?;
-        present.insert((volume.clone(), instance.clone()), Present { device, link });
+        let (device, path) = match &spec.slots {
+            None => make_loop(volume, backing, &spec.by_id_dir)?,
+            Some(slots) => (Device::Plugged(Arc::clone(slots)), slots.plug(volume, backing)?.into()),
+        };
+        let new = Present { backing: backing.to_owned(), path: path.clone(), device };
+        present.insert((volume.clone(), instance.clone()), new);
         Ok(path)
     }
 
-    /// Removes the link and lets go of the device.
+    /// Takes the device away, as far as nobody holds it.
     pub(crate) fn release(&self, volume: &VolumeId, instance: &InstanceId) -> Option<Released> {
         let present = lock(&self.0).remove(&(volume.clone(), instance.clone()))?;
-        Some(release(present))
+        Some(release(volume, present))
     }
 
     /// Tells the kernel that the backing file has grown.
@@ -200,20 +231,24 @@ impl Devices {
             .iter()
             .filter(|((id, _), _)| id == volume)
             .map(|((_, instance), present)| {
-                (instance.clone(), present.device.path.clone(), present.device.reread_size())
+                let told = match &present.device {
+                    Device::Loop { device, .. } => device.reread_size(),
+                    Device::Plugged(slots) => slots.reread_size(volume),
+                };
+                (instance.clone(), present.path.clone(), told)
             })
             .collect()
     }
 
     pub(crate) fn path(&self, volume: &VolumeId, instance: &InstanceId) -> Option<PathBuf> {
-        lock(&self.0).get(&(volume.clone(), instance.clone())).map(|present| present.device.path.clone())
+        lock(&self.0).get(&(volume.clone(), instance.clone())).map(|present| present.path.clone())
     }
 
     /// Lets go of everything and waits a moment for the kernel; what is still held open after that frees itself at the
     /// last close.
     pub(crate) fn clear(&self) {
         let all = std::mem::take(&mut *lock(&self.0));
-        let mut left: Vec<Released> = all.into_values().map(release).collect();
+        let mut left: Vec<Released> = all.into_iter().map(|((volume, _), present)| release(&volume, present)).collect();
         let deadline = Instant::now() + Duration::from_secs(2);
         loop {
             left.retain(|device| !device.is_gone());
@@ -231,11 +266,32 @@ impl Devices {
     }
 }
 
-fn release(present: Present) -> Released {
-    let Present { device: LoopDevice { file, path, backing }, link } = present;
-    let _ = fs::remove_file(link);
-    drop(file);
-    Released { path, backing }
+fn make_loop(volume: &VolumeId, backing: &Path, by_id: &Path) -> io::Result<(Device, PathBuf)> {
+    let device = LoopDevice::attach(backing)?;
+    let path = device.path.clone();
+    let link = by_id.join(link_name(volume));
+    // Renamed into place: nobody ever sees it half made, and a stale one is replaced.
+    let fresh = by_id.join(format!(".{}.new", link_name(volume)));
+    let _ = fs::remove_file(&fresh);
+    symlink(&path, &fresh)?;
+    fs::rename(&fresh, &link)?;
+    Ok((Device::Loop { device, link }, path))
+}
+
+fn release(volume: &VolumeId, present: Present) -> Released {
+    let Present { backing, path, device } = present;
+    let from = match device {
+        Device::Loop { device, link } => {
+            let _ = fs::remove_file(link);
+            drop(device);
+            Place::Loop(backing)
+        }
+        Device::Plugged(slots) => {
+            slots.unplug(volume);
+            Place::Slot(slots, volume.clone())
+        }
+    };
+    Released { path, from }
 }
 
 /// The link udev's rule of Amazon Linux and systemd make for an EBS volume: its serial has no dash.

@@ -58,6 +58,7 @@ mod world;
 pub use actions::actions;
 pub use config::{ActionResult, GroupSpec, HookSpec, InstanceSpec, Latencies, SimConfig, Transition, VolumeSpec};
 pub use credentials::Credentials;
+pub use devices::Slots;
 pub use error::{ApiError, SimError};
 pub use events::{
     ApiCall, DeviceChange, Event, Events, FaultHit, InstanceChange, LifecycleChange, VolumeChange, WebCall, What,

@@ -17,6 +17,9 @@ use crate::lock;
 use crate::serve::{self, Words};
 use crate::wire::{Outcome, Request, Response, Service};
 
+/// The metadata service's address on an instance (EC2 user guide).
+const LINK_LOCAL: &str = "169.254.169.254";
+
 /// What the server has, by path.
 #[derive(Default)]
 pub(crate) struct Pages(Mutex<BTreeMap<String, Vec<u8>>>);
@@ -85,7 +88,8 @@ pub(crate) fn tls(ca_pem: &Path) -> Result<TlsAcceptor, SimError> {
     std::fs::write(ca_pem, ca_certificate.pem()).map_err(SimError::io(format!("write {}", ca_pem.display())))?;
 
     let key = KeyPair::generate().map_err(|error| failed(&error))?;
-    let names = ["127.0.0.1".to_owned(), "localhost".to_owned()];
+    // The last is where the guest of a virtual machine may see its host's loopback address.
+    let names = ["127.0.0.1".to_owned(), "localhost".to_owned(), LINK_LOCAL.to_owned()];
     let leaf = CertificateParams::new(names)
         .and_then(|params| params.signed_by(&key, &Issuer::new(ca, ca_key)))
         .map_err(|error| failed(&error))?;

@@ -167,7 +167,7 @@ impl Sim {
     pub fn launch(&self, mut spec: InstanceSpec) -> Result<InstanceId, SimError> {
         let core = self.core();
         let id = spec.id.take().map_or_else(InstanceId::random, InstanceId::from);
-        if spec.by_id_dir.as_os_str().is_empty() {
+        if spec.slots.is_none() && spec.by_id_dir.as_os_str().is_empty() {
             return Err(SimError::Invalid("by_id_dir is required".to_owned()));
         }
         if core.world().instances.contains_key(&id) {
@@ -176,15 +176,17 @@ impl Sim {
         if let Some(group) = spec.group.as_ref().filter(|group| !core.world().groups.contains_key(*group)) {
             return Err(SimError::Invalid(format!("there is no group {group:?}")));
         }
-        let made = format!("create {}", spec.by_id_dir.display());
-        std::fs::create_dir_all(&spec.by_id_dir).map_err(SimError::io(made))?;
+        if spec.slots.is_none() {
+            let made = format!("create {}", spec.by_id_dir.display());
+            std::fs::create_dir_all(&spec.by_id_dir).map_err(SimError::io(made))?;
+        }
         let (listener, imds) = wire::bind()?;
         wire::set_hop_limit(&listener, spec.hop_limit)?;
         let instance = Instance {
             id: id.clone(),
             state: spec.state,
             zone: spec.zone.clone().unwrap_or_else(|| core.config.zone.clone()),
-            mac: random_mac(),
+            mac: spec.mac.clone().unwrap_or_else(random_mac),
             launched: core.clock.now(),
             imds,
             spec,

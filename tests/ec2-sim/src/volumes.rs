@@ -123,7 +123,7 @@ fn appear(core: &Core, volume: &VolumeId, instance: &InstanceId, generation: u64
     if attachment.status.is_leaving() {
         return;
     }
-    let made = core.devices.appear(volume, instance, &state.backing, &holder.spec.by_id_dir, state.multi_attach);
+    let made = core.devices.appear(volume, instance, &state.backing, &holder.spec, state.multi_attach);
     let (state, path) = match made {
         Ok(path) => ("appeared".to_owned(), path.display().to_string()),
         Err(error) => (format!("failed: {error}"), String::new()),

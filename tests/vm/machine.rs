@@ -1,0 +1,325 @@
+//! An emulated machine that takes itself for an EC2 instance.
+//!
+//! Its hardware outlives its power: root disk, console log, and a rack into which EBS volumes are plugged as NVMe disks, while
+//! it runs (by QMP) or while it is off (on QEMU's command line).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ec2_sim::{InstanceId, Slots, VolumeId};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::qmp::Qmp;
+use crate::shell::Shell;
+
+/// PCIe root ports for volumes.
+const SLOTS: usize = 4;
+/// The metadata service's address (EC2 user guide), at which QEMU's network shows the host's loopback address to its guest.
+pub const HOST: &str = "169.254.169.254";
+/// A machine that needs longer for anything is stuck: its first boot takes one and a half minutes on two idle cores.
+const STUCK: Duration = Duration::from_mins(8);
+
+/// What all machines of a world have in common.
+#[derive(Debug, Clone)]
+pub struct Platform {
+    /// The kernel, which has what the root disk needs built in.
+    pub kernel: PathBuf,
+    /// Added to the kernel's command line.
+    pub append: String,
+    /// Where the machines' files are.
+    pub dir: PathBuf,
+}
+
+/// The slots for volumes.
+#[derive(Default)]
+pub struct Rack(Mutex<Plugged>);
+
+impl std::fmt::Debug for Rack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Rack")
+    }
+}
+
+#[derive(Default)]
+struct Plugged {
+    /// Slot and backing file of each.
+    volumes: BTreeMap<VolumeId, (usize, PathBuf)>,
+    leaving: BTreeSet<VolumeId>,
+    /// Of the machine while it is on.
+    qmp: Option<Arc<Qmp>>,
+}
+
+/// As the disk's serial number has it, and as QEMU may name a thing.
+fn serial(volume: &VolumeId) -> String {
+    volume.replace('-', "")
+}
+
+/// A volume's block device. What the guest was told to be written is in the host's page cache, which outlives QEMU.
+fn blockdev(volume: &VolumeId, backing: &Path) -> Value {
+    json!({
+        "node-name": serial(volume), "driver": "raw", "discard": "unmap",
+        "file": { "driver": "file", "filename": backing, "discard": "unmap" },
+    })
+}
+
+fn device(volume: &VolumeId, slot: usize) -> Value {
+    let serial = serial(volume);
+    json!({ "driver": "nvme", "id": format!("disk-{serial}"), "drive": serial, "serial": serial, "bus": format!("slot{slot}") })
+}
+
+impl Slots for Rack {
+    fn plug(&self, volume: &VolumeId, backing: &Path) -> io::Result<String> {
+        let mut plugged = self.0.lock().unwrap();
+        let taken: BTreeSet<usize> = plugged.volumes.values().map(|(slot, _)| *slot).collect();
+        let slot = (0..SLOTS).find(|slot| !taken.contains(slot)).ok_or_else(|| io::Error::other("no slot is free"))?;
+        if let Some(qmp) = &plugged.qmp {
+            qmp.execute("blockdev-add", blockdev(volume, backing))?;
+            qmp.execute("device_add", device(volume, slot))?;
+        }
+        plugged.volumes.insert(volume.clone(), (slot, backing.to_owned()));
+        Ok(format!("slot {slot}"))
+    }
+
+    fn unplug(&self, volume: &VolumeId) {
+        let mut plugged = self.0.lock().unwrap();
+        if let Some(qmp) = &plugged.qmp {
+            // The guest is asked, and says when: that is looked for below.
+            let _ = qmp.execute("device_del", json!({ "id": format!("disk-{}", serial(volume)) }));
+            plugged.leaving.insert(volume.clone());
+        } else {
+            plugged.volumes.remove(volume);
+        }
+    }
+
+    fn is_gone(&self, volume: &VolumeId) -> bool {
+        let mut plugged = self.0.lock().unwrap();
+        if let Some(qmp) = &plugged.qmp {
+            let device = format!("disk-{}", serial(volume));
+            let deleted =
+                |event: &Value| event["event"] == "DEVICE_DELETED" && event["data"]["device"] == device.as_str();
+            if qmp.count(deleted) == 0 {
+                return false;
+            }
+            let _ = qmp.execute("blockdev-del", json!({ "node-name": serial(volume) }));
+        }
+        plugged.leaving.remove(volume);
+        plugged.volumes.remove(volume);
+        true
+    }
+
+    fn reread_size(&self, volume: &VolumeId) -> io::Result<()> {
+        let plugged = self.0.lock().unwrap();
+        let (Some(qmp), Some((_, backing))) = (&plugged.qmp, plugged.volumes.get(volume)) else {
+            return Ok(());
+        };
+        let size = fs::metadata(backing)?.len();
+        qmp.execute("block_resize", json!({ "node-name": serial(volume), "size": size })).map(|_| ())
+    }
+}
+
+/// A machine, on or off.
+pub struct Machine {
+    pub id: InstanceId,
+    pub rack: Arc<Rack>,
+    pub root: PathBuf,
+    platform: Platform,
+    mac: String,
+    /// How often it was switched on.
+    boots: usize,
+    running: Option<Running>,
+}
+
+struct Running {
+    qemu: Child,
+    qmp: Arc<Qmp>,
+    since: Instant,
+}
+
+impl Machine {
+    /// One that is off. `image` is what its root disk begins as.
+    pub fn new(platform: &Platform, id: InstanceId, mac: String, rack: Arc<Rack>, image: &Image) -> Machine {
+        let root = platform.dir.join(format!("{id}-root.qcow2"));
+        let made = Command::new("qemu-img")
+            .args(["create", "-q", "-f", "qcow2", "-F", image.format, "-b"])
+            .args([&image.file, &root])
+            .status()
+            .unwrap();
+        assert!(made.success(), "the root disk of {id} from {}", image.file.display());
+        Machine { id, rack, root, platform: platform.clone(), mac, boots: 0, running: None }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.platform.dir.join(format!("{}-{}-{name}", self.id, self.boots))
+    }
+
+    /// Switches it on.
+    pub fn power_on(&mut self) {
+        assert!(self.running.is_none(), "{} is on", self.id);
+        self.boots += 1;
+        let mut plugged = self.rack.0.lock().unwrap();
+        let mut command = self.command(&plugged);
+        // Its errors, to be seen when it does not start.
+        let errors = self.file("qemu.log");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&errors).unwrap());
+        // SAFETY: between fork and exec only prctl(2) is called, which is async-signal-safe.
+        unsafe { command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?)) };
+        let mut qemu = command.spawn().expect("qemu-system-x86_64");
+        let end = Instant::now() + Duration::from_secs(30);
+        let qmp = loop {
+            match Qmp::connect(&self.file("qmp")) {
+                Ok(qmp) => break Arc::new(qmp),
+                Err(error) => {
+                    let said = || fs::read_to_string(&errors).unwrap_or_default();
+                    assert!(qemu.try_wait().unwrap().is_none(), "QEMU ended: {}", said());
+                    assert!(Instant::now() < end, "no QEMU: {error} {}", said());
+                    thread::sleep(Duration::from_millis(20));
+                }
+            }
+        };
+        plugged.qmp = Some(Arc::clone(&qmp));
+        drop(plugged);
+        self.running = Some(Running { qemu, qmp, since: Instant::now() });
+    }
+
+    fn command(&self, plugged: &Plugged) -> Command {
+        let socket = |name: &str| {
+            format!(
+                "socket,id={name},path={},server=on,wait=off,logfile={}",
+                self.file(name).display(),
+                self.file(&format!("{name}.log")).display()
+            )
+        };
+        // EC2's own: the serial number is the UUID, which begins so (EC2 user guide, "Identify EC2 instances").
+        let uuid = format!("ec2{}-0000-4000-8000-{}", &self.id[2..7], &self.id[7..19]);
+        let mut command = Command::new("qemu-system-x86_64");
+        command
+            .args(["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024"])
+            .args(["-nodefaults", "-no-user-config", "-display", "none"])
+            .arg("-kernel")
+            .arg(&self.platform.kernel)
+            .args(["-append", &format!("root=/dev/nvme0n1 rw console=ttyS0 {}", self.platform.append)])
+            .args(["-smbios", &format!("type=1,manufacturer=Amazon EC2,product=t3.small,serial={uuid},uuid={uuid}")])
+            .args(["-drive", &format!("if=none,id=root,format=qcow2,file={}", self.root.display())])
+            // An EBS volume too, as on EC2.
+            .args(["-device", "nvme,drive=root,serial=vol00000000000000000"])
+            .args(["-device", "virtio-rng-pci"])
+            .args(["-netdev", &format!("user,id=net,net=169.254.169.0/24,host={HOST},dhcpstart=169.254.169.10")])
+            .args(["-device", &format!("virtio-net-pci,netdev=net,mac={},romfile=", self.mac)])
+            .args(["-chardev", &format!("file,id=console,path={}", self.file("console.log").display())])
+            .args(["-chardev", &socket("shell"), "-chardev", &socket("operator")])
+            .args(["-serial", "chardev:console", "-serial", "chardev:shell", "-serial", "chardev:operator"])
+            .args(["-qmp", &format!("unix:{},server=on,wait=off", self.file("qmp").display())]);
+        for slot in 0..SLOTS {
+            command.args(["-device", &format!("pcie-root-port,id=slot{slot},chassis={},slot={}", slot + 1, slot + 1)]);
+        }
+        for (volume, (slot, backing)) in &plugged.volumes {
+            command.args(["-blockdev", &blockdev(volume, backing).to_string()]);
+            command.args(["-device", &device(volume, *slot).to_string()]);
+        }
+        command
+    }
+
+    fn running(&self) -> &Running {
+        self.running.as_ref().unwrap_or_else(|| panic!("{} is off", self.id))
+    }
+
+    /// How long it has been on.
+    pub fn uptime(&self) -> Duration {
+        self.running().since.elapsed()
+    }
+
+    /// A login shell of root's that nothing else uses.
+    pub fn shell(&self) -> Shell {
+        self.login("shell")
+    }
+
+    /// Another one, an operator's.
+    pub fn operator(&self) -> Shell {
+        self.login("operator")
+    }
+
+    fn login(&self, line: &str) -> Shell {
+        let mut shell = Shell::connect(&self.file(line));
+        shell.wait_until_there(STUCK);
+        shell
+    }
+
+    /// What the console shows since it was switched on.
+    pub fn console(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.file("console.log")).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits for this on the console.
+    pub fn wait_for_console(&self, wanted: &str) {
+        let end = Instant::now() + STUCK;
+        while !self.console().contains(wanted) {
+            assert!(Instant::now() < end, "never on the console of {}: {wanted}", self.id);
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The power fails.
+    pub fn cut(&mut self) {
+        let mut running = self.running.take().expect("it is on");
+        running.qemu.kill().unwrap();
+        running.qemu.wait().unwrap();
+        self.is_off();
+    }
+
+    /// Asks the guest for an orderly end, and waits for it.
+    pub fn power_off(&mut self) {
+        self.running().qmp.execute("system_powerdown", json!({})).unwrap();
+        let mut running = self.running.take().expect("it is on");
+        let end = Instant::now() + STUCK;
+        while running.qemu.try_wait().unwrap().is_none() {
+            if Instant::now() >= end {
+                running.qemu.kill().unwrap();
+                panic!("{} does not end: {}", self.id, self.console());
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        self.is_off();
+    }
+
+    /// Waits until the guest has reset the machine for the `nth` time since it was switched on.
+    pub fn wait_for_reset(&self, nth: usize) {
+        assert!(
+            self.running().qmp.wait_for(nth, STUCK, |event| event["event"] == "RESET"),
+            "no reset: {}",
+            self.console()
+        );
+    }
+
+    fn is_off(&self) {
+        let mut plugged = self.rack.0.lock().unwrap();
+        plugged.qmp = None;
+        let leaving = std::mem::take(&mut plugged.leaving);
+        plugged.volumes.retain(|volume, _| !leaving.contains(volume));
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            let _ = running.qemu.kill();
+            let _ = running.qemu.wait();
+            self.is_off();
+        }
+    }
+}
+
+/// What a root disk begins as; not changed by the machines made from it.
+pub struct Image {
+    pub file: PathBuf,
+    /// QEMU's name of the file's format.
+    pub format: &'static str,
+}

@@ -1,0 +1,219 @@
+//! EC2 around the machines: the simulator, in a network of its own, so that its metadata service may have the real port.
+
+use std::fs;
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, LazyLock, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use ec2_sim::{Event, GroupSpec, HookSpec, InstanceId, InstanceSpec, Sim, SimConfig, VolumeId, VolumeSpec, What};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use sha2::{Digest, Sha256};
+
+use crate::machine::{HOST, Image, Machine, Platform, Rack};
+
+/// The group and the launch hook, as the examples have them.
+pub const GROUP: &str = "kafka-node-00";
+pub const HOOK: &str = "kafka-node-asg-hook";
+/// A node that is not up by then will not be.
+const STUCK: Duration = Duration::from_mins(8);
+
+/// The directory that `tests/vm/image` has made.
+static IMAGES: LazyLock<PathBuf> = LazyLock::new(|| {
+    std::env::var_os("NODE_AGENT_VM_IMAGES").expect("NODE_AGENT_VM_IMAGES: run `make test-vm`").into()
+});
+/// The agent without its symbols, which are most of it.
+static AGENT: LazyLock<PathBuf> = LazyLock::new(|| {
+    std::env::var_os("NODE_AGENT_VM_BINARY").expect("NODE_AGENT_VM_BINARY: run `make test-vm`").into()
+});
+/// The package.
+static DEB: LazyLock<PathBuf> =
+    LazyLock::new(|| std::env::var_os("NODE_AGENT_VM_DEB").expect("NODE_AGENT_VM_DEB: run `make test-vm`").into());
+
+/// A world, in which at most one machine is on. What was seen of it is kept: consoles, and the event log.
+pub struct World {
+    pub sim: Sim,
+    platform: Platform,
+    /// The metadata service of the instance that is on.
+    metadata: Arc<Mutex<Option<SocketAddr>>>,
+}
+
+impl World {
+    /// The one of this thread, and of what it starts. `name` is where its files go.
+    pub fn new(name: &str) -> World {
+        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).expect("namespaces; this needs root");
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("vm").join(name);
+        let _ = fs::remove_dir_all(&dir);
+        let sim = Sim::start_blocking(SimConfig { work_dir: dir.clone(), ..SimConfig::default() }).unwrap();
+        let hook = HookSpec { name: HOOK.to_owned(), ..HookSpec::default() };
+        sim.create_group(GroupSpec { name: GROUP.to_owned(), hooks: vec![hook] }).unwrap();
+        let platform = Platform {
+            kernel: IMAGES.join("vmlinuz"),
+            append: format!("systemd.setenv=AWS_ENDPOINT_URL={}", for_guests(&sim.api_url())),
+            dir,
+        };
+        let metadata = Arc::new(Mutex::new(None));
+        let listener = TcpListener::bind("127.0.0.1:80").expect("port 80 of a network of its own");
+        let target = Arc::clone(&metadata);
+        thread::spawn(move || forward(&listener, &target));
+        World { sim, platform, metadata }
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.platform.dir
+    }
+
+    pub fn volume(&self, id: &str) -> VolumeId {
+        let spec = VolumeSpec { id: Some(id.to_owned()), size_bytes: 1 << 30, ..VolumeSpec::default() };
+        self.sim.create_volume(spec).unwrap()
+    }
+
+    /// An image: a copy of the one of this name, changed as `change` does in its mounted root.
+    pub fn bake(&self, base: &str, change: impl FnOnce(&Root)) -> Image {
+        let file = self.dir().join(format!("image-{base}.img"));
+        run(Command::new("cp").arg("--sparse=always").args([&IMAGES.join(format!("{base}.img")), &file]));
+        let root = Root(self.dir().join("root"));
+        fs::create_dir_all(&root.0).unwrap();
+        run(Command::new("mount").args(["-o", "loop"]).args([&file, &root.0]));
+        run(Command::new("mount").args(["--bind", "/dev"]).arg(root.0.join("dev")));
+        let bundle = root.0.join("etc/ssl/certs/ca-certificates.crt");
+        let trusted = fs::read_to_string(&bundle).unwrap() + &fs::read_to_string(self.sim.ca_pem_path()).unwrap();
+        fs::write(bundle, trusted).unwrap();
+        change(&root);
+        run(Command::new("umount").arg("--recursive").arg(&root.0));
+        Image { file, format: "raw" }
+    }
+
+    /// A new instance, off, whose root disk is as fresh as the image.
+    pub fn launch(&self, image: &Image, spec: InstanceSpec) -> Machine {
+        let rack = Arc::new(Rack::default());
+        let mac = "02:00:0a:00:01:0a".to_owned();
+        let id = self
+            .sim
+            .launch(InstanceSpec {
+                group: Some(GROUP.to_owned()),
+                slots: Some(Arc::clone(&rack) as _),
+                mac: Some(mac.clone()),
+                // One more than on EC2: the last hop is to the guest.
+                hop_limit: 64,
+                ..spec
+            })
+            .unwrap();
+        let address = self.sim.imds_url(&id);
+        *self.metadata.lock().unwrap() = Some(address.trim_start_matches("http://").parse().unwrap());
+        Machine::new(&self.platform, id, mac, rack, image)
+    }
+
+    /// The machine's power fails for good, and EC2 terminates the instance.
+    pub fn kill(&self, mut machine: Machine) {
+        machine.cut();
+        self.sim.terminate(&machine.id).unwrap();
+    }
+
+    /// Puts the agent on the https server; its address there, and its checksum.
+    pub fn publish_agent(&self) -> (String, String) {
+        let binary = fs::read(&*AGENT).unwrap();
+        let checksum = Sha256::digest(&binary).iter().map(|byte| format!("{byte:02x}")).collect();
+        (for_guests(&self.sim.put_page("/node-agent", binary)), checksum)
+    }
+
+    /// The results of this instance that took effect.
+    pub fn completions(&self, instance: &InstanceId) -> Vec<String> {
+        let result = |event: &Event| match &event.what {
+            What::Api(call) if call.done && call.action == "autoscaling:CompleteLifecycleAction" => {
+                (call.caller.as_deref() == Some(instance)).then(|| call.parameters["LifecycleActionResult"].clone())
+            }
+            _ => None,
+        };
+        self.sim.events().iter().filter_map(result).collect()
+    }
+
+    /// Waits until Auto Scaling was told to go on with this instance.
+    pub fn wait_until_up(&self, machine: &Machine) {
+        let in_service = |event: &Event| matches!(&event.what, What::Lifecycle(change) if change.instance == machine.id.as_str() && change.to == "InService");
+        let up = self.sim.wait_for_blocking(in_service, STUCK).is_some();
+        assert!(up, "{} is not in service: {}", machine.id, machine.console());
+        assert_eq!(self.completions(&machine.id), ["CONTINUE"]);
+    }
+
+    /// Waits for a call that took effect.
+    pub fn wait_for_call(&self, action: &str, machine: &Machine) {
+        let called = |event: &Event| matches!(&event.what, What::Api(call) if call.done && call.action == action && call.caller.as_deref() == Some(&machine.id));
+        assert!(self.sim.wait_for_blocking(called, STUCK).is_some(), "no {action}: {}", machine.console());
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // Disks are large; what tells what happened stays.
+        for entry in fs::read_dir(self.dir()).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let kept = path.extension().is_some_and(|extension| extension == "log" || extension == "jsonl");
+            if !kept && !path.is_dir() {
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+}
+
+/// A mounted root of an image.
+pub struct Root(PathBuf);
+
+impl Root {
+    /// Writes a file; executable where it begins with `#!`.
+    pub fn write(&self, path: &str, contents: &str) {
+        let path = self.0.join(path.trim_start_matches('/'));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, contents).unwrap();
+        if contents.starts_with("#!") {
+            run(Command::new("chmod").arg("0755").arg(&path));
+        }
+    }
+
+    /// Runs a command in it, whose systemd is off.
+    pub fn run(&self, script: &str) {
+        run(Command::new("chroot").arg(&self.0).args(["bash", "-ec", script]));
+    }
+
+    /// Installs the package.
+    pub fn install_package(&self) {
+        fs::copy(&*DEB, self.0.join("node-agent.deb")).unwrap();
+        self.run("dpkg --install /node-agent.deb; rm /node-agent.deb");
+    }
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {said} {}", String::from_utf8_lossy(&output.stdout));
+}
+
+/// An address of this host's loopback as guests see it.
+pub fn for_guests(url: &str) -> String {
+    url.replace("127.0.0.1", HOST)
+}
+
+/// Hands each connection on to the service of the instance that is on.
+fn forward(listener: &TcpListener, target: &Mutex<Option<SocketAddr>>) {
+    for client in listener.incoming().flatten() {
+        let Some(Ok(server)) = target.lock().unwrap().map(TcpStream::connect) else {
+            continue;
+        };
+        for (mut from, mut to) in [(client.try_clone(), server.try_clone()), (Ok(server), Ok(client))]
+            .into_iter()
+            .filter_map(|(from, to)| Some((from.ok()?, to.ok()?)))
+        {
+            thread::spawn(move || {
+                let _ = io::copy(&mut from, &mut to);
+                let _ = to.shutdown(Shutdown::Write);
+            });
+        }
+    }
+}
