@@ -42,6 +42,15 @@ demo: needs-root packages ## Watch nodes come up on a simulated EC2; needs root,
 	$(call headline,demo)
 	@NODE_AGENT='$(CARGO_TARGET_DIR)/debug/node-agent' '$(CARGO_TARGET_DIR)/debug/demo'
 
+.PHONY: test-vm
+test-vm: needs-root ## Boot nodes on emulated machines against a simulated EC2; a quarter of an hour; needs root
+	$(call headline,tools: what is missing is installed)
+	@.ci/tools packages cargo vm
+	$(call headline,build: the agent and the tests)
+	@cargo build --workspace --bins --test vm
+	$(call headline,vm: disks; then machines that boot and lose their power)
+	@.ci/vm
+
 .PHONY: bench
 bench: needs-root packages ## Measure what the agent adds to a boot; needs root
 	$(call headline,build: the agent as released)

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Packs a built agent as deb and rpm.
 #
-#   packaging/packages.sh BINARY ARCH VERSION OUT [COMPLETIONS]
+#   [PACKAGES=deb] packaging/packages.sh BINARY ARCH VERSION OUT [COMPLETIONS]
 #
 # ARCH is x86_64 or aarch64. COMPLETIONS is a binary that runs here and prints the completions; BINARY where that is left
-# out. Needs dpkg-deb, and rpmbuild of Debian's package rpm. The same bytes everywhere for the same SOURCE_DATE_EPOCH.
+# out. PACKAGES names one of deb and rpm where only that is wanted. Needs dpkg-deb, and rpmbuild of Debian's package rpm. The same bytes everywhere for the same SOURCE_DATE_EPOCH.
 set -euo pipefail
 umask 022
 
@@ -78,5 +78,4 @@ rpm() {
     echo "$out/$name"
 }
 
-deb
-rpm
+for package in ${PACKAGES:-deb rpm}; do "$package"; done

@@ -141,7 +141,6 @@ pub struct Machine {
 struct Running {
     qemu: Child,
     qmp: Arc<Qmp>,
-    since: Instant,
 }
 
 impl Machine {
@@ -187,7 +186,7 @@ impl Machine {
         };
         plugged.qmp = Some(Arc::clone(&qmp));
         drop(plugged);
-        self.running = Some(Running { qemu, qmp, since: Instant::now() });
+        self.running = Some(Running { qemu, qmp });
     }
 
     fn command(&self, plugged: &Plugged) -> Command {
@@ -232,11 +231,6 @@ impl Machine {
         self.running.as_ref().unwrap_or_else(|| panic!("{} is off", self.id))
     }
 
-    /// How long it has been on.
-    pub fn uptime(&self) -> Duration {
-        self.running().since.elapsed()
-    }
-
     /// A login shell of root's that nothing else uses.
     pub fn shell(&self) -> Shell {
         self.login("shell")
@@ -260,10 +254,22 @@ impl Machine {
 
     /// Waits for this on the console.
     pub fn wait_for_console(&self, wanted: &str) {
+        self.wait_until(wanted, || self.console().contains(wanted));
+    }
+
+    /// Waits for the `nth` boot sequence since it was switched on to end well: the agent's last word on the console.
+    pub fn wait_until_done(&self, nth: usize) {
+        self.wait_until("done", || {
+            self.console().lines().filter(|line| *line == "node-agent: result=done").count() >= nth
+        });
+    }
+
+    /// Waits until something is so, by looking often.
+    pub fn wait_until(&self, what: &str, so: impl Fn() -> bool) {
         let end = Instant::now() + STUCK;
-        while !self.console().contains(wanted) {
-            assert!(Instant::now() < end, "never on the console of {}: {wanted}", self.id);
-            thread::sleep(Duration::from_millis(20));
+        while !so() {
+            assert!(Instant::now() < end, "{}: never: {what}: {}", self.id, self.console());
+            thread::sleep(Duration::from_millis(5));
         }
     }
 
@@ -290,13 +296,14 @@ impl Machine {
         self.is_off();
     }
 
-    /// Waits until the guest has reset the machine for the `nth` time since it was switched on.
+    /// How often the machine was reset since it was switched on.
+    pub fn resets(&self) -> usize {
+        self.running().qmp.count(reset)
+    }
+
+    /// Waits until it was reset that often.
     pub fn wait_for_reset(&self, nth: usize) {
-        assert!(
-            self.running().qmp.wait_for(nth, STUCK, |event| event["event"] == "RESET"),
-            "no reset: {}",
-            self.console()
-        );
+        assert!(self.running().qmp.wait_for(nth, STUCK, reset), "no reset: {}", self.console());
     }
 
     fn is_off(&self) {
@@ -315,6 +322,10 @@ impl Drop for Machine {
             self.is_off();
         }
     }
+}
+
+fn reset(event: &Value) -> bool {
+    event["event"] == "RESET"
 }
 
 /// What a root disk begins as; not changed by the machines made from it.

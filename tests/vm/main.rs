@@ -12,15 +12,25 @@ mod shell;
 mod world;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::Command;
 
-use ec2_sim::InstanceSpec;
-use world::{Root, World};
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ec2_sim::{Event, InstanceSpec, VolumeId, What};
+use machine::Image;
+use serde_json::Value;
+use shell::Shell;
+use world::{GROUP, HOOK, Root, World};
 
 /// What the example of an application that must not start without its disk starts: it notes what its data is on.
 const APPLICATION: &str = "#!/bin/sh
 findmnt --noheadings --output SOURCE,FSTYPE --target /mydata >>/var/log/application
-echo \"$(cat /proc/sys/kernel/random/boot_id)\" >>/mydata/application
+cat /proc/sys/kernel/random/boot_id >>/mydata/application
+sync /mydata/application
 exec sleep infinity
 ";
 
@@ -29,6 +39,11 @@ const KAFKA_TOPICS: &str = "#!/bin/sh
 echo \"$@\" >>/var/log/kafka-topics
 [ -e /run/healthy ] || echo 'Topic: events Partition: 3 Leader: 1 Replicas: 1,0 Isr: 1'
 ";
+
+/// Two volumes, one of each filesystem, and a node's settings in its user data.
+const VOLUMES: [&str; 2] = ["vol-0123456789abcdef0", "vol-0fedcba9876543210"];
+const MOUNTS: [&str; 2] = ["/mydata", "/archive"];
+const FILE_SYSTEMS: [&str; 2] = ["xfs", "ext4"];
 
 fn shipped(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
@@ -47,37 +62,344 @@ fn prepare(root: &Root) {
     root.run("systemctl enable example-application.service");
 }
 
+/// The same with the package, which gets its settings from the user data.
+fn prepare_with_package(root: &Root) {
+    prepare(root);
+    root.install_package();
+    root.write("/etc/node-agent/config.toml", "source = \"imds\"\n");
+}
+
+/// User data that is the configuration: all volumes of the world, and this hook script.
+fn settings(volumes: &[VolumeId], hooks: &str) -> String {
+    let volume = |(at, id): (usize, &VolumeId)| {
+        let (mount, file_system) = (MOUNTS[at], FILE_SYSTEMS[at]);
+        format!(
+            "[[volume]]\nid = \"{id}\"\nmount_path = \"{mount}\"\nfile_system = \"{file_system}\"\nowner = \"kafka\"\n"
+        )
+    };
+    let volumes: String = volumes.iter().enumerate().map(volume).collect();
+    format!(
+        "[node]\nid = \"00\"\nip = \"10.0.1.10\"\n\
+         [lifecycle]\nasg_name = \"{GROUP}\"\nhook_name = \"{HOOK}\"\n\
+         {volumes}\
+         [[file]]\ndestination = \"/etc/kafka/server.properties\"\ncontents = \"broker.id=0\"\n\
+         [hooks]\nscript_base64 = \"{}\"\n",
+        STANDARD.encode(hooks)
+    )
+}
+
+fn instance(user_data: &str) -> InstanceSpec {
+    InstanceSpec { user_data: Some(user_data.as_bytes().to_vec()), ..InstanceSpec::default() }
+}
+
+/// What must be so on any machine whose node is up: the right disk in its place, and no application but on it.
+fn assert_in_order(shell: &mut Shell, starts: usize) {
+    assert_eq!(shell.run("findmnt --noheadings --output FSTYPE /mydata; stat --format %U /mydata"), "xfs\nkafka");
+    shell.wait_for("systemctl is-active example-application.service");
+    let application = shell.run("cat /var/log/application");
+    assert_eq!(application.lines().count(), starts, "{application}");
+    for line in application.lines() {
+        assert!(line.starts_with("/dev/nvme1n1 ") && line.ends_with("xfs"), "{application}");
+    }
+}
+
+/// What the agent has written into the journal for a step, with its fields.
+fn journal(shell: &mut Shell, step: &str) -> Vec<Value> {
+    let query = format!("journalctl --quiet --boot --output=json --unit node-agent.service NODE_AGENT_STEP={step}");
+    shell.run(&query).lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
+}
+
+/// The calls of Auto Scaling since then that mean something to it.
+fn lifecycle_calls(world: &World, since: usize) -> Vec<String> {
+    let called = |event: &Event| match &event.what {
+        What::Api(call) if call.action.starts_with("autoscaling:") && call.mutating => Some(call.action.clone()),
+        _ => None,
+    };
+    world.sim.events().iter().skip(since).filter_map(called).collect()
+}
+
 #[test]
-fn user_data_brings_a_node_up_on_its_first_boot_and_holds_nothing_back() {
-    let world = World::new("first-boot");
-    let volume = world.volume("vol-0123456789abcdef0");
+fn user_data_brings_a_node_up_on_its_first_boot_again_after_a_reboot_and_on_its_successor() {
+    let world = World::new("user-data");
+    let volume = world.volume(VOLUMES[0]);
     let image = world.bake("cloud", prepare);
     let (url, checksum) = world.publish_agent();
-    let user_data = shipped("packaging/user-data/cloud-config.yaml")
-        .replace("https://<where you keep it>/node-agent", &url)
-        .replace("<what sha256sum prints>", &checksum);
-    assert!(!user_data.contains("'<"), "{user_data}");
-    let mut machine =
-        world.launch(&image, InstanceSpec { user_data: Some(user_data.into_bytes()), ..InstanceSpec::default() });
+    let fetched_from = |user_data: &str| {
+        let filled = shipped(user_data)
+            .replace("https://<where you keep it>/node-agent", &url)
+            .replace("<what sha256sum prints>", &checksum);
+        assert!(filled.contains(&url) && filled.contains(&checksum) && filled.contains(VOLUMES[0]), "{filled}");
+        filled
+    };
 
+    // The first boot. Until somebody looked around, the node is not healthy.
+    let mut machine = world.launch(&image, instance(&fetched_from("packaging/user-data/cloud-config.yaml")));
     machine.power_on();
     let mut shell = machine.shell();
-    eprintln!("a shell after {:?}", machine.uptime());
-    world.wait_for_call("ec2:AttachVolume", &machine);
-    eprintln!("attach after {:?}", machine.uptime());
     shell.wait_for("systemctl show --property StatusText node-agent.service | grep health-check");
-    eprintln!("hook after {:?}", machine.uptime());
-    println!(
-        "{}",
-        shell
-            .attempt(
-                "systemctl status --no-pager --full node-agent.service; lsblk; cat /etc/fstab; cat /var/log/application"
-            )
-            .0
-    );
+    let status = shell.run("systemctl status --no-pager node-agent.service");
+    assert!(status.contains("Status: \"health-check: at work since"), "{status}");
+    // Neither the boot nor the user data waits for the node.
+    shell.wait_for("systemctl is-active multi-user.target && cloud-init status | grep done");
+    assert_eq!(world.completions(&machine.id), [""; 0]);
     shell.run("touch /run/healthy");
     world.wait_until_up(&machine);
-    eprintln!("up after {:?}", machine.uptime());
-    let _ = volume;
+
+    assert_in_order(&mut shell, 1);
+    assert_eq!(shell.run("stat --format '%a %U' /etc/node-agent/config.toml"), "600 root");
+    assert!(shell.run("cat /etc/kafka/server.properties").contains("log.dirs=/mydata/kafka"));
+    assert_eq!(shell.run("systemctl is-active kafka.service node-agent-mounted.target"), "active\nactive");
+    let found = journal(&mut shell, "attach");
+    assert!(!found.is_empty() && found.iter().all(|line| line["NODE_AGENT_TARGET"] == volume.as_str()), "{found:?}");
+    assert_eq!(shell.run("cat /sys/block/nvme1n1/device/serial").trim(), volume.replace('-', ""));
+    let asked = shell.run("wc --lines </var/log/kafka-topics");
+    let uuid = shell.run("findmnt --noheadings --output UUID /mydata");
+
+    // A reboot.
+    let (since, resets) = (world.sim.events().len(), machine.resets());
+    shell.send("systemctl reboot\n");
+    machine.wait_for_reset(resets + 1);
+    machine.wait_until_done(2);
+    shell.wait_until_there_again();
+    assert_in_order(&mut shell, 2);
+    assert_eq!(shell.run("wc --lines </var/log/kafka-topics"), asked);
+    assert_eq!(lifecycle_calls(&world, since), [""; 0]);
+
+    // The machine dies; its successor takes the volume over, from user data that is a script.
+    world.kill(machine);
+    world.sim.put_object("my-bucket", "node-00/server.properties", "broker.id=0\n");
+    world.sim.put_object(
+        "my-bucket",
+        "hooks.sh",
+        "configure_cluster_node() { :; }\nwait_for_healthy_cluster() { :; }\n",
+    );
+    let mut successor = world.launch(&image, instance(&fetched_from("packaging/user-data/user-data.sh")));
+    successor.power_on();
+    let mut shell = successor.shell();
+    world.wait_until_up(&successor);
+    assert_in_order(&mut shell, 1);
+    assert_eq!(shell.run("findmnt --noheadings --output UUID /mydata"), uuid);
+    assert_eq!(shell.run("wc --lines </mydata/application"), "3");
+    assert_eq!(shell.run("stat --format %a /etc/kafka/server.properties"), "640");
+    successor.power_off();
+}
+
+/// Hooks that go on only when the boot has gone on.
+const PATIENT: &str = r#"configure_cluster_node() {
+  for _ in $(seq 600); do
+    systemctl is-active multi-user.target && break
+    sleep 0.5
+  done
+  systemctl is-active multi-user.target
+  echo configured >>/var/log/hooks
+  [ -e /mydata/precious ] || echo "of $HOSTNAME" >/mydata/precious
+}
+wait_for_healthy_cluster() {
+  echo healthy >>/var/log/hooks
+}
+"#;
+
+#[test]
+fn a_baked_image_comes_up_grows_its_volumes_at_a_reboot_and_is_replaced_without_a_format() {
+    let world = World::new("baked");
+    let volumes = VOLUMES.map(|id| world.volume(id));
+    let image = world.bake("plain", prepare_with_package);
+    let user_data = settings(&volumes, PATIENT);
+    let mut machine = world.launch(&image, instance(&user_data));
+    machine.power_on();
+    let mut shell = machine.shell();
+    world.wait_until_up(&machine);
+    assert_in_order(&mut shell, 1);
+    assert_eq!(shell.run("findmnt --noheadings --output FSTYPE /archive"), "ext4");
+    assert!(!journal(&mut shell, "complete").is_empty());
+    let uuids = shell.run("lsblk --noheadings --output UUID /dev/nvme1n1 /dev/nvme2n1");
+
+    // Larger while the machine is down.
     machine.power_off();
+    for volume in &volumes {
+        world.sim.grow_volume(volume, 3 << 30).unwrap();
+    }
+    let since = world.sim.events().len();
+    machine.power_on();
+    let mut shell = machine.shell();
+    machine.wait_until_done(1);
+    assert_in_order(&mut shell, 2);
+    let sizes = shell.run("df --block-size=1M --output=size /mydata /archive | tail -n 2");
+    assert!(sizes.split_whitespace().all(|size| size.parse::<u32>().unwrap() > 2850), "{sizes}");
+    let grown = journal(&mut shell, "grow");
+    assert!(grown.iter().any(|line| line["MESSAGE"].as_str().unwrap().contains("done")), "{grown:?}");
+    assert_eq!(shell.run("cat /var/log/hooks"), "configured\nhealthy");
+    assert_eq!(lifecycle_calls(&world, since), [""; 0]);
+
+    // The machine dies.
+    world.kill(machine);
+    let mut successor = world.launch(&image, instance(&user_data));
+    successor.power_on();
+    let mut shell = successor.shell();
+    world.wait_until_up(&successor);
+    assert_in_order(&mut shell, 1);
+    assert_eq!(shell.run("lsblk --noheadings --output UUID /dev/nvme1n1 /dev/nvme2n1"), uuids);
+    assert_eq!(shell.run("wc --lines </mydata/application; cat /mydata/precious"), "3\nof node");
+
+    // An image of this machine, as it is, for another node: its journal and its fstab are of a disk that is not there.
+    successor.power_off();
+    let baked = Image { file: successor.root.clone(), format: "qcow2" };
+    world.sim.terminate(&successor.id).unwrap();
+    let other = [world.volume("vol-0aaaaaaaaaaaaaaaa")];
+    let mut copy = world.launch(&baked, instance(&settings(&other, PATIENT)));
+    copy.power_on();
+    let mut shell = copy.shell();
+    world.wait_until_up(&copy);
+    let on = shell.run("findmnt --noheadings --output SOURCE,UUID /mydata");
+    assert!(on.starts_with("/dev/nvme1n1 ") && !uuids.lines().any(|uuid| on.contains(uuid)), "{on}");
+    assert_eq!(shell.run("cat /mydata/precious; tail -n 2 /var/log/hooks"), "of node\nconfigured\nhealthy");
+    println!("{}", shell.run("cat /etc/fstab; systemctl is-system-running || systemctl --failed"));
+    copy.power_off();
+}
+
+/// A configure hook that fails until it is repaired, and then takes its time.
+const BROKEN: &str = r#"configure_cluster_node() {
+  echo configure >>/var/log/hooks
+  [ -e /run/repaired ] || { echo "no such listener"; return 3; }
+  echo at work
+  until [ -e /run/go-on ]; do sleep 0.5; done
+}
+wait_for_healthy_cluster() { :; }
+"#;
+
+#[test]
+fn an_operator_whose_terminal_is_cut_off_has_repaired_the_node_all_the_same() {
+    let world = World::new("operator");
+    let volumes = [world.volume(VOLUMES[0])];
+    let image = world.bake("plain", prepare_with_package);
+    let mut machine = world.launch(&image, instance(&settings(&volumes, BROKEN)));
+    machine.power_on();
+    let mut shell = machine.shell();
+    shell.wait_for("systemctl show --property StatusText node-agent.service | grep held");
+
+    // On a terminal of his own.
+    let mut operator = machine.operator();
+    let (told, code) = operator.attempt("node-agent status");
+    assert_eq!(code, 1, "{told}");
+    assert!(told.contains("no such listener") && told.contains("node-agent retry"), "{told}");
+    operator.run("touch /run/repaired");
+    operator.send("node-agent retry; echo never told\n");
+    operator.read_until("at work", Instant::now() + Duration::from_secs(60)).expect("the hook's own words");
+    // The line hangs up: everybody on it is told, and what they write goes nowhere.
+    shell.run("systemctl stop serial-getty@ttyS2.service");
+    shell.wait_for("! pgrep --full 'node-agent retry'");
+    assert_eq!(world.completions(&machine.id), [""; 0]);
+    shell.run("touch /run/go-on");
+    world.wait_until_up(&machine);
+    assert_eq!(shell.run("cat /var/log/hooks"), "configure\nconfigure");
+    let (told, code) = shell.attempt("node-agent status");
+    assert_eq!(code, 0, "{told}");
+    machine.power_off();
+}
+
+/// Hooks that write on both volumes what must outlive a power cut, and tell on the console what it was.
+const DURABLE: &str = r#"configure_cluster_node() {
+  for volume in /mydata /archive; do
+    [ -e $volume/precious ] && continue
+    dd if=/dev/urandom of=$volume/new bs=64k count=4 conv=fsync status=none
+    mv $volume/new $volume/precious
+    sync $volume
+  done
+  echo "durable: $(cat /mydata/precious /archive/precious | sha256sum)"
+}
+wait_for_healthy_cluster() { :; }
+"#;
+
+/// When the power fails.
+#[derive(Debug, Clone, Copy)]
+enum Cut {
+    /// A call of EC2 or Auto Scaling has taken effect.
+    Call(&'static str),
+    /// The first byte of this volume was written: mkfs is at work.
+    Written(usize),
+    /// The configure hook has told what it has written.
+    Durable,
+    /// This part of the way from the attach call to CONTINUE.
+    Part(f64),
+}
+
+/// The power fails, and comes back; the node comes up all the same, with what was written before. Returns how long the boot
+/// after it took, from the attach call or the power button to CONTINUE.
+fn cut_and_come_up(world: &World, image: &Image, number: usize, cut: Option<Cut>, way: Duration) -> Duration {
+    let volumes = ["a", "b"].map(|which| world.volume(&format!("vol-{which:0>9}{number:08}")));
+    let mut machine = world.launch(image, instance(&settings(&volumes, DURABLE)));
+    machine.power_on();
+    let mut before = String::new();
+    if let Some(cut) = cut {
+        match cut {
+            Cut::Call(action) => world.wait_for_call(action, &machine),
+            Cut::Written(which) => {
+                let backing = world.sim.volume_state(&volumes[which]).unwrap().backing_file;
+                machine.wait_until("mkfs writes", || fs::metadata(&backing).unwrap().blocks() > 0);
+            }
+            Cut::Durable => machine.wait_for_console("durable: "),
+            Cut::Part(part) => {
+                world.wait_for_call("ec2:AttachVolume", &machine);
+                std::thread::sleep(way.mul_f64(part));
+            }
+        }
+        machine.cut();
+        before = machine.console();
+        machine.power_on();
+    }
+    world.wait_for_call("ec2:AttachVolume", &machine);
+    let since = Instant::now();
+    world.wait_until_up(&machine);
+    let took = since.elapsed();
+    let after = machine.console();
+    if let Some(Cut::Written(_)) = cut {
+        assert!(after.contains("was not completed"), "the cut was not inside of mkfs: {before}\n{after}");
+    }
+    let mut shell = machine.shell();
+    let sum = shell.run("cat /mydata/precious /archive/precious | sha256sum");
+    // What was told before the cut was on the disks before.
+    let told = before.split_once("durable: ").and_then(|(_, rest)| rest.lines().next());
+    if let Some(told) = told.filter(|told| told.trim().len() == sum.len()) {
+        assert_eq!(told.trim(), sum, "what was durable before {cut:?} is gone");
+    } else {
+        assert!(!matches!(cut, Some(Cut::Durable)), "{before}");
+    }
+    machine.power_off();
+    for (volume, file_system) in volumes.iter().zip(FILE_SYSTEMS) {
+        let backing = world.sim.volume_state(volume).unwrap().backing_file;
+        assert_sound(&backing, file_system);
+    }
+    world.sim.terminate(&machine.id).unwrap();
+    took
+}
+
+/// The filesystem passes a forced check.
+fn assert_sound(backing: &Path, file_system: &str) {
+    let mut check = match file_system {
+        "ext4" => Command::new("e2fsck"),
+        _ => Command::new("xfs_repair"),
+    };
+    let arguments: &[&str] = if file_system == "ext4" { &["-f", "-n"] } else { &["-n", "-f"] };
+    let output = check.args(arguments).arg(backing).output().unwrap();
+    assert!(output.status.success(), "{check:?}: {}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn a_power_cut_at_any_instant_is_survived_with_all_that_was_durable() {
+    let world = World::new("power-cuts");
+    let image = world.bake("plain", prepare_with_package);
+    let wanted = std::env::var("NODE_AGENT_VM_CUTS").map_or(4, |count| count.parse().unwrap());
+    let mut cuts = vec![Cut::Call("ec2:AttachVolume"), Cut::Written(0), Cut::Written(1), Cut::Durable];
+    let mut way = Duration::ZERO;
+    if wanted > cuts.len() {
+        way = cut_and_come_up(&world, &image, 0, None, way);
+        cuts.push(Cut::Call("autoscaling:CompleteLifecycleAction"));
+        let parts = wanted - cuts.len();
+        cuts.extend((0..parts).map(|part| Cut::Part((part as f64 + 0.5) / parts as f64)));
+    }
+    cuts.truncate(wanted);
+    for (number, cut) in (1..).zip(cuts) {
+        let took = cut_and_come_up(&world, &image, number, Some(cut), way);
+        println!("{cut:?}: up {took:?} after the attach");
+    }
 }

@@ -46,6 +46,11 @@ impl Shell {
         }
     }
 
+    /// Waits until a shell answers after a reboot.
+    pub fn wait_until_there_again(&mut self) {
+        self.wait_until_there(STUCK);
+    }
+
     /// What a command prints; it must succeed.
     pub fn run(&mut self, script: &str) -> String {
         let (said, code) = self.attempt(script);

@@ -56,7 +56,11 @@ impl World {
         sim.create_group(GroupSpec { name: GROUP.to_owned(), hooks: vec![hook] }).unwrap();
         let platform = Platform {
             kernel: IMAGES.join("vmlinuz"),
-            append: format!("systemd.setenv=AWS_ENDPOINT_URL={}", for_guests(&sim.api_url())),
+            // What the services say is on the console, too, which outlives the machine.
+            append: format!(
+                "systemd.setenv=AWS_ENDPOINT_URL={} systemd.journald.forward_to_console=1",
+                for_guests(&sim.api_url())
+            ),
             dir,
         };
         let metadata = Arc::new(Mutex::new(None));
@@ -135,11 +139,13 @@ impl World {
         self.sim.events().iter().filter_map(result).collect()
     }
 
-    /// Waits until Auto Scaling was told to go on with this instance.
+    /// Waits until Auto Scaling was told to go on with this instance, or the agent says that it will not be.
     pub fn wait_until_up(&self, machine: &Machine) {
-        let in_service = |event: &Event| matches!(&event.what, What::Lifecycle(change) if change.instance == machine.id.as_str() && change.to == "InService");
-        let up = self.sim.wait_for_blocking(in_service, STUCK).is_some();
-        assert!(up, "{} is not in service: {}", machine.id, machine.console());
+        let failed = || machine.console().contains("result=failed");
+        machine.wait_until("in service", || {
+            self.sim.lifecycle_state(&machine.id).as_deref() == Some("InService") || failed()
+        });
+        assert!(!failed(), "{}: {}", machine.id, machine.console());
         assert_eq!(self.completions(&machine.id), ["CONTINUE"]);
     }
 
