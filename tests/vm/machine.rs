@@ -53,7 +53,8 @@ impl std::fmt::Debug for Rack {
 struct Plugged {
     /// Slot and backing file of each.
     volumes: BTreeMap<VolumeId, (usize, PathBuf)>,
-    leaving: BTreeSet<VolumeId>,
+    /// Those that the guest was asked to let go of, and how often it had done so before.
+    leaving: BTreeMap<VolumeId, usize>,
     /// Of the machine while it is on.
     qmp: Option<Arc<Qmp>>,
 }
@@ -71,9 +72,19 @@ fn blockdev(volume: &VolumeId, backing: &Path) -> Value {
     })
 }
 
+fn disk(volume: &VolumeId) -> String {
+    format!("disk-{}", serial(volume))
+}
+
+/// QEMU tells that the guest has let go of it.
+fn deleted(volume: &VolumeId) -> impl Fn(&Value) -> bool {
+    let disk = disk(volume);
+    move |event| event["event"] == "DEVICE_DELETED" && event["data"]["device"] == disk.as_str()
+}
+
 fn device(volume: &VolumeId, slot: usize) -> Value {
     let serial = serial(volume);
-    json!({ "driver": "nvme", "id": format!("disk-{serial}"), "drive": serial, "serial": serial, "bus": format!("slot{slot}") })
+    json!({ "driver": "nvme", "id": disk(volume), "drive": serial, "serial": serial, "bus": format!("slot{slot}") })
 }
 
 impl Slots for Rack {
@@ -93,8 +104,9 @@ impl Slots for Rack {
         let mut plugged = self.0.lock().unwrap();
         if let Some(qmp) = &plugged.qmp {
             // The guest is asked, and says when: that is looked for below.
-            let _ = qmp.execute("device_del", json!({ "id": format!("disk-{}", serial(volume)) }));
-            plugged.leaving.insert(volume.clone());
+            let before = qmp.count(deleted(volume));
+            let _ = qmp.execute("device_del", json!({ "id": disk(volume) }));
+            plugged.leaving.insert(volume.clone(), before);
         } else {
             plugged.volumes.remove(volume);
         }
@@ -103,10 +115,7 @@ impl Slots for Rack {
     fn is_gone(&self, volume: &VolumeId) -> bool {
         let mut plugged = self.0.lock().unwrap();
         if let Some(qmp) = &plugged.qmp {
-            let device = format!("disk-{}", serial(volume));
-            let deleted =
-                |event: &Value| event["event"] == "DEVICE_DELETED" && event["data"]["device"] == device.as_str();
-            if qmp.count(deleted) == 0 {
+            if plugged.leaving.get(volume).is_some_and(|before| qmp.count(deleted(volume)) == *before) {
                 return false;
             }
             let _ = qmp.execute("blockdev-del", json!({ "node-name": serial(volume) }));
@@ -310,7 +319,7 @@ impl Machine {
         let mut plugged = self.rack.0.lock().unwrap();
         plugged.qmp = None;
         let leaving = std::mem::take(&mut plugged.leaving);
-        plugged.volumes.retain(|volume, _| !leaving.contains(volume));
+        plugged.volumes.retain(|volume, _| !leaving.contains_key(volume));
     }
 }
 
