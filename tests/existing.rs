@@ -4,10 +4,15 @@
 
 mod support;
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
 
 use ec2_sim::{InstanceSpec, VolumeId};
-use support::{GROUP, HOOKS, Instance, Outcome, World, config, volume_at};
+use nix::fcntl::OFlag;
+use support::{GROUP, HOOKS, Instance, Outcome, World, config, volume_at, wait_until};
 
 fn launch(world: &World) -> Instance {
     let node = world.launch();
@@ -195,6 +200,28 @@ fn without_permission_to_tag_the_node_comes_up_and_says_once_what_it_cannot_chec
 
     assert_eq!(outcome.log.matches("ec2:CreateTags is not allowed").count(), 1, "{}", outcome.log);
     assert_eq!(world.completions(), ["CONTINUE"]);
+}
+
+#[test]
+fn a_device_that_somebody_holds_for_a_moment_is_mounted_when_it_is_free() {
+    let world = World::new();
+    let volume = world.volume(1);
+    used_once(&world, &volume, "xfs");
+    let node = launch(&world);
+    world.sim.attach(&volume, &node.id, "/dev/sdf").unwrap();
+    wait_until(|| world.sim.device(&volume, &node.id).is_some(), || "no device".to_owned());
+    let device = world.sim.device(&volume, &node.id).unwrap();
+    // As a mount by systemd holds it.
+    let held = OpenOptions::new().read(true).custom_flags(OFlag::O_EXCL.bits()).open(device).unwrap();
+
+    let agent = node.start(&config(&[volume_at("/mydata", &volume, "xfs")]));
+    agent.wait_for("is not mounted");
+    sleep(Duration::from_millis(500));
+    drop(held);
+    let outcome = agent.end();
+
+    assert_eq!(outcome.code, Some(0), "{}", outcome.log);
+    assert_eq!(node.shell("cat /mydata/segment"), "precious");
 }
 
 #[test]

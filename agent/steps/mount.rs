@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use tokio::time::{Instant, sleep};
 
 use crate::failure::{Code, Failure, Named};
 use crate::heartbeat::Allowance;
@@ -14,6 +15,10 @@ use crate::host::probe::Found;
 use crate::host::{filesystem, fstab, mount, resize, systemd};
 use crate::step::{Observed, Step, StepName};
 use crate::steps::attach::Attached;
+
+/// How long a device may be busy before somebody is told.
+const BUSY: Duration = Duration::from_secs(10);
+const BUSY_POLL: Duration = Duration::from_millis(100);
 
 /// Writes the fstab line and mounts.
 #[derive(Debug)]
@@ -71,7 +76,6 @@ impl Step for MountVolume<'_> {
     async fn act(&self) -> Result<(), Failure> {
         let want = self.volume.want;
         let path = &want.mount_path;
-        let device = &self.device.path;
         let twin = self.has_twin()?;
         let (source, options) = (self.source(twin), self.options(twin));
         if self.mounted()?.is_none() {
@@ -80,26 +84,39 @@ impl Step for MountVolume<'_> {
         }
         fstab::put(&self.line(&source, &options))?;
         systemd::reload().await?;
-        // systemd may have mounted it, or unmounted what it believed stale.
-        if self.mounted()?.is_none() {
-            mount::mount(device, path, &self.found.kind, &options).await.map_err(|error| {
-                let what = format!("mounting {} at {} as {}", device.display(), path.display(), self.found.kind);
-                let failure = Failure::new(Code::MountFailed, what);
-                let failure = match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
-                    Errno::EINVAL => failure.remedy(format!(
-                        "check mount_options ({}) and see dmesg, then: node-agent retry",
-                        options.join(",")
-                    )),
-                    _ => failure,
-                };
-                failure.because(error)
-            })?;
-        }
+        self.mount(&options).await?;
         systemd::restore_labels(path).await
     }
 }
 
 impl MountVolume<'_> {
+    /// Mounts it, if it is not by now: told of the new line, systemd unmounts what it believes stale, and mounts by itself what
+    /// an earlier line for the same place had it wait for. The kernel refuses the second mount while the first is under way.
+    async fn mount(&self, options: &[String]) -> Result<(), Failure> {
+        let want = self.volume.want;
+        let device = &self.device.path;
+        let patience = Instant::now() + BUSY;
+        while self.mounted()?.is_none() {
+            let Err(error) = mount::mount(device, &want.mount_path, &self.found.kind, options).await else {
+                break;
+            };
+            let what = format!("mounting {} at {} as {}", device.display(), want.mount_path.display(), self.found.kind);
+            match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
+                Errno::EBUSY if Instant::now() < patience => sleep(BUSY_POLL).await,
+                Errno::EBUSY => return Err(Failure::new(Code::DeviceBusy, what).because(error)),
+                Errno::EINVAL => {
+                    let failure = Failure::new(Code::MountFailed, what).remedy(format!(
+                        "check mount_options ({}) and see dmesg, then: node-agent retry",
+                        options.join(",")
+                    ));
+                    return Err(failure.because(error));
+                }
+                _ => return Err(Failure::new(Code::MountFailed, what).because(error)),
+            }
+        }
+        Ok(())
+    }
+
     /// What is mounted there; the kernel knows the place by its real path. A symlink in the place itself is not followed.
     fn mounted(&self) -> Result<Option<Mounted>, Failure> {
         let path = &self.volume.want.mount_path;

@@ -25,7 +25,7 @@ const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";
 /// The longest a token may live, six hours (EC2 user guide).
 const MAX_TTL: u64 = 21_600;
 /// The versions served besides `latest`; all have the same content.
-const VERSIONS: [&str; 5] = ["1.0", "2009-04-04", "2019-10-01", "2021-01-03", "2021-07-15"];
+const VERSIONS: [&str; 6] = ["1.0", "2009-04-04", "2019-10-01", "2021-01-03", "2021-03-23", "2021-07-15"];
 
 /// One instance's service.
 pub(crate) struct Imds {
