@@ -33,7 +33,7 @@ use images::{EXT4_MAGIC, EXT4_SUPERBLOCK, GPT_BACKUP, GPT_PRIMARY, PRECIOUS};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
-use support::{GROUP, HOOKS, Instance, Outcome, World, config_with, volume_at};
+use support::{AGENT, GROUP, HOOKS, Instance, Outcome, World, config_with, volume_at};
 
 /// What the agent must make of an image.
 #[derive(Clone)]
@@ -675,7 +675,7 @@ fn probed(size: u64) -> Vec<Vec<Range<u64>>> {
 
 /// What the agent's reader says of a file.
 fn read_blank(file: &File) -> serde_json::Value {
-    let output = Command::new(env!("CARGO_BIN_EXE_node-agent"))
+    let output = Command::new(AGENT.as_str())
         .arg("read-blank")
         .stdin(file.try_clone().unwrap())
         .output()

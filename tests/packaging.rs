@@ -2,12 +2,15 @@
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
+mod support;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
 use node_agent::config::{self, Scope, Text};
 use node_agent::failure::{Class, Code};
+use support::AGENT;
 
 const SERVICE: &str = include_str!("../systemd/node-agent.service");
 const TARGET: &str = include_str!("../systemd/node-agent-mounted.target");
@@ -29,7 +32,7 @@ fn words<'a>(unit: &'a str, key: &str) -> Vec<&'a str> {
 #[test]
 fn systemd_finds_nothing_wrong_with_the_units() {
     let dir = tempfile::tempdir().unwrap();
-    let agent = env!("CARGO_BIN_EXE_node-agent");
+    let agent = AGENT.as_str();
     let units = [
         ("node-agent.service", SERVICE.replace("/usr/bin/node-agent", agent)),
         ("node-agent-mounted.target", TARGET.to_owned()),
