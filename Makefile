@@ -24,7 +24,7 @@ headline = @s=$$(( $$(date +%s) - STAGES_SINCE )); printf '\n== %d:%02d %s\n' $$
 .PHONY: help
 help: ## List the targets
 	@echo 'make TARGET; the targets:'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo 'Built into $(CARGO_TARGET_DIR); CARGO_TARGET_DIR=… changes that.'
 
 .PHONY: check
@@ -61,13 +61,35 @@ bench: needs-root packages ## Measure what the agent adds to a boot; needs root
 	@NODE_AGENT='$(CARGO_TARGET_DIR)/release/node-agent' '$(CARGO_TARGET_DIR)/debug/bench'
 
 .PHONY: dist
-dist: needs-root ## Build what is shipped, for x86_64 and aarch64, and try the packages; takes an hour; needs root
+dist: needs-root ## Build what is shipped, for x86_64 and aarch64, and try it; takes an hour; needs root
 	$(call headline,tools: what is missing is installed)
-	@.ci/tools packages dist
+	@.ci/tools packages cargo dist
 	$(call headline,dist: static binaries; packages; SBOM; checksums)
 	@.ci/dist
 	$(call headline,packages: installed; upgraded; removed in a clean Debian)
 	@.ci/packages-test '$(CARGO_TARGET_DIR)/artifacts'
+	$(call headline,aarch64: whole boots in QEMU)
+	@.ci/dist-test '$(CARGO_TARGET_DIR)'/artifacts/node-agent-*-aarch64-linux
+
+.PHONY: dist-test
+dist-test: needs-root ## Put the x86_64 binary that `make dist` has built before the whole suite; needs root
+	$(call headline,tools: what is missing is installed)
+	@.ci/tools packages cargo
+	@tests/corpus/fetch-util-linux
+	$(call headline,tests: the static binary in every scenario)
+	@.ci/dist-test '$(CARGO_TARGET_DIR)'/artifacts/node-agent-*-x86_64-linux
+
+.PHONY: dist-reproducible
+dist-reproducible: ## Build once more elsewhere, for x86_64: the same bytes as those of `make dist`?
+	$(call headline,dist: a second time from another folder)
+	@.ci/dist-reproducible
+
+.PHONY: release-check
+release-check: test dist dist-test dist-reproducible ## All of the above and twenty power cuts, of what is shipped; three hours
+	$(call headline,vm: the packages on machines that boot and lose their power)
+	@.ci/tools vm
+	@cargo build --workspace --bins --test vm
+	@DIST='$(CARGO_TARGET_DIR)/artifacts' NODE_AGENT_VM_CUTS=20 .ci/vm
 
 .PHONY: fmt
 fmt: ## Format the code

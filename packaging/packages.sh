@@ -4,7 +4,8 @@
 #   [PACKAGES=deb] packaging/packages.sh BINARY ARCH VERSION OUT [COMPLETIONS]
 #
 # ARCH is x86_64 or aarch64. COMPLETIONS is a binary that runs here and prints the completions; BINARY where that is left
-# out. PACKAGES names one of deb and rpm where only that is wanted. Needs dpkg-deb, and rpmbuild of Debian's package rpm. The same bytes everywhere for the same SOURCE_DATE_EPOCH.
+# out. PACKAGES names one of deb and rpm where only that is wanted. Needs dpkg-deb, rpmbuild of Debian's package rpm, and Cargo
+# with the crates' sources, from which the licences come. The same bytes everywhere for the same SOURCE_DATE_EPOCH.
 set -euo pipefail
 umask 022
 
@@ -27,9 +28,12 @@ esac
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# lay_out TREE ZSH LICENCE: what both packages have; zsh's completions and licences have different places.
+# What the binary contains beside the agent asks for its notices to come along.
+packaging/third-party.py notices >"$work/THIRD-PARTY"
+
+# lay_out TREE ZSH: what both packages have; zsh's completions have different places.
 lay_out() {
-    local tree=$1 zsh=$2 licence=$3 page
+    local tree=$1 zsh=$2 page
     put() { install -D -m "$1" "$2" "$tree/$3"; }
     complete() {
         "$speaks" completions "$1" >"$work/completions"
@@ -42,7 +46,6 @@ lay_out() {
     install -d -m 0700 "$tree/etc/node-agent"
     put 0644 tests/ec2-sim/src/bin/demo/config.toml usr/share/doc/node-agent/examples/config.toml
     put 0644 systemd/example-application.service usr/share/doc/node-agent/examples/example-application.service
-    put 0644 LICENSE "$licence"
     for page in packaging/man/*.1; do
         gzip --best --no-name <"$page" >"$work/page"
         put 0644 "$work/page" "usr/share/man/man1/${page##*/}.gz"
@@ -54,7 +57,10 @@ lay_out() {
 
 deb() {
     local tree=$work/deb name=node-agent_${version}-1_$deb_arch.deb
-    lay_out "$tree" usr/share/zsh/vendor-completions usr/share/doc/node-agent/copyright
+    lay_out "$tree" usr/share/zsh/vendor-completions
+    put 0644 packaging/deb/copyright usr/share/doc/node-agent/copyright
+    gzip --best --no-name <"$work/THIRD-PARTY" >"$work/third-party"
+    put 0644 "$work/third-party" usr/share/doc/node-agent/THIRD-PARTY.gz
     local size
     # Debian policy 5.6.20: in KiB, each file rounded up.
     size=$(find "$tree" -type f -printf '%s\n' | awk '{ kib += int(($1 + 1023) / 1024) } END { print kib }')
@@ -68,11 +74,14 @@ deb() {
 }
 
 rpm() {
-    local name=node-agent-$version-1.$arch.rpm
-    lay_out "$work/rpm" usr/share/zsh/site-functions usr/share/licenses/node-agent/LICENSE
+    local tree=$work/rpm name=node-agent-$version-1.$arch.rpm
+    lay_out "$tree" usr/share/zsh/site-functions
+    put 0644 LICENSE usr/share/licenses/node-agent/LICENSE
+    put 0644 "$work/THIRD-PARTY" usr/share/licenses/node-agent/THIRD-PARTY
     rpmbuild -bb --quiet --target "$arch-linux" \
         --define "_topdir $work/rpmbuild" --define "_dbpath $work/rpmdb" --define "_rpmdir $work/built" \
-        --define "version $version" --define "tree $work/rpm" --define "scripts $PWD/packaging/rpm" \
+        --define "version $version" --define "tree $tree" --define "scripts $PWD/packaging/rpm" \
+        --define "licence $(packaging/third-party.py licence)" \
         packaging/rpm/node-agent.spec >"$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
     cp "$work/built/$arch/$name" "$out/$name"
     echo "$out/$name"

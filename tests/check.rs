@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 
 use ec2_sim::{ActionResult, HookSpec, InstanceSpec, SimConfig, Transition, VolumeId, VolumeSpec};
 use serde_json::Value;
-use support::{GROUP, HOOK, HOOKS, Instance, World, config_with, volume_at};
+use support::{AGENT, GROUP, HOOK, HOOKS, Instance, World, config_with, volume_at};
 
 const CONFIG: &str = "/etc/node-agent/config.toml";
 
@@ -67,7 +67,7 @@ source = "s3://kafka-config/node-00/log4j.properties"
     fn run(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
         self.node
             .machine()
-            .command(env!("CARGO_BIN_EXE_node-agent"))
+            .command(AGENT.as_str())
             .arg("check")
             .args(arguments)
             .env_clear()
@@ -479,7 +479,7 @@ fn offline_a_configuration_is_checked_without_root_and_without_a_network() {
     fs::write(path("bad.toml"), config.replace("file_system = \"xfs\"", "file_system = \"zfs\"")).unwrap();
     fs::write(path("elsewhere.toml"), "source = \"imds\"\n").unwrap();
     // A user who is not root may not look into root's build directory.
-    fs::copy(env!("CARGO_BIN_EXE_node-agent"), path("node-agent")).unwrap();
+    fs::copy(AGENT.as_str(), path("node-agent")).unwrap();
     let offline = |config: &str| {
         Command::new("unshare")
             .args(["--net", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"])

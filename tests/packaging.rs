@@ -2,12 +2,15 @@
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
+mod support;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
 use node_agent::config::{self, Scope, Text};
 use node_agent::failure::{Class, Code};
+use support::AGENT;
 
 const SERVICE: &str = include_str!("../systemd/node-agent.service");
 const TARGET: &str = include_str!("../systemd/node-agent-mounted.target");
@@ -29,7 +32,7 @@ fn words<'a>(unit: &'a str, key: &str) -> Vec<&'a str> {
 #[test]
 fn systemd_finds_nothing_wrong_with_the_units() {
     let dir = tempfile::tempdir().unwrap();
-    let agent = env!("CARGO_BIN_EXE_node-agent");
+    let agent = AGENT.as_str();
     let units = [
         ("node-agent.service", SERVICE.replace("/usr/bin/node-agent", agent)),
         ("node-agent-mounted.target", TARGET.to_owned()),
@@ -160,4 +163,46 @@ fn the_binary_is_fetched_in_one_way_everywhere_and_the_service_is_not_waited_for
     assert_eq!(shell[6], "\"$dir/node-agent\" install --now");
     assert_eq!(fetching(CLOUD_CONFIG), shell);
     assert_eq!(fetching(TERRAFORM), shell);
+}
+
+/// What `packaging/third-party.py` prints, from the crates' sources.
+fn third_party(what: &str) -> String {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/third-party.py");
+    let output = Command::new(script).arg(what).output().expect("python3");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_licence_of_everything_linked_comes_along_and_nothing_that_only_builds_or_tests() {
+    let notices = third_party("notices");
+    let (crates, texts) = notices.split_once("\n====").unwrap();
+    let listed = |name: &str| crates.lines().any(|line| line.starts_with(&format!("{name} ")));
+
+    for linked in ["aws-sdk-ec2", "ring", "rustls", "tokio", "libc", "base64-simd"] {
+        assert!(listed(linked), "{linked}");
+    }
+    for aside in ["syn", "serde_derive", "cc", "proptest", "boon", "hcl-rs", "clap_mangen", "node-agent"] {
+        assert!(!listed(aside), "{aside}");
+    }
+    // ring's own, what is copied into it, one that its crate leaves out, what lies below all crates.
+    for notice in [
+        "Copyright 2015-2025 Brian Smith",
+        "the fiat-crypto authors",
+        "Copyright (c) 2021 Nugine",
+        "Copyright © 2005-2020 Rich Felker",
+        "The Rust Standard Library is dual-licensed",
+    ] {
+        assert!(texts.contains(notice), "{notice}");
+    }
+    assert!(!notices.contains(env!("CARGO_MANIFEST_DIR")));
+}
+
+#[test]
+fn the_rpms_licence_is_that_of_all_that_is_linked() {
+    let licence = third_party("licence");
+    assert!(licence.starts_with("Apache-2.0 AND "), "{licence}");
+    for part in ["(Apache-2.0 OR MIT)", "BSD-3-Clause", "ISC", "Unicode-3.0"] {
+        assert!(licence.trim().split(" AND ").any(|other| other == part), "{part}: {licence}");
+    }
 }

@@ -2,12 +2,15 @@
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
+mod support;
+
 use std::process::{Command, Output};
 
 use serde_json::Value;
+use support::AGENT;
 
 fn agent(arguments: &[&str]) -> Output {
-    let output = Command::new(env!("CARGO_BIN_EXE_node-agent")).args(arguments).output().unwrap();
+    let output = Command::new(AGENT.as_str()).args(arguments).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {output:?}");
     output
 }
