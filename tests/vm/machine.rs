@@ -216,6 +216,7 @@ impl Machine {
             .arg(&self.platform.kernel)
             .args(["-append", &format!("root=/dev/nvme0n1 rw console=ttyS0 {}", self.platform.append)])
             .args(["-smbios", &format!("type=1,manufacturer=Amazon EC2,product=t3.small,serial={uuid},uuid={uuid}")])
+            .args(["-smbios", "type=3,manufacturer=Amazon EC2,asset=Amazon EC2"])
             .args(["-drive", &format!("if=none,id=root,format=qcow2,file={}", self.root.display())])
             // An EBS volume too, as on EC2.
             .args(["-device", "nvme,drive=root,serial=vol00000000000000000"])

@@ -278,7 +278,13 @@ wait_for_healthy_cluster() { :; }
 fn an_operator_whose_terminal_is_cut_off_has_repaired_the_node_all_the_same() {
     let world = World::new("operator");
     let volumes = [world.volume(VOLUMES[0])];
-    let image = world.bake("plain", prepare_with_package);
+    let image = world.bake("plain", |root| {
+        prepare_with_package(root);
+        // A terminal for him, as there is one for this test.
+        root.run(
+            "cp -r /etc/systemd/system/serial-getty@ttyS{1,2}.service.d; systemctl enable serial-getty@ttyS2.service",
+        );
+    });
     let mut machine = world.launch(&image, instance(&settings(&volumes, BROKEN)));
     machine.power_on();
     let mut shell = machine.shell();

@@ -162,8 +162,9 @@ impl Drop for World {
         for entry in fs::read_dir(self.dir()).into_iter().flatten().flatten() {
             let path = entry.path();
             let kept = path.extension().is_some_and(|extension| extension == "log" || extension == "jsonl");
-            if !kept && !path.is_dir() {
-                let _ = fs::remove_file(path);
+            if !kept {
+                // The other one is where an image was mounted.
+                let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir(&path));
             }
         }
     }
