@@ -21,7 +21,6 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ec2_sim::{Event, InstanceSpec, VolumeId, What};
-use machine::Image;
 use serde_json::Value;
 use shell::Shell;
 use world::{GROUP, HOOK, Root, World};
@@ -243,10 +242,9 @@ fn a_baked_image_comes_up_grows_its_volumes_at_a_reboot_and_is_replaced_without_
 
     // An image of this machine, as it is, for another node: its journal and its fstab are of a disk that is not there.
     successor.power_off();
-    let baked = Image { file: successor.root.clone(), format: "qcow2" };
     world.sim.terminate(&successor.id).unwrap();
     let other = [world.volume("vol-0aaaaaaaaaaaaaaaa")];
-    let mut copy = world.launch(&baked, instance(&settings(&other, PATIENT)));
+    let mut copy = world.launch(&successor.root, instance(&settings(&other, PATIENT)));
     copy.power_on();
     let mut shell = copy.shell();
     world.wait_until_up(&copy);
@@ -303,7 +301,8 @@ fn an_operator_whose_terminal_is_cut_off_has_repaired_the_node_all_the_same() {
     shell.wait_for("! pgrep --full 'node-agent retry'");
     assert_eq!(world.completions(&machine.id), [""; 0]);
     shell.run("touch /run/go-on");
-    world.wait_until_up(&machine);
+    machine.wait_until("in service", || world.is_in_service(&machine));
+    assert_eq!(world.completions(&machine.id), ["CONTINUE"]);
     assert_eq!(shell.run("cat /var/log/hooks"), "configure\nconfigure");
     let (told, code) = shell.attempt("node-agent status");
     assert_eq!(code, 0, "{told}");
@@ -338,7 +337,7 @@ enum Cut {
 
 /// The power fails, and comes back; the node comes up all the same, with what was written before. Returns how long the boot
 /// after it took, from the attach call or the power button to CONTINUE.
-fn cut_and_come_up(world: &World, image: &Image, number: usize, cut: Option<Cut>, way: Duration) -> Duration {
+fn cut_and_come_up(world: &World, image: &Path, number: usize, cut: Option<Cut>, way: Duration) -> Duration {
     let volumes = ["a", "b"].map(|which| world.volume(&format!("vol-{which:0>9}{number:08}")));
     let mut machine = world.launch(image, instance(&settings(&volumes, DURABLE)));
     machine.power_on();

@@ -14,7 +14,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use sha2::{Digest, Sha256};
 
-use crate::machine::{HOST, Image, Machine, Platform, Rack};
+use crate::machine::{HOST, Machine, Platform, Rack};
 
 /// The group and the launch hook, as the examples have them.
 pub const GROUP: &str = "kafka-node-00";
@@ -80,7 +80,7 @@ impl World {
     }
 
     /// An image: a copy of the one of this name, changed as `change` does in its mounted root.
-    pub fn bake(&self, base: &str, change: impl FnOnce(&Root)) -> Image {
+    pub fn bake(&self, base: &str, change: impl FnOnce(&Root)) -> PathBuf {
         let file = self.dir().join(format!("image-{base}.img"));
         run(Command::new("cp").arg("--sparse=always").args([&IMAGES.join(format!("{base}.img")), &file]));
         let root = Root(self.dir().join("root"));
@@ -92,11 +92,11 @@ impl World {
         fs::write(bundle, trusted).unwrap();
         change(&root);
         run(Command::new("umount").arg("--recursive").arg(&root.0));
-        Image { file, format: "raw" }
+        file
     }
 
     /// A new instance, off, whose root disk is as fresh as the image.
-    pub fn launch(&self, image: &Image, spec: InstanceSpec) -> Machine {
+    pub fn launch(&self, image: &Path, spec: InstanceSpec) -> Machine {
         let rack = Arc::new(Rack::default());
         let mac = "02:00:0a:00:01:0a".to_owned();
         let id = self
@@ -142,11 +142,13 @@ impl World {
     /// Waits until Auto Scaling was told to go on with this instance, or the agent says that it will not be.
     pub fn wait_until_up(&self, machine: &Machine) {
         let failed = || machine.console().contains("result=failed");
-        machine.wait_until("in service", || {
-            self.sim.lifecycle_state(&machine.id).as_deref() == Some("InService") || failed()
-        });
+        machine.wait_until("in service", || self.is_in_service(machine) || failed());
         assert!(!failed(), "{}: {}", machine.id, machine.console());
         assert_eq!(self.completions(&machine.id), ["CONTINUE"]);
+    }
+
+    pub fn is_in_service(&self, machine: &Machine) -> bool {
+        self.sim.lifecycle_state(&machine.id).as_deref() == Some("InService")
     }
 
     /// Waits for a call that took effect.
