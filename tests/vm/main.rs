@@ -149,7 +149,7 @@ fn user_data_brings_a_node_up_on_its_first_boot_again_after_a_reboot_and_on_its_
     assert!(shell.run("cat /etc/kafka/server.properties").contains("log.dirs=/mydata/kafka"));
     assert_eq!(shell.run("systemctl is-active kafka.service node-agent-mounted.target"), "active\nactive");
     let found = journal(&mut shell, "attach");
-    assert!(!found.is_empty() && found.iter().all(|line| line["NODE_AGENT_TARGET"] == volume.as_str()), "{found:?}");
+    assert!(!found.is_empty() && found.iter().all(|line| line["NODE_AGENT_VOLUME"] == volume.as_str()), "{found:?}");
     assert_eq!(shell.run("cat /sys/block/nvme1n1/device/serial").trim(), volume.replace('-', ""));
     let asked = shell.run("wc --lines </var/log/kafka-topics");
     let uuid = shell.run("findmnt --noheadings --output UUID /mydata");
