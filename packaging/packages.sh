@@ -61,6 +61,14 @@ deb() {
     put 0644 packaging/deb/copyright usr/share/doc/node-agent/copyright
     gzip --best --no-name <"$work/THIRD-PARTY" >"$work/third-party"
     put 0644 "$work/third-party" usr/share/doc/node-agent/THIRD-PARTY.gz
+    gzip --best --no-name <CHANGELOG.md >"$work/changelog"
+    put 0644 "$work/changelog" usr/share/doc/node-agent/changelog.gz
+    # Debian policy 12.7: the package's own, in this form.
+    printf '%s\n' "node-agent ($version-1) unstable; urgency=medium" '' \
+        '  * What has changed in node-agent is in changelog.gz.' '' \
+        " -- $(sed -n 's/^Maintainer: //p' packaging/deb/control)  $(LC_ALL=C date --utc --date "@$SOURCE_DATE_EPOCH" -R)" |
+        gzip --best --no-name >"$work/changelog"
+    put 0644 "$work/changelog" usr/share/doc/node-agent/changelog.Debian.gz
     local size
     # Debian policy 5.6.20: in KiB, each file rounded up.
     size=$(find "$tree" -type f -printf '%s\n' | awk '{ kib += int(($1 + 1023) / 1024) } END { print kib }')

@@ -196,6 +196,11 @@ fn the_licence_of_everything_linked_comes_along_and_nothing_that_only_builds_or_
         assert!(texts.contains(notice), "{notice}");
     }
     assert!(!notices.contains(env!("CARGO_MANIFEST_DIR")));
+
+    // The table of crates is the second paragraph after the title.
+    let count = crates.split("\n\n").nth(2).unwrap().lines().count();
+    let readme = include_str!("../packaging/README.md");
+    assert!(readme.contains(&format!("The binary contains {count} crates")), "packaging/README.md: {count} crates");
 }
 
 #[test]

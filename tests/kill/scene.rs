@@ -208,6 +208,11 @@ impl Scene {
         if victim != Victim::Agent {
             self.end_tree();
         }
+        // What the agent was just starting has all its files, and with them the lock, until it becomes the other program.
+        // The service is started again after ten seconds; here on a busy machine that may be too soon.
+        let free = "[ ! -e /var/lib/node-agent/lock ] || flock --nonblock /var/lib/node-agent/lock true";
+        let is_free = || self.node.machine().command("sh").args(["-c", free]).status().unwrap().success();
+        wait_until(is_free, || "the lock outlives the agent".to_owned());
         let volume = self.journal().map(|journal| journal["volumes"][self.volume.as_str()].clone()).unwrap_or_default();
         let mounted = self.is_mounted();
         let intends = !volume["formatting"].is_null();
