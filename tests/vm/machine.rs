@@ -330,6 +330,7 @@ impl Drop for Machine {
             let _ = running.qemu.wait();
             self.is_off();
         }
+        let _ = fs::remove_file(&self.root);
     }
 }
 
