@@ -276,7 +276,8 @@ fn wrong_type(spot: Spot<'_>, item: &Item) -> Reported {
         (Kind::Flag, Item::Text(text)) if text.eq_ignore_ascii_case("true") => "true".to_owned(),
         (Kind::Flag, Item::Text(text)) if text.eq_ignore_ascii_case("false") => "false".to_owned(),
         (Kind::Flag, _) => "true or false".to_owned(),
-        (Kind::List, Item::Text(text)) => {
+        // Of more than plain words the example says more than a copy.
+        (Kind::List, Item::Text(text)) if !text.contains(|c: char| c.is_control() || matches!(c, '"' | '\\')) => {
             let entries: Vec<String> =
                 text.split([',', ' ']).filter(|e| !e.is_empty()).map(|e| format!("\"{e}\"")).collect();
             format!("[{}]", entries.join(", "))

@@ -142,3 +142,11 @@ fn nesting_without_end_is_given_up() {
     ends_well(&format!("a = {}", "[".repeat(100_000)), None);
     ends_well(&format!("a{} = 1", ".a".repeat(100_000)), None);
 }
+
+/// Found by the tests above.
+#[test]
+fn texts_of_several_lines_and_unseen_characters_end_well() {
+    ends_well(&EVERYTHING.replace("owner = \"root\"", "owner = \"ro\u{feff}ot\""), None);
+    ends_well(&EVERYTHING.replace("[\"noatime\"]", "\"\"\"noatime\nro \\\" x\"\"\""), None);
+    ends_well(&EVERYTHING.replace("owner = \"kafka\"", "owner = \"\"\"kaf\nka:kafka\"\"\""), None);
+}

@@ -2,6 +2,7 @@
 
 use nix::unistd::{Group, User};
 
+use super::value::is_blank;
 use crate::config::Scope;
 use crate::config::model::Account;
 use crate::config::reader::{Given, Sheet};
@@ -53,9 +54,9 @@ fn account(given: &Given<'_, &str>, database: Database, scope: Scope) -> Result<
     }
     if let Some((first, _)) = text.split_once(':') {
         let what = format_args!("{} is more than one name", Quoted(text));
-        return Err(spot.mistake(what, format_args!("write \"{first}\", and the group as group")));
+        return Err(spot.mistake(what, format_args!("write {}, and the group as group", Quoted(first))));
     }
-    if text.contains(|c: char| c.is_control() || c.is_whitespace() || c == '/') {
+    if text.contains(|c: char| c.is_control() || is_blank(c) || c == '/') {
         return Err(spot.write(format_args!("{} is no name of an account", Quoted(text)), example));
     }
     if scope == Scope::Offline {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::path::{self, Trailing};
+use super::value::is_blank;
 use crate::config::model::{Source, without_secrets};
 use crate::config::report::{Quoted, Reported, Spot};
 
@@ -73,7 +74,7 @@ fn https(text: &str, rest: &str, spot: &Spot<'_>) -> Result<Source, Reported> {
     if host.is_empty() || host.starts_with(':') {
         return Err(spot.write("names no host", "\"https://host/path\""));
     }
-    if text.contains(char::is_whitespace) {
+    if text.contains(is_blank) {
         return Err(spot.mistake("holds white space", "write %20 for a space"));
     }
     Ok(Source::Https(text.to_owned()))

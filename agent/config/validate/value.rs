@@ -10,9 +10,14 @@ use crate::config::reader::Sheet;
 use crate::config::report::{Quoted, Reported, Spot};
 use crate::config::schema::Key;
 
+/// White space. With the byte order mark, which nobody sees either, as the JSON Schema's regular expressions (ECMA 262) have it.
+pub(super) fn is_blank(c: char) -> bool {
+    c.is_whitespace() || c == '\u{feff}'
+}
+
 /// A text that names something: not empty, without control characters.
 pub(super) fn name(text: &str, spot: &Spot<'_>) -> Result<String, Reported> {
-    if text.trim().is_empty() {
+    if text.chars().all(is_blank) {
         return Err(spot.write("is empty", format_args!("{} = {}", spot.key.name, spot.key.example)));
     }
     if text.contains(char::is_control) {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::account::{self, Database};
 use super::path::{self, Trailing};
+use super::value::is_blank;
 use crate::config::Scope;
 use crate::config::model::{FileSystemType, Format, Volume, VolumeId};
 use crate::config::reader::{Sheet, all};
@@ -133,14 +134,14 @@ const OTHER_VERBS: [&str; 12] = [
 ];
 
 fn mount_option(text: &str, spot: &Spot<'_>) -> Result<String, Reported> {
-    if text.trim().is_empty() {
+    if text.chars().all(is_blank) {
         return Err(spot.mistake("has an empty entry", "remove it"));
     }
     let shown = Quoted(text);
     if text.contains(['"', '\'', '\\']) || text.contains(char::is_control) {
         return Err(spot.mistake(format_args!("{shown} holds a quote, backslash or control character"), "remove it"));
     }
-    let divider = |c: char| c == ',' || c.is_whitespace();
+    let divider = |c: char| c == ',' || is_blank(c);
     if text.contains(divider) {
         let entries: Vec<String> = text.split(divider).filter(|e| !e.is_empty()).map(|e| format!("\"{e}\"")).collect();
         let what = format_args!("{shown} holds a comma or white space");
