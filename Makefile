@@ -85,7 +85,7 @@ dist-reproducible: ## Build once more elsewhere, for x86_64: the same bytes as t
 	@.ci/dist-reproducible
 
 .PHONY: release-check
-release-check: test dist dist-test dist-reproducible ## Before a release: all that CI runs, and what is shipped through the same and twenty power cuts; three hours
+release-check: demo lint-packaging test dist dist-test dist-reproducible ## Before a release: all that CI runs, and what is shipped through the same and twenty power cuts; three hours
 	$(call headline,vm: the packages on machines that boot and lose their power)
 	@.ci/tools vm
 	@cargo build --workspace --bins --test vm

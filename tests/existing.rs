@@ -216,6 +216,7 @@ fn a_device_that_somebody_holds_for_a_moment_is_mounted_when_it_is_free() {
 
     let agent = node.start(&config(&[volume_at("/mydata", &volume, "xfs")]));
     agent.wait_for("is not mounted");
+    // For the mount, which says nothing while it waits, to meet a device that is held.
     sleep(Duration::from_millis(500));
     drop(held);
     let outcome = agent.end();

@@ -31,8 +31,8 @@ fn plan(world: &World, node: &Instance) -> (Value, String, i32) {
     (document, String::from_utf8(text.stdout).unwrap(), output.status.code().unwrap())
 }
 
-/// Everything on the root disk that a run could have changed. A service that is running tells how it goes below
-/// /run/node-agent whenever it likes: there it is not looked at.
+/// Everything on the root disk that a run could have changed; before the first one not all of it is there. A service that
+/// is running tells how it goes below /run/node-agent whenever it likes: there it is not looked at.
 fn files(node: &Instance) -> String {
     node.shell(
         "[ ! -S /run/node-agent/control.sock ] || running='-path /run/node-agent -prune -o'
