@@ -459,6 +459,8 @@ struct Progress {
     allowed: Duration,
     changed: bool,
     only_looks: bool,
+    /// What is or was last done, and why.
+    doing: Option<String>,
     told: Option<(String, Instant)>,
 }
 
@@ -488,6 +490,7 @@ impl Progress {
             record: StepRecord { allowed_ms: journal::millis(step.deadline()), ..record },
             allowed: step.deadline(),
             only_looks: step.only_looks(),
+            doing: None,
             told: None,
         };
         progress.log("begin", format_args!("looking how things are"));
@@ -498,7 +501,11 @@ impl Progress {
 
     fn acting(&mut self, journal: &Journal, because: &str) -> Result<(), Failure> {
         self.record.attempts += 1;
-        self.record.waiting = None;
+        // A next try of the same thing goes on with what the last one met: who looks meanwhile is told why it lasts.
+        if self.doing.as_deref() != Some(because) {
+            self.record.waiting = None;
+            self.doing = Some(because.to_owned());
+        }
         self.changed = true;
         self.log(
             "start",

@@ -238,6 +238,25 @@ fn a_report_that_iam_refuses_is_tried_to_the_deadline_and_the_node_is_never_mark
 }
 
 #[test]
+fn why_a_step_waits_is_told_also_while_it_tries_again() {
+    let world = World::new();
+    let denied = vec!["autoscaling:CompleteLifecycleAction".to_owned()];
+    let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), denied, ..InstanceSpec::default() });
+    let service = serve(&node, HOOKS, &config_with("", &[], ""));
+    service.wait_for("complete: wait:");
+
+    // The next try takes long.
+    world.sim.add_fault(FaultRule::once("autoscaling:CompleteLifecycleAction", Fault::Hang)).unwrap();
+    wait_until(|| !world.events().faults().is_empty(), || service.log());
+
+    let (document, code) = status(&node);
+    assert_eq!((code, &document["state"]), (3, &Value::from("running")), "{document}");
+    let complete = document["steps"].as_array().unwrap().last().unwrap();
+    let waiting = complete["waiting"].as_str().unwrap_or_else(|| panic!("nothing of why: {document}"));
+    assert!(waiting.contains("autoscaling:CompleteLifecycleAction"), "{complete}");
+}
+
+#[test]
 fn a_report_that_iam_refuses_for_all_its_time_ends_with_seven_and_names_the_action() {
     let world = World::new();
     let volume = world.volume(1);
