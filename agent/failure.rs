@@ -113,6 +113,8 @@ catalogue! {
     WrongNode "wrong-node" Safety "this instance must not take that node's data: attach the node's network interface (aws ec2 attach-network-interface), or correct node.ip, then: node-agent retry";
     /// An AWS service cannot be reached, or its answer cannot be read.
     ApiUnreachable "api-unreachable" Outage "try the address from this machine (curl -v), and check route, DNS, security group, network ACL and VPC endpoints, then: node-agent retry";
+    /// A server shows a certificate that nobody known to this machine vouches for, or that is not valid now.
+    CertificateUntrusted "certificate-untrusted" Outage "install the CA certificates (package ca-certificates), and those of a proxy or endpoint of your own in between; see that the clock is right (timedatectl); then: systemctl restart node-agent (what runs keeps the certificates it has read)";
     /// An AWS service throttles or has an internal error.
     ApiOverloaded "api-overloaded" Outage "wait; if it lasts, look at the account's request quotas and at https://health.aws.amazon.com, then: node-agent retry";
     /// The instance's credentials are not accepted or not there.

@@ -136,6 +136,20 @@ fn what_is_no_configuration_says_so() {
 }
 
 #[test]
+fn instance_metadata_that_is_switched_off_is_said_at_once() {
+    let world = World::new();
+    let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), imds: false, ..InstanceSpec::default() });
+    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    let switched_off = ["code=imds-refused", "answers 403", "switched off", "--http-endpoint enabled"];
+
+    // No outage that will pass: nothing is waited for.
+    let config = config_with("", &[], "[timeouts]\naws = \"1h\"");
+    node.run(&config).must_fail(1, &switched_off);
+    node.start_with(&["run", "--once", "--config", "imds"]).end().must_fail(1, &switched_off);
+    assert!(world.events().attempts("*").is_empty());
+}
+
+#[test]
 fn the_override_wins_key_by_key() {
     let world = World::new();
     let volume = world.volume(1);

@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 
 use ec2_sim::{ActionResult, HookSpec, InstanceSpec, SimConfig, Transition, VolumeId, VolumeSpec};
 use serde_json::Value;
-use support::{AGENT, GROUP, HOOK, HOOKS, Instance, World, config_with, volume_at};
+use support::{AGENT, CA, GROUP, HOOK, HOOKS, Instance, World, config_with, volume_at};
 
 const CONFIG: &str = "/etc/node-agent/config.toml";
 
@@ -406,7 +406,7 @@ fn a_volume_that_cannot_be_attached_is_found() {
 fn without_instance_metadata_the_rest_is_still_checked() {
     let scene = Scene::new();
     scene.world.sim.change_instance(&scene.node.id, |spec| spec.imds = false).unwrap();
-    let checked = scene.must_find("instance metadata", "IMDS is disabled", "--http-endpoint enabled");
+    let checked = scene.must_find("instance metadata", "switched off", "--http-endpoint enabled");
     assert_eq!(checked.with("unknown"), ["AWS"]);
     assert_eq!(checked.line("mkfs.xfs")["result"], "ok");
 }
@@ -434,6 +434,22 @@ fn the_way_to_the_services_is_checked_name_by_name() {
 
     let refused = [("AWS_ENDPOINT_URL_EC2", "http://127.0.0.1:1")];
     scene.check_with(&[], &refused).must_be_only("EC2", "http://127.0.0.1:1 does not answer", "VPC endpoints");
+}
+
+#[test]
+fn an_image_without_ca_certificates_is_found_where_https_is_needed() {
+    let mut scene = Scene::new();
+    scene.node.write("/etc/ssl/empty.pem", "");
+    let without = [("SSL_CERT_FILE", "/etc/ssl/empty.pem")];
+    let checked = scene.check_with(&[], &without);
+    assert!(!checked.lines.iter().any(|line| line["name"] == "CA certificates"), "{:#?}", checked.lines);
+
+    let url = scene.world.sim.put_page("/server.properties", "broker.id=00");
+    scene.config.push_str(&format!("[[file]]\ndestination = \"/etc/kafka/more.properties\"\nsource = {url:?}\n"));
+    let checked = scene.check_with(&[], &[("SSL_CERT_FILE", CA)]);
+    assert_eq!((checked.code, checked.seen("CA certificates")), (0, "found"), "{:#?}", checked.lines);
+    let checked = scene.check_with(&[], &without);
+    checked.must_be_only("CA certificates", "https cannot be used", "ca-certificates");
 }
 
 #[test]

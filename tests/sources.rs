@@ -7,7 +7,7 @@ mod support;
 use std::time::Duration;
 
 use ec2_sim::{Fault, FaultRule};
-use support::{HOOKS, World, config_with};
+use support::{CA, HOOKS, World, config_with, volume_at};
 
 const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
@@ -170,7 +170,28 @@ fn an_https_server_that_nobody_vouches_for_is_not_believed() {
     node.shell("cp $(ls /etc/ssl/certs/*.pem | head -1) /etc/ssl/simulator.pem");
     let file = format!("[[file]]\ndestination = \"/etc/app/x\"\nsource = \"{url}\"\n");
 
-    node.run(&config(LOCAL, &file)).must_fail(1, &["step=files", "certificate"]);
+    node.run(&config(LOCAL, &file)).must_fail(1, &["step=files", "code=certificate-untrusted"]);
 
     assert_eq!(node.shell("ls /etc/app 2>/dev/null || echo none"), "none");
+}
+
+#[test]
+fn a_service_whose_certificate_this_machine_cannot_trust_is_told_from_one_that_is_away() {
+    let world = World::new();
+    let volume = world.volume(1);
+    let page = world.sim.put_page("/", "any https server will do");
+    let node = world.launch();
+    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    // As in an image without the package.
+    node.write(CA, "");
+    let text = config_with("", &[volume_at("/mydata", &volume, "xfs")], "[timeouts]\naws = \"1s\"");
+    node.write("/etc/node-agent/config.toml", text);
+
+    let output = node.agent(&["run", "--once"]).env("AWS_ENDPOINT_URL_EC2", page).output().unwrap();
+
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for text in ["step=attach code=certificate-untrusted", "ec2:DescribeVolumes", "install the CA certificates"] {
+        assert!(said.contains(text), "{text:?} is missing in\n{said}");
+    }
 }

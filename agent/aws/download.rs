@@ -132,8 +132,9 @@ pub fn https_client() -> Result<reqwest::Client, Failure> {
         })
 }
 
-fn interrupted(name: &str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Failure {
-    Failure::new(Code::ApiUnreachable, format!("fetching {name}")).because(error)
+fn interrupted(name: &str, error: impl std::error::Error + Send + Sync + 'static) -> Failure {
+    let code = if error::is_untrusted(&error) { Code::CertificateUntrusted } else { Code::ApiUnreachable };
+    Failure::new(code, format!("fetching {name}")).because(error)
 }
 
 /// Takes contents up to [`LIMIT`] and digests them on the way.

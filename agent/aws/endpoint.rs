@@ -8,6 +8,7 @@ use aws_smithy_types::date_time::Format;
 use aws_types::service_config::ServiceConfigKey;
 use reqwest::redirect::Policy;
 
+use super::error::is_untrusted;
 use crate::failure::{Code, Failure};
 
 /// The services' addresses.
@@ -73,8 +74,10 @@ impl Endpoints {
 
 /// Sends a request that is not signed. Any answer will do: it proves the way there and carries the service's time.
 pub async fn ask(url: &str, limit: Duration) -> Result<Answer, Failure> {
-    let unreachable =
-        |error: reqwest::Error| Failure::new(Code::ApiUnreachable, format!("{url} does not answer")).because(error);
+    let unreachable = |error: reqwest::Error| {
+        let code = if is_untrusted(&error) { Code::CertificateUntrusted } else { Code::ApiUnreachable };
+        Failure::new(code, format!("{url} does not answer")).because(error)
+    };
     // As the SDK's client: no proxy. An answer that leads elsewhere is an answer.
     let mut client = reqwest::Client::builder().no_proxy().redirect(Policy::none()).timeout(limit);
     if url.starts_with("http:") {

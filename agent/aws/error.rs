@@ -1,5 +1,7 @@
 //! The SDK's errors as failures of the catalogue.
 
+use std::error::Error;
+
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
@@ -33,7 +35,7 @@ impl CallError {
 /// Reads an SDK error. `action` is the IAM action, as in `ec2:AttachVolume`.
 pub(super) fn read<E>(action: &str, error: &SdkError<E, HttpResponse>) -> CallError
 where
-    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
 {
     let service = match error {
         SdkError::ServiceError(answer) => {
@@ -44,10 +46,12 @@ where
         _ => None,
     };
     let Some((code, message, status)) = service else {
-        let text = with_sources(format!("{action}: {error}"), std::error::Error::source(error));
+        let text = with_sources(format!("{action}: {error}"), error.source());
         // Credentials are resolved within the call, and their absence is no error kind of its own.
         let code = if text.contains("credential") || text.contains("identity") {
             Code::Credentials
+        } else if is_untrusted(error) {
+            Code::CertificateUntrusted
         } else {
             Code::ApiUnreachable
         };
@@ -55,7 +59,7 @@ where
     };
     let Some(code) = code else {
         let text = format!("{action}: an answer that cannot be read (HTTP {status})");
-        let text = with_sources(text, std::error::Error::source(error));
+        let text = with_sources(text, error.source());
         return CallError { code: None, message, failure: Failure::new(Code::ApiUnreachable, text) };
     };
     let text = format!("{action}: {code}: {message}");
@@ -93,4 +97,9 @@ where
         _ => Failure::new(Code::ApiRefused, text),
     };
     CallError { code: Some(code), message, failure }
+}
+
+/// Whether a certificate is at the bottom of it. Told by rustls's words: both HTTP clients hide the type.
+pub(super) fn is_untrusted(error: &(dyn Error + 'static)) -> bool {
+    with_sources(error.to_string(), error.source()).contains("invalid peer certificate")
 }

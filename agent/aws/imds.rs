@@ -1,12 +1,16 @@
 //! The instance metadata service, version 2.
 
+use std::error::Error;
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use aws_config::imds::Client;
-use aws_config::imds::client::error::ImdsError;
+use aws_config::imds::client::error::{ImdsError, TokenError};
 use aws_config::provider_config::ProviderConfig;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::SdkError;
+use reqwest::StatusCode;
 use serde::Deserialize;
 
 use crate::failure::{Code, Failure};
@@ -91,17 +95,14 @@ impl Imds {
     async fn optional(&self, path: &str) -> Result<Option<String>, Failure> {
         match self.client.get(path).await {
             Ok(text) => Ok(Some(text.into())),
-            Err(ImdsError::ErrorResponse(answer)) => match answer.response().status().as_u16() {
-                404 => Ok(None),
-                403 => Err(Failure::new(
-                    Code::ImdsRefused,
-                    format!("instance metadata answers 403 to {path}: it is switched off"),
-                )),
-                status => {
+            Err(error) => match status(&error) {
+                Some(404) => Ok(None),
+                Some(403) => Err(switched_off(path)),
+                Some(status) => {
                     Err(Failure::new(Code::ImdsUnreachable, format!("instance metadata answers {status} to {path}")))
                 }
+                None => Err(Failure::new(Code::ImdsUnreachable, format!("instance metadata {path}")).because(error)),
             },
-            Err(error) => Err(Failure::new(Code::ImdsUnreachable, format!("instance metadata {path}")).because(error)),
         }
     }
 
@@ -110,8 +111,9 @@ impl Imds {
         let base =
             std::env::var("AWS_EC2_METADATA_SERVICE_ENDPOINT").unwrap_or_else(|_| "http://169.254.169.254".to_owned());
         let base = base.trim_end_matches('/');
-        let failed = |what: &str, error: reqwest::Error| {
-            Failure::new(Code::ImdsUnreachable, format!("instance metadata {what}")).because(error)
+        let failed = |what: &str, error: reqwest::Error| match error.status() {
+            Some(StatusCode::FORBIDDEN) => switched_off(what),
+            _ => Failure::new(Code::ImdsUnreachable, format!("instance metadata {what}")).because(error),
         };
         let http = reqwest::Client::builder()
             .no_proxy()
@@ -145,4 +147,22 @@ impl Imds {
         let answer = answer.error_for_status().map_err(|error| failed("user-data", error))?;
         Ok(answer.bytes().await.map_err(|error| failed("user-data", error))?.to_vec())
     }
+}
+
+/// The status of the answer, which may be the one to the request for a token.
+fn status(error: &ImdsError) -> Option<u16> {
+    let answer = match error {
+        ImdsError::ErrorResponse(answer) => Some(answer.response()),
+        ImdsError::FailedToLoadToken(_) => error
+            .source()
+            .and_then(<dyn Error>::downcast_ref::<SdkError<TokenError, HttpResponse>>)
+            .and_then(SdkError::raw_response),
+        _ => None,
+    };
+    answer.map(|answer| answer.status().as_u16())
+}
+
+/// What 403 means here.
+fn switched_off(path: &str) -> Failure {
+    Failure::new(Code::ImdsRefused, format!("instance metadata answers 403 to {path}: it is switched off"))
 }
