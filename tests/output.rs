@@ -151,8 +151,8 @@ fn show(terminal: OwnedFd, seen: &Mutex<Vec<u8>>, frozen: &AtomicBool, hung_up: 
 }
 
 /// The agent as on a login terminal of this type.
-fn on_terminal(node: &Instance, term: &str) -> Command {
-    let mut command = node.agent(&RUN);
+fn on_terminal(node: &Instance, term: &str, arguments: &[&str]) -> Command {
+    let mut command = node.agent(arguments);
     command.env("TERM", term).env("LANG", "C.UTF-8");
     command
 }
@@ -271,7 +271,7 @@ fn a_terminal_shows_progress_and_is_left_clean() {
     let world = World::new();
     let node = node(&world, "printf '\\033[2Ja word from the hook\\n'; sleep 1");
 
-    let (code, seen) = Terminal::start(on_terminal(&node, "xterm-256color")).end();
+    let (code, seen) = Terminal::start(on_terminal(&node, "xterm-256color", &RUN)).end();
 
     assert_eq!(code, Some(0), "{seen}");
     for text in ["\x1b[32m✓\x1b[0m identity", "\x1b[32m✓\x1b[0m attach", "\x1b[32m✓\x1b[0m complete"] {
@@ -290,7 +290,7 @@ fn a_flood_of_output_is_all_shown_in_few_redraws() {
     let world = World::new();
     let node = node(&world, "for ((i = 1; i <= 5000; i++)); do echo \"line $i\"; done");
 
-    let (code, seen) = Terminal::start(on_terminal(&node, "xterm")).end();
+    let (code, seen) = Terminal::start(on_terminal(&node, "xterm", &RUN)).end();
 
     assert_eq!(code, Some(0), "{seen}");
     assert_eq!(numbered(&seen), (1..=5000).collect::<Vec<_>>());
@@ -309,7 +309,7 @@ fn a_terminal_that_takes_nothing_does_not_hold_the_node_up_and_shows_all_later()
     let world = World::new();
     // More than Linux keeps for a reader of a terminal: 64 KiB.
     let node = node(&world, "for ((i = 1; i <= 5000; i++)); do echo \"this is a longer line $i\"; done");
-    let terminal = Terminal::start(on_terminal(&node, "xterm"));
+    let terminal = Terminal::start(on_terminal(&node, "xterm", &RUN));
     terminal.freeze(true);
 
     wait_until(|| world.completions() == ["CONTINUE"], || "CONTINUE was not sent".to_owned());
@@ -326,7 +326,7 @@ fn a_terminal_that_takes_nothing_does_not_hold_the_node_up_and_shows_all_later()
 fn no_color_leaves_progress_without_colours() {
     let world = World::new();
     let node = node(&world, OUTPUT);
-    let mut command = on_terminal(&node, "xterm-256color");
+    let mut command = on_terminal(&node, "xterm-256color", &RUN);
     command.env("NO_COLOR", "1");
 
     let (code, seen) = Terminal::start(command).end();
@@ -344,7 +344,7 @@ fn no_color_leaves_progress_without_colours() {
 fn a_dumb_terminal_gets_lines_of_text() {
     let world = World::new();
     let node = node(&world, OUTPUT);
-    let mut command = on_terminal(&node, "dumb");
+    let mut command = on_terminal(&node, "dumb", &RUN);
     command.env("NO_COLOR", "1");
 
     let (code, seen) = Terminal::start(command).end();
@@ -383,7 +383,7 @@ fn the_console_is_left_alone_by_a_run_on_a_terminal() {
     let node = node(&world, OUTPUT);
     node.write("/dev/console", "login: ");
 
-    let (code, seen) = Terminal::start(on_terminal(&node, "xterm")).end();
+    let (code, seen) = Terminal::start(on_terminal(&node, "xterm", &RUN)).end();
 
     assert_eq!(code, Some(0), "{seen}");
     assert_eq!(node.read("/dev/console"), "login: ");
@@ -395,7 +395,7 @@ fn a_terminal_that_goes_away_midway_does_not_end_the_run() {
         let world = World::new();
         let wait = "echo waiting\nwhile [[ ! -e /run/go ]]; do sleep 0.05; done\necho going on";
         let node = node(&world, wait);
-        let mut command = on_terminal(&node, term);
+        let mut command = on_terminal(&node, term, &RUN);
         command.env("NO_COLOR", "1");
         let terminal = Terminal::start(command);
         terminal.wait_for("| waiting");
@@ -455,10 +455,8 @@ fn a_retry_draws_the_services_progress_and_the_loss_of_its_terminal_does_not_sto
     node.shell("touch /tmp/go");
     service.wait_for("held for");
     node.shell("rm /tmp/go; touch /tmp/repaired");
-    let mut command = node.agent(&["retry"]);
-    command.env("TERM", "xterm-256color").env("LANG", "C.UTF-8");
 
-    let terminal = Terminal::start(command);
+    let terminal = Terminal::start(on_terminal(&node, "xterm-256color", &["retry"]));
     terminal.wait_for("from the service");
     // Drawn, not only printed: the running step has its clock and its deadline.
     terminal.wait_for(" of 30m");
@@ -466,4 +464,32 @@ fn a_retry_draws_the_services_progress_and_the_loss_of_its_terminal_does_not_sto
     node.shell("touch /tmp/go");
 
     wait_until(|| world.completions() == ["CONTINUE"], || service.log());
+}
+
+#[test]
+fn a_retry_that_cannot_keep_up_says_how_much_it_leaves_out() {
+    let world = World::new();
+    // More than the terminal, the socket and the service keep for it.
+    let flood =
+        "[ -e /tmp/repaired ] || return 3; for ((i = 1; i <= 9000; i++)); do echo \"this is a longer line $i\"; done";
+    let node = node(&world, flood);
+    let service = node.start_with(&["run"]);
+    service.wait_for("held for");
+    node.shell("touch /tmp/repaired");
+
+    let terminal = Terminal::start(on_terminal(&node, "xterm", &["retry"]));
+    terminal.freeze(true);
+    wait_until(|| world.completions() == ["CONTINUE"], || service.log());
+    terminal.freeze(false);
+
+    let (code, seen) = terminal.end();
+    assert_eq!(code, Some(0), "{seen}");
+    let shown = numbered(&seen);
+    let left_out: usize = seen
+        .split(" lines are left out here")
+        .filter_map(|before| before.rsplit(|char: char| !char.is_ascii_digit()).next()?.parse::<usize>().ok())
+        .sum();
+    assert!(left_out > 0, "{seen}");
+    assert_eq!(shown.last(), Some(&9000));
+    assert!(shown.is_sorted() && shown.len() + left_out >= 9000, "{} and {left_out}", shown.len());
 }

@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::failure::{Code, Failure, Named};
 use crate::journal::Fault;
-use crate::log::{self, Line};
+use crate::log::{self, Level, Line};
 use crate::session::Ended;
 use crate::step::StepName;
 use crate::steps::lifecycle::LaunchResult;
@@ -180,7 +180,7 @@ async fn serve(stream: UnixStream, requests: mpsc::Sender<Asked>) {
             biased;
             line = lines.recv(), if following => match line {
                 Ok(line) => Answer::Line(Box::new(line)),
-                Err(broadcast::error::RecvError::Lagged(_)) => continue,
+                Err(broadcast::error::RecvError::Lagged(lines)) => Answer::Line(Box::new(left_out(lines))),
                 Err(broadcast::error::RecvError::Closed) => return,
             },
             answer = answered.recv() => match answer {
@@ -196,6 +196,12 @@ async fn serve(stream: UnixStream, requests: mpsc::Sender<Asked>) {
             return;
         }
     }
+}
+
+/// For who does not take the lines as fast as they come.
+fn left_out(lines: u64) -> Line {
+    let message = format!("{lines} lines are left out here; the service's log has them: journalctl -u node-agent");
+    Line::note(Level::Warning, message)
 }
 
 /// A request under way at the service.
