@@ -18,6 +18,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+use crate::STUCK;
 use crate::qmp::Qmp;
 use crate::shell::Shell;
 
@@ -25,8 +26,6 @@ use crate::shell::Shell;
 const SLOTS: usize = 4;
 /// The metadata service's address (EC2 user guide), at which QEMU's network shows the host's loopback address to its guest.
 pub const HOST: &str = "169.254.169.254";
-/// A machine that needs longer for anything is stuck: its first boot takes one and a half minutes on two idle cores.
-const STUCK: Duration = Duration::from_mins(8);
 
 /// What all machines of a world have in common.
 #[derive(Debug, Clone)]
@@ -252,7 +251,7 @@ impl Machine {
 
     fn login(&self, line: &str) -> Shell {
         let mut shell = Shell::connect(&self.file(line));
-        shell.wait_until_there(STUCK);
+        shell.wait_until_there();
         shell
     }
 
@@ -284,10 +283,17 @@ impl Machine {
 
     /// The power fails.
     pub fn cut(&mut self) {
-        let mut running = self.running.take().expect("it is on");
-        running.qemu.kill().unwrap();
-        running.qemu.wait().unwrap();
-        self.is_off();
+        assert!(self.running.is_some(), "{} is off", self.id);
+        self.kill();
+    }
+
+    /// Ends QEMU where it runs.
+    fn kill(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            let _ = running.qemu.kill();
+            let _ = running.qemu.wait();
+            self.is_off();
+        }
     }
 
     /// Asks the guest for an orderly end, and waits for it.
@@ -325,11 +331,7 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        if let Some(mut running) = self.running.take() {
-            let _ = running.qemu.kill();
-            let _ = running.qemu.wait();
-            self.is_off();
-        }
+        self.kill();
         let _ = fs::remove_file(&self.root);
     }
 }

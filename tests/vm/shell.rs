@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::STUCK;
+
 /// How long a command may take that is not said to take long: all that it does is emulated.
 const PATIENCE: Duration = Duration::from_mins(2);
-/// What has not become true by then will not.
-const STUCK: Duration = Duration::from_mins(5);
 
 /// The shell, and all that it has printed.
 pub struct Shell {
@@ -32,8 +32,8 @@ impl Shell {
     }
 
     /// Waits until a shell answers. After a reboot that is another one.
-    pub fn wait_until_there(&mut self, timeout: Duration) {
-        let end = Instant::now() + timeout;
+    pub fn wait_until_there(&mut self) {
+        let end = Instant::now() + STUCK;
         loop {
             self.commands += 1;
             let (told, token) = (self.commands, format!("@@here:{}@@", self.commands));
@@ -44,11 +44,6 @@ impl Shell {
             }
             assert!(Instant::now() < end, "nobody is there: {}", self.tail());
         }
-    }
-
-    /// Waits until a shell answers after a reboot.
-    pub fn wait_until_there_again(&mut self) {
-        self.wait_until_there(STUCK);
     }
 
     /// What a command prints; it must succeed.

@@ -7,20 +7,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::thread;
-use std::time::Duration;
 
 use ec2_sim::{Event, GroupSpec, HookSpec, InstanceId, InstanceSpec, Sim, SimConfig, VolumeId, VolumeSpec, What};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use sha2::{Digest, Sha256};
 
+use crate::STUCK;
 use crate::machine::{HOST, Machine, Platform, Rack};
 
 /// The group and the launch hook, as the examples have them.
 pub const GROUP: &str = "kafka-node-00";
 pub const HOOK: &str = "kafka-node-asg-hook";
-/// A node that is not up by then will not be.
-const STUCK: Duration = Duration::from_mins(8);
 
 /// The directory that `tests/vm/image` has made.
 static IMAGES: LazyLock<PathBuf> = LazyLock::new(|| {
