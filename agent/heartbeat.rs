@@ -24,6 +24,8 @@ const FIRST: Duration = Duration::from_secs(10);
 pub struct Allowance {
     given: RefCell<BTreeMap<u64, Option<Instant>>>,
     last: Cell<u64>,
+    /// When the last heartbeat was sent: the next one is due by it, also where one heart takes over from another.
+    beat: Cell<Option<Instant>>,
 }
 
 /// Heartbeats are allowed as long as this lives, but not beyond its deadline.
@@ -73,7 +75,10 @@ impl Heart<'_> {
         };
         let began = Instant::now();
         let third = self.timeout(config).await / 3;
-        let mut pause = third.min(FIRST).saturating_sub(began.elapsed());
+        let mut pause = match self.allowance.beat.get() {
+            Some(last) => third.saturating_sub(last.elapsed()),
+            None => third.min(FIRST).saturating_sub(began.elapsed()),
+        };
         let mut denied = false;
         loop {
             sleep(pause).await;
@@ -86,6 +91,7 @@ impl Heart<'_> {
             }
             let autoscaling = self.launch.autoscaling;
             let instance = &self.launch.node.instance_id;
+            self.allowance.beat.set(Some(Instant::now()));
             match autoscaling.heartbeat(&config.asg_name, &config.hook_name, instance).await {
                 Ok(Completion::Accepted) => tracing::debug!("heartbeat; the next one in {}", rough(third)),
                 Ok(Completion::NoActiveAction(message)) => match autoscaling.state(instance).await {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::aws::Aws;
 use crate::boot::{Boot, Site, Up};
@@ -114,6 +114,8 @@ const IDENTIFYING: Duration = Duration::from_mins(5);
 
 /// How long a failed node may take to tag its instance, so that somebody outside sees why.
 const TAGGING: Duration = Duration::from_secs(15);
+/// After this long, what did not succeed is tried again.
+const TAGGING_AGAIN: Duration = Duration::from_secs(30);
 /// The longest value a tag can have (EC2 user guide, "Tag restrictions").
 const TAG_LENGTH: usize = 256;
 /// The instance's tag that says why the node failed.
@@ -255,16 +257,23 @@ impl Session {
         self.site.get().map(|site| site.launch(&self.aws, lifecycle))
     }
 
+    /// [`Session::tag`], until it has succeeded or cannot.
+    pub async fn keep_tagging(&self, ended: Option<&Ended>) {
+        while !self.tag(ended).await {
+            sleep(TAGGING_AGAIN).await;
+        }
+    }
+
     /// Tags the instance with how it stands, where it is known and IAM allows it. Without a failure, only to take an earlier
-    /// tag back. What a lost or stopped instance says is of no use to anybody.
-    pub async fn tag(&self, ended: Option<&Ended>) {
-        let Some(site) = self.site.get() else { return };
+    /// tag back. What a lost or stopped instance says is of no use to anybody. Returns whether there is nothing left to do.
+    pub async fn tag(&self, ended: Option<&Ended>) -> bool {
+        let Some(site) = self.site.get() else { return true };
         let class = ended.map(|ended| ended.failure.class());
         if matches!(class, Some(Class::Stopped | Class::LifecycleLost)) {
-            return;
+            return true;
         }
         let value = match ended {
-            None if !self.journal.read(|state| state.tagged) => return,
+            None if !self.journal.read(|state| state.tagged) => return true,
             None => "done".to_owned(),
             Some(ended) => {
                 let step = ended.step.map_or("start", StepName::as_str);
@@ -272,18 +281,37 @@ impl Session {
                 text.chars().take(TAG_LENGTH).collect()
             }
         };
+        let earlier = self.journal.read(|state| state.tagged);
+        if ended.is_some() {
+            // Before it may be there: an answer can be lost, or come when nobody listens any more.
+            self.note_tagged(true);
+        }
         let tags = [(STATUS, value.as_str())];
         let tagging = Box::pin(site.services.ec2.tag(&site.node.instance_id, &tags));
         match timeout(TAGGING, tagging).await {
-            Ok(Ok(true)) => {
-                let tagged = ended.is_some();
-                if let Err(failure) = self.journal.update(|state| state.tagged = tagged) {
-                    tracing::error!("{failure}");
-                }
+            Ok(Ok(true)) => self.note_tagged(ended.is_some()),
+            Ok(Ok(false)) => {
+                tracing::debug!("the instance cannot be tagged: ec2:CreateTags is not allowed");
+                self.note_tagged(earlier);
             }
-            Ok(Ok(false)) => tracing::debug!("the instance cannot be tagged: ec2:CreateTags is not allowed"),
-            Ok(Err(failure)) => tracing::debug!("the instance cannot be tagged: {failure}"),
-            Err(_) => tracing::debug!("the instance cannot be tagged: EC2 does not answer"),
+            Ok(Err(failure)) => {
+                tracing::debug!("the instance cannot be tagged: {failure}");
+                return false;
+            }
+            Err(_) => {
+                tracing::debug!("the instance cannot be tagged: EC2 does not answer");
+                return false;
+            }
+        }
+        true
+    }
+
+    fn note_tagged(&self, tagged: bool) {
+        if self.journal.read(|state| state.tagged) == tagged {
+            return;
+        }
+        if let Err(failure) = self.journal.update(|state| state.tagged = tagged) {
+            tracing::error!("{failure}");
         }
     }
 }

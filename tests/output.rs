@@ -21,7 +21,8 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{OpenptyResult, Winsize, openpty};
-use nix::unistd::setsid;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, setsid};
 use node_agent::log::{Kind, Line};
 use serde_json::Value;
 use support::{AGENT, Instance, World, config_with, volume_at, wait_until};
@@ -119,6 +120,11 @@ impl Terminal {
         self.frozen.store(frozen, Ordering::Relaxed);
     }
 
+    /// Signals the agent.
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.agent.0.id().try_into().unwrap()), signal).unwrap();
+    }
+
     /// Takes the terminal away, and returns the agent.
     fn hang_up(self) -> Agent {
         self.hung_up.store(true, Ordering::Relaxed);
@@ -175,7 +181,9 @@ fn json_is_one_line_an_object_with_the_documented_names() {
     let lines: Vec<Line> = outcome.log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let of = |step: &str, kind: Kind| lines.iter().find(|line| line.step.as_deref() == Some(step) && line.kind == kind);
     let attached = of("attach", Kind::Start).unwrap();
-    assert_eq!((attached.attempt, attached.allowed_ms), (Some(1), Some(1_800_000)));
+    // The first, if nothing is slow.
+    assert!(attached.attempt >= Some(1), "{attached:?}");
+    assert_eq!(attached.allowed_ms, Some(1_800_000));
     assert!(attached.volume.as_ref().is_some_and(|volume| volume.starts_with("vol-")), "{attached:?}");
     assert!(humantime::parse_rfc3339(&attached.time).is_ok(), "{attached:?}");
     assert_eq!(of("configure", Kind::Output).unwrap().message, "a word from the hook");
@@ -219,7 +227,7 @@ fn the_journal_gets_entries_with_fields() {
     let start = attach.iter().find(|entry| entry["NODE_AGENT_KIND"] == "start").unwrap();
     assert_eq!(start["PRIORITY"], "6");
     assert_eq!(start["SYSLOG_IDENTIFIER"], "node-agent");
-    assert_eq!(start["NODE_AGENT_ATTEMPT"], "1");
+    assert!(start["NODE_AGENT_ATTEMPT"].parse::<u32>().unwrap() >= 1);
     assert_eq!(start["NODE_AGENT_ALLOWED_MS"], "1800000");
     assert!(start["MESSAGE"].starts_with(&format!("attach {}: start: ", start["NODE_AGENT_VOLUME"])), "{start:?}");
     assert_eq!(with("NODE_AGENT_KIND", "output")[0]["MESSAGE"], "configure: | a word from the hook");
@@ -269,15 +277,20 @@ fn without_its_socket_the_journal_gets_lines_of_text() {
 #[test]
 fn a_terminal_shows_progress_and_is_left_clean() {
     let world = World::new();
-    let node = node(&world, "printf '\\033[2Ja word from the hook\\n'; sleep 1");
+    let hook = "printf '\\033[2Ja word from the hook\\n'; until [[ -e /run/go ]]; do sleep 0.05; done";
+    let node = node(&world, hook);
 
-    let (code, seen) = Terminal::start(on_terminal(&node, "xterm-256color", &RUN)).end();
+    let terminal = Terminal::start(on_terminal(&node, "xterm-256color", &RUN));
+    terminal.wait_for(" configure     ");
+    node.write("/run/go", "");
+    let (code, seen) = terminal.end();
 
     assert_eq!(code, Some(0), "{seen}");
     for text in ["\x1b[32m✓\x1b[0m identity", "\x1b[32m✓\x1b[0m attach", "\x1b[32m✓\x1b[0m complete"] {
         assert!(seen.contains(text), "{text:?} is missing in\n{seen}");
     }
-    assert!(seen.contains("\x1b[36m⠋\x1b[0m configure     0s of 30m"), "{seen}");
+    let at_work = |sign: char| seen.contains(&format!("\x1b[36m{sign}\x1b[0m configure     "));
+    assert!("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏".chars().any(at_work), "{seen}");
     assert!(seen.contains("\x1b[2m|\x1b[0m a word from the hook\r\n"), "{seen}");
     assert!(!seen.contains("\x1b[2J"), "what a hook prints does not control the terminal:\n{seen}");
     // The last redraw leaves nothing behind, then comes the last line.
@@ -469,18 +482,20 @@ fn a_retry_draws_the_services_progress_and_the_loss_of_its_terminal_does_not_sto
 #[test]
 fn a_retry_that_cannot_keep_up_says_how_much_it_leaves_out() {
     let world = World::new();
-    // More than the terminal, the socket and the service keep for it.
-    let flood =
-        "[ -e /tmp/repaired ] || return 3; for ((i = 1; i <= 9000; i++)); do echo \"this is a longer line $i\"; done";
+    // More than the socket and the service keep for it.
+    let flood = "[[ -e /tmp/repaired ]] || return 3\nuntil [[ -e /run/go ]]; do sleep 0.05; done\n\
+                 for ((i = 1; i <= 9000; i++)); do echo \"this is a longer line $i\"; done";
     let node = node(&world, flood);
     let service = node.start_with(&["run"]);
     service.wait_for("held for");
     node.shell("touch /tmp/repaired");
 
     let terminal = Terminal::start(on_terminal(&node, "xterm", &["retry"]));
-    terminal.freeze(true);
+    terminal.wait_for(" configure     ");
+    terminal.signal(Signal::SIGSTOP);
+    node.write("/run/go", "");
     wait_until(|| world.completions() == ["CONTINUE"], || service.log());
-    terminal.freeze(false);
+    terminal.signal(Signal::SIGCONT);
 
     let (code, seen) = terminal.end();
     assert_eq!(code, Some(0), "{seen}");

@@ -184,7 +184,7 @@ fn a_service_whose_certificate_this_machine_cannot_trust_is_told_from_one_that_i
     node.write("/usr/local/lib/node/hooks.sh", HOOKS);
     // As in an image without the package.
     node.write(CA, "");
-    let text = config_with("", &[volume_at("/mydata", &volume, "xfs")], "[timeouts]\naws = \"1s\"");
+    let text = config_with("", &[volume_at("/mydata", &volume, "xfs")], "[timeouts]\naws = \"8s\"");
     node.write("/etc/node-agent/config.toml", text);
 
     let output = node.agent(&["run", "--once"]).env("AWS_ENDPOINT_URL_EC2", page).output().unwrap();

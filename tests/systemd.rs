@@ -97,13 +97,17 @@ esac
 #[test]
 fn a_unit_that_is_installed_but_stopped_is_started_by_retry_and_followed() {
     let world = World::new();
-    let node = prepared(&world, HOOKS);
+    let waits = "echo \"configure $1\"; until [ -e /tmp/go ]; do sleep 0.05; done; echo \"configure";
+    let node = prepared(&world, &HOOKS.replace("echo \"configure", waits));
     node.shell("mkdir -p /run/systemd/system");
     install_agent(&node);
     node.write("/usr/bin/systemctl", SYSTEMCTL);
     node.shell("chmod 0755 /usr/bin/systemctl");
 
-    let outcome = node.start_with(&["retry"]).end();
+    let retry = node.start_with(&["retry"]);
+    retry.wait_for("configure: start:");
+    node.shell("touch /tmp/go");
+    let outcome = retry.end();
 
     assert_eq!(outcome.code, Some(0), "{}\n{}", outcome.log, node.read("/var/log/service"));
     assert!(outcome.log.contains("complete: done"), "{}", outcome.log);

@@ -13,7 +13,8 @@ use std::fs::OpenOptions;
 use std::io::{self, IsTerminal, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::SystemTime;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::ValueEnum;
 use nix::fcntl::OFlag;
@@ -217,6 +218,9 @@ impl Sink {
 static SINK: OnceLock<Mutex<Sink>> = OnceLock::new();
 static FOLLOWERS: OnceLock<broadcast::Sender<Line>> = OnceLock::new();
 
+/// How long the console may be busy.
+const CONSOLE: Duration = Duration::from_secs(1);
+
 /// How many lines a follower may be behind before it misses some.
 const FOLLOWED: usize = 512;
 
@@ -293,8 +297,26 @@ pub fn last_words(level: Level, text: &str, console: &str) {
         // O_NONBLOCK: a console that nobody empties must not hold the agent up. O_NOCTTY: nor become its terminal.
         let flags = OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
         let device = OpenOptions::new().append(true).custom_flags(flags.bits()).open("/dev/console");
-        let _ = device.and_then(|mut device| device.write_all(format!("{console}\n").as_bytes()));
+        let _ = device.and_then(|device| write_within(device, format!("{console}\n").as_bytes(), CONSOLE));
     }
+}
+
+/// Writes to a device that does not block, and tries again where it is busy: Linux lets only one write to a terminal at a
+/// time, and journald and systemd write to the console, too.
+fn write_within(mut device: impl io::Write, mut text: &[u8], patience: Duration) -> io::Result<()> {
+    let end = Instant::now() + patience;
+    while !text.is_empty() {
+        match device.write(text) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => text = &text[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < end => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// The sink; before [`init`], plain text.
@@ -320,6 +342,9 @@ fn colours() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use nix::fcntl::{FcntlArg, fcntl};
+    use std::io::Read as _;
+
     use super::*;
 
     #[test]
@@ -381,5 +406,26 @@ mod tests {
         }
         assert_eq!(followers.try_recv(), Err(broadcast::error::TryRecvError::Lagged(1)));
         assert_eq!(followers.try_recv().unwrap().message, "1");
+    }
+
+    #[test]
+    fn a_busy_console_is_written_to_when_it_is_free() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let mut full = vec![b'x'; fcntl(&writer, FcntlArg::F_GETPIPE_SZ).unwrap().try_into().unwrap()];
+        (&writer).write_all(&full).unwrap();
+        let busy = write_within(&writer, b"x", Duration::from_millis(1)).unwrap_err();
+        assert_eq!(busy.kind(), io::ErrorKind::WouldBlock);
+
+        let reader = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(50));
+            reader.read_exact(&mut full).unwrap();
+            let mut rest = String::new();
+            reader.read_to_string(&mut rest).unwrap();
+            rest
+        });
+        write_within(&writer, b"the last word", Duration::from_mins(1)).unwrap();
+        drop(writer);
+        assert_eq!(reader.join().unwrap(), "the last word");
     }
 }

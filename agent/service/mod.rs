@@ -16,7 +16,7 @@ use crate::boot::Up;
 use crate::config;
 use crate::failure::{Class, Code, Failure};
 use crate::heartbeat::Heart;
-use crate::journal::{LaunchOutcome, Phase};
+use crate::journal::{Fault, LaunchOutcome, Phase};
 use crate::session::{Attempt, Ended, Session, last_words};
 use crate::step::{StepName, rough};
 use crate::steps::lifecycle::LaunchResult;
@@ -75,18 +75,26 @@ impl Service {
             let attempt =
                 uninterrupted(&mut self.control.requests, &mut self.followers, self.session.attempt(None)).await;
             let how = attempt.result.as_ref().err().map(Ended::fault);
-            // Those who ask next must find it as it is now.
+            // Those who ask next must find it as it is now, the end of the hold included.
             if let Err(ended) = &attempt.result
                 && !ended.was_stopped()
             {
-                self.session.failed(ended, Phase::Held);
+                let held = self.is_held(ended);
+                if held {
+                    self.hold_until(ended, attempt.lifecycle.as_ref());
+                }
+                self.session.failed(ended, if held { Phase::Held } else { Phase::Failed });
             }
             if !attempt.result.as_ref().is_err_and(Ended::was_stopped) {
                 last_words(how.as_ref());
             }
-            self.followers.drain(..).for_each(|asked| asked.answer(how.clone()));
+            settle(&mut self.followers, how.as_ref());
             if let Next::End(result) = self.after(attempt).await {
-                self.followers.clear();
+                match &result {
+                    // Told to stop: how the node comes out is not known.
+                    Ok(()) => self.followers.clear(),
+                    Err(ended) => settle(&mut self.followers, Some(&ended.fault())),
+                }
                 self.control.finish().await;
                 return result;
             }
@@ -99,23 +107,27 @@ impl Service {
         match result {
             Ok(Up::Done) => self.steady(lifecycle.as_ref(), completing).await,
             Ok(Up::Warm) => self.warm().await,
-            Err(ended) => match ended.failure.class() {
-                Class::Stopped => Next::End(Ok(())),
-                Class::LifecycleLost | Class::LifecycleWaiting => self.given_up(ended),
-                _ if self.session.journal.launch_outcome() == Some(LaunchOutcome::Abandoned) => self.given_up(ended),
-                _ => self.hold(ended, lifecycle.as_ref(), completing).await,
-            },
+            Err(ended) if ended.was_stopped() => Next::End(Ok(())),
+            Err(ended) if self.is_held(&ended) => self.hold(ended, lifecycle.as_ref(), completing).await,
+            Err(ended) => Next::End(Err(ended)),
         }
+    }
+
+    /// Whether a node that failed so is kept: where its launch is lost, nobody can repair it.
+    fn is_held(&self, ended: &Ended) -> bool {
+        !matches!(ended.failure.class(), Class::LifecycleLost | Class::LifecycleWaiting)
+            && self.session.journal.launch_outcome() != Some(LaunchOutcome::Abandoned)
     }
 
     /// The node is up: nothing to do until somebody wants something.
     async fn steady(&mut self, lifecycle: Option<&config::Lifecycle>, completing: Duration) -> Next {
         let session = &self.session;
         let mut stop = session.stop.clone();
-        uninterrupted(&mut self.control.requests, &mut self.followers, session.tag(None)).await;
+        let mut tag = pin!(session.keep_tagging(None).fuse());
         loop {
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => return Next::End(Ok(())),
+                () = &mut tag => {}
                 Some(asked) = self.control.requests.recv() => match asked.request {
                     Request::Retry { from } => {
                         again(session, &mut self.followers, asked, from);
@@ -126,6 +138,7 @@ impl Service {
                         let work = session.complete(lifecycle, completing, result);
                         let done = uninterrupted(&mut self.control.requests, &mut self.followers, work).await;
                         asked.answer(done.as_ref().err().map(Ended::fault));
+                        settle(&mut self.followers, None);
                     }
                 },
             }
@@ -163,12 +176,9 @@ impl Service {
         }
     }
 
-    /// The node has failed: it is kept for whoever repairs it, with heartbeats, until the hold ends. Without a launch to
-    /// complete it has no end.
+    /// The node has failed: it is kept for whoever repairs it, with heartbeats, until the hold ends.
     async fn hold(&mut self, ended: Ended, lifecycle: Option<&config::Lifecycle>, completing: Duration) -> Next {
-        let waits = self.session.journal.launch_outcome().is_none() && ended.may_abandon();
-        let until = lifecycle.filter(|_| waits).map(|lifecycle| self.hold_until(lifecycle));
-        self.session.failed(&ended, Phase::Held);
+        let until = self.hold_until(&ended, lifecycle);
         let left = until.map(|until| until.duration_since(SystemTime::now()).unwrap_or_default());
         let how_long = left.map_or_else(String::new, |left| format!(" for {}, then ABANDON", rough(left)));
         tracing::warn!("held{how_long}; repair it, then: node-agent retry");
@@ -210,7 +220,7 @@ impl Service {
             Box::pin(Heart { launch, journal: &session.journal, allowance: &session.allowance }.beat()).await
         });
         let mut end = end;
-        let mut tag = pin!(session.tag(Some(ended)).fuse());
+        let mut tag = pin!(session.keep_tagging(Some(ended)).fuse());
         let mut stop = session.stop.clone();
         loop {
             tokio::select! {
@@ -227,6 +237,7 @@ impl Service {
                         let work = session.complete(lifecycle, completing, result);
                         let done = uninterrupted(&mut self.control.requests, &mut self.followers, work).await;
                         asked.answer(done.as_ref().err().map(Ended::fault));
+                        settle(&mut self.followers, Some(&ended.fault()));
                         match (done, result) {
                             (Ok(()), LaunchResult::Abandon) => return HoldEnd::GivenUp,
                             // Nothing ends it any more: the node is in service, and as broken as before.
@@ -242,18 +253,20 @@ impl Service {
         }
     }
 
-    /// When the hold ends: as it was decided at the first failure.
-    fn hold_until(&self, lifecycle: &config::Lifecycle) -> SystemTime {
+    /// When the hold ends: as it was decided at the first failure. Without a launch that can be given up it has no end.
+    fn hold_until(&self, ended: &Ended, lifecycle: Option<&config::Lifecycle>) -> Option<SystemTime> {
         let journal = &self.session.journal;
+        let waits = journal.launch_outcome().is_none() && ended.may_abandon();
+        let lifecycle = lifecycle.filter(|_| waits)?;
         let known = journal.read(|state| state.lifecycle.hold_until.clone());
         if let Some(until) = known.and_then(|text| humantime::parse_rfc3339(&text).ok()) {
-            return until;
+            return Some(until);
         }
         let until = SystemTime::now() + lifecycle.hold_for;
         let text = humantime::format_rfc3339_millis(until).to_string();
         // It becomes durable with the failure. A disk that is full is one to be repaired: the hold does not depend on it.
         journal.note(|state| state.lifecycle.hold_until = Some(text));
-        until
+        Some(until)
     }
 
     fn given_up(&self, ended: Ended) -> Next {
@@ -271,6 +284,11 @@ fn again(session: &Session, followers: &mut Vec<Asked>, asked: Asked, from: Opti
         }
         Err(failure) => asked.refuse(&failure.into()),
     }
+}
+
+/// Tells those who wait for the end what it was.
+fn settle(followers: &mut Vec<Asked>, how: Option<&Fault>) {
+    followers.drain(..).for_each(|asked| asked.answer(how.cloned()));
 }
 
 /// Does the work; who asks for something meanwhile is told that the agent is at work.

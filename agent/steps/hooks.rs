@@ -165,11 +165,8 @@ impl Hook<'_> {
         let mut open = true;
         loop {
             let cut_short = tokio::select! {
-                ready = output.readable(), if open => {
-                    ready.named("the hook's output")?;
-                    open = tail.take(&output)?;
-                    continue;
-                }
+                // Output that never ends must not hide the deadline.
+                biased;
                 status = child.wait() => {
                     if open {
                         tail.take(&output)?;
@@ -178,10 +175,19 @@ impl Hook<'_> {
                     return status.named("waiting for the hook");
                 }
                 () = sleep_until(deadline) => {
+                    // An agent that did not run for a while learns of the deadline before it learns of the end.
+                    if child.try_wait().named("waiting for the hook")?.is_some() {
+                        continue;
+                    }
                     let text = format!("{} has not ended within {}", self.function, rough(self.deadline));
                     Failure::new(Code::HookTimedOut, text)
                 }
                 _stop = stop.wait_for(|stop| *stop) => stopped(),
+                ready = output.readable(), if open => {
+                    ready.named("the hook's output")?;
+                    open = tail.take(&output)?;
+                    continue;
+                }
             };
             tracing::warn!(step = self.step.as_str(), "ending {} with all it started", self.function);
             let ((), status) = tokio::join!(group::end(group), child.wait());

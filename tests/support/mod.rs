@@ -239,9 +239,24 @@ impl Running {
         fs::read_to_string(&self.log).unwrap()
     }
 
-    /// Waits until the log contains this.
+    /// Waits until the log contains this; in vain, where the agent has ended without it.
     pub fn wait_for(&self, text: &str) {
-        wait_until(|| self.log().contains(text), || format!("{text:?} never appeared in\n{}", self.log()));
+        let missing = || format!("{text:?} never appeared in\n{}", self.log());
+        wait_until(
+            || {
+                let ended = self.has_ended();
+                let said = self.log().contains(text);
+                assert!(said || !ended, "{}", missing());
+                said
+            },
+            missing,
+        );
+    }
+
+    /// Whether the process is a zombie: it is left to be waited for.
+    fn has_ended(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
     }
 
     pub fn end(mut self) -> Outcome {

@@ -57,6 +57,9 @@ impl Cli<'_> {
             .env("AWS_SHARED_CREDENTIALS_FILE", nowhere)
             .env("AWS_DEFAULT_REGION", "eu-west-1")
             .env("AWS_MAX_ATTEMPTS", "1")
+            // Its defaults, one attempt of one second, are not for a busy machine.
+            .env("AWS_METADATA_SERVICE_TIMEOUT", "20")
+            .env("AWS_METADATA_SERVICE_NUM_ATTEMPTS", "3")
             .envs(self.world.sim.env(&self.world.instance));
         command
     }

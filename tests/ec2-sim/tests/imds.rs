@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{PATIENCE, Reply, World, request};
 use ec2_sim::InstanceSpec;
@@ -52,11 +52,17 @@ fn a_wrong_token_is_answered_401() {
 #[test]
 fn a_token_expires() {
     let world = World::new();
-    let token = token(&world, "1");
+    let asked = Instant::now();
+    let token = token(&world, "4");
     let headers = [("X-aws-ec2-metadata-token", token.as_str())];
-    assert_eq!(imds(&world, "GET", "/latest/meta-data/mac", &headers).status, 200);
-    std::thread::sleep(Duration::from_millis(1100));
-    assert_eq!(imds(&world, "GET", "/latest/meta-data/mac", &headers).status, 401);
+    let status = || imds(&world, "GET", "/latest/meta-data/mac", &headers).status;
+    assert_eq!(status(), 200);
+    while status() == 200 {
+        assert!(asked.elapsed() < PATIENCE, "it never expires");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(status(), 401);
+    assert!(asked.elapsed() >= Duration::from_secs(4));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use common::{PATIENCE, Reply, World, block_on};
 use ec2_sim::{InstanceId, InstanceSpec, InstanceState, Sim, VolumeId, VolumeSpec, What};
@@ -41,7 +42,7 @@ fn is_behind_a_loop_device(file: &Path) -> bool {
 
 #[test]
 fn the_device_comes_with_its_link_keeps_its_bytes_and_goes() {
-    let world = World::new();
+    let world = World::with(|config| config.latencies.shutting_down = Duration::from_secs(3), |_| {});
     let (sim, volume) = (&world.sim, &world.volume);
     let link = world.dir.path().join("by-id").join(Sim::link_name(volume));
     assert_eq!(attach(&world, volume, &world.instance, "/dev/sdf").status, 200);
