@@ -260,18 +260,6 @@ impl Machine {
         String::from_utf8_lossy(&fs::read(self.file("console.log")).unwrap_or_default()).into_owned()
     }
 
-    /// Waits for this on the console.
-    pub fn wait_for_console(&self, wanted: &str) {
-        self.wait_until(wanted, || self.console().contains(wanted));
-    }
-
-    /// Waits for the `nth` boot sequence since it was switched on to end well: the agent's last word on the console.
-    pub fn wait_until_done(&self, nth: usize) {
-        self.wait_until("done", || {
-            self.console().lines().filter(|line| *line == "node-agent: result=done").count() >= nth
-        });
-    }
-
     /// Waits until something is so, by looking often.
     pub fn wait_until(&self, what: &str, so: impl Fn() -> bool) {
         let end = Instant::now() + STUCK;
@@ -290,6 +278,8 @@ impl Machine {
     /// Ends QEMU where it runs.
     fn kill(&mut self) {
         if let Some(mut running) = self.running.take() {
+            // First: what is plugged from now on is there when it is switched on.
+            self.rack.0.lock().unwrap().qmp = None;
             let _ = running.qemu.kill();
             let _ = running.qemu.wait();
             self.is_off();

@@ -31,9 +31,9 @@ const STUCK: Duration = Duration::from_mins(8);
 /// What the example of an application that must not start without its disk starts: it notes on which disk its data is.
 const APPLICATION: &str = "#!/bin/sh
 disk=$(findmnt --noheadings --output SOURCE --target /mydata)
-cat /sys/block/${disk#/dev/}/device/serial >>/var/log/application
 cat /proc/sys/kernel/random/boot_id >>/mydata/application
 sync /mydata/application
+cat /sys/block/${disk#/dev/}/device/serial >>/var/log/application
 exec sleep infinity
 ";
 
@@ -99,12 +99,16 @@ fn instance(user_data: &str) -> InstanceSpec {
 /// `starts` since the root disk was new.
 fn assert_in_order(shell: &mut Shell, volume: &VolumeId, starts: usize) {
     assert_eq!(shell.run("findmnt --noheadings --output FSTYPE /mydata; stat --format %U /mydata"), "xfs\nkafka");
-    shell.wait_for("systemctl is-active example-application.service");
-    let disks = shell.run("cat /var/log/application");
+    let disks =
+        shell.wait_for(&format!("[ $(wc --lines </var/log/application) -ge {starts} ] && cat /var/log/application"));
+    assert_eq!(shell.run("systemctl is-active example-application.service"), "active");
     let disks: Vec<&str> = disks.lines().map(str::trim).collect();
     // The kernel's names follow the order in which it finds the disks.
     assert_eq!(disks, vec![volume.replace('-', ""); starts]);
 }
+
+/// Whether the service says that the node is up, in this boot.
+const UP: &str = "systemctl show --property StatusText node-agent.service | grep 'the node is up'";
 
 /// The UUIDs of what is mounted.
 fn uuids(shell: &mut Shell) -> String {
@@ -144,7 +148,7 @@ fn user_data_brings_a_node_up_on_its_first_boot_again_after_a_reboot_and_on_its_
     let mut machine = world.launch(&image, instance(&fetched_from("packaging/user-data/cloud-config.yaml")));
     machine.power_on();
     let mut shell = machine.shell();
-    shell.wait_for("systemctl show --property StatusText node-agent.service | grep health-check");
+    shell.wait_for("systemctl show --property StatusText node-agent.service | grep 'health-check: at work'");
     let status = shell.run("systemctl status --no-pager node-agent.service");
     assert!(status.contains("Status: \"health-check: at work since"), "{status}");
     // Neither the boot nor the user data waits for the node.
@@ -167,8 +171,8 @@ fn user_data_brings_a_node_up_on_its_first_boot_again_after_a_reboot_and_on_its_
     let (since, resets) = (world.sim.events().len(), machine.resets());
     shell.send("systemctl reboot\n");
     machine.wait_for_reset(resets + 1);
-    machine.wait_until_done(2);
     shell.wait_until_there();
+    shell.wait_for(UP);
     assert_in_order(&mut shell, &volume, 2);
     assert_eq!(shell.run("wc --lines </var/log/kafka-topics"), asked);
     assert_eq!(lifecycle_calls(&world, since), [""; 0]);
@@ -230,7 +234,7 @@ fn a_baked_image_comes_up_grows_its_volumes_at_a_reboot_and_is_replaced_without_
     let since = world.sim.events().len();
     machine.power_on();
     let mut shell = machine.shell();
-    machine.wait_until_done(1);
+    shell.wait_for(UP);
     assert_in_order(&mut shell, &volumes[0], 2);
     let sizes = shell.run("df --block-size=1M --output=size /mydata /archive | tail -n 2");
     assert!(sizes.split_whitespace().all(|size| size.parse::<u32>().unwrap() > 2850), "{sizes}");
@@ -313,8 +317,7 @@ fn an_operator_whose_terminal_is_cut_off_has_repaired_the_node_all_the_same() {
     machine.wait_until("in service", || world.is_in_service(&machine));
     assert_eq!(world.completions(&machine.id), ["CONTINUE"]);
     assert_eq!(shell.run("cat /var/log/hooks"), "configure\nconfigure");
-    let (told, code) = shell.attempt("node-agent status");
-    assert_eq!(code, 0, "{told}");
+    shell.wait_for("node-agent status");
     machine.power_off();
 }
 
@@ -345,8 +348,8 @@ enum Cut {
 }
 
 /// The power fails, and comes back; the node comes up all the same, with what was written before. Returns how long the boot
-/// after it took, from the attach call or the power button to CONTINUE.
-fn cut_and_come_up(world: &World, image: &Path, number: usize, cut: Option<Cut>, way: Duration) -> Duration {
+/// after it took, from the attach call or the power button to CONTINUE, and whether the cut came when it was to come.
+fn cut_and_come_up(world: &World, image: &Path, number: usize, cut: Option<Cut>, way: Duration) -> (Duration, bool) {
     let volumes = ["a", "b"].map(|which| world.volume(&format!("vol-{which:0>9}{number:08}")));
     let mut machine = world.launch(image, instance(&settings(&volumes, DURABLE)));
     machine.power_on();
@@ -358,7 +361,10 @@ fn cut_and_come_up(world: &World, image: &Path, number: usize, cut: Option<Cut>,
                 let backing = world.sim.volume_state(&volumes[which]).unwrap().backing_file;
                 machine.wait_until("mkfs writes", || fs::metadata(&backing).unwrap().blocks() > 0);
             }
-            Cut::Durable => machine.wait_for_console("durable: "),
+            Cut::Durable => machine.wait_until("durable", || {
+                // The whole line.
+                machine.console().split_once("durable: ").is_some_and(|(_, rest)| rest.contains('\n'))
+            }),
             Cut::Part(part) => {
                 world.wait_for_call("ec2:AttachVolume", &machine);
                 std::thread::sleep(way.mul_f64(part));
@@ -373,25 +379,26 @@ fn cut_and_come_up(world: &World, image: &Path, number: usize, cut: Option<Cut>,
     world.wait_until_up(&machine);
     let took = since.elapsed();
     let after = machine.console();
-    if let Some(Cut::Written(_)) = cut {
-        assert!(after.contains("was not completed"), "the cut was not inside of mkfs: {before}\n{after}");
-    }
     let mut shell = machine.shell();
     let sum = shell.run("cat /mydata/precious /archive/precious | sha256sum");
     // What was told before the cut was on the disks before.
-    let told = before.split_once("durable: ").and_then(|(_, rest)| rest.lines().next());
-    if let Some(told) = told.filter(|told| told.trim().len() == sum.len()) {
-        assert_eq!(told.trim(), sum, "what was durable before {cut:?} is gone");
-    } else {
-        assert!(!matches!(cut, Some(Cut::Durable)), "{before}");
+    let told = before.split_once("durable: ").and_then(|(_, rest)| rest.lines().next()).map(str::trim);
+    let told = told.filter(|told| told.len() == sum.len());
+    if let Some(told) = told {
+        assert_eq!(told, sum, "what was durable before {cut:?} is gone");
     }
+    let aimed = match cut {
+        Some(Cut::Written(_)) => after.contains("was not completed"),
+        Some(Cut::Durable) => told.is_some(),
+        _ => true,
+    };
     machine.power_off();
     for (volume, file_system) in volumes.iter().zip(FILE_SYSTEMS) {
         let backing = world.sim.volume_state(volume).unwrap().backing_file;
         assert_sound(&backing, file_system);
     }
     world.sim.terminate(&machine.id).unwrap();
-    took
+    (took, aimed)
 }
 
 /// The filesystem passes a forced check.
@@ -413,14 +420,19 @@ fn a_power_cut_at_any_instant_is_survived_with_all_that_was_durable() {
     let mut cuts = vec![Cut::Call("ec2:AttachVolume"), Cut::Written(0), Cut::Written(1), Cut::Durable];
     let mut way = Duration::ZERO;
     if wanted > cuts.len() {
-        way = cut_and_come_up(&world, &image, 0, None, way);
+        (way, _) = cut_and_come_up(&world, &image, 0, None, way);
         cuts.push(Cut::Call("autoscaling:CompleteLifecycleAction"));
         let parts = wanted - cuts.len();
         cuts.extend((0..parts).map(|part| Cut::Part((part as f64 + 0.5) / parts as f64)));
     }
     cuts.truncate(wanted);
     for (number, cut) in (1..).zip(cuts) {
-        let took = cut_and_come_up(&world, &image, number, Some(cut), way);
-        println!("{cut:?}: up {took:?} after the attach");
+        // mkfs is at work for tenths of a second: on a busy machine the cut may come too late.
+        let aimed = (0..3).any(|again| {
+            let (took, aimed) = cut_and_come_up(&world, &image, 10 * number + again, Some(cut), way);
+            println!("{cut:?}: up {took:?} after the attach{}", if aimed { "" } else { "; it came too late" });
+            aimed
+        });
+        assert!(aimed, "{cut:?} came too late three times");
     }
 }

@@ -37,8 +37,9 @@ impl Shell {
         loop {
             self.commands += 1;
             let (told, token) = (self.commands, format!("@@here:{}@@", self.commands));
-            // Typed before somebody reads, it is lost. Without echo and prompt, what is printed is what was asked for.
-            self.send(&format!("\nstty -echo; PS1=; PS2=; echo \"@@here:\"{told}@@\n"));
+            // Typed before somebody reads, it is lost, or a part of it: no quotes, which would be left open. Without echo and
+            // prompt, what is printed is what was asked for.
+            self.send(&format!("\nstty -echo; PS1=; PS2=; echo @@here:$(({told}))@@\n"));
             if self.read_until(&token, Instant::now() + Duration::from_secs(2)).is_some() {
                 return;
             }

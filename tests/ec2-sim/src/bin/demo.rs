@@ -35,8 +35,6 @@ const FILE: &str = "broker.id=00\nlisteners=PLAINTEXT://10.0.1.10:9092\nlog.dirs
 
 /// How long a dying instance keeps its volume.
 const DYING: Duration = Duration::from_secs(4);
-/// How soon after it came free the volume must have been asked for.
-const SOON: f64 = 1.0;
 /// A boot that takes longer is stuck.
 const STUCK: Duration = Duration::from_mins(2);
 
@@ -441,9 +439,17 @@ impl Boot {
             "  {attached:6.2}  attached; the disk appears at {appeared:.2} as {path} (on EC2: /dev/nvme1n1 or so)"
         );
         checks.holds("the volume was held when the agent started", free > 0.0);
+        let looks = world.events(self, |what| match what {
+            What::Api(call) if call.action == "ec2:DescribeVolumes" && call.caller.as_deref() == Some(id) => {
+                Some(String::new())
+            }
+            _ => None,
+        });
+        // One may have been under way. How soon it comes is shown, not judged: a machine may be busy.
+        let looks = looks.iter().filter(|(at, _)| (free..asked).contains(at)).count();
         checks.holds(
-            format_args!("asked for within {SOON} s of coming free: {:.3} s", asked - free),
-            (0.0..SOON).contains(&(asked - free)),
+            format_args!("asked for by the first look that found it free, of {looks} since then"),
+            asked > free && (1..=2).contains(&looks),
         );
         Ok(())
     }
