@@ -272,8 +272,9 @@ impl Session {
         if matches!(class, Some(Class::Stopped | Class::LifecycleLost)) {
             return true;
         }
+        let earlier = self.journal.read(|state| state.tagged);
         let value = match ended {
-            None if !self.journal.read(|state| state.tagged) => return true,
+            None if !earlier => return true,
             None => "done".to_owned(),
             Some(ended) => {
                 let step = ended.step.map_or("start", StepName::as_str);
@@ -281,7 +282,6 @@ impl Session {
                 text.chars().take(TAG_LENGTH).collect()
             }
         };
-        let earlier = self.journal.read(|state| state.tagged);
         if ended.is_some() {
             // Before it may be there: an answer can be lost, or come when nobody listens any more.
             self.note_tagged(true);

@@ -4,7 +4,6 @@
 
 mod support;
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
@@ -170,10 +169,9 @@ fn a_good_node_is_ok_line_by_line_and_nothing_is_changed() {
     // Dry runs are in the log as such, and none took effect.
     let events = scene.world.events();
     // Both volumes; the tags on the instance, too.
-    for (action, resource, count) in [("ec2:AttachVolume", "VolumeId", 2), ("ec2:CreateTags", "ResourceId.1", 3)] {
+    for (action, count) in [("ec2:AttachVolume", 2), ("ec2:CreateTags", 3)] {
         let tried = events.attempts(action);
-        let resources: BTreeSet<&str> = tried.iter().map(|call| call.parameters[resource].as_str()).collect();
-        assert!(resources.len() == count && tried.iter().all(|call| call.dry_run && !call.done), "{tried:?}");
+        assert!(tried.len() == count && tried.iter().all(|call| call.dry_run && !call.done), "{tried:?}");
     }
     assert_eq!(events.attempts("autoscaling:*Lifecycle*Action*"), Vec::<&ec2_sim::ApiCall>::new());
     assert_eq!(scene.node.shell("ls -d /var/lib/node-agent /mydata /etc/kafka 2>/dev/null || echo none"), "none");
@@ -262,7 +260,7 @@ fn a_clock_that_is_off_is_the_finding_not_what_follows_from_it() {
     let (off, _) = checked.seen("clock").split_once(" behind EC2's").unwrap();
     let off = humantime::parse_duration(off.trim_start_matches("this machine's clock is "))
         .unwrap_or_else(|error| panic!("{off}: {error}"));
-    assert!((350..=370).contains(&off.as_secs()), "{off:?}");
+    assert!((355..=365).contains(&off.as_secs()), "{off:?}");
 
     let scene = Scene::with(&HookSpec::default(), "", |config| config.clock_ahead_seconds = -180);
     let checked = scene.check();

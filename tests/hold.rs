@@ -66,6 +66,11 @@ fn wait_for_the_hook(world: &World, node: &Instance) {
     wait_until(|| state().as_deref() == Some("Pending:Wait"), || format!("{:?}", state()));
 }
 
+/// What the instance's tag says; nothing where it has none.
+fn tag(world: &World, node: &Instance) -> String {
+    world.sim.instance_tags(&node.id).unwrap().remove("node-agent:status").unwrap_or_default()
+}
+
 fn heartbeats(world: &World) -> usize {
     world.events().calls("autoscaling:RecordLifecycleActionHeartbeat").len()
 }
@@ -86,9 +91,8 @@ fn a_held_node_is_repaired_retried_and_reported() {
     // Longer than the hook waits by itself.
     wait_until(|| heartbeats(&world) >= 4, || service.log());
     assert_eq!(world.sim.lifecycle_state(&node.id).as_deref(), Some("Pending:Wait"));
-    let tag = || world.sim.instance_tags(&node.id).unwrap().get("node-agent:status").cloned().unwrap_or_default();
-    wait_until(|| !tag().is_empty(), || service.log());
-    let tag = tag();
+    wait_until(|| !tag(&world, &node).is_empty(), || service.log());
+    let tag = tag(&world, &node);
     assert!(tag.starts_with("configure: ") && !tag.contains("listener"), "{tag}");
     let metrics = node.read("/run/node-agent/node_agent.prom");
     assert!(metrics.contains("node_agent_state{state=\"held\"} 1\n"), "{metrics}");
@@ -111,7 +115,8 @@ fn a_held_node_is_repaired_retried_and_reported() {
     // Repaired is repaired: nothing is sent any more, and the service stays.
     let beats = || world.events().attempts("autoscaling:RecordLifecycleActionHeartbeat").len();
     let so_far = beats();
-    thread::sleep(Duration::from_secs(4));
+    // Three more, if they went on.
+    thread::sleep(Duration::from_secs(7));
     // One may have been under way.
     assert!(beats() <= so_far + 1, "{} and {so_far}", beats());
     service.signal(Signal::SIGTERM);
@@ -125,14 +130,13 @@ fn a_tag_whose_answer_was_lost_is_taken_back_after_the_repair() {
     world.sim.add_fault(FaultRule::always("ec2:CreateTags", Fault::LostReply)).unwrap();
     let node = world.launch();
     let service = serve(&node, BROKEN, &config_with("", &[], ""));
-    let tag = || world.sim.instance_tags(&node.id).unwrap().get("node-agent:status").cloned().unwrap_or_default();
-    wait_until(|| tag().starts_with("configure: "), || service.log());
+    wait_until(|| tag(&world, &node).starts_with("configure: "), || service.log());
 
     world.sim.clear_faults();
     node.shell("touch /tmp/repaired");
     run(&node, &["retry"]).must_fail(0, &["result=done"]);
 
-    wait_until(|| tag() == "done", || format!("{}\n{}", tag(), service.log()));
+    wait_until(|| tag(&world, &node) == "done", || format!("{}\n{}", tag(&world, &node), service.log()));
 }
 
 #[test]
@@ -140,7 +144,7 @@ fn who_asks_while_the_tag_is_taken_back_is_answered() {
     let world = World::new();
     let node = world.launch();
     let service = serve(&node, BROKEN, &config_with("", &[], ""));
-    wait_until(|| world.sim.instance_tags(&node.id).is_ok_and(|tags| !tags.is_empty()), || service.log());
+    wait_until(|| !tag(&world, &node).is_empty(), || service.log());
     world.sim.add_fault(FaultRule::once("ec2:CreateTags", Fault::Hang)).unwrap();
     node.shell("touch /tmp/repaired");
     run(&node, &["retry"]).must_fail(0, &["result=done"]);

@@ -240,6 +240,7 @@ fn a_hook_that_ended_in_time_has_not_timed_out_however_late_the_agent_learns_of_
         running.signal(Signal::SIGSTOP);
         node.shell("touch /tmp/go");
         wait_until(|| !node.is_alive("/tmp/hook"), || running.log());
+        // Beyond the deadline.
         sleep(Duration::from_secs(5));
         running.signal(Signal::SIGCONT);
 

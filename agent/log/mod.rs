@@ -410,22 +410,32 @@ mod tests {
 
     #[test]
     fn a_busy_console_is_written_to_when_it_is_free() {
-        let (mut reader, writer) = io::pipe().unwrap();
+        /// A pipe that is emptied as soon as it was found full.
+        struct Console(io::PipeReader, io::PipeWriter, Vec<u8>);
+
+        impl io::Write for Console {
+            fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+                self.1.write(text).inspect_err(|_| self.0.read_exact(&mut self.2).unwrap())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+
+        let (reader, mut writer) = io::pipe().unwrap();
         fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-        let mut full = vec![b'x'; fcntl(&writer, FcntlArg::F_GETPIPE_SZ).unwrap().try_into().unwrap()];
-        (&writer).write_all(&full).unwrap();
+        let full = vec![b'x'; fcntl(&writer, FcntlArg::F_GETPIPE_SZ).unwrap().try_into().unwrap()];
+        writer.write_all(&full).unwrap();
         let busy = write_within(&writer, b"x", Duration::from_millis(1)).unwrap_err();
         assert_eq!(busy.kind(), io::ErrorKind::WouldBlock);
 
-        let reader = thread::spawn(move || {
-            thread::sleep(Duration::from_millis(50));
-            reader.read_exact(&mut full).unwrap();
-            let mut rest = String::new();
-            reader.read_to_string(&mut rest).unwrap();
-            rest
-        });
-        write_within(&writer, b"the last word", Duration::from_mins(1)).unwrap();
+        let mut console = Console(reader, writer, full);
+        write_within(&mut console, b"the last word", Duration::from_mins(1)).unwrap();
+        let Console(mut reader, writer, _) = console;
         drop(writer);
-        assert_eq!(reader.join().unwrap(), "the last word");
+        let mut rest = String::new();
+        reader.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, "the last word");
     }
 }

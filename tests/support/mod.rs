@@ -213,9 +213,7 @@ impl Instance {
 
     /// Whether the process whose id is in this file runs; one that only waits to be reaped does not.
     pub fn is_alive(&self, pid_file: &str) -> bool {
-        let pid = self.read(pid_file);
-        let status = fs::read_to_string(format!("/proc/{}/status", pid.trim())).unwrap_or_default();
-        status.lines().any(|line| line.starts_with("State:") && !line.contains("(zombie)"))
+        runs(self.read(pid_file).trim())
     }
 
     pub fn journal(&self) -> serde_json::Value {
@@ -244,19 +242,13 @@ impl Running {
         let missing = || format!("{text:?} never appeared in\n{}", self.log());
         wait_until(
             || {
-                let ended = self.has_ended();
+                let ended = !runs(self.child.id());
                 let said = self.log().contains(text);
                 assert!(said || !ended, "{}", missing());
                 said
             },
             missing,
         );
-    }
-
-    /// Whether the process is a zombie: it is left to be waited for.
-    fn has_ended(&self) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
-        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
     }
 
     pub fn end(mut self) -> Outcome {
@@ -278,6 +270,12 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Whether this process runs; one that only waits to be reaped does not.
+fn runs(pid: impl Display) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("State:") && !line.contains("(zombie)"))
 }
 
 /// What came of a run.

@@ -59,6 +59,7 @@ fn a_token_expires() {
     assert_eq!(status(), 200);
     while status() == 200 {
         assert!(asked.elapsed() < PATIENCE, "it never expires");
+        // It is its time that it runs out by, not by being used.
         std::thread::sleep(Duration::from_millis(50));
     }
     assert_eq!(status(), 401);
