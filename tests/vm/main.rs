@@ -235,6 +235,9 @@ fn a_baked_image_comes_up_grows_its_volumes_at_a_reboot_and_is_replaced_without_
     machine.power_on();
     let mut shell = machine.shell();
     shell.wait_for(UP);
+    // The agent's own line, not the journal's copy of it; systemd may clear the rest of the line before it.
+    let last_word = |line: &str| line.trim_start_matches("\x1b[K") == "node-agent: result=done";
+    machine.wait_until("the last word on the console", || machine.console().lines().any(last_word));
     assert_in_order(&mut shell, &volumes[0], 2);
     let sizes = shell.run("df --block-size=1M --output=size /mydata /archive | tail -n 2");
     assert!(sizes.split_whitespace().all(|size| size.parse::<u32>().unwrap() > 2850), "{sizes}");
