@@ -13,6 +13,8 @@ use crate::aws::{Aws, Services};
 use crate::config::{self, Config};
 use crate::failure::{Code, Failure};
 use crate::heartbeat::{Allowance, Heart};
+use crate::host::device::Device;
+use crate::host::probe::Found;
 use crate::host::systemd;
 use crate::journal::{Journal, LaunchOutcome};
 use crate::step::{Planned, Runner, StepName, Stopped};
@@ -41,6 +43,8 @@ pub struct Boot<'a> {
     pub site: &'a OnceCell<Site>,
     /// A private directory for fetched contents.
     pub scratch: &'a Path,
+    /// Why nothing can be written down: no launch begins so. A node in service is mounted all the same.
+    pub unwritable: &'a RefCell<Option<Failure>>,
     /// This boot.
     pub boot_id: &'a str,
     /// When there may be heartbeats.
@@ -71,7 +75,7 @@ impl Site {
             return Ok(site);
         }
         let node = run.step(Identify { imds: &aws.imds, deadline }).await?;
-        journal.claim(&node.instance_id).map_err(at(StepName::Identity))?;
+        journal.claim(&node.instance_id);
         let services = aws.connect(&node.region).await;
         Ok(known.get_or_init(|| Site { node, services }))
     }
@@ -97,7 +101,7 @@ impl Boot<'_> {
         let Boot { config, journal, .. } = *self;
         let run = &Runner::new(journal, config.timeouts.aws, self.stop.clone(), self.allowance);
 
-        end_survivor(journal, self.boot_id).await.map_err(at(StepName::Configure))?;
+        end_survivor(journal, self.boot_id).await;
         let site = self.identify(run).await?;
         let launch = &site.launch(self.aws, config.lifecycle.as_ref());
 
@@ -146,6 +150,9 @@ impl Boot<'_> {
             return self.enter_pool(run, launch, &state).await;
         }
         let launched = self.launched_before().map_err(at(StepName::Identity))?;
+        if !launched && let Some(failure) = self.unwritable.take() {
+            return Err(at(StepName::Identity)(failure));
+        }
 
         let attach = run.together(config.volumes.iter().map(|want| Attach {
             ec2: &services.ec2,
@@ -159,7 +166,14 @@ impl Boot<'_> {
         let fetch = async { if launched { Ok(None) } else { run.step(self.fetch(services)).await.map(Some) } };
         let (volumes, staged) = tokio::try_join!(attach, fetch)?;
 
-        let devices = run.together(volumes.iter().map(|volume| FindDevice { volume, deadline })).await?;
+        let devices = run
+            .together(volumes.iter().map(|volume| FindDevice {
+                ec2: &services.ec2,
+                volume,
+                deadline,
+                described: Cell::default(),
+            }))
+            .await?;
         let disks = || volumes.iter().zip(&devices);
         let (ec2, instance_id) = (&services.ec2, node.instance_id.as_str());
         let found = run
@@ -173,20 +187,8 @@ impl Boot<'_> {
                 deadline,
             }))
             .await?;
-        let mut mounts: Vec<_> = disks().zip(&found).collect();
-        // One that lies in another comes after it.
-        mounts.sort_by_key(|((volume, _), _)| &volume.want.mount_path);
-        run.in_turn(mounts.into_iter().map(|((volume, device), found)| MountVolume {
-            volume,
-            device,
-            found,
-            allowance: self.allowance,
-            deadline,
-        }))
-        .await?;
-        if !run.is_planning() {
-            announce_mounts().await;
-        }
+        self.mount(run, disks().zip(&found).map(|((volume, device), found)| (volume.want, device, found)).collect())
+            .await?;
         run.in_turn(disks().map(|(volume, device)| Grow { journal, volume, device, deadline, tried: Cell::default() }))
             .await?;
         run.in_turn(volumes.iter().map(|volume| Own { journal, volume, swept: Cell::default() })).await?;
@@ -217,6 +219,24 @@ impl Boot<'_> {
         }
         run.step(self.complete(launch, LaunchResult::Continue)).await?;
         Ok(Up::Done)
+    }
+
+    /// Mounts these, and tells applications that all of them are mounted.
+    pub(crate) async fn mount(
+        &self,
+        run: &Runner<'_>,
+        mut disks: Vec<(&config::Volume, &Device, &Found)>,
+    ) -> Result<(), Stopped> {
+        // One that lies in another comes after it.
+        disks.sort_by_key(|(want, _, _)| &want.mount_path);
+        let (allowance, deadline) = (self.allowance, self.config.timeouts.volume);
+        let mounts =
+            disks.into_iter().map(|(want, device, found)| MountVolume { want, device, found, allowance, deadline });
+        run.in_turn(mounts).await?;
+        if !run.is_planning() {
+            announce_mounts().await;
+        }
+        Ok(())
     }
 
     async fn enter_pool(&self, run: &Runner<'_>, launch: &Launch<'_>, state: &str) -> Result<Up, Stopped> {

@@ -4,7 +4,7 @@
 //! lifecycle action was sent) and tells people what happened. Written whole, by temporary file, fsync and rename, so that
 //! a reader sees the old state or the new one, also after a power cut.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
@@ -310,35 +310,38 @@ pub struct Journal {
     dir: Option<PathBuf>,
     publisher: Option<Publisher>,
     state: RefCell<State>,
+    /// The last write failed.
+    unwritable: Cell<bool>,
 }
 
 impl Journal {
-    /// Opens the journal in `dir`, which exists, and tells `publisher` of each change. An unreadable file is set aside, not
-    /// trusted.
-    pub fn open(dir: &Path, boot_id: &str, publisher: Option<Publisher>) -> Result<Self, Failure> {
-        atomic::remove_leftovers(dir).named(format_args!("clearing {}", dir.display()))?;
-        let before = match read(dir) {
-            Ok(before) => before,
-            Err(why) => {
-                tracing::warn!("the journal {} is unreadable ({why}); set aside as {STALE}", dir.join(FILE).display());
-                set_aside(dir)?;
-                None
+    /// Opens the journal in `dir` and tells `publisher` of each change. An unreadable file is set aside, not trusted. A
+    /// directory that takes no file is found by the first write.
+    pub fn open(dir: &Path, boot_id: &str, publisher: Option<Publisher>) -> Self {
+        if let Err(error) = atomic::remove_leftovers(dir) {
+            tracing::debug!("clearing {}: {error}", dir.display());
+        }
+        let before = read(dir).unwrap_or_else(|why| {
+            tracing::warn!("the journal {} is unreadable ({why}); set aside as {STALE}", dir.join(FILE).display());
+            if let Err(failure) = set_aside(dir) {
+                tracing::error!("{failure}");
             }
-        };
+            None
+        });
         let mut state = before.unwrap_or_default();
         state.schema = SCHEMA;
         boot_id.clone_into(&mut state.boot_id);
-        Ok(Journal { dir: Some(dir.to_owned()), publisher, state: RefCell::new(state) })
+        Journal { dir: Some(dir.to_owned()), publisher, state: RefCell::new(state), unwritable: Cell::new(false) }
     }
 
     /// A journal to look at: changes stay in memory.
     pub fn look(state: State) -> Self {
-        Journal { dir: None, publisher: None, state: RefCell::new(state) }
+        Journal { dir: None, publisher: None, state: RefCell::new(state), unwritable: Cell::new(false) }
     }
 
-    /// A sequence begins, by this process.
+    /// A sequence begins, by this process. An error says that this is known to this process alone.
     pub fn begin(&self, agent: Process) -> Result<(), Failure> {
-        self.update(|state| {
+        self.adopt(|state| {
             state.agent = Some(agent);
             state.phase = Phase::Running;
             state.since = now();
@@ -363,7 +366,7 @@ impl Journal {
     /// The sequence has come to an end of this kind. Where that cannot be made durable, it is known all the same as long as
     /// this process lives.
     pub fn end(&self, phase: Phase, fault: Option<Fault>) -> Result<(), Failure> {
-        self.note(|state| {
+        self.adopt(|state| {
             state.phase = phase;
             state.since = now();
             state.fault = fault;
@@ -371,24 +374,25 @@ impl Journal {
                 state.redo_from = None;
                 state.lifecycle.hold_until = None;
             }
-        });
-        self.update(|_| {})
+        })
     }
 
     /// The journal's instance is `instance_id`. One of another instance (an image baked from a booted machine) is set
     /// aside and begun anew, but for the steps of this run.
-    pub fn claim(&self, instance_id: &str) -> Result<(), Failure> {
+    pub fn claim(&self, instance_id: &str) {
         let before = self.state.borrow().instance_id.clone();
         if before == instance_id {
-            return Ok(());
+            return;
         }
         if !before.is_empty()
             && let Some(dir) = &self.dir
         {
             tracing::warn!("the journal is of instance {before}, this is {instance_id}; set aside as {STALE}");
-            set_aside(dir)?;
+            if let Err(failure) = set_aside(dir) {
+                tracing::error!("{failure}");
+            }
         }
-        self.update(|state| {
+        self.keep(|state| {
             *state = State {
                 schema: SCHEMA,
                 instance_id: instance_id.to_owned(),
@@ -401,7 +405,7 @@ impl Journal {
                 steps: state.steps.iter().filter(|record| record.step == StepName::Identity).cloned().collect(),
                 ..State::default()
             };
-        })
+        });
     }
 
     /// Reads something.
@@ -415,13 +419,32 @@ impl Journal {
         change(&mut next);
         if let Some(dir) = &self.dir {
             let text = serde_json::to_vec_pretty(&next).map_err(|error| Failure::io("the journal", error.into()))?;
-            atomic::Replacement::new(dir.join(FILE)).mode(0o600).write(&text).map_err(|error| {
+            let written = atomic::Replacement::new(dir.join(FILE)).mode(0o600).write(&text);
+            self.unwritable.set(written.is_err());
+            written.map_err(|error| {
                 Failure::new(Code::StateUnusable, format!("writing {}", dir.join(FILE).display())).because(error)
             })?;
         }
         *self.state.borrow_mut() = next;
         self.publish();
         Ok(())
+    }
+
+    /// Changes something that holds in this process from now on, whatever becomes of the write: for what is due also when
+    /// the disk is full. It becomes durable with the next write that succeeds.
+    pub fn keep(&self, change: impl FnOnce(&mut State)) {
+        let known = self.unwritable.get();
+        if let Err(failure) = self.adopt(change)
+            && !known
+        {
+            tracing::error!("{failure}; this process goes on without");
+        }
+    }
+
+    /// As [`Journal::keep`], for a caller who has something to say of the error.
+    fn adopt(&self, change: impl FnOnce(&mut State)) -> Result<(), Failure> {
+        self.note(change);
+        self.update(|_| {})
     }
 
     /// Changes something that only people look at. It becomes durable with the next [`Journal::update`].
@@ -475,9 +498,9 @@ impl Journal {
         self.read(|state| state.lifecycle.outcome)
     }
 
-    /// Puts a step's record in its place, durably.
-    pub fn record(&self, record: StepRecord) -> Result<(), Failure> {
-        self.update(|state| put(state, record))
+    /// Puts a step's record in its place, durably where the disk takes it: it tells people, and no step depends on it.
+    pub fn record(&self, record: StepRecord) {
+        self.keep(|state| put(state, record));
     }
 
     /// As [`Journal::record`], for what only people look at.
@@ -556,17 +579,17 @@ mod tests {
     use super::*;
 
     fn open(dir: &Path) -> Journal {
-        Journal::open(dir, "boot-1", None).unwrap()
+        Journal::open(dir, "boot-1", None)
     }
 
     #[test]
     fn what_was_written_is_read_back() {
         let dir = tempfile::tempdir().unwrap();
         let journal = open(dir.path());
-        journal.claim("i-1").unwrap();
+        journal.claim("i-1");
         journal.record_once(StepName::Configure, "abc").unwrap();
         let again = open(dir.path());
-        again.claim("i-1").unwrap();
+        again.claim("i-1");
         assert!(again.once_done(StepName::Configure, "abc"));
         assert!(!again.once_done(StepName::Configure, "other"));
     }
@@ -587,10 +610,10 @@ mod tests {
     fn a_journal_of_another_instance_is_set_aside() {
         let dir = tempfile::tempdir().unwrap();
         let journal = open(dir.path());
-        journal.claim("i-old").unwrap();
+        journal.claim("i-old");
         journal.update(|state| state.lifecycle.outcome = Some(LaunchOutcome::Continued)).unwrap();
         let baked = open(dir.path());
-        baked.claim("i-new").unwrap();
+        baked.claim("i-new");
         assert_eq!(baked.launch_outcome(), None);
         let stale = fs::read_to_string(dir.path().join(STALE)).unwrap();
         assert!(stale.contains("i-old"));
@@ -602,7 +625,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             fs::write(dir.path().join(FILE), text).unwrap();
             let journal = open(dir.path());
-            journal.claim("i-1").unwrap();
+            journal.claim("i-1");
             assert!(dir.path().join(STALE).exists(), "{text}");
         }
     }

@@ -2,39 +2,73 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::failure::{Code, Failure, Named};
+use crate::failure::{Code, Failure};
 
-/// Held as long as it lives. The file is never removed: whoever has it open has the same lock.
+/// Held as long as it lives. The files are never removed: whoever has one open has the same lock.
 #[derive(Debug)]
 pub struct Lock {
-    _file: Flock<File>,
+    _held: Vec<Flock<File>>,
 }
 
 impl Lock {
-    /// Takes the lock of the state directory, or says who has it.
-    pub fn take(state_dir: &Path) -> Result<Lock, Failure> {
-        let path = state_dir.join("lock");
-        let what = || format!("the lock {}", path.display());
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).named(what())?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(mut file) => {
-                file.set_len(0).named(what())?;
-                write!(&mut *file, "{}", std::process::id()).named(what())?;
-                Ok(Lock { _file: file })
+    /// Takes the lock, or says who has it.
+    ///
+    /// It is a file in the state directory and one in the runtime directory, and one of them is enough: a root disk that is
+    /// full or read-only takes no new file, and a node in service must be mounted all the same, and a failed one held. Both are
+    /// tried, so that a process that has only one of them keeps the next process off.
+    pub fn take(state_dir: &Path, runtime_dir: &Path) -> Result<Lock, Failure> {
+        let mut held = Vec::new();
+        let mut unusable = None;
+        for dir in [runtime_dir, state_dir] {
+            match lock(dir) {
+                Ok(file) => held.push(file),
+                Err(failure) if failure.code == Code::Locked => return Err(failure),
+                Err(failure) => unusable = Some(failure),
             }
-            Err((mut file, Errno::EWOULDBLOCK)) => {
-                let mut holder = String::new();
-                file.read_to_string(&mut holder).named(what())?;
-                let text = format!("process {holder} holds {}", what());
-                Err(Failure::new(Code::Locked, text)
-                    .remedy(format!("wait until that run ends (ps -fp {holder}), then: node-agent retry")))
-            }
-            Err((_, errno)) => Err(Failure::io(what(), errno.into())),
         }
+        match unusable {
+            Some(failure) if held.is_empty() => Err(failure),
+            Some(failure) => {
+                tracing::error!("{failure}; this process goes on without it");
+                Ok(Lock { _held: held })
+            }
+            None => Ok(Lock { _held: held }),
+        }
+    }
+}
+
+fn lock(dir: &Path) -> Result<Flock<File>, Failure> {
+    let path = dir.join("lock");
+    let unusable = |error: std::io::Error| {
+        Failure::new(Code::StateUnusable, format!("the lock {}", path.display())).because(error)
+    };
+    // For root alone: whoever can open a file can lock it.
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+    match Flock::lock(file.map_err(unusable)?, FlockArg::LockExclusiveNonblock) {
+        Ok(mut file) => {
+            // For the message below alone: a disk without room for it is no reason not to have the lock.
+            if let Err(error) = file.set_len(0).and_then(|()| write!(&mut *file, "{}", std::process::id())) {
+                tracing::debug!("the holder of {} is not noted: {error}", path.display());
+            }
+            Ok(file)
+        }
+        Err((mut file, Errno::EWOULDBLOCK)) => {
+            let mut holder = String::new();
+            file.read_to_string(&mut holder).map_err(unusable)?;
+            let (who, look) = match holder.as_str() {
+                "" => ("another process".to_owned(), format!("fuser -v {}", path.display())),
+                pid => (format!("process {pid}"), format!("ps -fp {pid}")),
+            };
+            let text = format!("{who} holds the lock {}", path.display());
+            Err(Failure::new(Code::Locked, text)
+                .remedy(format!("wait until that run ends ({look}), then: node-agent retry")))
+        }
+        Err((_, errno)) => Err(unusable(errno.into())),
     }
 }

@@ -1,6 +1,6 @@
 //! `node-agent plan`: what a run would do now, as far as it can be known by looking.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::fmt::Write as _;
 
 use tokio::sync::watch;
@@ -29,6 +29,7 @@ pub async fn make(places: &Places, stop: watch::Receiver<bool>) -> Result<Vec<Pl
         aws: &aws,
         site: &OnceCell::new(),
         scratch: scratch.path(),
+        unwritable: &RefCell::default(),
         boot_id: &host::boot_id()?,
         allowance: &Allowance::default(),
         stop,

@@ -2,6 +2,7 @@
 //! `node_exporter`. Nothing here is read back by the agent itself.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,11 @@ pub const LIVE: &str = "live.json";
 /// For `node_exporter`'s textfile collector.
 pub const METRICS: &str = "node_agent.prom";
 
+/// Makes the runtime directory where it is missing: others than root read in it.
+pub fn make_dir(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)
+}
+
 /// Publishes into the runtime directory.
 #[derive(Debug)]
 pub struct Publisher {
@@ -23,7 +29,7 @@ pub struct Publisher {
 impl Publisher {
     /// For the runtime directory, which is made if need be; none where it cannot be: a node comes up without.
     pub fn new(dir: &Path) -> Option<Self> {
-        match fs::DirBuilder::new().recursive(true).mode(0o755).create(dir) {
+        match make_dir(dir) {
             Ok(()) => Some(Publisher { dir: dir.to_owned() }),
             Err(error) => {
                 tracing::warn!("{} cannot be made ({error}): no live status and no metrics", dir.display());

@@ -1,7 +1,8 @@
 //! What a process that works on the node has for itself: the lock, the journal, the clients, the wish to stop.
 
-use std::cell::{Cell, OnceCell};
-use std::path::{Path, PathBuf};
+use std::borrow::Cow;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,7 +18,8 @@ use crate::host;
 use crate::journal::{self, Fault, Journal, LaunchOutcome, Phase, Process};
 use crate::lock::Lock;
 use crate::log::{self, Level};
-use crate::publish::Publisher;
+use crate::publish::{self, Publisher};
+use crate::reboot;
 use crate::settings;
 use crate::step::{Runner, StepName, Stopped};
 use crate::steps::fetch::prepare_scratch;
@@ -51,6 +53,8 @@ pub struct Session {
     pub stop: watch::Receiver<bool>,
     boot_id: String,
     scratch: PathBuf,
+    /// Why nothing could be written down at the start of the present attempt.
+    unwritable: RefCell<Option<Failure>>,
     _lock: Lock,
 }
 
@@ -109,6 +113,9 @@ pub struct Attempt {
     pub lifecycle: Option<config::Lifecycle>,
 }
 
+/// How long the user data may take when it is read once more.
+const READING_AGAIN: Duration = Duration::from_secs(30);
+
 /// Where no configuration says it: the default of `timeouts.aws`.
 const IDENTIFYING: Duration = Duration::from_mins(5);
 
@@ -125,10 +132,10 @@ impl Session {
     /// Takes the lock and opens the journal.
     pub fn open(places: Places, aws: Aws, stop: watch::Receiver<bool>) -> Result<Self, Failure> {
         let state_dir = &places.state_dir;
-        make_state_dir(state_dir)?;
-        let lock = Lock::take(state_dir)?;
+        let publisher = Publisher::new(&places.runtime_dir);
+        let lock = take_lock(&places)?;
         let boot_id = host::boot_id()?;
-        let journal = Journal::open(state_dir, &boot_id, Publisher::new(&places.runtime_dir))?;
+        let journal = Journal::open(state_dir, &boot_id, publisher);
         let scratch = state_dir.join("fetched");
         Ok(Session {
             journal,
@@ -138,6 +145,7 @@ impl Session {
             stop,
             boot_id,
             scratch,
+            unwritable: RefCell::default(),
             _lock: lock,
             places,
         })
@@ -147,12 +155,12 @@ impl Session {
     /// ([`Session::failed`]).
     pub async fn attempt(&self, given: Option<Config>) -> Attempt {
         let began = Process::of(std::process::id().cast_signed(), &self.boot_id);
-        let mut attempt = match self.journal.begin(began).and_then(|()| prepare_scratch(&self.scratch)) {
-            Ok(()) => match given {
-                Some(config) => self.bring_up(config).await,
-                None => Box::pin(self.configured_attempt()).await,
-            },
-            Err(failure) => Attempt { result: Err(failure.into()), config: None, lifecycle: None },
+        let written = self.journal.begin(began).and_then(|()| prepare_scratch(&self.scratch));
+        self.unwritable.replace(written.err());
+        let mut attempt = match (Box::pin(self.mount_at_once(given.as_ref())).await, given) {
+            (Err(stopped), config) => Attempt { result: Err(stopped.into()), config, lifecycle: None },
+            (Ok(()), Some(config)) => self.bring_up(config).await,
+            (Ok(()), None) => Box::pin(self.configured_attempt()).await,
         };
         let ended = match &attempt.result {
             Ok(Up::Done) => self.journal.end(Phase::Done, None),
@@ -179,10 +187,28 @@ impl Session {
         self.journal.end(Phase::Stopped, fault)
     }
 
+    /// On a node in service, mounts what can be mounted before anybody has answered anything.
+    async fn mount_at_once(&self, given: Option<&Config>) -> Result<(), Stopped> {
+        if !reboot::is_in_service(&self.journal) {
+            return Ok(());
+        }
+        let kept = || settings::read_kept(&self.places.config, &self.places.state_dir)?.validate(Scope::Offline);
+        match given.map_or_else(|| kept().map(Cow::Owned), |config| Ok(Cow::Borrowed(config))) {
+            Ok(config) => reboot::mount(&self.boot(&config)).await,
+            // What is wrong with it is said when it is read in full.
+            Err(failure) => {
+                tracing::debug!("nothing is mounted before AWS has answered: {failure}");
+                Ok(())
+            }
+        }
+    }
+
     async fn configured_attempt(&self) -> Attempt {
         let mut stop = self.stop.clone();
+        // Where the instance is known, its launch may need heartbeats soon.
+        let patience = if self.site.get().is_some() { READING_AGAIN } else { settings::IMDS_DEADLINE };
         let read = tokio::select! {
-            read = settings::read(&self.places.config, &self.aws.imds, settings::IMDS_DEADLINE) => read,
+            read = settings::read(&self.places.config, &self.aws.imds, patience) => read,
             _ = stop.wait_for(|stop| *stop) => Err(crate::step::stopped()),
         };
         let texts = match read {
@@ -190,7 +216,10 @@ impl Session {
             Err(failure) => return Attempt { result: Err(failure.into()), config: None, lifecycle: None },
         };
         let config = match texts.clone().validate(Scope::ThisHost) {
-            Ok(config) => config,
+            Ok(config) => {
+                texts.keep(&self.places.state_dir);
+                config
+            }
             Err(failure) => {
                 let lifecycle = texts.lifecycle();
                 if lifecycle.is_some() {
@@ -219,6 +248,7 @@ impl Session {
             aws: &self.aws,
             site: &self.site,
             scratch: &self.scratch,
+            unwritable: &self.unwritable,
             boot_id: &self.boot_id,
             allowance: &self.allowance,
             stop: self.stop.clone(),
@@ -337,10 +367,16 @@ pub fn last_words(fault: Option<&Fault>) {
     log::last_words(Level::Error, &last(&error.message), &last(&error.public));
 }
 
-/// Makes the state directory, where it is missing.
-pub fn make_state_dir(dir: &Path) -> Result<(), Failure> {
-    journal::private_dir(dir)
-        .map_err(|error| Failure::new(Code::StateUnusable, format!("making {}", dir.display())).because(error))
+/// Takes the lock, in directories that are made where they are missing. One that cannot be made is found by what needs it.
+pub fn take_lock(places: &Places) -> Result<Lock, Failure> {
+    let (state_dir, runtime_dir) = (&places.state_dir, &places.runtime_dir);
+    if let Err(error) = journal::private_dir(state_dir) {
+        tracing::error!("making {}: {error}", state_dir.display());
+    }
+    if let Err(error) = publish::make_dir(runtime_dir) {
+        tracing::error!("making {}: {error}", runtime_dir.display());
+    }
+    Lock::take(state_dir, runtime_dir)
 }
 
 /// Becomes true at SIGTERM or SIGINT. A terminal that goes away (SIGHUP) ends nothing.

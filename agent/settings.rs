@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 use crate::aws::imds::Imds;
 use crate::config::{self, Config, Scope, Text};
 use crate::failure::{Class, Code, Failure};
+use crate::host::atomic::Replacement;
 
 /// The configuration's usual place.
 pub const CONFIG: &str = "/etc/node-agent/config.toml";
@@ -17,6 +18,9 @@ pub const CONFIG: &str = "/etc/node-agent/config.toml";
 pub const OVERRIDE: &str = "/etc/node-agent/override.toml";
 /// In place of a path: the instance's user data.
 pub const IMDS: &str = "imds";
+
+/// The user data of the last boot, in the state directory.
+const KEPT: &str = "user-data.toml";
 
 /// Until the configuration is known there is no other deadline: the default of `timeouts.aws`.
 pub const IMDS_DEADLINE: Duration = Duration::from_mins(5);
@@ -28,6 +32,8 @@ pub struct Texts {
     pub main: Text,
     /// [`OVERRIDE`], where it exists.
     pub overrides: Option<Text>,
+    /// Whether the configuration is the instance's user data.
+    pub from_user_data: bool,
 }
 
 /// Reads and validates the configuration named by `--config`.
@@ -37,20 +43,54 @@ pub async fn load(from: &str, imds: &Imds, scope: Scope) -> Result<Config, Failu
 
 /// Reads the texts of the configuration named by `--config`. `patience` is for the metadata service.
 pub async fn read(from: &str, imds: &Imds, patience: Duration) -> Result<Texts, Failure> {
-    let mut main = if from == IMDS { user_data(imds, patience).await? } else { file(Path::new(from))? };
-    if from != IMDS && config::wants_user_data(&main.text) {
-        main = user_data(imds, patience).await?;
-    }
-    let overrides = if fs::exists(OVERRIDE).unwrap_or(true) { Some(file(Path::new(OVERRIDE))?) } else { None };
-    Ok(Texts { main, overrides })
+    let (main, from_user_data) = match own_file(from)? {
+        Some(text) => (text, false),
+        None => (user_data(imds, patience).await?, true),
+    };
+    Ok(Texts { main, overrides: overrides()?, from_user_data })
+}
+
+/// As [`read`], without asking anybody: in place of user data what [`Texts::keep`] has kept of it in `state_dir`.
+pub fn read_kept(from: &str, state_dir: &Path) -> Result<Texts, Failure> {
+    let (main, from_user_data) = match own_file(from)? {
+        Some(text) => (text, false),
+        None => (file(&state_dir.join(KEPT))?, true),
+    };
+    Ok(Texts { main, overrides: overrides()?, from_user_data })
 }
 
 /// Reads one text and nothing beside it: a configuration that is for another machine.
 pub fn read_alone(from: &str) -> Result<Texts, Failure> {
-    Ok(Texts { main: file(Path::new(from))?, overrides: None })
+    Ok(Texts { main: file(Path::new(from))?, overrides: None, from_user_data: false })
+}
+
+/// The configuration's file; none where it is in the user data.
+fn own_file(from: &str) -> Result<Option<Text>, Failure> {
+    if from == IMDS {
+        return Ok(None);
+    }
+    let text = file(Path::new(from))?;
+    Ok(if config::wants_user_data(&text.text) { None } else { Some(text) })
+}
+
+fn overrides() -> Result<Option<Text>, Failure> {
+    if fs::exists(OVERRIDE).unwrap_or(true) { file(Path::new(OVERRIDE)).map(Some) } else { Ok(None) }
 }
 
 impl Texts {
+    /// Keeps user data in `state_dir` for a reboot at which the metadata service does not answer. For root alone: it may hold
+    /// secrets.
+    pub fn keep(&self, state_dir: &Path) {
+        let path = state_dir.join(KEPT);
+        let text = self.main.text.as_bytes();
+        if !self.from_user_data || fs::read(&path).is_ok_and(|kept| kept == text) {
+            return;
+        }
+        if let Err(error) = Replacement::new(&path).mode(0o600).write(text) {
+            tracing::warn!("the user data is not kept for the next boot: {}: {error}", path.display());
+        }
+    }
+
     /// Checks the texts; every mistake is in one failure.
     pub fn validate(self, scope: Scope) -> Result<Config, Failure> {
         config::load(self.main, self.overrides, scope)

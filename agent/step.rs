@@ -315,7 +315,7 @@ impl<'a> Runner<'a> {
                     Failure::new(Code::NoEffect, format!("done, but not seen yet: {because}"))
                 }
                 Ok(Observed::Todo(because)) => {
-                    progress.acting(self.journal, &because)?;
+                    progress.acting(self.journal, &because);
                     match self.bounded(&because, step.act(), deadline, !step.keeps_own_deadline()).await {
                         Ok(()) => {
                             patience.reset_trouble();
@@ -499,7 +499,7 @@ impl Progress {
         progress
     }
 
-    fn acting(&mut self, journal: &Journal, because: &str) -> Result<(), Failure> {
+    fn acting(&mut self, journal: &Journal, because: &str) {
         self.record.attempts += 1;
         // A next try of the same thing goes on with what the last one met: who looks meanwhile is told why it lasts.
         if self.doing.as_deref() != Some(because) {
@@ -511,7 +511,7 @@ impl Progress {
             "start",
             format_args!("start: {because} (attempt {}, deadline {})", self.record.attempts, rough(self.allowed)),
         );
-        self.save(journal, Outcome::Running)
+        self.save(journal, Outcome::Running);
     }
 
     fn waiting(&mut self, journal: &Journal, patience: &Patience, pause: Duration) {
@@ -543,26 +543,24 @@ impl Progress {
         match result {
             Ok(output) => {
                 let outcome = if self.changed { Outcome::Changed } else { Outcome::AlreadySo };
-                self.save(journal, outcome)?;
+                self.save(journal, outcome);
                 let how = if self.changed || self.only_looks || self.told.is_some() { "done" } else { "already so" };
                 self.log("done", format_args!("{how} ({})", rough(self.began.elapsed())));
                 Ok(output)
             }
             Err(failure) => {
                 self.record.error = Some((&failure).into());
-                if let Err(unsaved) = self.save(journal, Outcome::Failed) {
-                    tracing::error!("{unsaved}");
-                }
+                self.save(journal, Outcome::Failed);
                 self.log("failed", format_args!("failed ({}): {failure}", rough(self.began.elapsed())));
                 Err(failure)
             }
         }
     }
 
-    fn save(&mut self, journal: &Journal, outcome: Outcome) -> Result<(), Failure> {
+    fn save(&mut self, journal: &Journal, outcome: Outcome) {
         self.record.outcome = outcome;
         self.record.took_ms = journal::millis(self.earlier + self.began.elapsed());
-        journal.record(self.record.clone())
+        journal.record(self.record.clone());
     }
 
     /// `kind` says what becomes of the step, for those who draw it (agent/log).

@@ -35,13 +35,18 @@ pub type Locked = Flock<File>;
 impl Device {
     /// The device of the volume with this serial (`vol0123…`), or none while there is none.
     pub fn find(serial: &str, device_name: &str) -> Result<Option<Device>, Failure> {
-        if let Some(device) = by_serial(serial)? {
-            return Ok(Some(device));
+        match Device::find_by_identity(serial)? {
+            Some(device) => Ok(Some(device)),
+            None => by_xen_name(device_name),
         }
-        if let Some(device) = by_link(serial)? {
-            return Ok(Some(device));
+    }
+
+    /// As [`Device::find`], where nothing but the volume's own id counts.
+    pub fn find_by_identity(serial: &str) -> Result<Option<Device>, Failure> {
+        match by_serial(serial)? {
+            Some(device) => Ok(Some(device)),
+            None => by_link(serial),
         }
-        by_xen_name(device_name)
     }
 
     fn open(path: &Path) -> Result<Option<Device>, Failure> {

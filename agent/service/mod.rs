@@ -4,9 +4,11 @@
 pub mod control;
 pub mod retry;
 
+use std::fmt;
 use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
+use backon::{BackoffBuilder, ExponentialBuilder};
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -37,7 +39,7 @@ enum Next {
 
 /// What ends a hold.
 enum HoldEnd {
-    /// Somebody wants another go.
+    /// Somebody wants another go, or time may have mended what failed.
     Again,
     /// The service is told to stop.
     Stopped,
@@ -56,6 +58,38 @@ pub struct Service {
     control: Control,
     /// Who waits for the end of the present go.
     followers: Vec<Asked>,
+    /// The pauses before the next goes that nobody asks for.
+    pauses: Pauses,
+}
+
+/// How long a failure that time can mend is left alone before the next go at it.
+struct Pauses(Box<dyn Iterator<Item = Duration>>);
+
+impl Pauses {
+    /// From ten seconds to five minutes, each with as much again at random: after an outage a region's nodes do not all come
+    /// back at once.
+    fn new() -> Self {
+        let pauses = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_secs(10))
+            .with_max_delay(Duration::from_mins(5))
+            .with_factor(2.0)
+            .without_max_times()
+            .with_jitter();
+        Pauses(Box::new(pauses.build()))
+    }
+
+    /// The next one, for a failure that may be over by itself: an outage, throttling, credentials or permissions that are not
+    /// there yet. Nobody has to come for those.
+    fn next(&mut self, ended: &Ended) -> Option<Duration> {
+        let mends = matches!(ended.failure.class(), Class::Outage | Class::Settling);
+        if mends { self.0.next() } else { None }
+    }
+}
+
+impl fmt::Debug for Pauses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pauses")
+    }
 }
 
 impl Service {
@@ -66,7 +100,7 @@ impl Service {
         notify(&[sd_notify::NotifyState::Ready]);
         keep_watchdog_calm();
         say_when_stopping(session.stop.clone());
-        Ok(Service { session, control, followers: Vec::new() })
+        Ok(Service { session, control, followers: Vec::new(), pauses: Pauses::new() })
     }
 
     /// Runs until it is told to stop, which is no failure, or a hold has ended.
@@ -74,6 +108,9 @@ impl Service {
         loop {
             let attempt =
                 uninterrupted(&mut self.control.requests, &mut self.followers, self.session.attempt(None)).await;
+            if attempt.result.is_ok() {
+                self.pauses = Pauses::new();
+            }
             let how = attempt.result.as_ref().err().map(Ended::fault);
             // Those who ask next must find it as it is now, the end of the hold included.
             if let Err(ended) = &attempt.result
@@ -181,8 +218,13 @@ impl Service {
         let until = self.hold_until(&ended, lifecycle);
         let left = until.map(|until| until.duration_since(SystemTime::now()).unwrap_or_default());
         let how_long = left.map_or_else(String::new, |left| format!(" for {}, then ABANDON", rough(left)));
-        tracing::warn!("held{how_long}; repair it, then: node-agent retry");
-        let ending = self.held(&ended, lifecycle, left, completing).await;
+        let pause = self.pauses.next(&ended);
+        let what_next = match pause {
+            Some(pause) => format!("tried again in {}, or at once by: node-agent retry", rough(pause)),
+            None => "repair it, then: node-agent retry".to_owned(),
+        };
+        tracing::warn!("held{how_long}; {what_next}");
+        let ending = self.held(&ended, lifecycle, left, pause, completing).await;
         match ending {
             HoldEnd::Again => Next::Again,
             HoldEnd::Stopped => Next::End(self.session.stopped().map_err(Ended::from)),
@@ -209,10 +251,12 @@ impl Service {
         ended: &Ended,
         lifecycle: Option<&config::Lifecycle>,
         left: Option<Duration>,
+        pause: Option<Duration>,
         completing: Duration,
     ) -> HoldEnd {
         let session = &self.session;
         let end = left.map(|left| Instant::now() + left);
+        let again_at = pause.map(|pause| Instant::now() + pause);
         let _permit = end.map(|end| session.allowance.permit(Some(end)));
         let launch = session.launch(lifecycle.filter(|_| end.is_some()));
         let mut heart = pin!(async {
@@ -249,6 +293,7 @@ impl Service {
                 () = &mut tag => {}
                 lost = &mut heart => return HoldEnd::Lost(lost),
                 () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => return HoldEnd::Over,
+                () = sleep_until(again_at.unwrap_or_else(Instant::now)), if again_at.is_some() => return HoldEnd::Again,
             }
         }
     }

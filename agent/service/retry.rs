@@ -10,8 +10,7 @@ use crate::config::Scope;
 use crate::failure::{Code, Failure};
 use crate::host::{self, systemd};
 use crate::journal::{Fault, Journal, Phase};
-use crate::lock::Lock;
-use crate::session::{Ended, Places, Session, make_state_dir, stop_signal};
+use crate::session::{Ended, Places, Session, stop_signal, take_lock};
 use crate::settings;
 use crate::step::{StepName, stopped};
 use crate::steps::lifecycle::LaunchResult;
@@ -31,10 +30,9 @@ pub async fn retry(places: Places, from: Option<StepName>) -> Result<(), Fault> 
     }
     {
         // Whoever works on the node without a service is not disturbed.
-        make_state_dir(&places.state_dir)?;
-        let _lock = Lock::take(&places.state_dir)?;
+        let _lock = take_lock(&places)?;
         if let Some(step) = from {
-            Journal::open(&places.state_dir, &host::boot_id()?, None)?.redo_from(step)?;
+            Journal::open(&places.state_dir, &host::boot_id()?, None).redo_from(step)?;
         }
     }
     tracing::info!("starting {}", systemd::UNIT);

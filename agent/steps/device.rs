@@ -1,7 +1,11 @@
 //! `filesystem`, first part: the attached volume's block device.
 
+use std::cell::Cell;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
+use crate::aws::ec2::Ec2;
 use crate::failure::{Code, Failure};
 use crate::host::device::{self, Device};
 use crate::step::{Observed, Step, StepName};
@@ -10,11 +14,18 @@ use crate::steps::attach::Attached;
 /// Finds and opens the device, and compares its size with what EC2 says.
 #[derive(Debug)]
 pub struct FindDevice<'a> {
+    /// EC2, for the volume's size as it is now.
+    pub ec2: &'a Ec2,
     /// The attached volume.
     pub volume: &'a Attached<'a>,
     /// `timeouts.volume`
     pub deadline: Duration,
+    /// The size in GiB that EC2 said last, and when.
+    pub described: Cell<Option<(u64, Instant)>>,
 }
+
+/// How long EC2's answer counts while the sizes differ: the request quota is the whole account's.
+const SIZE_FRESH: Duration = Duration::from_secs(5);
 
 impl Step for FindDevice<'_> {
     type Output = Device;
@@ -42,20 +53,35 @@ impl Step for FindDevice<'_> {
                 format!("EC2 says that volume {id} is attached, but its device has not appeared; {}", device::seen());
             return Ok(Observed::NotYet(Failure::new(Code::DeviceMissing, text)));
         };
-        let expected = self.volume.view.size_gib << 30;
-        if device.size != expected {
-            let text = format!(
-                "{} has {} bytes, but EC2 says that volume {id} has {} GiB ({expected} bytes)",
-                device.path.display(),
-                device.size,
-                self.volume.view.size_gib
-            );
-            return Ok(Observed::NotYet(Failure::new(Code::DeviceSize, text)));
+        if device.size == self.volume.view.size_gib << 30 {
+            return Ok(Observed::Done(device));
         }
-        Ok(Observed::Done(device))
+        let size_gib = self.size_now().await?;
+        let expected = size_gib << 30;
+        if device.size == expected {
+            return Ok(Observed::Done(device));
+        }
+        let text = format!(
+            "{} has {} bytes, but EC2 says that volume {id} has {size_gib} GiB ({expected} bytes)",
+            device.path.display(),
+            device.size,
+        );
+        Ok(Observed::NotYet(Failure::new(Code::DeviceSize, text)))
     }
 
     async fn act(&self) -> Result<(), Failure> {
         Ok(())
+    }
+}
+
+impl FindDevice<'_> {
+    /// The volume's size in GiB as EC2 has it now: somebody may have enlarged it since it was attached.
+    async fn size_now(&self) -> Result<u64, Failure> {
+        if let Some((size_gib, _)) = self.described.get().filter(|(_, at)| at.elapsed() < SIZE_FRESH) {
+            return Ok(size_gib);
+        }
+        let size_gib = self.ec2.volume(self.volume.want.id.as_str()).await?.size_gib;
+        self.described.set(Some((size_gib, Instant::now())));
+        Ok(size_gib)
     }
 }

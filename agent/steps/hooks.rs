@@ -202,13 +202,13 @@ impl Hook<'_> {
 }
 
 /// Ends the hook that an agent killed in its course has left behind.
-pub async fn end_survivor(journal: &Journal, boot_id: &str) -> Result<(), Failure> {
-    let Some(hook) = journal.read(|state| state.hook.clone()) else { return Ok(()) };
+pub async fn end_survivor(journal: &Journal, boot_id: &str) {
+    let Some(hook) = journal.read(|state| state.hook.clone()) else { return };
     if hook.boot_id == boot_id && group::survives(hook.pid, hook.started) {
         tracing::warn!("a hook of an earlier run is still at work (process group {}); ending it", hook.pid);
         group::end(hook.pid).await;
     }
-    journal.update(|state| state.hook = None)
+    journal.keep(|state| state.hook = None);
 }
 
 /// Logs lines as they come and keeps the last ones.

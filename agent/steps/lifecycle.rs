@@ -12,7 +12,7 @@ use crate::aws::autoscaling::{AutoScaling, Completion, LifecycleState};
 use crate::aws::imds::Imds;
 use crate::config;
 use crate::failure::{Class, Code, Failure};
-use crate::journal::{Journal, LaunchOutcome};
+use crate::journal::{Journal, LaunchOutcome, State};
 use crate::step::{Observed, SETTLING, Step, StepName, Stopped};
 use crate::steps::identity::Node;
 
@@ -151,13 +151,17 @@ impl Step for Complete<'_> {
     }
 
     async fn act(&self) -> Result<(), Failure> {
-        let Some(config) = self.launch.config else { return self.record(LaunchOutcome::NoHook) };
+        let Some(config) = self.launch.config else {
+            self.record(LaunchOutcome::NoHook);
+            return Ok(());
+        };
         let autoscaling = self.launch.autoscaling;
         let instance = &self.launch.node.instance_id;
         // An intent that is there already was followed by a call whose effect nobody has seen.
         let unconfirmed = self.journal.read(|state| state.lifecycle.intent.is_some());
         if unconfirmed && self.has_taken_effect(&autoscaling.state(instance).await?) {
-            return self.record(self.sent());
+            self.record(self.sent());
+            return Ok(());
         }
         self.intend(Some(self.result))?;
         match autoscaling.complete(&config.asg_name, &config.hook_name, instance, &self.result.to_string()).await {
@@ -166,7 +170,10 @@ impl Step for Complete<'_> {
                 self.confirm(&autoscaling.state(instance).await?)
             }
             // Taken before: what holds the instance now is another hook.
-            Ok(Completion::NoActiveAction(_)) if self.accepted.get() => self.record(self.sent()),
+            Ok(Completion::NoActiveAction(_)) if self.accepted.get() => {
+                self.record(self.sent());
+                Ok(())
+            }
             Ok(Completion::NoActiveAction(message)) => {
                 if !unconfirmed {
                     self.intend(None)?;
@@ -220,7 +227,8 @@ impl Complete<'_> {
     /// to an answer that was not Auto Scaling's.
     fn confirm(&self, state: &LifecycleState) -> Result<(), Failure> {
         if self.has_taken_effect(state) || matches!(state, LifecycleState::Unreadable | LifecycleState::NoGroup) {
-            return self.record(self.sent());
+            self.record(self.sent());
+            return Ok(());
         }
         let text = format!("{} was accepted, but {} is still {state}", self.result, self.launch.node.instance_id);
         Err(Failure::new(Code::LifecycleNotWaiting, text))
@@ -235,11 +243,15 @@ impl Complete<'_> {
             Err(Failure::new(Code::LifecycleNotWaiting, text))
         };
         match state {
-            _ if self.has_taken_effect(&state) => self.record(self.sent()),
+            _ if self.has_taken_effect(&state) => {
+                self.record(self.sent());
+                Ok(())
+            }
             LifecycleState::NoGroup => {
                 let text = format!("{instance} is in no Auto Scaling group: there is nothing to complete");
                 self.journal.warn(StepName::Complete, None, text);
-                self.record(LaunchOutcome::NoGroup)
+                self.record(LaunchOutcome::NoGroup);
+                Ok(())
             }
             LifecycleState::Terminating(state) => Err(self.launch.terminating(&state)),
             LifecycleState::Pending => waiting("is Pending: its hook has not begun to wait"),
@@ -257,7 +269,8 @@ impl Complete<'_> {
                     self.result, config.hook_name
                 );
                 self.journal.warn(StepName::Complete, None, text);
-                self.record(LaunchOutcome::Unconfirmed)
+                self.record(LaunchOutcome::Unconfirmed);
+                Ok(())
             }
             LifecycleState::Unreadable => waiting("may not be looked at (autoscaling:DescribeAutoScalingInstances)"),
             LifecycleState::Warmed(state) | LifecycleState::Other(state) => waiting(&format!("is {state}")),
@@ -277,12 +290,20 @@ impl Complete<'_> {
         }
     }
 
+    /// Journals what is about to be sent. Only CONTINUE depends on it: where a full disk takes no intent, a failed node is
+    /// given up all the same.
     fn intend(&self, result: Option<LaunchResult>) -> Result<(), Failure> {
-        self.journal.update(|state| state.lifecycle.intent = result.map(|result| result.to_string()))
+        let change = |state: &mut State| state.lifecycle.intent = result.map(|result| result.to_string());
+        if result == Some(LaunchResult::Continue) {
+            return self.journal.update(change);
+        }
+        self.journal.keep(change);
+        Ok(())
     }
 
-    fn record(&self, outcome: LaunchOutcome) -> Result<(), Failure> {
-        self.journal.update(|state| state.lifecycle.outcome = Some(outcome))
+    /// Auto Scaling has been told: that holds whether or not the disk takes it.
+    fn record(&self, outcome: LaunchOutcome) {
+        self.journal.keep(|state| state.lifecycle.outcome = Some(outcome));
     }
 }
 

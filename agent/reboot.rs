@@ -1,0 +1,86 @@
+//! A reboot needs nobody: the volumes of a node in service are mounted, and its applications started, without any answer from
+//! AWS or the instance metadata. The boot sequence follows, and looks at everything again.
+//!
+//! What is mounted so is beyond doubt: the journal of this very machine says that its launch was completed, the disk says by its
+//! serial number which volume it is, and the configured filesystem is on it. Whatever is not so clear is left to the sequence.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::boot::Boot;
+use crate::config::Volume;
+use crate::failure::Failure;
+use crate::host;
+use crate::host::device::Device;
+use crate::host::probe::{Found, Verdict, probe};
+use crate::journal::{Journal, LaunchOutcome};
+use crate::step::{Runner, StepName, Stopped};
+
+/// How long the kernel may take to find a disk that was attached before the boot. One that was detached meanwhile is attached by
+/// the sequence.
+const FOUND_WITHIN: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(50);
+
+/// Whether this machine is a node in service as far as it can know by itself, and nobody asked for its disks to be set up anew.
+pub fn is_in_service(journal: &Journal) -> bool {
+    journal.read(|state| {
+        let launched = state.lifecycle.outcome.is_some_and(|outcome| outcome != LaunchOutcome::Abandoned);
+        launched
+            && state.redo_from.is_none_or(|step| step > StepName::Mount)
+            && host::instance_id().is_some_and(|id| id == state.instance_id)
+    })
+}
+
+/// Mounts all volumes and starts what waits for them, where all of them are at hand.
+pub async fn mount(boot: &Boot<'_>) -> Result<(), Stopped> {
+    let volumes = &boot.config.volumes;
+    if volumes.is_empty() {
+        return Ok(());
+    }
+    let Some(disks) = find(boot).await else { return Ok(()) };
+    let run = Runner::new(boot.journal, boot.config.timeouts.aws, boot.stop.clone(), boot.allowance);
+    boot.mount(&run, volumes.iter().zip(&disks).map(|(want, (device, found))| (want, device, found)).collect()).await
+}
+
+/// The disks of all volumes, in their order.
+async fn find(boot: &Boot<'_>) -> Option<Vec<(Device, Found)>> {
+    let give_up = Instant::now() + FOUND_WITHIN;
+    let mut disks = Vec::new();
+    for want in &boot.config.volumes {
+        let disk = loop {
+            match at_hand(boot.journal, want).await {
+                Ok(AtHand::Yes(device, found)) => break (device, found),
+                Ok(AtHand::NotYet) if Instant::now() < give_up && !*boot.stop.borrow() => sleep(POLL).await,
+                Ok(AtHand::NotYet) => {
+                    tracing::info!("volume {} has no device yet: it is mounted when AWS has answered", want.id);
+                    return None;
+                }
+                Ok(AtHand::No) => return None,
+                Err(failure) => {
+                    tracing::info!("volume {} is mounted when AWS has answered: {failure}", want.id);
+                    return None;
+                }
+            }
+        };
+        disks.push(disk);
+    }
+    Some(disks)
+}
+
+enum AtHand {
+    Yes(Device, Found),
+    NotYet,
+    No,
+}
+
+async fn at_hand(journal: &Journal, want: &Volume) -> Result<AtHand, Failure> {
+    if journal.volume(want.id.as_str()).formatting.is_some() {
+        return Ok(AtHand::No);
+    }
+    let Some(device) = Device::find_by_identity(&want.id.serial())? else { return Ok(AtHand::NotYet) };
+    Ok(match probe(&device).await? {
+        Verdict::Filesystem(found) if found.kind == want.file_system.as_str() => AtHand::Yes(device, found),
+        _ => AtHand::No,
+    })
+}
