@@ -177,11 +177,13 @@ impl Boot<'_> {
         // One that lies in another comes after it.
         mounts.sort_by_key(|((volume, _), _)| &volume.want.mount_path);
         run.in_turn(mounts.into_iter().map(|((volume, device), found)| MountVolume {
-            volume,
+            journal,
+            want: volume.want,
             device,
             found,
             allowance: self.allowance,
             deadline,
+            tried: Cell::default(),
         }))
         .await?;
         if !run.is_planning() {

@@ -1,5 +1,6 @@
 //! `mount`: the filesystem is mounted at its mount point, now and at the next boot.
 
+use std::cell::Cell;
 use std::fs;
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -7,14 +8,15 @@ use std::time::Duration;
 use nix::errno::Errno;
 use tokio::time::{Instant, sleep};
 
+use crate::config;
 use crate::failure::{Code, Failure, Named};
 use crate::heartbeat::Allowance;
 use crate::host::device::{self, Device};
 use crate::host::mountinfo::Mounted;
 use crate::host::probe::Found;
 use crate::host::{filesystem, fstab, mount, resize, systemd};
+use crate::journal::Journal;
 use crate::step::{Observed, Step, StepName};
-use crate::steps::attach::Attached;
 
 /// How long a device may be busy before somebody is told.
 const BUSY: Duration = Duration::from_secs(10);
@@ -23,8 +25,10 @@ const BUSY_POLL: Duration = Duration::from_millis(100);
 /// Writes the fstab line and mounts.
 #[derive(Debug)]
 pub struct MountVolume<'a> {
-    /// The attached volume.
-    pub volume: &'a Attached<'a>,
+    /// Knows how this boot's mount was made.
+    pub journal: &'a Journal,
+    /// The volume, as configured.
+    pub want: &'a config::Volume,
     /// Its device.
     pub device: &'a Device,
     /// The filesystem on it.
@@ -33,6 +37,8 @@ pub struct MountVolume<'a> {
     pub allowance: &'a Allowance,
     /// `timeouts.volume`
     pub deadline: Duration,
+    /// What is tried only once in a run was tried.
+    pub tried: Cell<bool>,
 }
 
 impl Step for MountVolume<'_> {
@@ -43,7 +49,7 @@ impl Step for MountVolume<'_> {
     }
 
     fn subject(&self) -> Option<&str> {
-        Some(self.volume.want.id.as_str())
+        Some(self.want.id.as_str())
     }
 
     fn deadline(&self) -> Duration {
@@ -56,7 +62,7 @@ impl Step for MountVolume<'_> {
     }
 
     async fn observe(&self) -> Result<Observed<()>, Failure> {
-        let path = &self.volume.want.mount_path;
+        let path = &self.want.mount_path;
         match self.mounted()? {
             Some(mounted) if mounted.device != self.device.number => {
                 let place = path.display();
@@ -74,7 +80,7 @@ impl Step for MountVolume<'_> {
     }
 
     async fn act(&self) -> Result<(), Failure> {
-        let want = self.volume.want;
+        let want = self.want;
         let path = &want.mount_path;
         let twin = self.has_twin()?;
         let (source, options) = (self.source(twin), self.options(twin));
@@ -93,7 +99,7 @@ impl MountVolume<'_> {
     /// Mounts it, if it is not by now: told of the new line, systemd unmounts what it believes stale, and mounts by itself what
     /// an earlier line for the same place had it wait for. The kernel refuses the second mount while the first is under way.
     async fn mount(&self, options: &[String]) -> Result<(), Failure> {
-        let want = self.volume.want;
+        let want = self.want;
         let device = &self.device.path;
         let patience = Instant::now() + BUSY;
         while self.mounted()?.is_none() {
@@ -119,7 +125,7 @@ impl MountVolume<'_> {
 
     /// What is mounted there; the kernel knows the place by its real path. A symlink in the place itself is not followed.
     fn mounted(&self) -> Result<Option<Mounted>, Failure> {
-        let path = &self.volume.want.mount_path;
+        let path = &self.want.mount_path;
         let real =
             path.parent().zip(path.file_name()).and_then(|(dir, name)| Some(fs::canonicalize(dir).ok()?.join(name)));
         mount::at(real.as_deref().unwrap_or(path))
@@ -127,7 +133,7 @@ impl MountVolume<'_> {
 
     /// As configured; with `nouuid` for a twin, and only then, because it is what keeps one disk from being mounted twice.
     fn options(&self, twin: bool) -> Vec<String> {
-        let mut options = self.volume.want.mount_options.clone();
+        let mut options = self.want.mount_options.clone();
         options.extend(twin.then(|| "nouuid".to_owned()));
         options
     }
@@ -145,7 +151,7 @@ impl MountVolume<'_> {
         if let Some(twin) = &twin {
             tracing::warn!(
                 step = "mount",
-                volume = self.volume.want.id.as_str(),
+                volume = self.want.id.as_str(),
                 "{} mounted at {} has the same UUID; mounting with nouuid",
                 twin.source,
                 twin.mount_point.display()
@@ -167,7 +173,7 @@ impl MountVolume<'_> {
         if let Some(elsewhere) = mount::of_device(self.device.number)?.first() {
             tracing::warn!(
                 step = "mount",
-                volume = self.volume.want.id.as_str(),
+                volume = self.want.id.as_str(),
                 "{} is mounted at {} too; not checked",
                 self.device.path.display(),
                 elsewhere.mount_point.display()
@@ -185,18 +191,18 @@ impl MountVolume<'_> {
     /// The filesystem's UUID; for a twin, to whose UUID two disks answer, the link that names the volume itself.
     fn source(&self, twin: bool) -> String {
         let by_uuid = || format!("UUID={}", self.found.uuid);
-        let link = if twin { device::link_to(&self.volume.want.id.serial()) } else { None };
+        let link = if twin { device::link_to(&self.want.id.serial()) } else { None };
         link.map_or_else(by_uuid, |link| link.display().to_string())
     }
 
     fn line<'b>(&'b self, source: &'b str, options: &'b [String]) -> fstab::Line<'b> {
-        let want = self.volume.want;
+        let want = self.want;
         fstab::Line { volume: want.id.as_str(), source, mount_point: &want.mount_path, kind: &self.found.kind, options }
     }
 
     /// The mount point is an empty directory: what lies in it would be hidden, and was perhaps written there by mistake.
     fn prepare_mount_point(&self) -> Result<(), Failure> {
-        let path = &self.volume.want.mount_path;
+        let path = &self.want.mount_path;
         let taken = |what: &str| Err(Failure::new(Code::MountPointTaken, format!("{} {what}", path.display())));
         match fs::symlink_metadata(path) {
             Ok(meta) if meta.is_symlink() => taken("is a symlink"),
