@@ -229,10 +229,16 @@ impl Boot<'_> {
     ) -> Result<(), Stopped> {
         // One that lies in another comes after it.
         disks.sort_by_key(|(want, _, _)| &want.mount_path);
-        let (allowance, deadline) = (self.allowance, self.config.timeouts.volume);
-        let mounts =
-            disks.into_iter().map(|(want, device, found)| MountVolume { want, device, found, allowance, deadline });
-        run.in_turn(mounts).await?;
+        run.in_turn(disks.into_iter().map(|(want, device, found)| MountVolume {
+            journal: self.journal,
+            want,
+            device,
+            found,
+            allowance: self.allowance,
+            deadline: self.config.timeouts.volume,
+            tried: Cell::default(),
+        }))
+        .await?;
         if !run.is_planning() {
             announce_mounts().await;
         }

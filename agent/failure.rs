@@ -146,7 +146,7 @@ catalogue! {
     /// The attached volume's device does not appear.
     DeviceMissing "device-missing" Waiting "see dmesg and lsblk -o NAME,SERIAL,SIZE; a reboot of the instance often makes the device appear; then: node-agent retry";
     /// A device is not what its name says.
-    DeviceUntrusted "device-untrusted" Safety "compare with lsblk -o NAME,SERIAL,SIZE; a stale link under /dev/disk/by-id goes away with: udevadm trigger --settle; then: node-agent retry";
+    DeviceUntrusted "device-untrusted" Safety "compare with lsblk -o NAME,SERIAL,SIZE; a stale link under /dev/disk/by-id goes away with: udevadm trigger && udevadm settle; then: node-agent retry";
     /// The device's size is not what EC2 says.
     DeviceSize "device-size" SafetyWaiting "compare aws ec2 describe-volumes --volume-ids VOLUME with lsblk -b: it must be the same volume; after a resize they agree within minutes, then: node-agent retry";
     /// Another process works on the device.
@@ -171,6 +171,12 @@ catalogue! {
     FstabConflict "fstab-conflict" Safety "remove that line from /etc/fstab, or set another mount_path, then: node-agent retry";
     /// The kernel refuses the mount.
     MountFailed "mount-failed" Permanent "see the filesystem's own message in dmesg, then: node-agent retry";
+    /// What is mounted is not mounted with the configured options, and the kernel does not change that while it is mounted.
+    MountOptions "mount-options" Permanent "correct mount_options; or stop what uses the volume (fuser -vm PLACE), then: umount PLACE && node-agent retry; or reboot: the next boot mounts it as configured";
+    /// A mounted filesystem takes no writes: the kernel made it read-only or shut it down after an error.
+    ReadOnly "read-only" Permanent "see why in dmesg; take a snapshot first: aws ec2 create-snapshot --volume-id VOLUME; stop what uses it (fuser -vm PLACE), then: umount PLACE && node-agent retry, which checks the filesystem and mounts it again";
+    /// What the agent mounted is not mounted any more.
+    NotMounted "not-mounted" Permanent "see who unmounted it (journalctl -b); to mount it again: node-agent retry";
     /// A local file operation failed.
     LocalIo "local-io" Permanent "correct what the message ends with (df -h, df -i, ls -ld and dmesg tell most causes), then: node-agent retry";
     /// A user or group does not exist.

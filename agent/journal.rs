@@ -110,6 +110,25 @@ pub struct VolumeRecord {
     /// Growing was tried at this device size, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grow_tried_at: Option<u64>,
+    /// How it was mounted when it was last looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mounted: Option<MountRecord>,
+}
+
+/// A volume's mount. The kernel does not tell of all options whether they are in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountRecord {
+    /// The boot in which it was seen: another boot's mount is another mount.
+    pub boot_id: String,
+    /// Where.
+    pub mount_point: PathBuf,
+    /// The device's number.
+    pub device: u64,
+    /// The options that are in force.
+    pub options: Vec<String>,
+    /// The flags that mountinfo showed once mount(8) had mounted it so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flags: Option<String>,
 }
 
 /// Made durable before mkfs starts.

@@ -80,7 +80,9 @@ pub fn fstab(input: &[u8]) {
     let options: Vec<String> = options.split(',').map(|option| option.replace(unfit, "")).collect();
     let options: Vec<String> = options.into_iter().filter(|option| !option.is_empty()).collect();
     let source = format!("UUID={:0>8.36}", digits(next()));
-    fstab_is_kept(old, &Line { volume: &volume, source: &source, mount_point: &mount_point, kind, options: &options });
+    let pass = if kind == "ext4" && old.len() % 2 == 0 { 2 } else { 0 };
+    let (volume, source, mount_point, options) = (&volume, &source, &mount_point, &options);
+    fstab_is_kept(old, &Line { volume, source, mount_point, kind, options, pass });
 }
 
 /// Any text, and values as blkid writes them.
@@ -126,14 +128,21 @@ pub fn mountinfo(input: &[u8]) {
     while let Some(place) = parts.next() {
         let mut text = || String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
         let source = text();
-        let kind: String = text().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '.').collect();
+        let word = |text: String| -> String {
+            text.chars().filter(|c| c.is_ascii_alphanumeric() || ['.', ',', '='].contains(c)).collect()
+        };
+        let kind = word(text());
+        let (options, super_options) = (word(text()), word(text()));
         let number = u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|at| place.get(at).copied().unwrap_or_default()));
         mounts.push(Mounted {
             // The kernel has 12 bits of major and 20 of minor numbers.
             device: makedev(number & 0xfff, number >> 12 & 0xf_ffff),
+            root: PathBuf::from(OsString::from_vec([b"/", &place[..place.len() / 2]].concat())),
             mount_point: PathBuf::from(OsString::from_vec([b"/", place].concat())),
+            options,
             kind,
             source,
+            super_options,
         });
     }
     let lines = mounts.iter().enumerate();
@@ -155,14 +164,17 @@ fn kernels_line(mount: &Mounted, kind: &[u8], optional: usize) -> Vec<u8> {
         line
     };
     [
-        format!("36 35 {}:{} / ", major(mount.device), minor(mount.device)).into_bytes(),
+        format!("36 35 {}:{} ", major(mount.device), minor(mount.device)).into_bytes(),
+        escaped(mount.root.as_os_str().as_bytes()),
+        b" ".to_vec(),
         escaped(mount.mount_point.as_os_str().as_bytes()),
-        [" rw,relatime", " rw shared:1", " rw shared:1 master:2"][optional].as_bytes().to_vec(),
+        format!(" {}", mount.options).into_bytes(),
+        ["", " shared:1", " shared:1 master:2"][optional].as_bytes().to_vec(),
         b" - ".to_vec(),
         kind.to_vec(),
         b" ".to_vec(),
         escaped(mount.source.as_bytes()),
-        b" rw\n".to_vec(),
+        format!(" {}\n", mount.super_options).into_bytes(),
     ]
     .concat()
 }
@@ -211,7 +223,7 @@ fn is_sound(config: &Config) {
         let id = volume.id.as_str();
         fstab_is_kept(
             b"UUID=r / ext4 defaults 0 1",
-            &Line { volume: id, source: "UUID=u-1", mount_point: path, kind, options: &volume.mount_options },
+            &Line { volume: id, source: "UUID=u-1", mount_point: path, kind, options: &volume.mount_options, pass: 2 },
         );
     }
     let mut destinations = HashSet::new();
@@ -240,6 +252,8 @@ pub fn fstab_is_kept(old: &[u8], want: &Line<'_>) {
     let new = changed.unwrap_or_else(|| old.to_vec());
     assert_eq!(table::rewrite(&new, want), Ok(None), "the second time changes it again");
 
+    let own = table::ours(&new, want.volume).expect("our own line cannot be read back");
+    assert_eq!(own.source, want.source);
     let after = lines(&new, want);
     let (ours, others): (Vec<_>, Vec<_>) = after.iter().enumerate().partition(|(_, line)| line.is_ours(want));
     let [(at, line)] = ours[..] else { panic!("{} lines of ours", ours.len()) };
@@ -248,8 +262,7 @@ pub fn fstab_is_kept(old: &[u8], want: &Line<'_>) {
     let fields = latin1(line.raw.trim_ascii());
     let fields: Vec<&str> = fields.split(' ').collect();
     let [source, _, kind, options, "0", pass] = fields[..] else { panic!("not six fields: {fields:?}") };
-    assert_eq!((source, kind), (want.source, want.kind));
-    assert_eq!(pass, if want.kind == "ext4" { "2" } else { "0" });
+    assert_eq!((source, kind, pass), (want.source, want.kind, want.pass.to_string().as_str()));
     assert!(options.split(',').any(|option| option == "nofail"));
 
     let mut kept: Vec<_> = before.iter().filter(|line| !line.is_ours(want)).map(|line| line.raw.to_vec()).collect();

@@ -6,6 +6,7 @@ mod support;
 
 use std::time::Duration;
 
+use ec2_sim::Sim;
 use support::{HOOKS, World, config, volume_at};
 
 fn first_boot(file_system: &str) {
@@ -26,8 +27,8 @@ fn first_boot(file_system: &str) {
     let uuid = node.shell("findmnt -no UUID /mydata || blkid -p -s UUID -o value $(findmnt -no SOURCE /mydata)");
     let fstab = node.read("/etc/fstab");
     let ours: Vec<_> = fstab.lines().filter(|line| line.contains("/mydata")).collect();
-    let pass = if file_system == "ext4" { 2 } else { 0 };
-    assert_eq!(ours, [format!("UUID={uuid} /mydata {file_system} noatime,nofail,x-node-agent={volume} 0 {pass}")]);
+    let link = format!("/dev/disk/by-id/{}", Sim::link_name(&volume));
+    assert_eq!(ours, [format!("{link} /mydata {file_system} noatime,nofail,x-node-agent={volume} 0 0")]);
     assert_eq!(world.completions(), ["CONTINUE"]);
     world.sim.wait_for_blocking(|_| world.sim.lifecycle_state(&node.id).as_deref() == Some("InService"), SOON).unwrap();
 

@@ -306,7 +306,7 @@ fn a_kill_inside_mkfs_is_resumed_from_its_intent() {
 fn a_kill_before_and_after_each_effect_of_resuming_a_format_is_harmless() {
     for file_system in ["xfs", "ext4"] {
         let resuming = || torn(file_system, Torn::OnlyTheFirst, Victim::Tree);
-        before_each_effect(resuming, Victim::Tree, LOOK, "mount /mydata");
+        before_each_effect(resuming, Victim::Tree, LOOK, "rename to /etc/fstab");
     }
 }
 

@@ -6,13 +6,14 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::stat::{major, minor};
 
+use crate::config::VolumeId;
 use crate::failure::{Code, Failure, Named};
 
 const BY_ID: &str = "/dev/disk/by-id";
@@ -94,6 +95,12 @@ impl Device {
         }
     }
 
+    /// Whether the kernel itself holds the device for something else: a mount in any mount namespace, a device built upon it.
+    pub fn is_held(&self) -> bool {
+        let open = File::options().read(true).custom_flags(OFlag::O_EXCL.bits()).open(&self.path);
+        open.is_err_and(|error| error.raw_os_error() == Some(Errno::EBUSY as i32))
+    }
+
     /// Its folder in sysfs.
     pub fn sysfs(&self) -> PathBuf {
         sysfs_of(self.number)
@@ -123,12 +130,39 @@ impl Device {
     }
 }
 
-/// The by-id link that names the volume with this serial, where there is one.
-pub fn link_to(serial: &str) -> Option<PathBuf> {
-    let links = fs::read_dir(BY_ID).ok()?.filter_map(Result::ok);
+/// The by-id link that names the volume with this serial and leads to this device, where there is one. The plain name comes
+/// first: those with the namespace behind it depend on the version of udev's rules.
+pub fn link_to(serial: &str, number: u64) -> Option<PathBuf> {
+    link_in(Path::new(BY_ID), serial, number)
+}
+
+fn link_in(dir: &Path, serial: &str, number: u64) -> Option<PathBuf> {
+    let links = fs::read_dir(dir).ok()?.filter_map(Result::ok).map(|link| link.path());
     links
-        .map(|link| link.path())
-        .find(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| link_names(name, serial)))
+        .filter(|link| link.file_name().and_then(|name| name.to_str()).is_some_and(|name| link_names(name, serial)))
+        .filter(|link| fs::metadata(link).is_ok_and(|meta| meta.rdev() == number))
+        .min_by_key(|link| (link.as_os_str().len(), link.clone()))
+}
+
+/// Whether this is the path of a by-id link for the volume with this serial, whether or not the link is there now.
+pub fn is_link_for(path: &Path, serial: &str) -> bool {
+    path.parent() == Some(Path::new(BY_ID))
+        && path.file_name().and_then(|name| name.to_str()).is_some_and(|name| link_names(name, serial))
+}
+
+/// The id of the EBS volume that a device is, as far as its serial or its by-id link tells.
+pub fn volume_of(number: u64) -> Option<VolumeId> {
+    let of_serial = |serial: String| serial.replacen("vol", "vol-", 1).parse().ok();
+    if let Some(serial) = serial_at(&sysfs_of(number)) {
+        return of_serial(serial.replace('-', ""));
+    }
+    let links = fs::read_dir(BY_ID).ok()?.filter_map(Result::ok).map(|link| link.path());
+    let mut own = links.filter(|link| fs::metadata(link).is_ok_and(|meta| meta.rdev() == number));
+    own.find_map(|link| {
+        let name = link.file_name()?.to_str()?.to_owned();
+        let serial: String = name[name.find("vol")?..].chars().take_while(char::is_ascii_alphanumeric).collect();
+        of_serial(serial)
+    })
 }
 
 /// What sysfs shows of the machine's disks, for messages.
@@ -251,5 +285,24 @@ mod tests {
             assert!(!link_names(&name(rest), "vol0123456789abcdef0"), "{rest}");
         }
         assert!(!link_names("nvme-Amazon_Elastic_Block_Store_vol0aaa", "vol0123456789abcdef0"));
+    }
+
+    #[test]
+    fn the_plain_link_comes_first_and_one_that_leads_elsewhere_never() {
+        let (dir, serial) = (tempfile::tempdir().unwrap(), "vol0123456789abcdef0");
+        let number = fs::metadata("/dev/null").unwrap().rdev();
+        let path = |suffix: &str| dir.path().join(format!("nvme-Amazon_Elastic_Block_Store_{serial}{suffix}"));
+        let link = |suffix: &str, target: &str| std::os::unix::fs::symlink(target, path(suffix)).unwrap();
+        assert_eq!(link_in(dir.path(), serial, number), None);
+        link("-ns-1", "/dev/null");
+        link("_1", "/dev/null");
+        assert_eq!(link_in(dir.path(), serial, number), Some(path("_1")));
+        link("", "/dev/zero");
+        assert_eq!(link_in(dir.path(), serial, number), Some(path("_1")));
+        fs::remove_file(path("")).unwrap();
+        link("", "/dev/null");
+        assert_eq!(link_in(dir.path(), serial, number), Some(path("")));
+        assert!(is_link_for(Path::new("/dev/disk/by-id/x_vol0123456789abcdef0"), serial));
+        assert!(!is_link_for(&path(""), serial));
     }
 }

@@ -13,6 +13,7 @@ pub mod group;
 pub mod mount;
 pub mod mountinfo;
 pub mod octal;
+pub mod preen;
 pub mod probe;
 pub mod resize;
 pub mod systemd;

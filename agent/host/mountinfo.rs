@@ -13,12 +13,18 @@ use crate::host::octal::unescape;
 pub struct Mounted {
     /// The device number.
     pub device: u64,
+    /// The directory of the filesystem that is seen at the mount point: `/`, except for a bind mount.
+    pub root: PathBuf,
     /// Where.
     pub mount_point: PathBuf,
+    /// This mount's own options: `rw,noatime`.
+    pub options: String,
     /// The filesystem's type.
     pub kind: String,
     /// What the mount was made from, for messages.
     pub source: String,
+    /// The filesystem's options, which all of its mounts share: `rw,attr2,inode64`.
+    pub super_options: String,
 }
 
 /// All mounts, in the kernel's order.
@@ -31,13 +37,18 @@ fn line(line: &[u8]) -> Option<Mounted> {
     let mut fields = line.split(|byte| *byte == b' ');
     let number = std::str::from_utf8(fields.nth(2)?).ok()?;
     let (major, minor) = number.split_once(':')?;
-    let mount_point = unescape(fields.nth(1)?);
+    let path = |field| PathBuf::from(OsString::from_vec(unescape(field)));
+    let text = |field| String::from_utf8_lossy(field).into_owned();
+    let (root, mount_point, options) = (path(fields.next()?), path(fields.next()?), text(fields.next()?));
     let mut after = fields.skip_while(|field| *field != b"-").skip(1);
     Some(Mounted {
         device: makedev(major.parse().ok()?, minor.parse().ok()?),
-        mount_point: PathBuf::from(OsString::from_vec(mount_point)),
-        kind: String::from_utf8_lossy(after.next()?).into_owned(),
+        root,
+        mount_point,
+        options,
+        kind: text(after.next()?),
         source: String::from_utf8_lossy(&unescape(after.next()?)).into_owned(),
+        super_options: text(after.next()?),
     })
 }
 
@@ -49,10 +60,11 @@ mod tests {
 
     #[test]
     fn mountinfo_is_read_with_optional_fields_and_escapes() {
-        let line = b"36 35 98:1 / /mnt/my\\040data rw,noatime shared:1 master:2 - xfs /dev/nvme1n1 rw,attr2\n";
+        let line = b"36 35 98:1 /sub /mnt/my\\040data rw,noatime shared:1 master:2 - xfs /dev/nvme1n1 rw,attr2\n";
         let [mount] = parse(line).try_into().unwrap();
-        assert_eq!(mount.mount_point, Path::new("/mnt/my data"));
+        assert_eq!((mount.root.as_path(), mount.mount_point.as_path()), (Path::new("/sub"), Path::new("/mnt/my data")));
         assert_eq!((mount.kind.as_str(), mount.source.as_str()), ("xfs", "/dev/nvme1n1"));
+        assert_eq!((mount.options.as_str(), mount.super_options.as_str()), ("rw,noatime", "rw,attr2"));
         assert_eq!(mount.device, makedev(98, 1));
         assert_eq!(parse(b"\n36 35 98:1 / /mnt\n"), []);
     }

@@ -75,8 +75,13 @@ impl Extent {
 
 /// The UUID of the XFS filesystem mounted at `mount_point`, as blkid writes it.
 pub fn xfs_uuid(mount_point: &Path) -> io::Result<String> {
-    let hex = format!("{:032x}", u128::from_be_bytes(xfs_geometry(mount_point)?.uuid));
-    Ok([&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-"))
+    Ok(uuid_text(xfs_geometry(mount_point)?.uuid))
+}
+
+/// A UUID as blkid writes it.
+pub fn uuid_text(uuid: [u8; 16]) -> String {
+    let hex = format!("{:032x}", u128::from_be_bytes(uuid));
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
 }
 
 fn xfs_geometry(mount_point: &Path) -> io::Result<XfsGeometry> {

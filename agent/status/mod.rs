@@ -1,6 +1,8 @@
-//! `node-agent status`: how the node stands, from what the agent wrote down. Needs neither the service nor the network.
+//! `node-agent status`: how the node stands, from what the agent wrote down and what is mounted. Needs neither the service nor
+//! the network.
 
 pub mod metrics;
+mod mounts;
 pub mod report;
 mod text;
 
@@ -66,7 +68,12 @@ pub fn look(places: &Places) -> Result<Report, Failure> {
         Some(state) => Some(state),
         None => journal::read(&places.state_dir).map_err(|why| unreadable(&places.state_dir, &why))?,
     };
-    Ok(Report::of(state, &boot_id, SystemTime::now()))
+    let broken = state.as_ref().and_then(mounts::broken);
+    let mut report = Report::of(state, &boot_id, SystemTime::now());
+    if let Some((volume, failure)) = broken.filter(|_| report.state == Overall::Done) {
+        report.has_lost(&volume, &failure);
+    }
+    Ok(report)
 }
 
 /// What a live agent says; newer than the journal.

@@ -116,7 +116,8 @@ impl Step for MakeFilesystem<'_> {
         let kind = self.volume.want.file_system;
         tracing::info!(step = "filesystem", volume = id, "formatted {} as {kind}", self.device.path.display());
         drop(lock);
-        systemd::settle(&self.device.path).await
+        systemd::settle(&self.device.path).await;
+        Ok(())
     }
 }
 

@@ -1,7 +1,10 @@
-//! `mount`: the filesystem is mounted at its mount point, now and at the next boot.
+//! `mount`: the filesystem is mounted at its mount point as configured, now and at the next boot.
 
-use std::fs;
+use std::cell::Cell;
+use std::fs::{self, File};
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -11,18 +14,25 @@ use crate::config;
 use crate::failure::{Code, Failure, Named};
 use crate::heartbeat::Allowance;
 use crate::host::device::{self, Device};
+use crate::host::fstab::{Conflict, Entry, Line, Ours};
 use crate::host::mountinfo::Mounted;
 use crate::host::probe::Found;
-use crate::host::{filesystem, fstab, mount, resize, systemd};
+use crate::host::{self, filesystem, fstab, mount, preen, resize, systemd};
+use crate::journal::{Journal, MountRecord};
 use crate::step::{Observed, Step, StepName};
 
 /// How long a device may be busy before somebody is told.
 const BUSY: Duration = Duration::from_secs(10);
 const BUSY_POLL: Duration = Duration::from_millis(100);
 
+/// The first systemd whose failed check of a `nofail` filesystem does not end the boot in emergency mode.
+const SYSTEMD_THAT_CHECKS: u32 = 250;
+
 /// Writes the fstab line and mounts.
 #[derive(Debug)]
 pub struct MountVolume<'a> {
+    /// Knows how this boot's mount was made.
+    pub journal: &'a Journal,
     /// The volume, as configured.
     pub want: &'a config::Volume,
     /// Its device.
@@ -33,6 +43,8 @@ pub struct MountVolume<'a> {
     pub allowance: &'a Allowance,
     /// `timeouts.volume`
     pub deadline: Duration,
+    /// The next boot was prepared in this run, as far as that could be done.
+    pub tried: Cell<bool>,
 }
 
 impl Step for MountVolume<'_> {
@@ -50,42 +62,71 @@ impl Step for MountVolume<'_> {
         self.deadline
     }
 
-    /// A check of the filesystem is never cut off.
+    /// A check of the filesystem is never cut off, and neither is a mount that replays a log.
     fn keeps_own_deadline(&self) -> bool {
         true
     }
 
     async fn observe(&self) -> Result<Observed<()>, Failure> {
-        let path = &self.want.mount_path;
-        match self.mounted()? {
-            Some(mounted) if mounted.device != self.device.number => {
-                let place = path.display();
-                let text = format!("{} ({}) is mounted at {place} already", mounted.source, mounted.kind);
-                Err(Failure::new(Code::MountPointTaken, text).remedy(format!(
-                    "if that is not needed there: umount {place}, and take it out of /etc/fstab; or set another mount_path; \
-                     then: node-agent retry"
-                )))
-            }
-            // Mounted as it was decided then; the other disk may have gone since.
-            Some(_) if self.is_in_fstab(false)? || self.is_in_fstab(true)? => Ok(Observed::Done(())),
-            Some(_) => Ok(Observed::Todo(format!("{} is mounted, but fstab lacks its line", path.display()))),
-            None => Ok(Observed::Todo(format!("{} is not mounted", path.display()))),
+        let place = self.want.mount_path.display();
+        let Some(mounted) = self.mounted()? else {
+            return Ok(Observed::Todo(format!("{place} is not mounted")));
+        };
+        self.must_be_this_disk(&mounted)?;
+        self.must_take_writes(&mounted)?;
+        let pass = self.pass().await;
+        if let Some(why) = self.check_due(pass)? {
+            return Ok(Observed::Todo(format!("the ext4 at {place} wants to be checked: {why}")));
         }
+        let options = self.options(is_nouuid(&mounted));
+        if let Some(how) = self.differs(&mounted, &options) {
+            return Ok(Observed::Todo(format!("{place} is not mounted as configured: {how}")));
+        }
+        let prepared = self.next_boot_is_prepared(&self.line(&self.source(), &options, pass));
+        match prepared {
+            Err(failure) if failure.code == Code::FstabConflict => return Err(failure),
+            Ok(true) => {}
+            // Tried in vain: that is only for the next boot, and was said.
+            _ if self.tried.get() => {}
+            _ => return Ok(Observed::Todo(format!("{place} is mounted, but fstab lacks its line"))),
+        }
+        self.remember(&mounted, &options, Some(mount::flags(&mounted)));
+        Ok(Observed::Done(()))
     }
 
     async fn act(&self) -> Result<(), Failure> {
-        let want = self.want;
-        let path = &want.mount_path;
-        let twin = self.has_twin()?;
-        let (source, options) = (self.source(twin), self.options(twin));
-        if self.mounted()?.is_none() {
+        let pass = self.pass().await;
+        // Where udev has not made the link yet, fstab would name the filesystem instead of the volume.
+        if device::link_to(&self.want.id.serial(), self.device.number).is_none() {
+            systemd::wait_for_udev().await;
+        }
+        let source = self.source();
+        if let Some(mounted) = self.mounted()? {
+            self.must_be_this_disk(&mounted)?;
+            let options = self.options(is_nouuid(&mounted));
+            let due = self.check_due(pass)?;
+            let differs = self.differs(&mounted, &options).is_some();
+            let before = self.options_before(&options);
+            if let (Some(before), None) = (&before, &due) {
+                // Before fstab forgets them: should this process end, the next one must not take the new ones for those in force.
+                self.remember(&mounted, before, None);
+                drop(self.journal.update(|_| {}));
+            }
+            self.prepare_next_boot(&self.line(&source, &options, pass)).await?;
+            if let Some(why) = due {
+                self.check_again(&mounted, &why, before.as_ref().unwrap_or(&options), &options).await?;
+            } else if differs {
+                self.remount(before.as_ref().unwrap_or(&options), &options).await?;
+            }
+        } else {
+            let options = self.options(self.has_twin()?);
+            self.forget();
             self.prepare_mount_point()?;
             self.check().await?;
+            self.prepare_next_boot(&self.line(&source, &options, pass)).await?;
+            self.mount(&options).await?;
         }
-        fstab::put(&self.line(&source, &options))?;
-        systemd::reload().await?;
-        self.mount(&options).await?;
-        systemd::restore_labels(path).await
+        systemd::restore_labels(&self.want.mount_path).await
     }
 }
 
@@ -93,36 +134,83 @@ impl MountVolume<'_> {
     /// Mounts it, if it is not by now: told of the new line, systemd unmounts what it believes stale, and mounts by itself what
     /// an earlier line for the same place had it wait for. The kernel refuses the second mount while the first is under way.
     async fn mount(&self, options: &[String]) -> Result<(), Failure> {
-        let want = self.want;
-        let device = &self.device.path;
+        let (device, place, kind) = (&self.device.path, self.place(), self.found.kind.as_str());
+        let what = format!("mounting {} at {} as {kind}", device.display(), place.display());
         let patience = Instant::now() + BUSY;
         while self.mounted()?.is_none() {
-            let Err(error) = mount::mount(device, &want.mount_path, &self.found.kind, options).await else {
-                break;
+            let Some(said) = mount::mount(device, &place, kind, options).await? else {
+                return self.must_be_mounted(options).await;
             };
-            let what = format!("mounting {} at {} as {}", device.display(), want.mount_path.display(), self.found.kind);
-            match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
-                Errno::EBUSY if Instant::now() < patience => sleep(BUSY_POLL).await,
-                Errno::EBUSY => return Err(Failure::new(Code::DeviceBusy, what).because(error)),
-                Errno::EINVAL => {
-                    let failure = Failure::new(Code::MountFailed, what).remedy(format!(
-                        "check mount_options ({}) and see dmesg, then: node-agent retry",
-                        options.join(",")
-                    ));
-                    return Err(failure.because(error));
-                }
-                _ => return Err(Failure::new(Code::MountFailed, what).because(error)),
+            // EBUSY, in the words of mount(8) before and since 2.39; whether the device is held can be asked.
+            let busy = said.contains("busy") || said.contains("already mounted") || self.device.is_held();
+            if (busy || said.contains("Can't open blockdev")) && Instant::now() < patience {
+                sleep(BUSY_POLL).await;
+            } else if busy {
+                return Err(Failure::new(Code::DeviceBusy, format!("{what}: {said}")));
+            } else {
+                return Err(Failure::new(Code::MountFailed, format!("{what}: {said}")).remedy(format!(
+                    "see the filesystem's own message in dmesg; if it is about an option, correct mount_options ({}); then: \
+                     node-agent retry",
+                    options.join(",")
+                )));
             }
         }
         Ok(())
     }
 
-    /// What is mounted there; the kernel knows the place by its real path. A symlink in the place itself is not followed.
+    /// mount(8) was given names, and names can come to lead elsewhere: what it mounted is this device, and nothing stays
+    /// mounted that is another.
+    async fn must_be_mounted(&self, options: &[String]) -> Result<(), Failure> {
+        let (device, place) = (self.device.path.display(), self.place());
+        let seen = match self.mounted()? {
+            // It has been taken away again, as systemd does with what it believes stale: the next look decides.
+            None => return Ok(()),
+            Some(mounted) if mounted.device == self.device.number => {
+                self.remember(&mounted, options, Some(mount::flags(&mounted)));
+                return mount::must_take_writes(&mounted, self.want.id.as_str(), self.wants_read_only());
+            }
+            Some(other) => {
+                let gone = mount::unmount(&place).await;
+                let gone =
+                    gone.map_or_else(|errno| format!("cannot be unmounted: {errno}"), |()| "is unmounted".into());
+                format!("{} ({}) was mounted there, and {gone}", other.source, other.kind)
+            }
+        };
+        let text = format!("mount(8) was to mount {device} at {}, but {seen}", place.display());
+        Err(Failure::new(Code::DeviceUntrusted, text))
+    }
+
+    /// Changes the options of the mount that is there. What the kernel refuses, or passes over without a word, is a failure.
+    async fn remount(&self, before: &[String], options: &[String]) -> Result<(), Failure> {
+        let (place, kind) = (self.place(), self.found.kind.as_str());
+        let refused = mount::remount(&self.device.path, &place, kind, options).await?;
+        let Some(mounted) = self.mounted()? else { return Ok(()) };
+        let seen = refused.unwrap_or_else(|| {
+            [mount::differences(&mounted, options), mount::ignored(&mounted, before, options)].concat().join("; ")
+        });
+        if seen.is_empty() {
+            self.remember(&mounted, options, Some(mount::flags(&mounted)));
+            return Ok(());
+        }
+        let (place, wanted) = (self.want.mount_path.display(), options.join(","));
+        let text = format!("{place} cannot be remounted with mount_options {wanted:?}: {seen}");
+        Err(Failure::new(Code::MountOptions, text).remedy(format!(
+            "correct mount_options; or stop what uses the volume (fuser -vm {place}), then: umount {place} && node-agent \
+             retry; or reboot: the next boot mounts it as configured"
+        )))
+    }
+
+    /// What is mounted there; the kernel knows the place by its real path.
     fn mounted(&self) -> Result<Option<Mounted>, Failure> {
+        mount::at(&self.place())
+    }
+
+    /// The mount point's real path. A symlink in the place itself is not followed.
+    fn place(&self) -> PathBuf {
         let path = &self.want.mount_path;
         let real =
             path.parent().zip(path.file_name()).and_then(|(dir, name)| Some(fs::canonicalize(dir).ok()?.join(name)));
-        mount::at(real.as_deref().unwrap_or(path))
+        real.unwrap_or_else(|| path.clone())
     }
 
     /// As configured; with `nouuid` for a twin, and only then, because it is what keeps one disk from being mounted twice.
@@ -130,6 +218,10 @@ impl MountVolume<'_> {
         let mut options = self.want.mount_options.clone();
         options.extend(twin.then(|| "nouuid".to_owned()));
         options
+    }
+
+    fn wants_read_only(&self) -> bool {
+        mount::asks_for_read_only(&self.want.mount_options)
     }
 
     /// Whether another XFS with the same UUID is mounted: a clone made by a snapshot.
@@ -152,6 +244,96 @@ impl MountVolume<'_> {
             );
         }
         Ok(twin.is_some())
+    }
+
+    /// What is mounted is the whole of this disk; another one is named, with what keeps it from coming back.
+    fn must_be_this_disk(&self, mounted: &Mounted) -> Result<(), Failure> {
+        let (id, place) = (&self.want.id, self.want.mount_path.display());
+        let what = format!("{} ({}) is mounted at {place} already", mounted.source, mounted.kind);
+        if mounted.device == self.device.number {
+            if mounted.root == Path::new("/") {
+                return Ok(());
+            }
+            let text = format!("{what}, but only its directory {}", mounted.root.display());
+            return Err(
+                Failure::new(Code::MountPointTaken, text).remedy(format!("umount {place}; then: node-agent retry"))
+            );
+        }
+        let other = device::volume_of(mounted.device).map(|other| format!(", which is volume {other}"));
+        let copy = uuid_of(mounted).is_some_and(|uuid| uuid == self.found.uuid);
+        let copy =
+            if copy { format!("; its UUID is that of volume {id}: one is a copy of the other") } else { String::new() };
+        let text = format!("{what}{}{copy}", other.unwrap_or_default());
+        let failure = Failure::new(Code::MountPointTaken, text);
+        Err(match fstab::look(&self.line("", &[], 0))? {
+            Entry::Foreign(Conflict { line, .. }) => failure.remedy(format!(
+                "if it is not needed there: take its line out of /etc/fstab ({line}), then: umount {place}; node-agent \
+                 retry; otherwise set another mount_path"
+            )),
+            // Once ours names the volume, no copy of it is mounted by it any more.
+            Entry::AsWanted | Entry::Missing => failure.remedy(format!(
+                "stop what uses it (fuser -vm {place}) and look at what was written to it; then: umount {place}; \
+                 node-agent retry, which mounts volume {id} and has /etc/fstab name it; or set another mount_path"
+            )),
+        })
+    }
+
+    fn must_take_writes(&self, mounted: &Mounted) -> Result<(), Failure> {
+        // One that was mounted read-only as configured is as writable as before: that is the remount's part.
+        let was_wanted = self.in_force().is_some_and(|options| mount::asks_for_read_only(&options));
+        mount::must_take_writes(mounted, self.want.id.as_str(), self.wants_read_only() || was_wanted)
+    }
+
+    /// How the mount that is there differs from the options wanted.
+    fn differs(&self, mounted: &Mounted, options: &[String]) -> Option<String> {
+        if let Some(before) = self.options_before(options) {
+            return Some(format!("its options are {:?}, wanted are {:?}", before.join(","), options.join(",")));
+        }
+        // What mount(8) made of these very options is what they mean.
+        if self.known().is_some_and(|known| known.flags == Some(mount::flags(mounted))) {
+            return None;
+        }
+        let differences = mount::differences(mounted, options);
+        (!differences.is_empty()).then(|| differences.join("; "))
+    }
+
+    /// The options in force, where they are known and are others than these.
+    fn options_before(&self, options: &[String]) -> Option<Vec<String>> {
+        self.in_force().filter(|before| !mount::ask_for_the_same(before, options))
+    }
+
+    /// The options in force, where they are known: of a mount of this boot from the journal, of one that the boot itself made
+    /// from our line in fstab.
+    fn in_force(&self) -> Option<Vec<String>> {
+        let known = self.known().map(|known| known.options);
+        known.or_else(|| self.line_in_fstab().map(|ours| ours.options))
+    }
+
+    /// What is known of this boot's mount.
+    fn known(&self) -> Option<MountRecord> {
+        let known = self.journal.volume(self.want.id.as_str()).mounted?;
+        (known.boot_id == host::boot_id().ok()? && known.mount_point == self.place()).then_some(known)
+    }
+
+    /// For the next look at this mount, and for `status`. The record of the step makes it durable; a disk that is full keeps
+    /// no volume from being mounted.
+    fn remember(&self, mounted: &Mounted, options: &[String], flags: Option<String>) {
+        let Ok(boot_id) = host::boot_id() else { return };
+        let (mount_point, device) = (mounted.mount_point.clone(), mounted.device);
+        let record = MountRecord { boot_id, mount_point, device, options: options.to_vec(), flags };
+        let id = self.want.id.as_str();
+        if self.journal.volume(id).mounted.as_ref() != Some(&record) {
+            self.journal.note(|state| state.volumes.entry(id.to_owned()).or_default().mounted = Some(record));
+        }
+    }
+
+    /// What was known is of a mount that is gone.
+    fn forget(&self) {
+        let id = self.want.id.as_str();
+        if self.known().is_some() {
+            self.journal.note(|state| state.volumes.entry(id.to_owned()).or_default().mounted = None);
+            drop(self.journal.update(|_| {}));
+        }
     }
 
     /// ext4 is checked before it is mounted; XFS replays its log by being mounted.
@@ -178,20 +360,141 @@ impl MountVolume<'_> {
         filesystem::check_ext4(&self.device.path, &lock).await
     }
 
-    fn is_in_fstab(&self, twin: bool) -> Result<bool, Failure> {
-        fstab::has(&self.line(&self.source(twin), &self.options(twin)))
+    /// Who checks an ext4 at boot. Before systemd 250 a failed check ends in emergency mode in spite of `nofail`, and the
+    /// boot scripts of other inits (`fsck -A`) end in a maintenance shell: there it is the agent, which comes up and tells.
+    async fn pass(&self) -> u8 {
+        let by_systemd =
+            self.found.kind == "ext4" && systemd::version().await.is_some_and(|version| version >= SYSTEMD_THAT_CHECKS);
+        if by_systemd { 2 } else { 0 }
     }
 
-    /// The filesystem's UUID; for a twin, to whose UUID two disks answer, the link that names the volume itself.
-    fn source(&self, twin: bool) -> String {
-        let by_uuid = || format!("UUID={}", self.found.uuid);
-        let link = if twin { device::link_to(&self.want.id.serial()) } else { None };
-        link.map_or_else(by_uuid, |link| link.display().to_string())
+    /// Why an ext4 that the boot itself has mounted unchecked wants a check. Only at the first look in a boot: later, what
+    /// waited for the mount is at work.
+    fn check_due(&self, pass: u8) -> Result<Option<String>, Failure> {
+        let by_systemd = pass != 0 && self.line_in_fstab().is_none_or(|ours| ours.is_checked);
+        if self.found.kind != "ext4" || by_systemd || self.known().is_some() {
+            return Ok(None);
+        }
+        let text = || format!("reading the superblock of {}", self.device.path.display());
+        preen::wants_check(self.device.file())
+            .map_err(|error| Failure::new(Code::DeviceUnreadable, text()).because(error))
     }
 
-    fn line<'b>(&'b self, source: &'b str, options: &'b [String]) -> fstab::Line<'b> {
+    /// Takes away a mount that was made unchecked, checks, and mounts again. Where something uses it already, there is only
+    /// to say so.
+    async fn check_again(
+        &self,
+        mounted: &Mounted,
+        why: &str,
+        before: &[String],
+        options: &[String],
+    ) -> Result<(), Failure> {
+        let place = self.want.mount_path.display();
+        let in_use = if systemd::is_active(systemd::MOUNTED_TARGET).await {
+            Some("what waited for it was started")
+        } else {
+            match mount::unmount(&self.place()).await {
+                Ok(()) if self.device.is_held() => Some("another mount namespace has it too"),
+                Ok(()) => None,
+                Err(Errno::EBUSY) => Some("it is in use"),
+                Err(errno) => return Err(Failure::io(format_args!("unmounting {place} for a check"), errno.into())),
+            }
+        };
+        let Some(in_use) = in_use else {
+            tracing::info!(step = "mount", volume = self.want.id.as_str(), "checking the ext4 of {place}: {why}");
+            self.check().await?;
+            return self.mount(options).await;
+        };
+        let text = format!(
+            "the ext4 at {place} wants to be checked ({why}), but {in_use}; NOT CHECKED: stop what uses it (fuser -vm \
+             {place}), then: umount {place} && node-agent retry, which checks it"
+        );
+        self.journal.warn(StepName::Mount, Some(self.want.id.as_str()), text);
+        // Where the unmount went through, mounted with the new ones.
+        self.remember(mounted, before, None);
+        self.mount(options).await
+    }
+
+    /// The link that names the volume itself: to the filesystem's UUID a copy made from a snapshot answers too. The UUID where
+    /// no link leads to this device and fstab has none, as on Xen. One that fstab has is kept: a link can be late.
+    fn source(&self) -> String {
+        let serial = self.want.id.serial();
+        if let Some(link) = device::link_to(&serial, self.device.number) {
+            return link.display().to_string();
+        }
+        let known = self.line_in_fstab().map(|ours| ours.source);
+        let missing = |link: &String| device::is_link_for(Path::new(link), &serial) && fs::metadata(link).is_err();
+        known.filter(missing).unwrap_or_else(|| format!("UUID={}", self.found.uuid))
+    }
+
+    /// Our line; an fstab that cannot be read has none, and is told of where the line is written.
+    fn line_in_fstab(&self) -> Option<Ours> {
+        fstab::ours(self.want.id.as_str()).ok().flatten()
+    }
+
+    fn line<'b>(&'b self, source: &'b str, options: &'b [String], pass: u8) -> Line<'b> {
         let want = self.want;
-        fstab::Line { volume: want.id.as_str(), source, mount_point: &want.mount_path, kind: &self.found.kind, options }
+        Line { volume: want.id.as_str(), source, mount_point: &want.mount_path, kind: &self.found.kind, options, pass }
+    }
+
+    /// Whether fstab mounts this disk here at the next boot, by our line or another tool's, which is left alone.
+    fn next_boot_is_prepared(&self, line: &Line<'_>) -> Result<bool, Failure> {
+        let conflict = match fstab::look(line)? {
+            Entry::AsWanted => return Ok(true),
+            Entry::Missing => return Ok(false),
+            Entry::Foreign(conflict) => conflict,
+        };
+        let place = line.mount_point.display();
+        if !self.is_this_disk(&conflict.source) {
+            let text = format!("/etc/fstab has a line for {place} already: {}", conflict.line);
+            return Err(Failure::new(Code::FstabConflict, text));
+        }
+        let by_uuid = if conflict.source.starts_with('/') {
+            ""
+        } else {
+            "; a copy of the volume made from a snapshot could be mounted by it: better remove it, and the agent writes its own"
+        };
+        let text = format!(
+            "/etc/fstab has another tool's line for {place}, which is left alone, and none of the agent's beside it: {}{by_uuid}",
+            conflict.line
+        );
+        let known = |state: &crate::journal::State| state.warnings.iter().any(|warning| warning.message == text);
+        if !self.journal.read(known) {
+            self.journal.warn(StepName::Mount, Some(self.want.id.as_str()), text);
+        }
+        Ok(true)
+    }
+
+    /// Whether what an fstab line mounts is this disk.
+    fn is_this_disk(&self, source: &str) -> bool {
+        let by = |kind: &str, value: &str| Path::new("/dev/disk").join(kind).join(value);
+        let path = match source.split_once('=') {
+            Some(("UUID", uuid)) => return uuid.eq_ignore_ascii_case(&self.found.uuid),
+            Some(("LABEL", label)) => by("by-label", label),
+            Some(("ID", id)) => by("by-id", id),
+            _ => PathBuf::from(source),
+        };
+        path.is_absolute() && fs::metadata(path).is_ok_and(|meta| meta.rdev() == self.device.number)
+    }
+
+    /// What is only for the next boot never fails this one, other than another disk's line for the place.
+    async fn prepare_next_boot(&self, line: &Line<'_>) -> Result<(), Failure> {
+        self.tried.set(true);
+        let prepared = match self.next_boot_is_prepared(line) {
+            Ok(true) => Ok(()),
+            Ok(false) => fstab::put(line),
+            Err(failure) if failure.code == Code::FstabConflict => return Err(failure),
+            Err(failure) => Err(failure),
+        };
+        for failure in [prepared, systemd::reload().await].into_iter().filter_map(Result::err) {
+            let text = format!(
+                "the next boot may not mount {} before the agent does: {failure}; {}",
+                line.mount_point.display(),
+                failure.what_to_do()
+            );
+            self.journal.warn(StepName::Mount, Some(self.want.id.as_str()), text);
+        }
+        Ok(())
     }
 
     /// The mount point is an empty directory: what lies in it would be hidden, and was perhaps written there by mistake.
@@ -217,4 +520,21 @@ impl MountVolume<'_> {
             Err(error) => Err(Failure::io(format_args!("looking at {}", path.display()), error)),
         }
     }
+}
+
+/// Whether it was mounted as a twin: as it was decided then. The other disk may have gone since.
+fn is_nouuid(mounted: &Mounted) -> bool {
+    mounted.super_options.split(',').any(|option| option == "nouuid")
+}
+
+/// The UUID of a mounted filesystem of one of our kinds.
+fn uuid_of(mounted: &Mounted) -> Option<String> {
+    if mounted.kind == "xfs" {
+        return resize::xfs_uuid(&mounted.mount_point).ok();
+    }
+    let device = File::open(&mounted.source).ok()?;
+    if device.metadata().ok()?.rdev() != mounted.device {
+        return None;
+    }
+    preen::uuid(&device).ok()
 }

@@ -271,9 +271,8 @@ impl Scene {
         let mounted = node.shell("findmnt -rno SOURCE,FSTYPE --mountpoint /mydata; stat -c %U:%G /mydata");
         let device = self.world.sim.device(volume, &node.id).unwrap();
         assert_eq!(mounted, format!("{} {kind}\ndaemon:daemon", device.display()), "{log}");
-        let uuid = node.shell(&format!("blkid -p -s UUID -o value {}", device.display()));
-        let pass = if kind == "ext4" { 2 } else { 0 };
-        let line = format!("UUID={uuid} /mydata {kind} noatime,nofail,x-node-agent={volume} 0 {pass}");
+        let link = ec2_sim::Sim::link_name(volume);
+        let line = format!("/dev/disk/by-id/{link} /mydata {kind} noatime,nofail,x-node-agent={volume} 0 0");
         let fstab = node.read("/etc/fstab");
         let ours: Vec<_> =
             fstab.lines().filter(|line| line.contains("/mydata") || line.contains("node-agent")).collect();

@@ -117,13 +117,16 @@ fn mount_path(text: &str, spot: &Spot<'_>) -> Result<PathBuf, Reported> {
     Ok(path)
 }
 
-/// Options that make mount(8) do something else than mount this device here.
-const OTHER_VERBS: [&str; 12] = [
+/// Options that make mount(8) do something else than mount this device here, and all of it.
+const OTHER_VERBS: [&str; 15] = [
     "bind",
     "rbind",
     "remount",
     "move",
     "loop",
+    "offset",
+    "sizelimit",
+    "X-mount.subdir",
     "make-shared",
     "make-slave",
     "make-private",
@@ -132,6 +135,9 @@ const OTHER_VERBS: [&str; 12] = [
     "make-rslave",
     "make-rprivate",
 ];
+
+/// Options that have systemd act by itself: make a filesystem where it sees none, mount whenever somebody looks.
+const SYSTEMDS_OWN: [&str; 2] = ["x-systemd.makefs", "x-systemd.automount"];
 
 fn mount_option(text: &str, spot: &Spot<'_>) -> Result<String, Reported> {
     if text.chars().all(is_blank) {
@@ -155,6 +161,10 @@ fn mount_option(text: &str, spot: &Spot<'_>) -> Result<String, Reported> {
     let name = text.split('=').next().unwrap_or(text);
     if OTHER_VERBS.contains(&name) {
         return Err(spot.mistake(format_args!("{shown} does not mount the volume itself"), "remove it"));
+    }
+    if SYSTEMDS_OWN.contains(&name) {
+        let what = format_args!("{shown} has systemd act by itself, where the agent proves each step");
+        return Err(spot.mistake(what, "remove it; the agent formats and mounts the volume"));
     }
     if name == "nouuid" {
         let what = format_args!("{shown} would hide that two disks carry the same filesystem");

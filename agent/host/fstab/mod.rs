@@ -8,22 +8,42 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use super::atomic::{Replacement, remove_leftovers};
-use crate::failure::{Code, Failure, Named};
+use crate::failure::{Failure, Named};
 
 pub mod table;
 
-pub use table::Line;
+pub use table::{Conflict, Line, Ours};
 
 const PATH: &str = "/etc/fstab";
 
-/// Whether fstab has exactly this line, once.
-pub fn has(line: &Line<'_>) -> Result<bool, Failure> {
-    Ok(rewritten(line)?.is_none())
+/// What fstab says of a mount point.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// Exactly the wanted line, once.
+    AsWanted,
+    /// The wanted line is missing, or an older one of ours stands in its place.
+    Missing,
+    /// Another tool's line.
+    Foreign(Conflict),
 }
 
-/// Puts the line into fstab.
+/// What fstab says of the line's mount point.
+pub fn look(line: &Line<'_>) -> Result<Entry, Failure> {
+    Ok(match table::rewrite(&read()?, line) {
+        Ok(None) => Entry::AsWanted,
+        Ok(Some(_)) => Entry::Missing,
+        Err(conflict) => Entry::Foreign(conflict),
+    })
+}
+
+/// Our line for this volume, if there is one.
+pub fn ours(volume: &str) -> Result<Option<Ours>, Failure> {
+    Ok(table::ours(&read()?, volume))
+}
+
+/// Puts the line into fstab. Another tool's line for the mount point stays, and this one is not written.
 pub fn put(line: &Line<'_>) -> Result<(), Failure> {
-    let Some(new) = rewritten(line)? else { return Ok(()) };
+    let Ok(Some(new)) = table::rewrite(&read()?, line) else { return Ok(()) };
     let path = path()?;
     let mut file = Replacement::new(&path);
     if let Ok(meta) = fs::metadata(&path) {
@@ -42,13 +62,6 @@ fn path() -> Result<PathBuf, Failure> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(PATH.into()),
         Err(error) => Err(Failure::io(format_args!("following {PATH}"), error)),
     }
-}
-
-fn rewritten(line: &Line<'_>) -> Result<Option<Vec<u8>>, Failure> {
-    table::rewrite(&read()?, line).map_err(|conflict| {
-        let place = line.mount_point.display();
-        Failure::new(Code::FstabConflict, format!("{PATH} has a line for {place} already: {}", conflict.line))
-    })
 }
 
 fn read() -> Result<Vec<u8>, Failure> {

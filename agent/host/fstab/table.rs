@@ -22,6 +22,8 @@ pub struct Line<'a> {
     pub kind: &'a str,
     /// The mount options, without `nofail` and the mark.
     pub options: &'a [String],
+    /// Whether and when the filesystem is checked at boot: 0 never, 2 after the root filesystem.
+    pub pass: u8,
 }
 
 impl Line<'_> {
@@ -34,13 +36,11 @@ impl Line<'_> {
         }
         let mark = format!("{MARK}{}", self.volume);
         options.push(&mark);
-        // Boot-time checks: XFS has none, ext4 after the root filesystem.
-        let pass = if self.kind == "ext4" { 2 } else { 0 };
         [
             escape(self.source.as_bytes()),
             b" ".to_vec(),
             escape(self.mount_point.as_os_str().as_bytes()),
-            format!(" {} {} 0 {pass}\n", self.kind, options.join(",")).into_bytes(),
+            format!(" {} {} 0 {}\n", self.kind, options.join(","), self.pass).into_bytes(),
         ]
         .concat()
     }
@@ -51,6 +51,28 @@ impl Line<'_> {
 pub struct Conflict {
     /// The line.
     pub line: String,
+    /// What it mounts: a path, or `UUID=…`.
+    pub source: String,
+}
+
+/// What a line of ours says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ours {
+    /// What it mounts.
+    pub source: String,
+    /// Its options, the mark among them.
+    pub options: Vec<String>,
+    /// Whether it has the filesystem checked at boot.
+    pub is_checked: bool,
+}
+
+/// Our line for this volume, if there is one.
+pub fn ours(text: &[u8], volume: &str) -> Option<Ours> {
+    let mut entries = text.split(|byte| *byte == b'\n').filter_map(Entry::parse);
+    let entry = entries.find(|entry| entry.volume == Some(volume.as_bytes()))?;
+    let options = String::from_utf8_lossy(entry.options);
+    let options = options.split(',').map(str::to_owned).collect();
+    Some(Ours { source: entry.source(), options, is_checked: !entry.pass.iter().all(|digit| *digit == b'0') })
 }
 
 /// The new contents, or none if nothing has to change.
@@ -60,7 +82,7 @@ pub fn rewrite(old: &[u8], want: &Line<'_>) -> Result<Option<Vec<u8>>, Conflict>
     for raw in old.split_inclusive(|byte| *byte == b'\n') {
         let entry = Entry::parse(raw);
         let same_place = entry.as_ref().is_some_and(|entry| entry.mount_point == want.mount_point);
-        match entry.and_then(|entry| entry.volume) {
+        match entry.as_ref().and_then(|entry| entry.volume) {
             // Ours for this volume, or a stale one of ours for this place.
             Some(volume) if same_place || volume == want.volume.as_bytes() => {
                 if !placed {
@@ -69,7 +91,8 @@ pub fn rewrite(old: &[u8], want: &Line<'_>) -> Result<Option<Vec<u8>>, Conflict>
                 }
             }
             None if same_place => {
-                return Err(Conflict { line: String::from_utf8_lossy(raw.trim_ascii()).into_owned() });
+                let line = String::from_utf8_lossy(raw.trim_ascii()).into_owned();
+                return Err(Conflict { line, source: entry.map(|entry| entry.source()).unwrap_or_default() });
             }
             _ => new.extend_from_slice(raw),
         }
@@ -84,6 +107,9 @@ pub fn rewrite(old: &[u8], want: &Line<'_>) -> Result<Option<Vec<u8>>, Conflict>
 }
 
 struct Entry<'a> {
+    source: &'a [u8],
+    options: &'a [u8],
+    pass: &'a [u8],
     /// mount(8) reads `/data`, `/data/` and `//data` as the same place, and so does comparing paths.
     mount_point: PathBuf,
     /// The volume of a line with our mark.
@@ -95,11 +121,17 @@ impl<'a> Entry<'a> {
     fn parse(line: &'a [u8]) -> Option<Self> {
         let mut fields =
             line.trim_ascii().split(|byte| *byte == b' ' || *byte == b'\t').filter(|field| !field.is_empty());
-        fields.next().filter(|source| !source.starts_with(b"#"))?;
+        let source = fields.next().filter(|source| !source.starts_with(b"#"))?;
         let mount_point = unescape(fields.next()?);
         let options = fields.nth(1).unwrap_or_default();
         let volume = options.split(|byte| *byte == b',').find_map(|option| option.strip_prefix(MARK.as_bytes()));
-        Some(Entry { mount_point: PathBuf::from(OsString::from_vec(mount_point)), volume })
+        let pass = fields.nth(1).unwrap_or_default();
+        Some(Entry { source, options, pass, mount_point: PathBuf::from(OsString::from_vec(mount_point)), volume })
+    }
+
+    /// A path as it is, or `UUID=…`: tags may be quoted.
+    fn source(&self) -> String {
+        String::from_utf8_lossy(&unescape(self.source)).replace('"', "")
     }
 }
 
@@ -108,7 +140,7 @@ mod tests {
     use super::*;
 
     fn line(options: &[String]) -> Line<'_> {
-        Line { volume: "vol-1", source: "UUID=u-1", mount_point: Path::new("/my data"), kind: "xfs", options }
+        Line { volume: "vol-1", source: "UUID=u-1", mount_point: Path::new("/my data"), kind: "xfs", options, pass: 0 }
     }
 
     fn rewritten(old: &str) -> String {
@@ -143,13 +175,32 @@ mod tests {
     }
 
     #[test]
+    fn our_own_line_tells_what_it_mounts_and_how() {
+        let options = ["noatime".to_owned()];
+        let text = [b"UUID=r / ext4 defaults 0 1\n".to_vec(), line(&options).text()].concat();
+        let ours = ours(&text, "vol-1").unwrap();
+        assert_eq!(ours.source, "UUID=u-1");
+        assert_eq!(ours.options, ["noatime", "nofail", "x-node-agent=vol-1"]);
+        assert!(!ours.is_checked);
+        let checked = Line { pass: 2, ..line(&options) }.text();
+        assert!(super::ours(&checked, "vol-1").unwrap().is_checked);
+        assert_eq!(super::ours(&text, "vol-2"), None);
+    }
+
+    #[test]
+    fn the_pass_of_an_earlier_version_is_replaced() {
+        let old = "UUID=u-1 /my\\040data xfs nofail,x-node-agent=vol-1 0 2\n";
+        assert_eq!(rewritten(old), OURS);
+    }
+
+    #[test]
     fn a_foreign_line_for_the_mount_point_is_refused() {
         for place in
             ["/my\\040data", "/my\\040data/", "//my\\040data", "/my\\040data//", "/./my\\040data", "/\\155y\\040data"]
         {
             let old = format!("/dev/xvdf {place} xfs defaults 0 0\n");
             let conflict = rewrite(old.as_bytes(), &line(&[])).unwrap_err();
-            assert_eq!(conflict.line, old.trim());
+            assert_eq!((conflict.line.as_str(), conflict.source.as_str()), (old.trim(), "/dev/xvdf"));
         }
         assert!(rewrite(b"# /dev/xvdf /my\\040data xfs\n", &line(&[])).is_ok());
     }
