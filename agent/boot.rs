@@ -26,7 +26,7 @@ use crate::steps::filesystem::MakeFilesystem;
 use crate::steps::grow::Grow;
 use crate::steps::hooks::{Hook, end_survivor};
 use crate::steps::identity::{Identify, Node, RightNode};
-use crate::steps::lifecycle::{Complete, EnterPool, Launch, LaunchResult, Standing};
+use crate::steps::lifecycle::{Complete, EnterPool, Launch, LaunchResult, Relaunch, Standing};
 use crate::steps::mount::MountVolume;
 use crate::steps::ownership::Own;
 
@@ -149,6 +149,15 @@ impl Boot<'_> {
         if let Standing::Warm(state) = standing {
             return self.enter_pool(run, launch, &state).await;
         }
+        let relaunch = Relaunch {
+            journal,
+            launch,
+            boot_id: self.boot_id,
+            deadline: config.timeouts.aws,
+            began: Instant::now(),
+            planning: run.is_planning(),
+        };
+        run.step(relaunch).await?;
         let launched = self.launched_before().map_err(at(StepName::Identity))?;
         if !launched && let Some(failure) = self.unwritable.take() {
             return Err(at(StepName::Identity)(failure));
@@ -249,6 +258,9 @@ impl Boot<'_> {
         tracing::info!("this instance is {state}: it waits in a warm pool, and nothing is touched");
         let (deadline, began) = (self.config.timeouts.complete, Instant::now());
         run.step(EnterPool { launch, deadline, began, accepted: Cell::default() }).await?;
+        if !run.is_planning() {
+            self.journal.in_pool().map_err(at(StepName::Complete))?;
+        }
         Ok(Up::Warm)
     }
 

@@ -13,7 +13,7 @@ pub enum Class {
     Outage,
     /// Not yet so, but may become so by itself: tried again to the step's deadline.
     Waiting,
-    /// Probably eventual consistency: tried again for [`crate::step::SETTLING`], then final.
+    /// Probably eventual consistency: tried again for [`crate::step::SETTLING`] (credentials: as long as an outage), then final.
     Settling,
     /// Trying again would give the same.
     Permanent,
@@ -179,6 +179,8 @@ catalogue! {
     NotMounted "not-mounted" Permanent "see who unmounted it (journalctl -b); to mount it again: node-agent retry";
     /// A local file operation failed.
     LocalIo "local-io" Permanent "correct what the message ends with (df -h, df -i, ls -ld and dmesg tell most causes), then: node-agent retry";
+    /// The way to a file or folder leads through a symlink that somebody else than root can have made.
+    UnsafePath "unsafe-path" Safety "name the real folder in the configuration instead of the symlink, or give the folder that the message names to root (chown root:root FOLDER; chmod go-w FOLDER), then: node-agent retry";
     /// A user or group does not exist.
     UnknownAccount "unknown-account" Config "create the account, here and in the image (useradd, groupadd), or set its number, then: node-agent retry";
     /// A file or script cannot be fetched.

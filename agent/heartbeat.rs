@@ -19,6 +19,15 @@ const SHORTEST: Duration = Duration::from_secs(30);
 /// The first heartbeat comes no later than this: the hook has been waiting since before the agent began.
 const FIRST: Duration = Duration::from_secs(10);
 
+/// How often the journal is asked whether there is a launch to be kept waiting.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// So often in a row Auto Scaling must say that the hook waits and that nothing waits under its name, before somebody is told:
+/// the two answers come from different places, and between them the instance may have moved on.
+const CONTRADICTIONS: u32 = 3;
+/// The pause between two of these.
+const AFTER_CONTRADICTION: Duration = Duration::from_secs(5);
+
 /// Who may have heartbeats, and until when.
 #[derive(Debug, Default)]
 pub struct Allowance {
@@ -68,11 +77,11 @@ pub struct Heart<'a> {
 }
 
 impl Heart<'_> {
-    /// Beats until the launch is lost, which is what it returns. To be run beside the work.
+    /// Beats until the launch is lost, which is what it returns. To be run beside the work. As long as the launch is completed
+    /// there are none; that may change when the instance is launched anew from a warm pool.
     pub async fn beat(&self) -> Failure {
-        let Some(config) = self.launch.config.filter(|_| self.journal.launch_outcome().is_none()) else {
-            return std::future::pending().await;
-        };
+        let Some(config) = self.launch.config else { return std::future::pending().await };
+        self.until_there_is_a_launch().await;
         let began = Instant::now();
         let third = self.timeout(config).await / 3;
         let mut pause = match self.allowance.beat.get() {
@@ -80,12 +89,11 @@ impl Heart<'_> {
             None => third.min(FIRST).saturating_sub(began.elapsed()),
         };
         let mut denied = false;
+        let mut contradictions = 0;
         loop {
             sleep(pause).await;
             pause = third;
-            if self.journal.launch_outcome().is_some() {
-                return std::future::pending().await;
-            }
+            self.until_there_is_a_launch().await;
             if !self.allowance.holds() {
                 continue;
             }
@@ -93,23 +101,32 @@ impl Heart<'_> {
             let instance = &self.launch.node.instance_id;
             self.allowance.beat.set(Some(Instant::now()));
             match autoscaling.heartbeat(&config.asg_name, &config.hook_name, instance).await {
-                Ok(Completion::Accepted) => tracing::debug!("heartbeat; the next one in {}", rough(third)),
+                Ok(Completion::Accepted) => {
+                    tracing::debug!("heartbeat; the next one in {}", rough(third));
+                    contradictions = 0;
+                }
+                // What it means that nothing waits is for `complete` to decide. One answer does not end the heartbeats: the hook may
+                // not have begun to wait, and a description may be older than the answer.
                 Ok(Completion::NoActiveAction(message)) => match autoscaling.state(instance).await {
                     Ok(LifecycleState::Terminating(state)) => return self.launch.terminating(&state),
-                    // The hook has not begun to wait, or nobody can tell.
-                    Ok(LifecycleState::Pending | LifecycleState::Unreadable) | Err(_) => {}
                     Ok(state @ LifecycleState::PendingWait) => {
-                        let text = format!(
-                            "heartbeats have ended: {message}; {instance} is {state}, so lifecycle.hook_name or asg_name may be wrong"
-                        );
-                        self.journal.warn(StepName::Complete, None, text);
-                        return std::future::pending().await;
+                        contradictions += 1;
+                        pause = third.min(AFTER_CONTRADICTION);
+                        if contradictions == CONTRADICTIONS {
+                            let text = format!(
+                                "heartbeats are refused: {message}; {instance} is {state}, so lifecycle.hook_name or asg_name may be wrong"
+                            );
+                            self.journal.warn(StepName::Complete, None, text);
+                        }
+                        if contradictions >= CONTRADICTIONS {
+                            pause = third;
+                        }
                     }
-                    // Nothing waits for this launch: `complete` decides what that means.
                     Ok(state) => {
                         tracing::debug!("no heartbeat: {message}; {instance} is {state}");
-                        return std::future::pending().await;
+                        contradictions = 0;
                     }
+                    Err(failure) => tracing::debug!("no heartbeat: {message}; {failure}"),
                 },
                 // IAM may come to allow it.
                 Err(failure) if failure.code == Code::AccessDenied => {
@@ -123,6 +140,13 @@ impl Heart<'_> {
                     pause = (third / 4).min(Duration::from_secs(5));
                 }
             }
+        }
+    }
+
+    /// Returns when a launch is not completed.
+    async fn until_there_is_a_launch(&self) {
+        while self.journal.launch_outcome().is_some() {
+            sleep(IDLE).await;
         }
     }
 

@@ -237,6 +237,12 @@ pub struct LifecycleRecord {
     /// service puts it off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold_until: Option<String>,
+    /// The boot in which the outcome was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completed_in: Option<String>,
+    /// The instance was seen in a warm pool since then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pooled_since: bool,
 }
 
 /// How this instance's launch ended.
@@ -515,6 +521,41 @@ impl Journal {
     /// How this instance's launch ended, if it has.
     pub fn launch_outcome(&self) -> Option<LaunchOutcome> {
         self.read(|state| state.lifecycle.outcome)
+    }
+
+    /// The launch has ended like this; nothing is sent for it any more. That holds whether or not the disk takes it.
+    pub fn launch_ended(&self, outcome: LaunchOutcome) {
+        self.keep(|state| {
+            state.lifecycle.outcome = Some(outcome);
+            state.lifecycle.completed_in = Some(state.boot_id.clone());
+            state.lifecycle.pooled_since = false;
+        });
+    }
+
+    /// The instance is in a warm pool: where its launch is completed already, another one may follow.
+    pub fn in_pool(&self) -> Result<(), Failure> {
+        if self.launch_outcome().is_none() || self.read(|state| state.lifecycle.pooled_since) {
+            return Ok(());
+        }
+        self.update(|state| state.lifecycle.pooled_since = true)
+    }
+
+    /// Whether the completed launch may have been followed by another one of the same instance: in this boot, if that is not the
+    /// one in which it was completed, or by way of a warm pool that was seen.
+    pub fn may_be_launched_anew(&self, boot_id: &str) -> bool {
+        self.read(|state| {
+            let lifecycle = &state.lifecycle;
+            matches!(lifecycle.outcome, Some(LaunchOutcome::Continued | LaunchOutcome::Unconfirmed))
+                && (lifecycle.pooled_since || lifecycle.completed_in.as_deref() != Some(boot_id))
+        })
+    }
+
+    /// The instance is launched anew: what is done once for a launch is due again, and nothing has been sent for it yet.
+    pub fn launched_anew(&self) -> Result<(), Failure> {
+        self.update(|state| {
+            state.lifecycle = LifecycleRecord::default();
+            state.once.clear();
+        })
     }
 
     /// Puts a step's record in its place, durably where the disk takes it: it tells people, and no step depends on it.

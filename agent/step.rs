@@ -383,6 +383,8 @@ struct Patience {
 
 struct Trouble {
     class: Class,
+    /// How long it may last.
+    limit: Duration,
     since: Instant,
     delays: Box<dyn Iterator<Item = Duration>>,
 }
@@ -408,13 +410,17 @@ impl Patience {
             return Err(self.last.take().unwrap_or(failure).given_up(&rough(allowed)));
         }
         let limit = match class {
+            // An instance profile may come minutes after the instance.
+            _ if failure.code == Code::Credentials => outage,
             Class::Outage => outage,
             Class::Settling => settling,
             Class::Waiting | Class::SafetyWaiting | Class::LifecycleWaiting => allowed,
             _ => return Err(failure),
         };
-        if self.trouble.as_ref().is_none_or(|trouble| trouble.class != class) {
-            self.trouble = Some(Trouble { class, since: now, delays: delays(class) });
+        // Of the same class, but with another limit, is other trouble: an action that is not allowed yet is not part of the
+        // wait for credentials.
+        if self.trouble.as_ref().is_none_or(|trouble| (trouble.class, trouble.limit) != (class, limit)) {
+            self.trouble = Some(Trouble { class, limit, since: now, delays: delays(class) });
         }
         let Some(trouble) = self.trouble.as_mut() else { return Err(failure) };
         let lasted = now - trouble.since;
@@ -585,6 +591,26 @@ pub fn rough(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn credentials_are_waited_for_as_long_as_timeouts_aws_and_permissions_a_minute() {
+        let minutes = Duration::from_mins;
+        let mut patience = Patience::default();
+        let mut next = |code, after: Duration| {
+            if let Some(trouble) = &mut patience.trouble {
+                trouble.since -= after;
+            }
+            let deadline = Instant::now() + minutes(60);
+            patience.next(Failure::new(code, "no"), minutes(5), SETTLING, deadline, minutes(60)).is_ok()
+        };
+        assert!(next(Code::Credentials, minutes(0)));
+        assert!(next(Code::Credentials, minutes(4)));
+        // Its minute begins now.
+        assert!(next(Code::AccessDenied, minutes(0)));
+        assert!(!next(Code::AccessDenied, SETTLING));
+        assert!(next(Code::Credentials, minutes(0)));
+        assert!(!next(Code::Credentials, minutes(5)));
+    }
 
     #[test]
     fn what_may_come_free_at_any_moment_is_looked_at_twice_a_second_for_two_minutes_and_then_less_often() {

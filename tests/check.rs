@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 
 use ec2_sim::{ActionResult, HookSpec, InstanceSpec, SimConfig, Transition, VolumeId, VolumeSpec};
 use serde_json::Value;
-use support::{AGENT, CA, GROUP, HOOK, HOOKS, Instance, World, config_with, volume_at};
+use support::{AGENT, CA, GROUP, HOOK, HOOKS, Instance, PROGRAM, World, config_with, volume_at};
 
 const CONFIG: &str = "/etc/node-agent/config.toml";
 
@@ -67,7 +67,7 @@ source = "s3://kafka-config/node-00/log4j.properties"
     fn run(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
         self.node
             .machine()
-            .command(AGENT.as_str())
+            .command(PROGRAM)
             .arg("check")
             .args(arguments)
             .env_clear()

@@ -17,7 +17,7 @@ mod images;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::fs::File;
+use std::fs::{self, File};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -401,8 +401,18 @@ fn launch(world: &World, blkid: Option<&Path>) -> Instance {
     let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), ..InstanceSpec::default() });
     node.write("/usr/local/lib/node/hooks.sh", HOOKS);
     if let Some(program) = blkid {
-        // Found before all others by the agent, on this machine alone.
-        node.write("/usr/sbin/blkid", format!("#!/bin/sh\nexec {} \"$@\"\n", program.display()));
+        // With its libraries: a machine does not see where it was fetched to.
+        for folder in ["", "lib/"] {
+            for entry in fs::read_dir(program.parent().unwrap().join(folder)).unwrap().map(Result::unwrap) {
+                if entry.path().is_file() {
+                    let name = entry.file_name().into_string().unwrap();
+                    node.write(&format!("/opt/util-linux/{folder}{name}"), fs::read(entry.path()).unwrap());
+                }
+            }
+        }
+        node.shell("chmod -R a+x /opt/util-linux");
+        // Found before all others by the agent.
+        node.write("/usr/sbin/blkid", "#!/bin/sh\nexec /opt/util-linux/blkid \"$@\"\n");
     }
     node
 }

@@ -25,7 +25,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, setsid};
 use node_agent::log::{Kind, Line};
 use serde_json::Value;
-use support::{AGENT, Instance, World, config_with, volume_at, wait_until};
+use support::{Instance, PROGRAM, World, config_with, volume_at, wait_until};
 
 const RUN: [&str; 2] = ["run", "--once"];
 const STUCK: Duration = Duration::from_mins(3);
@@ -432,7 +432,7 @@ fn a_closed_standard_error_does_not_end_the_run() {
     comes_up_unheard(|node| {
         // The shell closes it and becomes the agent.
         let mut command = node.machine().command("bash");
-        command.args(["-c", "exec \"$0\" run --once 2>&-", AGENT.as_str()]).env_clear();
+        command.args(["-c", "exec \"$0\" run --once 2>&-", PROGRAM]).env_clear();
         let agent = node.agent(&[]);
         command.envs(agent.get_envs().filter_map(|(name, value)| Some((name, value?))));
         command

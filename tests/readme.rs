@@ -62,7 +62,8 @@ fn value(key: &Key) -> String {
         Kind::Text | Kind::Secret | Kind::VolumeId | Kind::DeviceName | Kind::Function => "text".to_owned(),
         Kind::Duration => "time span".to_owned(),
         Kind::Flag => "`true`, `false`".to_owned(),
-        Kind::Choice(words) => words.iter().map(|word| format!("`\"{word}\"`")).collect::<Vec<_>>().join(", "),
+        Kind::FlagOr(words) => format!("`true`, `false`, {}", quoted(words)),
+        Kind::Choice(words) => quoted(words),
         Kind::List => "list of texts".to_owned(),
         Kind::Account => "name or number".to_owned(),
         Kind::Mode => "octal digits".to_owned(),
@@ -71,6 +72,10 @@ fn value(key: &Key) -> String {
         Kind::Ip => "IP address".to_owned(),
         Kind::Url => "URL".to_owned(),
     }
+}
+
+fn quoted(words: &[&str]) -> String {
+    words.iter().map(|word| format!("`\"{word}\"`")).collect::<Vec<_>>().join(", ")
 }
 
 fn lower_first(text: &str) -> String {

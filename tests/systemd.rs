@@ -131,9 +131,7 @@ fn a_unit_that_is_installed_but_stopped_is_started_by_retry_and_followed() {
 
 /// Puts the agent's binary where programs are.
 fn install_agent(node: &Instance) {
-    let binary = std::fs::read(support::AGENT.as_str()).unwrap();
-    node.write("/usr/bin/node-agent", binary);
-    node.shell("chmod 0755 /usr/bin/node-agent");
+    node.shell(&format!("install -m 0755 {} /usr/bin/node-agent", support::PROGRAM));
 }
 
 #[test]

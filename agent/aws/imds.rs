@@ -10,13 +10,22 @@ use aws_config::imds::client::error::{ImdsError, TokenError};
 use aws_config::provider_config::ProviderConfig;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
+use aws_types::os_shim_internal::{Env, Fs};
 use reqwest::StatusCode;
 use serde::Deserialize;
+use tokio::sync::OnceCell;
 
 use crate::failure::{Code, Failure};
 
 /// The service, asked by one client that keeps its token.
 pub struct Imds {
+    provider: ProviderConfig,
+    reached: OnceCell<Reached>,
+}
+
+/// Where the service is, and the SDK's client for it.
+struct Reached {
+    endpoint: String,
     client: Client,
 }
 
@@ -46,7 +55,21 @@ pub struct IdentityDocument {
 impl Imds {
     /// Two attempts, because the client renews a token that expired only by trying again; the step runner does the rest.
     pub(super) fn new(provider: &ProviderConfig) -> Self {
-        Imds { client: Client::builder().configure(provider).max_attempts(2).build() }
+        Imds { provider: provider.clone(), reached: OnceCell::new() }
+    }
+
+    async fn reached(&self) -> Result<&Reached, Failure> {
+        let reach = async || {
+            let endpoint = endpoint().await?;
+            let client = Client::builder().configure(&self.provider).max_attempts(2).endpoint(&endpoint);
+            let client = client.map_err(|error| {
+                Failure::new(Code::ImdsUnreachable, format!("{endpoint} is no address of the metadata service"))
+                    .because(error)
+                    .remedy("correct AWS_EC2_METADATA_SERVICE_ENDPOINT, or ec2_metadata_service_endpoint in the AWS profile, then: node-agent retry")
+            })?;
+            Ok(Reached { client: client.build(), endpoint })
+        };
+        self.reached.get_or_try_init(reach).await
     }
 
     /// The instance identity document.
@@ -93,7 +116,7 @@ impl Imds {
 
     /// None where the service answers 404.
     async fn optional(&self, path: &str) -> Result<Option<String>, Failure> {
-        match self.client.get(path).await {
+        match self.reached().await?.client.get(path).await {
             Ok(text) => Ok(Some(text.into())),
             Err(error) => match status(&error) {
                 Some(404) => Ok(None),
@@ -108,9 +131,7 @@ impl Imds {
 
     /// The user data as bytes. The SDK's client returns only text, and user data may be gzip: asked by hand.
     pub async fn user_data(&self) -> Result<Vec<u8>, Failure> {
-        let base =
-            std::env::var("AWS_EC2_METADATA_SERVICE_ENDPOINT").unwrap_or_else(|_| "http://169.254.169.254".to_owned());
-        let base = base.trim_end_matches('/');
+        let base = self.reached().await?.endpoint.trim_end_matches('/');
         let failed = |what: &str, error: reqwest::Error| match error.status() {
             Some(StatusCode::FORBIDDEN) => switched_off(what),
             _ => Failure::new(Code::ImdsUnreachable, format!("instance metadata {what}")).because(error),
@@ -149,6 +170,39 @@ impl Imds {
     }
 }
 
+/// The service's address.
+#[expect(clippy::default_trait_access, reason = "aws-config exports the type only as deprecated")]
+async fn endpoint() -> Result<String, Failure> {
+    let (fs, env) = (Fs::real(), Env::real());
+    // Without a profile that can be read, the environment counts alone: as for the SDK's own clients.
+    let profile = aws_config::profile::load(&fs, &env, &Default::default(), None).await.ok();
+    let in_profile = |key: &str| profile.as_ref().and_then(|profile| profile.get(key)).map(str::to_owned);
+    resolve(|name| env.get(name).ok(), in_profile)
+}
+
+/// The address by the rules of the SDK, whose client for credentials resolves it by itself: the environment's or else the profile's
+/// address, or else the environment's or the profile's mode.
+fn resolve(
+    variable: impl Fn(&str) -> Option<String>,
+    in_profile: impl Fn(&str) -> Option<String>,
+) -> Result<String, Failure> {
+    let set = |name: &str, key: &str| variable(name).or_else(|| in_profile(key));
+    if let Some(endpoint) = set("AWS_EC2_METADATA_SERVICE_ENDPOINT", "ec2_metadata_service_endpoint") {
+        return Ok(endpoint);
+    }
+    let mode = set("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "ec2_metadata_service_endpoint_mode");
+    match mode.as_deref().map(str::to_ascii_lowercase).as_deref() {
+        None | Some("ipv4") => Ok("http://169.254.169.254".to_owned()),
+        Some("ipv6") => Ok("http://[fd00:ec2::254]".to_owned()),
+        Some(other) => {
+            let text = format!("the metadata service's endpoint mode {other:?} is neither IPv4 nor IPv6");
+            Err(Failure::new(Code::ImdsUnreachable, text).remedy(
+                "correct AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE, or ec2_metadata_service_endpoint_mode in the AWS profile, then: node-agent retry",
+            ))
+        }
+    }
+}
+
 /// The status of the answer, which may be the one to the request for a token.
 fn status(error: &ImdsError) -> Option<u16> {
     let answer = match error {
@@ -165,4 +219,41 @@ fn status(error: &ImdsError) -> Option<u16> {
 /// What 403 means here.
 fn switched_off(path: &str) -> Failure {
     Failure::new(Code::ImdsRefused, format!("instance metadata answers 403 to {path}: it is switched off"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn the_service_is_where_environment_and_profile_say_as_for_the_sdk() {
+        const ENDPOINT: (&str, &str) = ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "ec2_metadata_service_endpoint");
+        const MODE: (&str, &str) = ("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "ec2_metadata_service_endpoint_mode");
+        const FOUR: &str = "http://169.254.169.254";
+        const SIX: &str = "http://[fd00:ec2::254]";
+        // The environment's address and mode, the profile's, and where the service is.
+        let cases = [
+            ([None, None, None, None], FOUR),
+            ([None, Some("IPv6"), None, None], SIX),
+            ([None, Some("ipv6"), None, Some("IPv4")], SIX),
+            ([None, None, None, Some("IPv6")], SIX),
+            ([None, Some("IPv4"), None, Some("IPv6")], FOUR),
+            ([Some("http://[::1]:8080"), Some("IPv6"), Some("http://elsewhere"), None], "http://[::1]:8080"),
+            ([None, Some("IPv6"), Some("http://elsewhere/"), None], "http://elsewhere/"),
+        ];
+        for ([endpoint, mode, profile_endpoint, profile_mode], wanted) in cases {
+            let of = |pairs: [(&'static str, Option<&'static str>); 2]| {
+                let set = pairs.into_iter().filter_map(|(name, value)| Some((name, value?)));
+                let set: BTreeMap<_, _> = set.collect();
+                move |name: &str| set.get(name).map(|value| (*value).to_owned())
+            };
+            let variables = of([(ENDPOINT.0, endpoint), (MODE.0, mode)]);
+            let profile = of([(ENDPOINT.1, profile_endpoint), (MODE.1, profile_mode)]);
+            assert_eq!(resolve(variables, profile).unwrap(), wanted, "{endpoint:?} {mode:?}");
+        }
+        let wrong = resolve(|name| (name == MODE.0).then(|| "IPv5".to_owned()), |_| None).unwrap_err();
+        assert!(wrong.to_string().contains("\"ipv5\" is neither IPv4 nor IPv6"), "{wrong}");
+    }
 }

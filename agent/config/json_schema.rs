@@ -106,6 +106,7 @@ fn values(kind: Kind) -> Value {
         Kind::Function => text("^[A-Za-z_][A-Za-z0-9_.:-]*$"),
         Kind::Duration => text(&format!(r"^\s*([0-9][0-9\s]*(\.[0-9\s]+)?({UNITS})\s*)+$")),
         Kind::Flag => json!({ "type": "boolean" }),
+        Kind::FlagOr(words) => json!({ "anyOf": [{ "type": "boolean" }, { "enum": words }] }),
         Kind::Choice(words) => json!({ "enum": words }),
         Kind::List => json!({ "type": "array", "items": text(&format!(r#"^[^\s,"'\\{CONTROL}]+$"#)) }),
         // The highest number is chown(2)'s "leave it".

@@ -25,7 +25,7 @@ use toml::de::DeTable;
 pub use mistake::{Mistake, Mistakes};
 pub use model::{
     Account, BadDigest, BadVolumeId, Config, Contents, File, FileSystemType, Format, Hooks, Lifecycle, Node, OnFailure,
-    Script, Sha256Digest, Source, Timeouts, Volume, VolumeId,
+    Recursive, Script, Sha256Digest, Source, Timeouts, Volume, VolumeId,
 };
 
 /// A configuration's text.

@@ -79,8 +79,8 @@ pub struct Volume {
     pub owner: Option<Account>,
     /// The mount point's group; `None` leaves it as it is.
     pub group: Option<Account>,
-    /// Whether owner and group are set on everything below, on every boot.
-    pub recursive: bool,
+    /// When owner and group are also set on everything below.
+    pub recursive: Recursive,
     /// Whether the volume is detached before the instance terminates.
     pub detach_on_terminate: bool,
     /// Whether a blank volume may be formatted.
@@ -150,6 +150,17 @@ impl fmt::Display for FileSystemType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+/// When owner and group are set on everything below a mount point; after a format they always are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recursive {
+    /// Only after a format.
+    AfterFormat,
+    /// On every boot.
+    Always,
+    /// When the mount point itself has another owner or group.
+    WhenOwnerDiffers,
 }
 
 /// Whether a blank volume is formatted.

@@ -91,6 +91,16 @@ impl<'a> Sheet<'a> {
         }
     }
 
+    /// A boolean, or one word of the key's own, and the value it stands for.
+    pub(super) fn flag_or<T: Copy>(&self, key: &'static Key, flag: [T; 2], words: &[(&str, T)]) -> Result<T, Reported> {
+        match self.value(key).map(|value| &value.item) {
+            Some(Item::Text(text)) if !["true", "false"].contains(&text.to_lowercase().as_str()) => {
+                self.choice(key, words)
+            }
+            _ => self.flag(key).map(|value| flag[usize::from(value)]),
+        }
+    }
+
     /// A list of strings, each with its own place.
     pub(super) fn list(&self, key: &'static Key) -> Result<Vec<Given<'a, &'a str>>, Reported> {
         let spot = self.spot(key);
@@ -266,16 +276,17 @@ pub(super) fn all<T>(results: impl IntoIterator<Item = Result<T, Reported>>) -> 
 fn wrong_type(spot: Spot<'_>, item: &Item) -> Reported {
     let key = spot.key;
     let expected = match key.kind {
-        Kind::Flag => "a boolean",
+        Kind::Flag | Kind::FlagOr(_) => "a boolean",
         Kind::List => "a list of strings",
         Kind::Account => "a name or a number",
         _ => "a string",
     };
     let right = match (key.kind, item) {
         (_, Item::Broken) => return Reported(()),
-        (Kind::Flag, Item::Text(text)) if text.eq_ignore_ascii_case("true") => "true".to_owned(),
-        (Kind::Flag, Item::Text(text)) if text.eq_ignore_ascii_case("false") => "false".to_owned(),
+        (Kind::Flag | Kind::FlagOr(_), Item::Text(text)) if text.eq_ignore_ascii_case("true") => "true".to_owned(),
+        (Kind::Flag | Kind::FlagOr(_), Item::Text(text)) if text.eq_ignore_ascii_case("false") => "false".to_owned(),
         (Kind::Flag, _) => "true or false".to_owned(),
+        (Kind::FlagOr(words), _) => format!("true or false or \"{}\"", words.join("\" or \"")),
         // Of more than plain words the example says more than a copy.
         (Kind::List, Item::Text(text)) if !text.contains(|c: char| c.is_control() || matches!(c, '"' | '\\')) => {
             let entries: Vec<String> =

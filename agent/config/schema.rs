@@ -53,7 +53,7 @@ pub struct Key {
     doc: &'static str,
 }
 
-/// What a key's value is. All but [`Kind::Flag`], [`Kind::List`] and [`Kind::Account`] are written as a string.
+/// What a key's value is. All but [`Kind::Flag`], [`Kind::FlagOr`], [`Kind::List`] and [`Kind::Account`] are written as a string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A plain text, not empty, without control characters.
@@ -70,6 +70,8 @@ pub enum Kind {
     Duration,
     /// `true` or `false`.
     Flag,
+    /// `true`, `false` or one of these words.
+    FlagOr(&'static [&'static str]),
     /// One of these words.
     Choice(&'static [&'static str]),
     /// A list of words: strings without white space, commas, quotes and backslashes.
@@ -241,8 +243,8 @@ table! {
     OWNER "owner" Account, Optional, "ownership", "\"kafka\"";
     /// The mount point's group.
     GROUP "group" Account, Optional, "ownership", "\"kafka\"";
-    /// Whether owner and group are set on everything below the mount point on every boot.
-    RECURSIVE "recursive" Flag, Default(L::Flag(false)), "ownership", "false";
+    /// Whether owner and group are set on everything below the mount point on every boot, or whenever the mount point's own differ.
+    RECURSIVE "recursive" FlagOr(&["when-owner-differs"]), Default(L::Flag(false)), "ownership", "false";
     /// Whether the volume is detached before the instance terminates.
     DETACH_ON_TERMINATE "detach_on_terminate" Flag, Default(L::Flag(false)), "termination", "false";
     /// Whether a volume that is proven blank is formatted, or is an error.

@@ -260,7 +260,7 @@ fn lacking(key: &Key, raw: &str, in_list: bool, start: usize, slip: usize) -> Op
     if raw.is_empty() {
         return Some((slip, "has no value".to_owned(), format!("write {} = {}", key.name, key.example)));
     }
-    if key.kind == Kind::Flag {
+    if matches!(key.kind, Kind::Flag | Kind::FlagOr(_)) {
         let instead = format!("write {0} = true or {0} = false", key.name);
         return Some((start, "is neither true nor false".to_owned(), instead));
     }

@@ -13,6 +13,8 @@ pub mod group;
 pub mod mount;
 pub mod mountinfo;
 pub mod octal;
+pub mod owner;
+pub mod path;
 pub mod preen;
 pub mod probe;
 pub mod resize;

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use self::control::{Asked, Control, Request};
 use crate::boot::Up;
@@ -26,7 +26,7 @@ use crate::steps::lifecycle::LaunchResult;
 /// Where no configuration says it: the default of `timeouts.complete`.
 const COMPLETING: Duration = Duration::from_hours(1);
 
-/// How often an instance in a warm pool asks its metadata service whether it is wanted now. The question stays on the host.
+/// How often an instance asks its metadata service whether it goes into a warm pool, or out of it. The question stays on the host.
 const WARM_POLL: Duration = Duration::from_secs(5);
 
 /// What ends a wait.
@@ -161,10 +161,15 @@ impl Service {
         let session = &self.session;
         let mut stop = session.stop.clone();
         let mut tag = pin!(session.keep_tagging(None).fuse());
+        let mut pooled = pin!(back_in_pool(session, lifecycle));
         loop {
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => return Next::End(Ok(())),
                 () = &mut tag => {}
+                target = &mut pooled => {
+                    tracing::info!("the instance leaves service for its warm pool ({target})");
+                    return Next::Again;
+                }
                 Some(asked) = self.control.requests.recv() => match asked.request {
                     Request::Retry { from } => {
                         again(session, &mut self.followers, asked, from);
@@ -317,6 +322,22 @@ impl Service {
     fn given_up(&self, ended: Ended) -> Next {
         self.session.failed(&ended, Phase::Failed);
         Next::End(Err(ended))
+    }
+}
+
+/// Waits until Auto Scaling takes an instance in service back into its warm pool, and tells the state it goes to. Launched
+/// from there without another boot, it would wait for its agent in vain.
+async fn back_in_pool(session: &Session, lifecycle: Option<&config::Lifecycle>) -> String {
+    if lifecycle.is_none() {
+        return std::future::pending().await;
+    }
+    loop {
+        sleep(WARM_POLL).await;
+        match session.aws.imds.target_lifecycle_state().await {
+            Ok(Some(target)) if target.starts_with("Warmed:") => return target,
+            Ok(_) => {}
+            Err(failure) => tracing::debug!("{failure}"),
+        }
     }
 }
 

@@ -1,7 +1,6 @@
 //! `files`: the node's files are in place.
 
-use std::fs;
-use std::io::Seek;
+use std::io::{self, Seek};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -10,7 +9,8 @@ use crate::aws::download::Fetched;
 use crate::config::{self, Sha256Digest};
 use crate::failure::{Failure, Named};
 use crate::host::accounts;
-use crate::host::atomic::{Replacement, remove_leftovers};
+use crate::host::atomic::{Replacement, remove_leftovers_in};
+use crate::host::path::{Folder, Missing};
 use crate::journal::Journal;
 use crate::step::{Observed, Step, StepName};
 
@@ -64,13 +64,15 @@ impl Step for WriteFiles<'_> {
             .collect::<Result<_, Failure>>()?;
         for ((file, fetched), (user, group)) in self.files.iter().zip(self.contents).zip(owners) {
             let what = || format!("writing {}", file.destination.display());
-            if let Some(dir) = file.destination.parent() {
-                fs::create_dir_all(dir).named(format_args!("making {}", dir.display()))?;
-                remove_leftovers(dir).named(what())?;
-            }
+            let nameless = || io::Error::other("a path without a directory");
+            let (Some(dir), Some(name)) = (file.destination.parent(), file.destination.file_name()) else {
+                return Err(Failure::io(what(), nameless()));
+            };
+            let folder = Folder::reach(dir, Missing::Make)?;
+            remove_leftovers_in(&folder).named(what())?;
             let mut contents = fetched.file.try_clone().named(what())?;
             contents.rewind().named(what())?;
-            Replacement::new(&file.destination)
+            Replacement::within(&folder, name)
                 .mode(file.mode)
                 .owner(user, group)
                 .write_from(&mut contents)

@@ -301,9 +301,81 @@ impl Complete<'_> {
         Ok(())
     }
 
-    /// Auto Scaling has been told: that holds whether or not the disk takes it.
     fn record(&self, outcome: LaunchOutcome) {
-        self.journal.keep(|state| state.lifecycle.outcome = Some(outcome));
+        self.journal.launch_ended(outcome);
+    }
+}
+
+/// Tells a new launch of the same instance from the one that is completed: a warm pool that is reused on scale-in launches its
+/// instances again and again.
+#[derive(Debug)]
+pub struct Relaunch<'a> {
+    /// Knows the launch that was completed.
+    pub journal: &'a Journal,
+    /// The launch.
+    pub launch: &'a Launch<'a>,
+    /// This boot.
+    pub boot_id: &'a str,
+    /// `timeouts.aws`
+    pub deadline: Duration,
+    /// When it began.
+    pub began: Instant,
+    /// Nothing is to be sent, a heartbeat neither.
+    pub planning: bool,
+}
+
+impl Step for Relaunch<'_> {
+    type Output = ();
+
+    fn name(&self) -> StepName {
+        StepName::Identity
+    }
+
+    fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    async fn observe(&self) -> Result<Observed<()>, Failure> {
+        let Some(config) = self.launch.config.filter(|_| self.journal.may_be_launched_anew(self.boot_id)) else {
+            return Ok(Observed::Done(()));
+        };
+        let instance = &self.launch.node.instance_id;
+        let state = self.launch.autoscaling.state(instance).await?;
+        let anew = |how: &str| {
+            let text =
+                format!("{instance} {how}, launched anew from a warm pool: files, hooks and complete are due again");
+            Ok(Observed::Todo(text))
+        };
+        match state {
+            LifecycleState::Pending if self.began.elapsed() < SETTLING.min(self.deadline / 2) => {
+                let text = format!("{instance} is Pending, although its launch was completed before");
+                Ok(Observed::NotYet(Failure::new(Code::LifecycleNotWaiting, text)))
+            }
+            // No description is as old as that.
+            LifecycleState::Pending => anew("is Pending"),
+            LifecycleState::PendingWait if self.planning => anew("is Pending:Wait"),
+            LifecycleState::Unreadable if self.planning => Ok(Observed::Done(())),
+            // Another hook of the group may hold the instance after ours was completed. A heartbeat tells which of them waits.
+            LifecycleState::PendingWait | LifecycleState::Unreadable => {
+                match self.launch.autoscaling.heartbeat(&config.asg_name, &config.hook_name, instance).await {
+                    Ok(Completion::Accepted) => anew(&format!("is held by hook {} again", config.hook_name)),
+                    Ok(Completion::NoActiveAction(message)) => {
+                        tracing::debug!("{instance} is {state}, but not by this hook: {message}");
+                        Ok(Observed::Done(()))
+                    }
+                    Err(failure) if failure.code == Code::AccessDenied => {
+                        tracing::debug!("whether {instance} was launched anew cannot be told: {failure}");
+                        Ok(Observed::Done(()))
+                    }
+                    Err(failure) => Err(failure),
+                }
+            }
+            _ => Ok(Observed::Done(())),
+        }
+    }
+
+    async fn act(&self) -> Result<(), Failure> {
+        self.journal.launched_anew()
     }
 }
 

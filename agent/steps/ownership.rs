@@ -1,14 +1,14 @@
 //! `ownership`: the mount point belongs to its user and group; what is below only after a format or when asked.
 
 use std::cell::Cell;
-use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, lchown};
-use std::path::Path;
 use std::time::Duration;
 
+use crate::config::Recursive;
 use crate::failure::{Failure, Named};
 use crate::host::accounts;
+use crate::host::owner::Owner;
+use crate::host::path::{Folder, Missing};
 use crate::journal::Journal;
 use crate::step::{Observed, Step, StepName};
 use crate::steps::attach::Attached;
@@ -48,30 +48,32 @@ impl Step for Own<'_> {
     }
 
     async fn observe(&self) -> Result<Observed<()>, Failure> {
-        let (user, group) = self.wanted()?;
-        let path = &self.volume.want.mount_path;
-        let meta = fs::metadata(path).named(format_args!("looking at {}", path.display()))?;
-        let differs = user.is_some_and(|user| user != meta.uid()) || group.is_some_and(|group| group != meta.gid());
-        if differs {
-            return Ok(Observed::Todo(format!("{} belongs to {}:{}", path.display(), meta.uid(), meta.gid())));
+        let owner = self.wanted()?;
+        let path = self.volume.want.mount_path.display();
+        let stat = self.mount_point()?.stat().named(format_args!("looking at {path}"))?;
+        if owner.differs(&stat) {
+            return Ok(Observed::Todo(format!("{path} belongs to {}:{}", stat.st_uid, stat.st_gid)));
         }
-        if self.recursion_due() && !self.swept.get() && (user.is_some() || group.is_some()) {
-            return Ok(Observed::Todo(format!("what is below {} gets the same owner", path.display())));
+        if self.sweeps_always() && !self.swept.get() && (owner.user.is_some() || owner.group.is_some()) {
+            return Ok(Observed::Todo(format!("what is below {path} gets the same owner")));
         }
         Ok(Observed::Done(()))
     }
 
     async fn act(&self) -> Result<(), Failure> {
-        let (user, group) = self.wanted()?;
-        let path = self.volume.want.mount_path.clone();
-        let recursive = self.recursion_due();
-        let what = format!("changing the owner of {}", path.display());
+        let owner = self.wanted()?;
+        let what = format!("changing the owner of {}", self.volume.want.mount_path.display());
+        let mount_point = self.mount_point()?;
+        let always = self.sweeps_always();
+        let if_differs = self.volume.want.recursive == Recursive::WhenOwnerDiffers;
         let changed = tokio::task::spawn_blocking(move || {
-            let device = fs::metadata(&path)?.dev();
-            if recursive {
-                sweep(&path, device, user, group)?;
+            let stat = mount_point.stat()?;
+            if always || if_differs && owner.differs(&stat) {
+                owner.sweep(&mount_point)?;
             }
-            own(&path, user, group)
+            // Last: a sweep that was cut short is seen by it.
+            owner.own(&mount_point, &stat)?;
+            Ok(())
         })
         .await
         .unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
@@ -85,45 +87,21 @@ impl Step for Own<'_> {
 }
 
 impl Own<'_> {
-    fn wanted(&self) -> Result<(Option<u32>, Option<u32>), Failure> {
+    fn wanted(&self) -> Result<Owner, Failure> {
         let want = self.volume.want;
-        Ok((
-            want.owner.as_ref().map(accounts::user).transpose()?,
-            want.group.as_ref().map(accounts::group).transpose()?,
-        ))
+        Ok(Owner {
+            user: want.owner.as_ref().map(accounts::user).transpose()?,
+            group: want.group.as_ref().map(accounts::group).transpose()?,
+        })
     }
 
-    fn recursion_due(&self) -> bool {
-        self.volume.want.recursive || self.journal.volume(self.volume.want.id.as_str()).ownership_due
+    fn mount_point(&self) -> Result<Folder, Failure> {
+        Folder::reach(&self.volume.want.mount_path, Missing::Fail)
     }
-}
 
-/// Everything below `dir` on the same filesystem; symlinks themselves, never what they lead to.
-fn sweep(dir: &Path, device: u64, user: Option<u32>, group: Option<u32>) -> io::Result<()> {
-    let mut todo = vec![dir.to_owned()];
-    while let Some(dir) = todo.pop() {
-        for entry in fs::read_dir(&dir)? {
-            let entry = entry?;
-            let meta = entry.metadata()?;
-            if meta.dev() != device {
-                continue;
-            }
-            own_if_different(&entry.path(), &meta, user, group)?;
-            if meta.is_dir() {
-                todo.push(entry.path());
-            }
-        }
+    /// Whether all that is below gets the owner, whoever owns the mount point.
+    fn sweeps_always(&self) -> bool {
+        self.volume.want.recursive == Recursive::Always
+            || self.journal.volume(self.volume.want.id.as_str()).ownership_due
     }
-    Ok(())
-}
-
-fn own(path: &Path, user: Option<u32>, group: Option<u32>) -> io::Result<()> {
-    own_if_different(path, &fs::symlink_metadata(path)?, user, group)
-}
-
-/// Left alone where it is right, so that change times stay and a second pass is fast.
-fn own_if_different(path: &Path, meta: &fs::Metadata, user: Option<u32>, group: Option<u32>) -> io::Result<()> {
-    let user = user.filter(|user| *user != meta.uid());
-    let group = group.filter(|group| *group != meta.gid());
-    if user.is_none() && group.is_none() { Ok(()) } else { lchown(path, user, group) }
 }

@@ -120,26 +120,26 @@ impl Call {
         Some(match self.number {
             #[cfg(target_arch = "x86_64")]
             libc::SYS_rename => format!("rename to {}", path(1)),
-            libc::SYS_renameat | libc::SYS_renameat2 => format!("rename to {}", path(3)),
+            libc::SYS_renameat | libc::SYS_renameat2 => format!("rename to {}", self.below(2, 3)),
             #[cfg(target_arch = "x86_64")]
             libc::SYS_mkdir => format!("mkdir {}", path(0)),
-            libc::SYS_mkdirat => format!("mkdir {}", path(1)),
+            libc::SYS_mkdirat => format!("mkdir {}", self.below(0, 1)),
             #[cfg(target_arch = "x86_64")]
             libc::SYS_unlink | libc::SYS_rmdir => format!("unlink {}", path(0)),
-            libc::SYS_unlinkat => format!("unlink {}", path(1)),
+            libc::SYS_unlinkat => format!("unlink {}", self.below(0, 1)),
             libc::SYS_mount => format!("mount {}", path(1)),
             #[cfg(target_arch = "x86_64")]
             libc::SYS_lchown | libc::SYS_chown => format!("chown {}", path(0)),
-            libc::SYS_fchownat => format!("chown {}", path(1)),
-            libc::SYS_write | libc::SYS_pwrite64 if self.file().starts_with("/dev/loop") => {
+            libc::SYS_fchownat => format!("chown {}", self.below(0, 1)),
+            libc::SYS_write | libc::SYS_pwrite64 if self.file(0).starts_with("/dev/loop") => {
                 "write to the device".to_owned()
             }
-            libc::SYS_fsync if self.file().starts_with("/dev") => "flush the device".to_owned(),
+            libc::SYS_fsync if self.file(0).starts_with("/dev") => "flush the device".to_owned(),
             libc::SYS_ioctl if GROW.contains(&self.arguments[1]) => "grow".to_owned(),
-            libc::SYS_sendto | libc::SYS_sendmsg | libc::SYS_writev if self.file().starts_with("socket") => {
+            libc::SYS_sendto | libc::SYS_sendmsg | libc::SYS_writev if self.file(0).starts_with("socket") => {
                 "send a request".to_owned()
             }
-            libc::SYS_write if self.file().starts_with("pipe") => "tell a child to go".to_owned(),
+            libc::SYS_write if self.file(0).starts_with("pipe") => "tell a child to go".to_owned(),
             #[cfg(target_arch = "x86_64")]
             libc::SYS_fork | libc::SYS_vfork => "start a program".to_owned(),
             libc::SYS_clone if is_program(self.arguments[0]) => "start a program".to_owned(),
@@ -149,9 +149,15 @@ impl Call {
         })
     }
 
-    /// What the first argument, a descriptor, leads to.
-    fn file(&self) -> String {
-        let link = PathBuf::from(format!("/proc/{}/fd/{}", self.thread, self.arguments[0]));
+    /// The path that one argument names, below the folder that another one, a descriptor, leads to.
+    fn below(&self, folder: usize, argument: usize) -> String {
+        let name = self.text(argument);
+        if name.starts_with('/') { name } else { format!("{}/{name}", self.file(folder)) }
+    }
+
+    /// What an argument, a descriptor, leads to.
+    fn file(&self, argument: usize) -> String {
+        let link = PathBuf::from(format!("/proc/{}/fd/{}", self.thread, self.arguments[argument]));
         fs::read_link(link).map(|target| target.display().to_string()).unwrap_or_default()
     }
 

@@ -6,7 +6,8 @@
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each scenario uses its part")]
 
 use std::fmt::Display;
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
@@ -26,26 +27,49 @@ pub const IP: &str = "10.0.1.10";
 pub const GROUP: &str = "kafka-node-00";
 /// The launch hook.
 pub const HOOK: &str = "kafka-node-asg-hook";
-/// The agent: the one that `NODE_AGENT` names, such as a static binary that is to be shipped; else the one just built.
+/// The agent on this host, for tests without a [`World`], which may hide it: the one that `NODE_AGENT` names, such as a static
+/// binary that is to be shipped; else the one just built.
 pub static AGENT: LazyLock<String> =
-    LazyLock::new(|| std::env::var("NODE_AGENT").unwrap_or_else(|_| env!("CARGO_BIN_EXE_node-agent").to_owned()));
+    LazyLock::new(|| std::env::var("NODE_AGENT").unwrap_or_else(|_| just_built().display().to_string()));
+/// The agent on a machine.
+pub const PROGRAM: &str = "/opt/under-test/node-agent";
 /// What the simulator's https server is verified against.
 pub const CA: &str = "/etc/ssl/simulator.pem";
 /// A run that takes longer than this is stuck.
 const STUCK: Duration = Duration::from_mins(3);
+
+/// The agent that was built with this test. Cargo's target folder may have been moved since: then it is beside the test.
+fn just_built() -> PathBuf {
+    let built = PathBuf::from(env!("CARGO_BIN_EXE_node-agent"));
+    let test = std::env::current_exe().unwrap();
+    let beside = test.parent().and_then(Path::parent).map(|dir| dir.join("node-agent"));
+    beside.filter(|beside| beside.exists()).unwrap_or(built)
+}
 
 /// Where the scenario's files are: a tmpfs on /tmp that only this thread and what it starts sees.
 struct Ground;
 
 impl Ground {
     const DIR: &str = "/tmp";
+    /// The agent, wherever on the host it is.
+    const AGENT: &str = "/tmp/node-agent";
 
     fn new() -> Ground {
         unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace; the scenarios need root");
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        // Opened before, because the target folder may be below /tmp.
+        let agent = File::open(AGENT.as_str()).unwrap_or_else(|error| panic!("{}: {error}", AGENT.as_str()));
+        let path = format!("/proc/self/fd/{}", agent.as_raw_fd());
         mount(Some("tmpfs"), Ground::DIR, Some("tmpfs"), MsFlags::empty(), Some("mode=0755")).unwrap();
+        File::create(Ground::AGENT).unwrap();
+        mount(Some(path.as_str()), Ground::AGENT, none, MsFlags::MS_BIND, none).unwrap();
         Ground
+    }
+
+    /// Boots a machine that has the agent.
+    fn boot(disk: &RootDisk, by_id: &Path) -> Machine {
+        Machine::boot_with(disk, by_id, &[(Path::new(Ground::AGENT), Path::new(PROGRAM))]).unwrap()
     }
 }
 
@@ -101,7 +125,7 @@ impl World {
         let by_id = dir.join("by-id");
         let id = self.sim.launch(InstanceSpec { by_id_dir: by_id.clone(), ..spec }).unwrap();
         let disk = RootDisk::create(dir.join("disk")).unwrap();
-        let machine = Machine::boot(&disk, &by_id).unwrap();
+        let machine = Ground::boot(&disk, &by_id);
         let instance = Instance { id, sim: self.sim.clone(), dir, disk, by_id, machine: Some(machine) };
         // The scenario's own directory is on a mount that the machine does not see.
         instance.write(CA, fs::read(self.sim.ca_pem_path()).unwrap());
@@ -141,7 +165,7 @@ impl Instance {
     /// Off and on again: what was mounted is not any more, the root disk is as it was.
     pub fn reboot(&mut self) {
         self.machine = None;
-        self.machine = Some(Machine::boot(&self.disk, &self.by_id).unwrap());
+        self.machine = Some(Ground::boot(&self.disk, &self.by_id));
     }
 
     /// The machine stops and EC2 terminates the instance.
@@ -187,7 +211,7 @@ impl Instance {
 
     /// The agent with these arguments, and nothing in its environment but the addresses of the services.
     pub fn agent(&self, arguments: &[&str]) -> Command {
-        let mut command = self.machine().command(AGENT.as_str());
+        let mut command = self.machine().command(PROGRAM);
         command
             .args(arguments)
             .env_clear()

@@ -68,7 +68,7 @@ const WRONG: &[(&str, &str)] = &[
     ("[[node]]\nid = \"00\"\nip = \"::1\"\n", "want object"),
     ("NODE[[volume]]\nid = \"vol-01234567\"\nmount_path = \"/a\"\n", "missing properties 'file_system'"),
     ("VOLUMEfile_systems = \"xfs\"\n", "additionalProperties 'file_systems'"),
-    ("VOLUMErecursive = \"true\"\n", "want boolean"),
+    ("VOLUMErecursive = \"true\"\n", "anyOf"),
     ("VOLUMEmount_options = \"ro\"\n", "want array"),
     ("VOLUMEmount_options = [\"ro,noatime\"]\n", "does not match pattern"),
     ("VOLUMEformat = \"yes\"\n", "value must be one of"),

@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::*;
 use crate::config::schema::{self, Kind, Presence};
 use crate::config::{
-    Account, Contents, FileSystemType, Format, OnFailure, Script, Sha256Digest, Source, VolumeId, wants_user_data,
+    Account, Contents, FileSystemType, Format, OnFailure, Recursive, Script, Sha256Digest, Source, VolumeId,
+    wants_user_data,
 };
 
 /// Every key there is, as the documentation shows them.
@@ -111,7 +112,7 @@ fn every_key_is_read() {
     assert_eq!((first.file_system, first.format), (FileSystemType::Xfs, Format::IfBlank));
     assert_eq!((second.file_system, second.format), (FileSystemType::Ext4, Format::Never));
     assert_eq!((&second.owner, &second.group), (&Some(Account::Id(1000)), &None));
-    assert_eq!((second.device_name.as_str(), second.recursive), ("/dev/sdf", true));
+    assert_eq!((second.device_name.as_str(), second.recursive), ("/dev/sdf", Recursive::Always));
 
     let contents: Vec<&Contents> = config.files.iter().map(|file| &file.contents).collect();
     let source = |source| Contents::Source(source);
@@ -314,7 +315,7 @@ fn the_schema_is_whole() {
         for key in table.keys {
             assert!(std::ptr::eq(*key, table.key(key.name).unwrap()), "{} twice in {}", key.name, table.name);
             assert!(key.doc().ends_with('.'), "{}", key.name);
-            let literal = key.kind == Kind::Flag || key.kind == Kind::List;
+            let literal = matches!(key.kind, Kind::Flag | Kind::FlagOr(_) | Kind::List);
             assert_eq!(literal, !key.example.starts_with('"'), "{}", key.name);
             assert!(key.presence != Presence::Required || !table.one_of.contains(&key.name), "{}", key.name);
         }

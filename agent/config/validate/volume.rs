@@ -7,7 +7,7 @@ use super::account::{self, Database};
 use super::path::{self, Trailing};
 use super::value::is_blank;
 use crate::config::Scope;
-use crate::config::model::{FileSystemType, Format, Volume, VolumeId};
+use crate::config::model::{FileSystemType, Format, Recursive, Volume, VolumeId};
 use crate::config::reader::{Sheet, all};
 use crate::config::report::{Quoted, Reported, Spot};
 use crate::config::schema::volume as keys;
@@ -22,7 +22,8 @@ pub(super) fn read(sheet: &Sheet<'_>, scope: Scope) -> Result<Volume, Reported> 
         .and_then(|options| all(options.into_iter().map(|option| option.check(mount_option))));
     let owner = account::read(sheet, &keys::OWNER, Database::Users, scope);
     let group = account::read(sheet, &keys::GROUP, Database::Groups, scope);
-    let recursive = sheet.flag(&keys::RECURSIVE);
+    let words = [("when-owner-differs", Recursive::WhenOwnerDiffers)];
+    let recursive = sheet.flag_or(&keys::RECURSIVE, [Recursive::AfterFormat, Recursive::Always], &words);
     let detach_on_terminate = sheet.flag(&keys::DETACH_ON_TERMINATE);
     let format = sheet.choice(&keys::FORMAT, &[("if-blank", Format::IfBlank), ("never", Format::Never)]);
     let install_tools = sheet.flag(&keys::INSTALL_TOOLS);

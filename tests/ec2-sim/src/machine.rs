@@ -1,14 +1,15 @@
-//! A machine for an instance: a root disk in memory over the host's own, in a mount namespace of its own.
+//! A machine for an instance: a fresh root disk in memory, in a mount namespace of its own.
 //!
-//! What runs on it sees the host's programs, writes to its own root disk, mounts what only it sees, and finds in
-//! `/dev/disk/by-id` the links of its instance alone. Nothing of it stays: the namespace ends with its last process, and
-//! the disk with its directory.
+//! What runs on it has the host's programs (`PROGRAMS`) and the settings that they cannot do without (`SETTINGS`). It sees
+//! nothing else of the host's root: a host that has a `/mydata` or is a node itself makes no difference. It writes to its own
+//! root disk, mounts what only it sees, and finds in `/dev/disk/by-id` the links of its instance alone. Nothing of it stays:
+//! the namespace ends with its last process, and the disk with its directory.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,6 +25,66 @@ const LOOP_MAJOR: u64 = 7;
 /// More loop devices than a suite has attached at once.
 const LOOPS: u64 = 256;
 
+/// The host's folders that hold programs and their libraries, where it has them. A machine writes over them on its own disk.
+const PROGRAMS: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+/// Below [`PROGRAMS`], but the host's own business: empty on a machine.
+const LOCAL: &str = "local";
+/// What is copied of the host's `/etc`, where it is there: what its programs need in order to start, and the public
+/// certificates.
+const SETTINGS: [&str; 12] = [
+    "alternatives",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "mke2fs.conf",
+    "nsswitch.conf",
+    "os-release",
+    "pki/ca-trust/extracted",
+    "pki/tls/cert.pem",
+    "pki/tls/certs",
+    "ssl/cert.pem",
+    "ssl/certs",
+];
+/// Folders that a machine has from the start, empty.
+const EMPTY: [&str; 21] = [
+    "boot",
+    "dev",
+    "etc",
+    "home",
+    "media",
+    "mnt",
+    "opt",
+    "proc",
+    "root",
+    "run",
+    "srv",
+    "sys",
+    "tmp",
+    "var",
+    "var/cache",
+    "var/lib",
+    "var/log",
+    "var/opt",
+    "var/spool",
+    "var/tmp",
+    "var/lib/misc",
+];
+/// Links that a machine has from the start.
+const LINKS: [(&str, &str); 3] = [("var/run", "/run"), ("var/lock", "/run/lock"), ("etc/mtab", "/proc/self/mounts")];
+/// Files that a machine has from the start, in place of the host's.
+const FILES: [(&str, &str); 4] = [
+    (
+        "etc/passwd",
+        "root:x:0:0:root:/root:/bin/bash\n\
+         daemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin\n\
+         bin:x:2:2:bin:/bin:/usr/sbin/nologin\n\
+         nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+    ),
+    ("etc/group", "root:x:0:\ndaemon:x:1:\nbin:x:2:\nnogroup:x:65534:\n"),
+    ("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
+    ("etc/fstab", ""),
+];
+
 /// A root disk: what was written on it outlives the machine's reboots.
 #[derive(Debug, Clone)]
 pub struct RootDisk {
@@ -31,15 +92,85 @@ pub struct RootDisk {
 }
 
 impl RootDisk {
-    /// A fresh one in `dir`, which must be on a filesystem that overlayfs can write to (tmpfs, ext4, XFS) and must not be on
-    /// the overlay's own way.
+    /// A freshly installed one in `dir`, which must be on a filesystem that overlayfs can write to (tmpfs, ext4, XFS).
     pub fn create(dir: impl Into<PathBuf>) -> io::Result<Self> {
-        let dir = dir.into();
-        for part in ["upper", "work", "root"] {
-            fs::create_dir_all(dir.join(part))?;
+        let disk = Self { dir: dir.into() };
+        let root = disk.root();
+        fs::create_dir_all(&root)?;
+        for folder in EMPTY {
+            fs::create_dir(root.join(folder))?;
         }
-        Ok(Self { dir })
+        for private in ["root", "tmp", "var/tmp"] {
+            let mode = if private == "root" { 0o700 } else { 0o1777 };
+            fs::set_permissions(root.join(private), fs::Permissions::from_mode(mode))?;
+        }
+        for (link, target) in LINKS {
+            symlink(target, root.join(link))?;
+        }
+        for setting in SETTINGS {
+            let (from, to) = (Path::new("/etc").join(setting), root.join("etc").join(setting));
+            if from.symlink_metadata().is_ok() {
+                fs::create_dir_all(to.parent().unwrap_or(&root))?;
+                copy(&from, &to)?;
+            }
+        }
+        for (file, text) in FILES {
+            fs::write(root.join(file), text)?;
+        }
+        for (host, name) in programs() {
+            let here = root.join(name);
+            if let Ok(target) = fs::read_link(&host) {
+                symlink(target, here)?;
+                continue;
+            }
+            fs::create_dir(here)?;
+            for part in [disk.written(name), disk.scratch(name)] {
+                fs::create_dir_all(part)?;
+            }
+        }
+        // Hides the host's. A folder that is made in place of a whiteout hides what is below it, too (Linux,
+        // Documentation/filesystems/overlayfs.rst).
+        mknod(&disk.written("usr").join(LOCAL), SFlag::S_IFCHR, Mode::empty(), makedev(0, 0))?;
+        Ok(disk)
     }
+
+    /// The root directory, without what is mounted there.
+    fn root(&self) -> PathBuf {
+        self.dir.join("root")
+    }
+
+    /// What was written over one of [`PROGRAMS`].
+    fn written(&self, name: &str) -> PathBuf {
+        self.dir.join("written").join(name)
+    }
+
+    /// Overlayfs's working directory for it.
+    fn scratch(&self, name: &str) -> PathBuf {
+        self.dir.join("scratch").join(name)
+    }
+}
+
+/// Those of [`PROGRAMS`] that the host has, each with its path there.
+fn programs() -> impl Iterator<Item = (PathBuf, &'static str)> {
+    let all = PROGRAMS.into_iter().map(|name| (Path::new("/").join(name), name));
+    all.filter(|(host, _)| host.symlink_metadata().is_ok())
+}
+
+/// Copies a file, a link or a folder as it is.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let kind = from.symlink_metadata()?.file_type();
+    if kind.is_symlink() {
+        return symlink(fs::read_link(from)?, to);
+    }
+    if !kind.is_dir() {
+        return fs::copy(from, to).map(drop);
+    }
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        copy(&entry.path(), &to.join(entry.file_name()))?;
+    }
+    Ok(())
 }
 
 /// A running machine.
@@ -51,12 +182,17 @@ pub struct Machine {
 impl Machine {
     /// Boots a machine from `disk`, with the by-id links of `by_id_dir`.
     pub fn boot(disk: &RootDisk, by_id_dir: &Path) -> io::Result<Self> {
+        Self::boot_with(disk, by_id_dir, &[])
+    }
+
+    /// As [`Machine::boot`], with files of the host, each at a place of the machine.
+    pub fn boot_with(disk: &RootDisk, by_id_dir: &Path, files: &[(&Path, &Path)]) -> io::Result<Self> {
         fs::create_dir_all(by_id_dir)?;
         // The thread takes the new namespace on and hands it over as a descriptor.
         let namespace = thread::scope(|scope| {
             scope
                 .spawn(|| {
-                    enter_new_root(&disk.dir, by_id_dir)?;
+                    enter_new_root(disk, by_id_dir, files)?;
                     File::open("/proc/thread-self/ns/mnt")
                 })
                 .join()
@@ -99,25 +235,39 @@ impl Machine {
     }
 }
 
-fn enter_new_root(disk: &Path, by_id_dir: &Path) -> io::Result<()> {
+fn enter_new_root(disk: &RootDisk, by_id_dir: &Path, files: &[(&Path, &Path)]) -> io::Result<()> {
     let none = None::<&str>;
     unshare(CloneFlags::CLONE_NEWNS)?;
     // Nothing mounted from here on shows outside.
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-    let root = disk.join("root");
-    let layers =
-        format!("lowerdir=/,upperdir={},workdir={}", disk.join("upper").display(), disk.join("work").display());
-    mount(Some("overlay"), &root, Some("overlay"), MsFlags::empty(), Some(layers.as_str()))?;
+    let root = disk.root();
+    mount(Some(&root), &root, none, MsFlags::MS_BIND, none)?;
+    for (host, name) in programs().filter(|(host, _)| !host.is_symlink()) {
+        let layers = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            host.display(),
+            disk.written(name).display(),
+            disk.scratch(name).display()
+        );
+        mount(Some("overlay"), &root.join(name), Some("overlay"), MsFlags::empty(), Some(layers.as_str()))?;
+    }
+    fs::create_dir_all(root.join("usr").join(LOCAL).join("bin"))?;
     for shared in ["proc", "sys"] {
         mount(Some(&Path::new("/").join(shared)), &root.join(shared), none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
     }
-    for fresh in ["dev", "run", "tmp"] {
-        mount(Some("tmpfs"), &root.join(fresh), Some("tmpfs"), MsFlags::empty(), Some("mode=0755"))?;
+    for (fresh, options) in [("dev", "mode=0755"), ("run", "mode=0755"), ("tmp", "mode=1777")] {
+        mount(Some("tmpfs"), &root.join(fresh), Some("tmpfs"), MsFlags::empty(), Some(options))?;
     }
     make_devices(&root.join("dev"))?;
     let by_id = root.join("dev/disk/by-id");
     fs::create_dir_all(&by_id)?;
     mount(Some(by_id_dir), &by_id, none, MsFlags::MS_BIND, none)?;
+    for (file, place) in files {
+        let place = root.join(place.strip_prefix("/").unwrap_or(place));
+        fs::create_dir_all(place.parent().unwrap_or(&root))?;
+        File::create(&place)?;
+        mount(Some(*file), &place, none, MsFlags::MS_BIND, none)?;
+    }
     chdir(&root)?;
     // pivot_root(2), "Notes": with both arguments the same, the old root lies over the new one until it is unmounted.
     pivot_root(".", ".")?;

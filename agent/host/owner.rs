@@ -1,0 +1,224 @@
+//! The owner of a folder and of all that is below it.
+//!
+//! Who owns a folder can replace what is in it at any time. Each thing is therefore opened first, without following a symlink,
+//! and looked at and changed through its descriptor; folders are entered from the one above, never by a path.
+//!
+//! A file with several hard links gets the owner, too: below a mount point, all its links are on that volume, and all that is on
+//! the volume is to belong to the same user.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::libc;
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+use nix::unistd::{Gid, Uid, fchownat};
+
+use super::path::{FOLDER, Folder};
+
+/// At most so many folders are held open at once, however deep they lie in each other.
+const MOST_OPEN: usize = 32;
+
+/// Who is to own things; what is none stays as it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Owner {
+    /// The user's id.
+    pub user: Option<u32>,
+    /// The group's id.
+    pub group: Option<u32>,
+}
+
+impl Owner {
+    /// Whether something has another one.
+    pub fn differs(self, stat: &FileStat) -> bool {
+        self.user.is_some_and(|user| user != stat.st_uid) || self.group.is_some_and(|group| group != stat.st_gid)
+    }
+
+    /// Gives it what is open. Left alone where it is right, so that change times stay and a second pass is fast.
+    pub fn own(self, file: impl AsFd, stat: &FileStat) -> nix::Result<()> {
+        if !self.differs(stat) {
+            return Ok(());
+        }
+        let (user, group) = (self.user.map(Uid::from_raw), self.group.map(Gid::from_raw));
+        fchownat(file, c"", user, group, AtFlags::AT_EMPTY_PATH)
+    }
+
+    /// Gives it everything below `top` on the same filesystem; symlinks themselves, never what they lead to.
+    pub fn sweep(self, top: &Folder) -> io::Result<()> {
+        let mut walk = Walk { owner: self, top, device: top.stat()?.st_dev, levels: Vec::new() };
+        walk.all().map_err(|errno| {
+            let error = io::Error::from(errno);
+            io::Error::new(error.kind(), format!("{}: {error}", walk.path().display()))
+        })
+    }
+}
+
+struct Walk<'a> {
+    owner: Owner,
+    top: &'a Folder,
+    device: libc::dev_t,
+    /// From `top` to where the walk is.
+    levels: Vec<Level>,
+}
+
+/// A folder on the way.
+struct Level {
+    name: CString,
+    /// None where it was closed for others.
+    dir: Option<OwnedFd>,
+    /// What tells it from another one that was put in its place.
+    inode: libc::ino_t,
+    /// The folders in it that are still to be entered.
+    below: Vec<CString>,
+}
+
+impl Walk<'_> {
+    fn all(&mut self) -> nix::Result<()> {
+        self.enter(CString::default(), openat(self.top, c".", FOLDER, Mode::empty())?)?;
+        while let Some(level) = self.levels.last_mut() {
+            let Some(name) = level.below.pop() else {
+                self.leave()?;
+                continue;
+            };
+            let Some(dir) = &level.dir else { return Err(Errno::EBADF) };
+            match openat(dir, name.as_c_str(), FOLDER, Mode::empty()) {
+                Ok(dir) => self.enter(name, dir)?,
+                // Removed or replaced since it was seen.
+                Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes what is in a folder, and notes the folders in it.
+    fn enter(&mut self, name: CString, dir: OwnedFd) -> nix::Result<()> {
+        let stat = fstat(&dir)?;
+        if stat.st_dev != self.device {
+            return Ok(());
+        }
+        let is_top = self.levels.is_empty();
+        if let Some(far) = (self.levels.len() + 1).checked_sub(MOST_OPEN).and_then(|far| self.levels.get_mut(far)) {
+            far.dir = None;
+        }
+        self.levels.push(Level { name, dir: None, inode: stat.st_ino, below: Vec::new() });
+        // The top comes last of all, by the caller: as long as it has not changed, the sweep was not completed.
+        if !is_top {
+            self.owner.own(&dir, &stat)?;
+        }
+        let mut below = Vec::new();
+        for entry in Dir::openat(&dir, c".", FOLDER, Mode::empty())?.iter() {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name != c"." && name != c".." && self.is_folder(&dir, name)? {
+                below.push(name.to_owned());
+            }
+        }
+        if let Some(level) = self.levels.last_mut() {
+            (level.dir, level.below) = (Some(dir), below);
+        }
+        Ok(())
+    }
+
+    /// Whether this is a folder, to be entered later. Everything else is changed.
+    fn is_folder(&self, dir: &OwnedFd, name: &CStr) -> nix::Result<bool> {
+        let gone = |error| if error == Errno::ENOENT { Ok(false) } else { Err(error) };
+        let stat = match fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(error) => return gone(error),
+        };
+        if stat.st_mode & libc::S_IFMT == libc::S_IFDIR || !self.owner.differs(&stat) {
+            return Ok(stat.st_mode & libc::S_IFMT == libc::S_IFDIR);
+        }
+        let file = match openat(dir, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()) {
+            Ok(file) => file,
+            Err(error) => return gone(error),
+        };
+        let stat = fstat(&file)?;
+        if stat.st_dev == self.device {
+            self.owner.own(&file, &stat)?;
+        }
+        Ok(false)
+    }
+
+    /// Goes back to the folder above. One that was closed is opened again, if it is still the same.
+    fn leave(&mut self) -> nix::Result<()> {
+        let left = self.levels.pop();
+        if let Some(above) = self.levels.last_mut()
+            && let Some(Level { dir: Some(left), .. }) = left
+            && above.dir.is_none()
+        {
+            let dir = openat(&left, c"..", FOLDER, Mode::empty())?;
+            let stat = fstat(&dir)?;
+            // Moved meanwhile: the walk would go on somewhere else.
+            if (stat.st_dev, stat.st_ino) != (self.device, above.inode) {
+                return Err(Errno::ESTALE);
+            }
+            above.dir = Some(dir);
+        }
+        Ok(())
+    }
+
+    /// Where it is.
+    fn path(&self) -> PathBuf {
+        let names = self.levels.iter().skip(1).map(|level| level.name.to_string_lossy().into_owned());
+        self.top.path().join(names.collect::<PathBuf>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::unix::fs::{MetadataExt, symlink};
+
+    use super::*;
+    use crate::host::path::Missing;
+
+    const OWNER: Owner = Owner { user: Some(1), group: Some(2) };
+
+    #[test]
+    fn a_tree_deeper_than_descriptors_may_be_open_is_changed_to_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut deepest = dir.path().to_owned();
+        let mut all = Vec::new();
+        for level in 0..3 * MOST_OPEN {
+            // Two at each level, so that the walk has to come back.
+            all.extend([deepest.join("side/file"), deepest.join(format!("{level}"))]);
+            fs::create_dir_all(deepest.join("side")).unwrap();
+            File::create(deepest.join("side/file")).unwrap();
+            deepest.push(format!("{level}"));
+            fs::create_dir(&deepest).unwrap();
+        }
+        let open = || fs::read_dir("/proc/thread-self/fd").unwrap().count();
+        let before = open();
+
+        OWNER.sweep(&Folder::reach(dir.path(), Missing::Fail).unwrap()).unwrap();
+
+        assert!(open() <= before + 1, "descriptors stay open");
+        for path in all {
+            let meta = fs::metadata(&path).unwrap();
+            assert_eq!((meta.uid(), meta.gid()), (1, 2), "{}", path.display());
+        }
+        assert_eq!(fs::metadata(dir.path()).unwrap().uid(), 0, "the top is the caller's");
+    }
+
+    #[test]
+    fn a_symlink_is_changed_and_what_it_leads_to_is_not() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        File::create(other.path().join("file")).unwrap();
+        symlink(other.path(), dir.path().join("folder")).unwrap();
+        symlink(other.path().join("file"), dir.path().join("file")).unwrap();
+
+        OWNER.sweep(&Folder::reach(dir.path(), Missing::Fail).unwrap()).unwrap();
+
+        for name in ["folder", "file"] {
+            assert_eq!(fs::symlink_metadata(dir.path().join(name)).unwrap().uid(), 1, "{name}");
+        }
+        assert_eq!(fs::metadata(other.path()).unwrap().uid(), 0);
+        assert_eq!(fs::metadata(other.path().join("file")).unwrap().uid(), 0);
+    }
+}
