@@ -16,6 +16,7 @@ pub mod octal;
 pub mod probe;
 pub mod resize;
 pub mod systemd;
+pub mod unfinished;
 
 use std::fs;
 

@@ -1,0 +1,498 @@
+//! What a killed mkfs leaves, told from everything else that can be on a disk.
+//!
+//! That a format was begun says what the agent meant, not what is on the disk: it may have been partitioned, encrypted or
+//! filled by somebody since. Only what is provably the work of that mkfs, and nothing but that, is cleared and made again.
+//! The proof rests on how the two programs work (tried: xfsprogs 6.1, e2fsprogs 1.47; both have worked so for a decade).
+//!
+//! - `mkfs.xfs` writes directly (`O_DIRECT`) and in order. Its first write that is not zero is the superblock, marked in
+//!   progress; its last one takes the mark away. A killed one leaves a blank disk or that mark. All else it writes lies at
+//!   the heads of the allocation groups and of the log, and each block of it carries the filesystem's UUID.
+//! - `mke2fs` writes the primary superblock last, and flushes before. A killed one leaves no signature, and any part of the
+//!   rest: the cache writes it back in any order. What the rest is depends on the version and its mke2fs.conf, so that the
+//!   same program is run with the same options and UUID on a sparse file of the same size in memory, the *model*: each word
+//!   of the disk must be the model's or zero, but for times, checksums over times, and random seeds. The model of 1 TiB has
+//!   16 MB, that of 16 TiB 250 MB, all but all of it copies of the group descriptors.
+//!
+//! Everywhere else the disk must be as blank as before a first format ([`super::blank`]); once cleared, all of it.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+
+use nix::unistd::{Whence, lseek64};
+
+use super::blank::{self, Allowed, Reading};
+use super::device::Device;
+use super::filesystem::{self, Maker, Soundness};
+use super::probe::{self, Check, Evidence, Found};
+use crate::config::FileSystemType;
+use crate::failure::{Code, Failure, Named};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+/// What is compared at a time; the model's pages, and aligned as the direct reads are.
+const BLOCK: u64 = 4 * KIB;
+
+/// What is on a disk on which a format was begun.
+#[derive(Debug)]
+pub enum Left {
+    /// Nothing: mkfs wrote nothing, or what it wrote was cleared.
+    Blank(Evidence),
+    /// What a killed mkfs leaves, and nothing else.
+    Unfinished {
+        /// What was seen.
+        evidence: Evidence,
+        /// Where mkfs writes.
+        traces: Traces,
+    },
+    /// A whole filesystem of the type.
+    Whole {
+        /// It.
+        found: Found,
+        /// It holds nothing, and was never mounted as far as it tells.
+        unused: bool,
+    },
+    /// Anything else: not to be touched.
+    Other {
+        /// In a word.
+        reason: String,
+        /// What was seen, up to what spoke against it.
+        evidence: Evidence,
+    },
+}
+
+/// Looks at a device on which `maker` began to make a filesystem with this UUID, where it is known. Nothing is written.
+pub async fn look(device: &Device, maker: &Maker, uuid: Option<&str>) -> Result<Left, Failure> {
+    let mut evidence = Evidence::default();
+    let mut found = None;
+    for check in [probe::mounts(device)?, probe::uses(device)?, probe::superblocks(device).await?] {
+        match check {
+            Check::Clear(line) => evidence.add(line),
+            Check::Filesystem(filesystem) => {
+                evidence.add(format!("it holds {} (UUID {})", filesystem.kind, filesystem.uuid));
+                found = Some(filesystem);
+            }
+            Check::Against(reason, line) => return Ok(other(reason, evidence, line)),
+        }
+    }
+    let kind = maker.kind();
+    match (found, kind) {
+        (Some(found), _) if found.kind != kind.as_str() => {
+            Ok(other(format!("it holds {} (UUID {})", found.kind, found.uuid), evidence, "made by somebody else"))
+        }
+        (Some(found), FileSystemType::Xfs) => xfs(device, found, uuid, evidence).await,
+        (Some(found), FileSystemType::Ext4) => ext4(device, found, maker, uuid, evidence).await,
+        (None, _) => no_superblock(device, maker, uuid, evidence).await,
+    }
+}
+
+fn other(reason: impl Into<String>, mut evidence: Evidence, line: impl Into<String>) -> Left {
+    evidence.add(line);
+    Left::Other { reason: reason.into(), evidence }
+}
+
+async fn xfs(device: &Device, found: Found, uuid: Option<&str>, mut evidence: Evidence) -> Result<Left, Failure> {
+    let head = blank::head(device).await?;
+    let Some(superblock) = XfsSuperblock::parse(&head, device.size) else {
+        return Ok(other("its superblock is none that mkfs.xfs writes", evidence, "not as large as the device"));
+    };
+    if !superblock.in_progress {
+        return whole_or_other(device, FileSystemType::Xfs, found, superblock.used_inodes <= XFS_OWN_INODES, evidence)
+            .await;
+    }
+    evidence.add("the superblock says that mkfs is in progress");
+    if uuid.is_some_and(|uuid| uuid != found.uuid) {
+        return Ok(other("another mkfs than this agent's made it", evidence, "the UUID is not the begun format's"));
+    }
+    // What is copied by xfs_copy bears the mark, too.
+    if superblock.used_inodes > XFS_OWN_INODES {
+        let line = format!("{} inodes are in use", superblock.used_inodes);
+        return Ok(other("it holds files", evidence, line));
+    }
+    let reading = blank::read(device, Allowed::UnfinishedXfs).await?;
+    judge(device, reading, superblock.traces(device.size), evidence)
+}
+
+async fn ext4(
+    device: &Device,
+    found: Found,
+    maker: &Maker,
+    uuid: Option<&str>,
+    mut evidence: Evidence,
+) -> Result<Left, Failure> {
+    let head = blank::head(device).await?;
+    let Some(superblock) = Ext4Superblock::parse(&head) else {
+        return Ok(other("its superblock is none that mke2fs writes", evidence, "its magic is not in its place"));
+    };
+    let said = match filesystem::soundness(FileSystemType::Ext4, device).await? {
+        Soundness::Sound => return Ok(Left::Whole { unused: superblock.is_untouched(), found }),
+        Soundness::Unknown(why) => return Ok(other("whether it is whole cannot be told", evidence, why)),
+        Soundness::Unsound(said) => said,
+    };
+    evidence.add(said);
+    if !superblock.is_untouched() {
+        return Ok(other("it is not whole, and was in use", evidence, superblock.history()));
+    }
+    if uuid.is_some_and(|uuid| uuid != found.uuid) {
+        return Ok(other("another mkfs than this agent's made it", evidence, "the UUID is not the begun format's"));
+    }
+    evidence.add("never mounted, and never written since mkfs");
+    as_the_model(device, maker, &found.uuid, evidence).await
+}
+
+/// A filesystem that does not say of itself that it is unfinished: used if it is whole, else not touched.
+async fn whole_or_other(
+    device: &Device,
+    kind: FileSystemType,
+    found: Found,
+    unused: bool,
+    evidence: Evidence,
+) -> Result<Left, Failure> {
+    Ok(match filesystem::soundness(kind, device).await? {
+        Soundness::Sound => Left::Whole { found, unused },
+        Soundness::Unknown(why) => other("whether it is whole cannot be told", evidence, why),
+        Soundness::Unsound(said) => other("it was finished, but is not whole (a dirty log, or damage)", evidence, said),
+    })
+}
+
+async fn no_superblock(
+    device: &Device,
+    maker: &Maker,
+    uuid: Option<&str>,
+    mut evidence: Evidence,
+) -> Result<Left, Failure> {
+    let place = match blank::read(device, Allowed::Nothing).await? {
+        Reading::Zero { places, bytes } => {
+            evidence.add(format!("all zero: {bytes} bytes in {places} places of {} bytes", device.size));
+            return Ok(Left::Blank(evidence));
+        }
+        Reading::Unreadable { offset, error } => return Err(unreadable(device, offset, &error)),
+        Reading::NonZero { offset, place } => format!("the byte at {offset} is not zero ({place})"),
+    };
+    match (maker.kind(), uuid) {
+        (FileSystemType::Ext4, Some(uuid)) => as_the_model(device, maker, uuid, evidence).await,
+        // Before the UUID was drawn by the agent there was nothing to compare with.
+        (FileSystemType::Ext4, None) => Ok(other("nothing on it tells what wrote it", evidence, place)),
+        (FileSystemType::Xfs, _) => {
+            evidence.add(place);
+            Ok(other(NOTHING_KNOWN, evidence, "mkfs.xfs writes its superblock first"))
+        }
+    }
+}
+
+const NOTHING_KNOWN: &str = "it is not blank, and nothing known was recognised on it";
+
+/// Compares the disk with what this mkfs would have written.
+async fn as_the_model(device: &Device, maker: &Maker, uuid: &str, evidence: Evidence) -> Result<Left, Failure> {
+    let model = maker.model(device.size, uuid).await?;
+    let reading = blank::read(device, Allowed::UnfinishedExt4(&model)).await?;
+    let traces = Remains::of_ext4(model).named("reading the model of the filesystem")?.traces();
+    judge(device, reading, traces, evidence)
+}
+
+fn judge(device: &Device, reading: Reading, traces: Traces, mut evidence: Evidence) -> Result<Left, Failure> {
+    match reading {
+        Reading::Zero { places, bytes } => {
+            evidence.add(format!("nothing but what mkfs writes: {bytes} bytes in {places} places"));
+            Ok(Left::Unfinished { evidence, traces })
+        }
+        Reading::NonZero { offset, place } => {
+            let line = format!("the byte at {offset} is not zero, and not what mkfs writes there ({place})");
+            Ok(other("not all that is on it was written by mkfs", evidence, line))
+        }
+        Reading::Unreadable { offset, error } => Err(unreadable(device, offset, &error)),
+    }
+}
+
+fn unreadable(device: &Device, offset: u64, error: &str) -> Failure {
+    let text = format!("{}: reading at {offset}: {error}", device.path.display());
+    Failure::new(Code::DeviceUnreadable, text)
+}
+
+/// Where a mkfs writes, in the order in which it is cleared: a kill in between leaves what is told as unfinished again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Traces {
+    first: Vec<Range<u64>>,
+    then: Vec<Range<u64>>,
+}
+
+/// Clears what a killed mkfs left. `exclusive` was opened by [`Device::exclusive`].
+pub fn clear(exclusive: &File, device: &Device, traces: &Traces) -> Result<(), Failure> {
+    let what = || format!("clearing the unfinished format of {}", device.path.display());
+    let zeros = vec![0; 1 << 20];
+    for ranges in [&traces.first, &traces.then] {
+        for range in ranges {
+            let mut offset = range.start;
+            let end = range.end.min(device.size);
+            while offset < end {
+                let length = usize::try_from(end - offset).unwrap_or(usize::MAX).min(zeros.len());
+                exclusive.write_all_at(&zeros[..length], offset).named(what())?;
+                offset += length as u64;
+            }
+        }
+        exclusive.sync_all().named(what())?;
+    }
+    Ok(())
+}
+
+/// What of a killed mkfs may be on a disk that is being read.
+#[derive(Debug)]
+pub enum Remains {
+    /// Nothing.
+    None,
+    /// Blocks with this UUID, in these ranges.
+    Xfs {
+        /// Where mkfs.xfs writes.
+        ranges: Vec<Range<u64>>,
+        /// The filesystem's.
+        uuid: [u8; 16],
+    },
+    /// A part of this.
+    Ext4(Model),
+}
+
+impl Remains {
+    /// As this superblock at the head of the device has it; nothing, where there is none in progress.
+    pub fn of_xfs(head: &[u8], size: u64) -> Remains {
+        match XfsSuperblock::parse(head, size) {
+            Some(superblock) if superblock.in_progress => {
+                Remains::Xfs { ranges: superblock.ranges(size), uuid: superblock.uuid }
+            }
+            _ => Remains::None,
+        }
+    }
+
+    /// As the model has it.
+    pub fn of_ext4(model: File) -> io::Result<Remains> {
+        Model::read(model).map(Remains::Ext4)
+    }
+
+    /// Where they can be.
+    pub fn ranges(&self) -> &[Range<u64>] {
+        match self {
+            Remains::None => &[],
+            Remains::Xfs { ranges, .. } => ranges,
+            Remains::Ext4(model) => &model.ranges,
+        }
+    }
+
+    /// Whether this block of the disk can be one of them.
+    pub fn have(&self, offset: u64, block: &[u8]) -> bool {
+        match self {
+            Remains::None => false,
+            Remains::Xfs { ranges, uuid } => {
+                ranges.iter().any(|range| range.contains(&offset))
+                    && block.windows(uuid.len()).any(|bytes| bytes == uuid)
+            }
+            Remains::Ext4(model) => model.has(offset, block),
+        }
+    }
+
+    /// Without its superblock, ext4's rest is still told by the model: the superblock goes first.
+    fn traces(&self) -> Traces {
+        let (first, then) = self.ranges().iter().cloned().partition(|range| range.start == 0);
+        Traces { first, then }
+    }
+}
+
+fn at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
+    bytes.get(offset..offset + N)?.try_into().ok()
+}
+
+/// mkfs.xfs takes three into use (root, bitmap and summary of the realtime section), newer ones a few more.
+const XFS_OWN_INODES: u64 = 16;
+
+/// XFS's superblock (Linux, `fs/xfs/libxfs/xfs_format.h`, `struct xfs_dsb`).
+#[derive(Debug)]
+struct XfsSuperblock {
+    uuid: [u8; 16],
+    in_progress: bool,
+    used_inodes: u64,
+    block_size: u64,
+    group_blocks: u64,
+    groups: u64,
+    log: u64,
+}
+
+impl XfsSuperblock {
+    /// None where there is none of the present format (version 5), or its numbers do not fit the device.
+    fn parse(head: &[u8], size: u64) -> Option<XfsSuperblock> {
+        let u32_at = |offset| at(head, offset).map(u32::from_be_bytes).map(u64::from);
+        let u64_at = |offset| at(head, offset).map(u64::from_be_bytes);
+        let version = u16::from_be_bytes(at(head, 100)?);
+        let (block_size, group_blocks, groups) = (u32_at(4)?, u32_at(84)?, u32_at(88)?);
+        let group_bits = u32::from(*head.get(124)?);
+        let log = u64_at(48)?;
+        let sane = head.starts_with(b"XFSB")
+            && version & 0xf == 5
+            && (512..=64 * KIB).contains(&block_size)
+            && group_blocks > 0
+            && group_bits < 32
+            // No group is smaller than 16 MiB, but for the last one.
+            && (1..=size / (16 * MIB) + 1).contains(&groups)
+            && u64_at(8)?.checked_mul(block_size).is_some_and(|bytes| bytes <= size && size - bytes < block_size.max(BLOCK));
+        if !sane {
+            return None;
+        }
+        let (log_group, log_block) = (log >> group_bits, log & ((1 << group_bits) - 1));
+        Some(XfsSuperblock {
+            uuid: at(head, 32)?,
+            in_progress: *head.get(126)? != 0,
+            used_inodes: u64_at(128)?.saturating_sub(u64_at(136)?),
+            block_size,
+            group_blocks,
+            groups,
+            log: log_group.saturating_mul(group_blocks).saturating_add(log_block).saturating_mul(block_size),
+        })
+    }
+
+    /// Where mkfs.xfs writes more than zeros: headers, the roots of the trees and the free list at the head of each group,
+    /// the log's first record, and in the first group the first inodes, aligned to a stripe.
+    fn ranges(&self, size: u64) -> Vec<Range<u64>> {
+        let group = |number: u64| number.saturating_mul(self.group_blocks).saturating_mul(self.block_size);
+        let heads = (1..self.groups).map(group).chain([self.log]).map(|start| {
+            let start = start / BLOCK * BLOCK;
+            start..start.saturating_add(32 * self.block_size.max(BLOCK)).min(size)
+        });
+        let ranges = [0..BLOCK, BLOCK..(4 * MIB).min(size)].into_iter().chain(heads);
+        ranges.filter(|range| range.start < range.end).collect()
+    }
+
+    /// The mark that it is unfinished goes last.
+    fn traces(&self, size: u64) -> Traces {
+        let (then, first) = self.ranges(size).into_iter().partition(|range| range.start == 0);
+        Traces { first, then }
+    }
+}
+
+/// ext4's superblock (Linux, `fs/ext4/ext4.h`, `struct ext4_super_block`), at 1 KiB.
+#[derive(Debug)]
+struct Ext4Superblock {
+    used_inodes: u32,
+    first_inode: u32,
+    mounts: u16,
+    mounted: u32,
+    written: u32,
+    made: u32,
+}
+
+/// From mke2fs's start to its superblock's write; the largest volume takes it minutes.
+const MAKING: u32 = 3600;
+
+impl Ext4Superblock {
+    fn parse(head: &[u8]) -> Option<Ext4Superblock> {
+        let superblock = head.get(1024..2048)?;
+        let u32_at = |offset| at(superblock, offset).map(u32::from_le_bytes);
+        let u16_at = |offset| at(superblock, offset).map(u16::from_le_bytes);
+        if u16_at(0x38)? != 0xef53 {
+            return None;
+        }
+        Some(Ext4Superblock {
+            used_inodes: u32_at(0)?.checked_sub(u32_at(0x10)?)?,
+            first_inode: u32_at(0x54)?,
+            mounts: u16_at(0x34)?,
+            mounted: u32_at(0x2c)?,
+            written: u32_at(0x30)?,
+            made: u32_at(0x108)?,
+        })
+    }
+
+    /// Never mounted and never written since mkfs, and without a file: the first inode that is not reserved is lost+found.
+    fn is_untouched(&self) -> bool {
+        self.mounts == 0
+            && self.mounted == 0
+            && (self.made..=self.made.saturating_add(MAKING)).contains(&self.written)
+            && self.used_inodes <= self.first_inode
+    }
+
+    fn history(&self) -> String {
+        format!(
+            "mounted {} times, last at {}; written last at {}, made at {} (seconds since 1970); {} inodes are in use",
+            self.mounts, self.mounted, self.written, self.made, self.used_inodes
+        )
+    }
+}
+
+/// What mke2fs would have written, and how far the same mke2fs at another time may write something else.
+#[derive(Debug)]
+pub struct Model {
+    file: File,
+    /// Where it has bytes.
+    ranges: Vec<Range<u64>>,
+    uuid: [u8; 16],
+    /// Where the reserved inodes are, and the size of each.
+    inodes: Range<u64>,
+    inode_size: u64,
+}
+
+/// Words of a superblock that differ from one run to another: times of writing, check and making, the seed of the directories'
+/// hashes, the checksum; and the stripe, of which a device tells and a file does not.
+const SUPERBLOCK_VARIES: &[u64] =
+    &[0x30, 0x40, 0xec, 0xf0, 0xf4, 0xf8, 0x108, 0x164, 0x170, 0x274, 0x278, 0x3fc];
+/// And of an inode: its times and its checksum. Links and blocks are counted up while mke2fs works.
+const INODE_VARIES: &[u64] = &[0x8, 0xc, 0x10, 0x18, 0x1c, 0x7c, 0x80, 0x84, 0x88, 0x8c, 0x90, 0x94];
+
+impl Model {
+    fn read(file: File) -> io::Result<Model> {
+        let bad = || io::Error::other("the model is no ext4");
+        let mut superblock = [0; 1024];
+        file.read_exact_at(&mut superblock, 1024)?;
+        let u32_at = |bytes: &[u8], offset| at(bytes, offset).map(u32::from_le_bytes).map(u64::from).ok_or_else(bad);
+        let u16_at = |offset| at(&superblock, offset).map(u16::from_le_bytes).map(u64::from).ok_or_else(bad);
+        if u16_at(0x38)? != 0xef53 {
+            return Err(bad());
+        }
+        let block_size = KIB << u32_at(&superblock, 0x18)?.min(6);
+        let first_block = u32_at(&superblock, 0x14)?;
+        let (first_inode, inode_size) = (u32_at(&superblock, 0x54)?, u16_at(0x58)?.max(128));
+        let mut group = [0; 64];
+        file.read_exact_at(&mut group, (first_block + 1) * block_size)?;
+        // With 64-bit block numbers a descriptor has 64 bytes; the first group's inodes are below 2^32 blocks all the same.
+        let inodes = u32_at(&group, 8)? * block_size;
+        let ranges = data(&file)?;
+        let uuid = at(&superblock, 0x68).ok_or_else(bad)?;
+        Ok(Model { file, ranges, uuid, inodes: inodes..inodes + first_inode * inode_size, inode_size })
+    }
+
+    /// Whether the disk's block is a part of the model's.
+    fn has(&self, offset: u64, block: &[u8]) -> bool {
+        let mut model = vec![0; block.len()];
+        if self.file.read_exact_at(&mut model, offset).is_err() {
+            return false;
+        }
+        block.chunks(4).zip(model.chunks(4)).zip((0..).step_by(4)).all(|((word, modelled), place)| {
+            word == modelled || word.iter().all(|byte| *byte == 0) || self.varies(offset, place, &model)
+        })
+    }
+
+    fn varies(&self, offset: u64, place: u64, model: &[u8]) -> bool {
+        let place_on_disk = offset + place;
+        if self.inodes.contains(&place_on_disk) {
+            return INODE_VARIES.contains(&((place_on_disk - self.inodes.start) % self.inode_size));
+        }
+        // A superblock, the primary or a backup, begins at a whole KiB.
+        let start = usize::try_from(place / KIB * KIB).unwrap_or(usize::MAX);
+        let is_superblock = at(model, start + 0x38) == Some([0x53, 0xef]) && at(model, start + 0x68) == Some(self.uuid);
+        is_superblock && SUPERBLOCK_VARIES.contains(&(place % KIB))
+    }
+}
+
+/// Where a sparse file has data.
+fn data(file: &File) -> io::Result<Vec<Range<u64>>> {
+    let mut ranges = Vec::new();
+    let mut offset = 0;
+    // Behind the last data there is nothing to seek: ENXIO.
+    while let Ok(start) = lseek64(file, offset, Whence::SeekData) {
+        let end = lseek64(file, start, Whence::SeekHole)?;
+        let number = |offset: i64| u64::try_from(offset).map_err(io::Error::other);
+        let (start, stop) = (number(start)? / BLOCK * BLOCK, number(end)?.next_multiple_of(BLOCK));
+        // The first block has a range of its own: the superblock is cleared by itself.
+        if start == 0 {
+            ranges.push(0..BLOCK);
+        }
+        ranges.push(start.max(BLOCK)..stop);
+        offset = end;
+    }
+    Ok(ranges.into_iter().filter(|range| range.start < range.end).collect())
+}
