@@ -376,7 +376,8 @@ mod tests {
 
         found.sort_by(|one, other| one.name.cmp(&other.name));
         let expected = [("dm-0", 253, 0), ("md0", 9, 0), ("nvme1n1p1", 259, 1), ("nvme1n1p2", 259, 2)];
-        let expected = expected.map(|(name, major, minor)| Upon { name: name.to_owned(), number: makedev(major, minor) });
+        let expected =
+            expected.map(|(name, major, minor)| Upon { name: name.to_owned(), number: makedev(major, minor) });
         assert_eq!(found, expected);
         assert_eq!(upon(&dir.path().join("gone")).unwrap(), []);
     }

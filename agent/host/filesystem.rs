@@ -163,11 +163,8 @@ pub async fn install_maker(kind: FileSystemType) -> Result<(), Failure> {
         if let Some(busy) = installer_busy(manager, &output) {
             return Err(busy);
         }
-        let text = format!(
-            "{manager} install -y -q {package} ended with {}: {}",
-            output.status,
-            command::said(&output)
-        );
+        let text =
+            format!("{manager} install -y -q {package} ended with {}: {}", output.status, command::said(&output));
         return Err(Failure::new(Code::ToolFailed, text));
     }
     Err(Failure::new(Code::ToolMissing, format!("{package} cannot be installed: neither dnf, yum nor apt-get is here")))

@@ -283,6 +283,7 @@ impl Remains {
             Remains::None => false,
             Remains::Xfs { ranges, uuid } => {
                 ranges.iter().any(|range| range.contains(&offset))
+                    && XFS_BLOCKS.iter().any(|magic| block.starts_with(magic))
                     && block.windows(uuid.len()).any(|bytes| bytes == uuid)
             }
             Remains::Ext4(model) => model.has(offset, block),
@@ -299,6 +300,23 @@ impl Remains {
 fn at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
     bytes.get(offset..offset + N)?.try_into().ok()
 }
+
+/// What begins the blocks that mkfs.xfs writes (Linux, `fs/xfs/libxfs/xfs_format.h` and `xfs_log_format.h`): the four headers of a
+/// group, the roots of its trees by block, size, inode, free inode, owner and reference, inodes, and the log's record.
+const XFS_BLOCKS: [&[u8]; 12] = [
+    b"XFSB",
+    b"XAGF",
+    b"XAGI",
+    b"XAFL",
+    b"AB3B",
+    b"AB3C",
+    b"IAB3",
+    b"FIB3",
+    b"RMB3",
+    b"R3FC",
+    b"IN",
+    b"\xfe\xed\xba\xbe",
+];
 
 /// mkfs.xfs takes three into use (root, bitmap and summary of the realtime section), newer ones a few more.
 const XFS_OWN_INODES: u64 = 16;
@@ -428,8 +446,7 @@ pub struct Model {
 
 /// Words of a superblock that differ from one run to another: times of writing, check and making, the seed of the directories'
 /// hashes, the checksum; and the stripe, of which a device tells and a file does not.
-const SUPERBLOCK_VARIES: &[u64] =
-    &[0x30, 0x40, 0xec, 0xf0, 0xf4, 0xf8, 0x108, 0x164, 0x170, 0x274, 0x278, 0x3fc];
+const SUPERBLOCK_VARIES: &[u64] = &[0x30, 0x40, 0xec, 0xf0, 0xf4, 0xf8, 0x108, 0x164, 0x170, 0x274, 0x278, 0x3fc];
 /// And of an inode: its times and its checksum. Links and blocks are counted up while mke2fs works.
 const INODE_VARIES: &[u64] = &[0x8, 0xc, 0x10, 0x18, 0x1c, 0x7c, 0x80, 0x84, 0x88, 0x8c, 0x90, 0x94];
 

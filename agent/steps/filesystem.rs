@@ -185,7 +185,11 @@ impl MakeFilesystem<'_> {
             Left::Unfinished { evidence, traces } => {
                 let evidence = self.may_be_formatted(evidence)?;
                 let path = self.device.path.display();
-                tracing::info!(step = "filesystem", volume = id, "clearing what a killed mkfs left on {path}: {evidence}");
+                tracing::info!(
+                    step = "filesystem",
+                    volume = id,
+                    "clearing what a killed mkfs left on {path}: {evidence}"
+                );
                 unfinished::clear(&exclusive, self.device, &traces)?;
                 match unfinished::look(self.device, maker, uuid).await? {
                     Left::Blank(evidence) => evidence,
@@ -359,7 +363,8 @@ impl MakeFilesystem<'_> {
                 )));
             }
         };
-        let text = format!("volume {} ({path}) holds an incomplete {}: a format was {begun} ({said})", want.id, found.kind);
+        let text =
+            format!("volume {} ({path}) holds an incomplete {}: a format was {begun} ({said})", want.id, found.kind);
         Err(Failure::new(Code::NotBlank, text)
             .remedy(format!("if it is not needed: wipefs -a {path} && blkdiscard -z {path}, then: node-agent retry")))
     }
