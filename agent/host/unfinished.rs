@@ -479,18 +479,32 @@ impl Model {
             return false;
         }
         block.chunks(4).zip(model.chunks(4)).zip((0..).step_by(4)).all(|((word, modelled), place)| {
-            word == modelled || word.iter().all(|byte| *byte == 0) || self.varies(offset, place, &model)
+            word == modelled || word.iter().all(|byte| *byte == 0) || self.varies(offset, place, block, &model)
         })
     }
 
-    fn varies(&self, offset: u64, place: u64, model: &[u8]) -> bool {
+    /// Whether this word of a block may differ. What makes the structure around it a superblock or the reserved inodes must be
+    /// there and the model's: a word by itself is anybody's.
+    fn varies(&self, offset: u64, place: u64, block: &[u8], model: &[u8]) -> bool {
+        let same = |at: u64, length: usize| {
+            let at = usize::try_from(at).unwrap_or(usize::MAX);
+            let part = at..at.saturating_add(length);
+            matches!((block.get(part.clone()), model.get(part)), (Some(this), Some(that)) if this == that)
+        };
         let place_on_disk = offset + place;
         if self.inodes.contains(&place_on_disk) {
-            return INODE_VARIES.contains(&((place_on_disk - self.inodes.start) % self.inode_size));
+            // The root directory's type and permissions; its inode is the second.
+            let root = self.inodes.start + self.inode_size;
+            let is_table = root >= offset && same(root - offset, 4);
+            return is_table && INODE_VARIES.contains(&((place_on_disk - self.inodes.start) % self.inode_size));
         }
         // A superblock, the primary or a backup, begins at a whole KiB.
-        let start = usize::try_from(place / KIB * KIB).unwrap_or(usize::MAX);
-        let is_superblock = at(model, start + 0x38) == Some([0x53, 0xef]) && at(model, start + 0x68) == Some(self.uuid);
+        let start = place / KIB * KIB;
+        let (magic, uuid) = (start + 0x38, start + 0x68);
+        let is_superblock = at(model, usize::try_from(magic).unwrap_or(usize::MAX)) == Some([0x53, 0xef])
+            && at(model, usize::try_from(uuid).unwrap_or(usize::MAX)) == Some(self.uuid)
+            && same(magic, 2)
+            && same(uuid, self.uuid.len());
         is_superblock && SUPERBLOCK_VARIES.contains(&(place % KIB))
     }
 }
@@ -512,4 +526,115 @@ fn data(file: &File) -> io::Result<Vec<Range<u64>>> {
         offset = end;
     }
     Ok(ranges.into_iter().filter(|range| range.start < range.end).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    const UUID: &str = "0f1e2d3c-4b5a-4697-8877-665544332211";
+
+    /// What mke2fs writes on a disk of this size, now.
+    fn made(size: u64) -> File {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(size).unwrap();
+        let options = "-q -F -t ext4 -E nodiscard,lazy_itable_init=1,lazy_journal_init=1 -U";
+        let output = Command::new("mke2fs").args(options.split(' ')).arg(UUID).arg(file.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        file.into_file()
+    }
+
+    fn blocks(file: &File) -> Vec<(u64, Vec<u8>)> {
+        let starts = data(file).unwrap().into_iter().flat_map(|range| range.step_by(4096));
+        let read = |start| {
+            let mut block = vec![0; 4096];
+            file.read_exact_at(&mut block, start).unwrap();
+            (start, block)
+        };
+        // Written zeros are as good as none.
+        starts.map(read).filter(|(_, block)| *block != [0; 4096]).collect()
+    }
+
+    #[test]
+    fn another_run_of_the_same_mke2fs_is_the_models_and_every_part_of_it() {
+        for size in [100 * MIB, 1 << 30, 3 << 30] {
+            let remains = Remains::of_ext4(made(size)).unwrap();
+            // Times have seconds.
+            std::thread::sleep(std::time::Duration::from_millis(1100));
+            for (offset, block) in blocks(&made(size)) {
+                assert!(remains.have(offset, &block), "{offset} of {size}");
+                for half in [0..2048, 2048..4096] {
+                    let mut torn = block.clone();
+                    torn[half].fill(0);
+                    // Torn in the midst of the inode table, what is left tells nothing, unless it is zero.
+                    let told = remains.have(offset, &torn);
+                    assert!(told || offset == 0 || size < 512 * MIB || block[..4] == [0; 4], "{offset} of {size}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn one_word_that_mke2fs_did_not_write_is_seen_in_any_of_its_blocks() {
+        let file = made(1 << 30);
+        let remains = Remains::of_ext4(file.try_clone().unwrap()).unwrap();
+        let mut varying = 0;
+        // All but the copies of what is reserved for growing: a number in each, all alike.
+        let reserved = 12 * KIB..512 * KIB;
+        for (offset, block) in blocks(&file).into_iter().filter(|(offset, _)| !reserved.contains(offset)) {
+            for place in (0..4096).step_by(4) {
+                let mut other = block.clone();
+                other[place] ^= 0x5a;
+                if other[place..place + 4] != [0; 4] {
+                    varying += usize::from(remains.have(offset, &other));
+                }
+                // The same word alone on a blank disk is nobody's.
+                let mut alone = vec![0; 4096];
+                alone[place..place + 4].copy_from_slice(b"XFSB");
+                assert!(!remains.have(offset, &alone), "{place} of {offset}");
+            }
+        }
+        // Twelve words of a superblock and of an inode: 5 superblocks, 11 inodes.
+        assert_eq!(varying, 12 * (5 + 11));
+        assert!(!remains.have(512 * MIB + 12 * MIB, &[1; 4096]));
+    }
+
+    #[test]
+    fn an_xfs_in_progress_is_told_from_any_other() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 30).unwrap();
+        let output = Command::new("mkfs.xfs").arg("-q").arg(file.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let mut head = vec![0; 4096];
+        file.as_file().read_exact_at(&mut head, 0).unwrap();
+        assert!(matches!(Remains::of_xfs(&head, 1 << 30), Remains::None));
+        head[126] = 1;
+        let remains = Remains::of_xfs(&head, 1 << 30);
+        for (offset, block) in blocks(file.as_file()) {
+            assert!(remains.have(offset, &block), "{offset}");
+            let mut other = block.clone();
+            other[..4].copy_from_slice(b"text");
+            assert!(!remains.have(offset, &other), "{offset}");
+        }
+        assert!(!remains.have(400 * MIB, &head));
+        // The superblock of a disk of another size.
+        assert!(matches!(Remains::of_xfs(&head, 2 << 30), Remains::None));
+        for length in 0..head.len().min(300) {
+            assert!(matches!(Remains::of_xfs(&head[..length], 1 << 30), Remains::None) || length > 143);
+        }
+    }
+
+    #[test]
+    fn numbers_of_a_superblock_that_are_nonsense_are_no_superblock() {
+        for byte in [0, 0x7f, 0xff] {
+            let mut head = vec![byte; 4096];
+            head[..4].copy_from_slice(b"XFSB");
+            head[100..102].copy_from_slice(&[0xb4, 0xa5]);
+            assert!(matches!(Remains::of_xfs(&head, 1 << 30), Remains::None));
+            head[1024 + 0x38..1024 + 0x3a].copy_from_slice(&[0x53, 0xef]);
+            assert!(Ext4Superblock::parse(&head).is_none_or(|superblock| superblock.used_inodes == 0));
+        }
+    }
 }
