@@ -292,7 +292,7 @@ fn torn(file_system: &'static str, torn: Torn, victim: Victim) -> Scene {
 /// Writes of a mkfs of 1 GiB (xfsprogs 6.1, e2fsprogs 1.47), so that every kind of block is met. Some instants are behind the
 /// last one: mkfs had come to its end, and nobody had heard of it.
 const XFS_WRITES: usize = 66;
-const EXT4_WRITES: usize = 142;
+const EXT4_WRITES: usize = 155;
 
 /// A hundred instants in the real mkfs: before its writes, halfway in them, and for ext4, whose writes go through the cache,
 /// with a part of the cache lost in a power cut.
@@ -310,6 +310,48 @@ fn instants(file_system: &str) -> Vec<torn::Instant> {
     before.chain(halfway).chain(lost).collect()
 }
 
+/// What the agent leaves when it is killed in a format: its intent, and how it calls mkfs.
+struct Begun {
+    intent: serde_json::Value,
+    arguments: Vec<String>,
+}
+
+impl Begun {
+    fn by_the_agent(file_system: &'static str) -> Begun {
+        let scene = Scene::new(file_system);
+        let place = format!("before-mkfs.{file_system}");
+        scene.hold(&place);
+        let running = scene.start();
+        scene.wait_until_held(&running, &place);
+        let log = scene.lines(&format!("/var/log/mkfs.{file_system}"));
+        let arguments = log.last().unwrap().split(' ').skip(1).map(str::to_owned).collect();
+        let intent = scene.journal().unwrap()["volumes"][scene.volume.as_str()]["formatting"].clone();
+        drop(running);
+        scene.end_tree();
+        Begun { intent, arguments }
+    }
+
+    /// The same on another node, with a UUID of its own. Returns the arguments of its mkfs.
+    fn again(&self, scene: &Scene) -> Vec<String> {
+        let (node, volume) = (&scene.node, &scene.volume);
+        scene.world.sim.attach(volume, &node.id, "/dev/sdf").unwrap();
+        support::wait_until(|| scene.world.sim.device(volume, &node.id).is_some(), || "no device".to_owned());
+        let device = scene.world.sim.device(volume, &node.id).unwrap().display().to_string();
+        let old = self.intent["uuid"].as_str().unwrap();
+        let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap();
+        let mut intent = self.intent.clone();
+        intent["uuid"] = uuid.trim().into();
+        let volumes = serde_json::json!({ volume.as_str(): { "formatting": intent } });
+        let journal = serde_json::json!({
+            "schema": 1, "instance_id": node.id.as_str(), "boot_id": "", "config_digest": "", "volumes": volumes,
+        });
+        node.write("/var/lib/node-agent/state.json", journal.to_string());
+        let mut arguments: Vec<_> = self.arguments.iter().map(|argument| argument.replace(old, uuid.trim())).collect();
+        *arguments.last_mut().unwrap() = device;
+        arguments
+    }
+}
+
 /// Kills the real mkfs at each instant, and the agent with it. Whatever is left, the next agent makes a whole filesystem of it,
 /// or refuses and writes nothing. Which of the two, counted.
 fn inside_mkfs(file_system: &'static str) {
@@ -318,25 +360,24 @@ fn inside_mkfs(file_system: &'static str) {
     let (blank, made_again, finished, refused) =
         (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     let killed = AtomicUsize::new(0);
+    let begun = thread::scope(|scope| scope.spawn(|| Begun::by_the_agent(file_system)).join()).unwrap();
     let scenarios: Vec<_> = instants.into_iter().zip([Victim::Tree, Victim::Machine].into_iter().cycle()).collect();
     each(&scenarios, |(instant, victim)| {
         let mut scene = Scene::new(file_system);
-        let place = format!("before-mkfs.{file_system}");
-        scene.hold(&place);
-        let running = scene.start();
-        scene.wait_until_held(&running, &place);
-        killed.fetch_add(usize::from(torn::kill_mkfs(&scene, *instant)), Ordering::Relaxed);
-        scene.kill(running, *victim);
-        scene.release();
+        let arguments = begun.again(&scene);
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        killed.fetch_add(usize::from(torn::kill_mkfs(&scene, &arguments, *instant)), Ordering::Relaxed);
+        scene.killed(*victim);
         let disk = scene.world.sim.volume_state(&scene.volume).unwrap().backing_file;
         let before = torn::blocks(&disk);
         let outcome = scene.start().end();
         if outcome.code == Some(0) {
             scene.must_be_up(&outcome.log);
             // The run of mkfs that was killed, and the next.
-            let again = scene.formats() == (2, 1);
+            let again = scene.formats() == (1, 1);
             let cleared = outcome.log.contains("clearing what a killed mkfs left");
-            assert_eq!(cleared, again && !before.is_empty(), "{instant:?}\n{}", outcome.log);
+            // Some of the blocks that mke2fs writes first lie where a blank disk is not read.
+            assert!(!cleared || again && !before.is_empty(), "{instant:?}\n{}", outcome.log);
             let end = if cleared { &made_again } else { [&finished, &blank][usize::from(again)] };
             end.fetch_add(1, Ordering::Relaxed);
             return;
@@ -350,7 +391,7 @@ fn inside_mkfs(file_system: &'static str) {
     let [blank, made_again, finished, refused, killed] =
         [blank, made_again, finished, refused, killed].map(AtomicUsize::into_inner);
     println!(
-        "{file_system}: {} instants, {killed} before its end: {blank} had written nothing, {made_again} cleared and made again, \
+        "{file_system}: {} instants, {killed} before its end: {blank} blank as before, {made_again} cleared and made again, \
          {finished} whole and used, {refused} refused",
         scenarios.len()
     );
@@ -412,7 +453,7 @@ fn a_kill_before_and_after_each_effect_of_resuming_a_format_is_harmless() {
             scene.hold(&place);
             let running = scene.start();
             scene.wait_until_held(&running, &place);
-            assert!(torn::kill_mkfs(&scene, torn::Instant { write, halfway: false, lost: None }));
+            assert!(torn::kill_held_mkfs(&scene, torn::Instant { write, halfway: false, lost: None }));
             scene.kill(running, Victim::Tree);
             scene.release();
             scene

@@ -1,5 +1,5 @@
 //! Whether a disk is blank: read and all zero wherever a known filesystem, volume manager or RAID keeps something. Or blank
-//! but for what a killed mkfs left, which [`super::unfinished`] tells.
+//! but for what a killed mkfs left, which [`super::remains`] tells.
 //!
 //! Read with `O_DIRECT`, past any cache, and in a child process of this binary ([`read_stdin`]), because a read that never
 //! returns pins its process: EBS sets no timeout on NVMe.
@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::command::DISK_WATCHDOG;
 use super::device::Device;
-use super::unfinished::Remains;
+use super::remains::Remains;
 use crate::failure::{Code, Failure, Named};
 
 /// The hidden command that makes this binary the reading child.

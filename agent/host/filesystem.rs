@@ -153,7 +153,10 @@ pub async fn install_maker(kind: FileSystemType) -> Result<(), Failure> {
                 return Err(busy);
             }
         }
-        let output = match command::run(manager, &["install", "-y", "-q", package], None).await {
+        // apt has waited for dpkg's lock by itself since 1.9.11; what an older one does not know it passes over.
+        let patience: &[&str] = if manager == "apt-get" { &["-o", "DPkg::Lock::Timeout=10"] } else { &[] };
+        let arguments = [patience, &["install", "-y", "-q", package]].concat();
+        let output = match command::run(manager, &arguments, None).await {
             Err(failure) if failure.code == Code::ToolMissing => continue,
             result => result?,
         };
@@ -273,7 +276,8 @@ pub async fn soundness(kind: FileSystemType, device: &Device) -> Result<Soundnes
         FileSystemType::Ext4 => ("e2fsck", "-fn"),
     };
     let output = match command::run_on_disk(program, &[option, &path], &device.path).await {
-        Err(failure) if [Code::ToolMissing, Code::ToolFailed].contains(&failure.code) => {
+        // Also where it takes too long: a large filesystem is not read in a minute.
+        Err(failure) if [Code::ToolMissing, Code::ToolFailed, Code::DeviceUnreadable].contains(&failure.code) => {
             return Ok(Soundness::Unknown(format!("{failure} (package {})", package(kind))));
         }
         result => result?,

@@ -14,6 +14,7 @@ pub mod mount;
 pub mod mountinfo;
 pub mod octal;
 pub mod probe;
+pub mod remains;
 pub mod resize;
 pub mod systemd;
 pub mod unfinished;

@@ -83,14 +83,18 @@ pub(crate) struct Instant {
 }
 
 /// Runs the mkfs that is held before its work, and kills it. False if it came to its end before.
-pub(crate) fn kill_mkfs(scene: &Scene, instant: Instant) -> bool {
-    let program = format!("mkfs.{}", scene.file_system);
-    let log = scene.lines(&format!("/var/log/{program}"));
+pub(crate) fn kill_held_mkfs(scene: &Scene, instant: Instant) -> bool {
+    let log = scene.lines(&format!("/var/log/mkfs.{}", scene.file_system));
     let arguments: Vec<_> = log.last().unwrap().split(' ').skip(1).collect();
+    kill_mkfs(scene, &arguments, instant)
+}
+
+/// Runs the real mkfs with these arguments, the device last, and kills it. False if it came to its end before.
+pub(crate) fn kill_mkfs(scene: &Scene, arguments: &[&str], instant: Instant) -> bool {
+    let program = Path::new("/usr/sbin").join(format!("mkfs.{}", scene.file_system));
     // The file below the device: it knows where it has data.
     let disk = scene.world.sim.volume_state(&scene.volume).unwrap().backing_file;
-    let killed =
-        trace::kill_before_write(&Path::new("/usr/sbin").join(program), &arguments, instant.write, instant.halfway);
+    let killed = trace::kill_before_write(&program, arguments, instant.write, instant.halfway);
     let device = OpenOptions::new().write(true).open(arguments.last().unwrap()).unwrap();
     device.sync_all().unwrap();
     if let Some(seed) = instant.lost {
