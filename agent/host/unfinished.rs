@@ -2,7 +2,8 @@
 //!
 //! That a format was begun says what the agent meant, not what is on the disk: it may have been partitioned, encrypted or
 //! filled by somebody since. Only what is provably the work of that mkfs, and nothing but that, is cleared and made again.
-//! The proof rests on how the two programs work (tried: xfsprogs 6.1, e2fsprogs 1.47; both have worked so for a decade).
+//! The proof rests on how the two programs work (traced: xfsprogs 6.1, e2fsprogs 1.47).
+//! Where another version works otherwise, what it leaves is not told as its remains, and is refused.
 //!
 //! - `mkfs.xfs` writes directly (`O_DIRECT`) and in order. Its first write that is not zero is the superblock, marked in
 //!   progress; its last one takes the mark away. A killed one leaves a blank disk or that mark. All else it writes lies at

@@ -1,5 +1,6 @@
-//! The magic strings by which libblkid knows what is on a disk (util-linux 2.41, `libblkid/src/superblocks` and `partitions`),
-//! each in its place. Alone few of them are enough for libblkid; all of them are something of somebody's.
+//! The magic strings by which libblkid knows what is on a disk (util-linux, `libblkid/src/superblocks` and `partitions`),
+//! each in its place. Alone few of them are enough for libblkid; that it knows whole ones is what `images.rs` is for. All of
+//! them are something of somebody's.
 
 /// Where a magic string lies.
 #[derive(Clone, Copy, Debug)]
