@@ -57,7 +57,7 @@ enum Command {
     Completions { shell: Shell },
     /// Reads the device on the standard input and says whether it is blank
     #[command(name = blank::READER, hide = true)]
-    ReadBlank,
+    ReadBlank { arguments: Vec<String> },
 }
 
 #[derive(Debug, Args)]
@@ -191,7 +191,7 @@ impl Cli {
                 print(format!("{:#}\n", json_schema::document()).as_bytes(), ExitCode::SUCCESS)
             }
             Command::Completions { shell } => print(&completions(shell), ExitCode::SUCCESS),
-            Command::ReadBlank => match blank::read_stdin() {
+            Command::ReadBlank { arguments } => match blank::read_stdin(&arguments) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
                     log::say(Level::Error, &error.to_string());

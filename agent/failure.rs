@@ -163,6 +163,10 @@ catalogue! {
     ToolMissing "tool-missing" Permanent "install the package that has it, here and in the image, then: node-agent retry";
     /// A program the agent started failed.
     ToolFailed "tool-failed" Permanent "correct what the program's message says, then: node-agent retry";
+    /// The package manager works for somebody else.
+    InstallerBusy "installer-busy" Waiting "wait until the other installation ends (cloud-init, unattended upgrades: ps -ef), then: node-agent retry";
+    /// The filesystem has a feature that this machine's e2fsck does not know.
+    FilesystemTooNew "filesystem-too-new" Safety "nothing is damaged: install an e2fsprogs, here and in the image, as new as the one that made the filesystem, then: node-agent retry";
     /// The filesystem check found damage it does not repair by itself.
     FilesystemDamaged "filesystem-damaged" Safety "take a snapshot first: aws ec2 create-snapshot --volume-id VOLUME; repair by hand: e2fsck DEVICE; then: node-agent retry";
     /// Something else stands in the mount point's place.

@@ -140,6 +140,9 @@ pub struct FormatIntent {
     pub size: u64,
     /// The filesystem to make.
     pub file_system: String,
+    /// The UUID it gets, drawn beforehand: what the mkfs leaves can be told by it. Earlier versions left it to mkfs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
     /// Why the disk counted as blank.
     pub evidence: String,
     /// RFC 3339.

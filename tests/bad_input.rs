@@ -195,3 +195,40 @@ fn user_data_is_taken_plain_and_gzipped() {
         assert_eq!(again.code, Some(0), "{}", again.log);
     }
 }
+
+#[test]
+fn a_locked_package_manager_is_waited_for_until_it_is_free() {
+    let world = World::new();
+    let volume = world.volume(1);
+    let node = world.launch();
+    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    let lock = "E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 1021 (apt-get)\n\
+                E: Unable to acquire the dpkg frontend lock (/var/lib/dpkg/lock-frontend), is another process using it?";
+    // Held twice, as by cloud-init on a first boot; then it installs.
+    node.shell("mkdir -p /opt/real; cp -L /usr/sbin/mkfs.ext4 /opt/real/; rm /usr/sbin/mkfs.ext4; rm -f /usr/bin/dnf /usr/bin/yum");
+    node.write(
+        "/opt/apt-get",
+        format!(
+            "#!/bin/bash\n[[ $* = *install* ]] || exit 0\necho \"$*\" >> /var/log/installs\n\
+             if (( $(wc -l < /var/log/installs) < 3 )); then\n  echo '{lock}' >&2\n  exit 100\nfi\n\
+             cp /opt/real/mkfs.ext4 /usr/sbin/mkfs.ext4\n"
+        ),
+    );
+    node.shell("rm -f /usr/bin/apt-get; cp /opt/apt-get /usr/bin/apt-get; chmod +x /usr/bin/apt-get");
+    let volumes = [format!("{}install_tools = true\n", volume_at("/mydata", &volume, "ext4"))];
+
+    let outcome = node.run(&config(&volumes));
+
+    assert_eq!(outcome.code, Some(0), "{}", outcome.log);
+    assert!(outcome.log.contains("is locked by another process"), "{}", outcome.log);
+    assert_eq!(node.read("/var/log/installs").lines().count(), 3);
+    assert_eq!(node.shell("findmnt -no FSTYPE /mydata"), "ext4");
+
+    // To the end of the step's time: what holds it is named.
+    node.shell("umount /mydata; rm /usr/sbin/mkfs.ext4; rm -r /var/lib/node-agent");
+    node.write("/usr/bin/apt-get", format!("#!/bin/bash\necho '{lock}' >&2\nexit 100\n"));
+    let other = world.volume(1);
+    let volumes = [format!("{}install_tools = true\n", volume_at("/mydata", &other, "ext4"))];
+    let outcome = node.run(&config_with("", &volumes, "[timeouts]\nvolume = \"4s\""));
+    outcome.must_fail(1, &["step=filesystem code=installer-busy", "gave up after", "held by process 1021"]);
+}

@@ -13,12 +13,17 @@ mod broken;
 mod disk;
 #[path = "corpus/images.rs"]
 mod images;
+#[path = "corpus/intent.rs"]
+mod intent;
+#[path = "corpus/signatures.rs"]
+mod signatures;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -30,6 +35,7 @@ use broken::{BrokenDisk, Fault};
 use disk::{Disk, GIB, KIB, MIB};
 use ec2_sim::{InstanceSpec, Latencies, Sim, VolumeId, VolumeSpec};
 use images::{EXT4_MAGIC, EXT4_SUPERBLOCK, GPT_BACKUP, GPT_PRIMARY, PRECIOUS};
+use nix::fcntl::OFlag;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
@@ -447,10 +453,15 @@ fn read_only(node: &Instance, volume: &VolumeId, disk: &Disk) -> File {
     open
 }
 
-/// Puts the image before the agent; tells the last line. Panics where it is not judged as it must be.
-fn judge(image: &Image, blkid: &Blkid) -> String {
+/// Puts the image before the agent; tells the last line. Panics where it is not judged as it must be. With an intent, the
+/// agent's journal says that it began to format this very disk, and a refusal may be for another reason than without.
+fn judge(image: &Image, blkid: &Blkid, intent: bool) -> String {
     let (world, volume, disk) = world_of(image);
     let node = launch(&world, blkid.program.as_deref());
+    if intent {
+        let uuid = intent::uuid_on(&disk, image.file_system);
+        intent::plant(&node, &volume, disk.size(), image.file_system, uuid.as_deref());
+    }
     let _read_only = image.read_only.then(|| {
         attached(&world, &volume, &node);
         read_only(&node, &volume, &disk)
@@ -467,7 +478,11 @@ fn judge(image: &Image, blkid: &Blkid) -> String {
             assert_eq!(world.completions(), ["CONTINUE"]);
         }
         Refused(codes, said) => {
-            must_be_refused(&outcome, codes, said);
+            if intent {
+                must_be_refused(&outcome, &[*codes, NOT_BLANK].concat(), &[]);
+            } else {
+                must_be_refused(&outcome, codes, said);
+            }
             assert_eq!(disk.contents().difference(&before), None, "the disk was written to: {}", outcome.log);
             assert_eq!(node.shell("findmnt /mydata || echo none"), "none");
             assert!(world.completions().is_empty());
@@ -497,7 +512,7 @@ fn must_be_refused(outcome: &Outcome, codes: &[&str], said: &[&str]) {
 }
 
 /// Judges all images, some at a time, and prints a line for each.
-fn judge_all(images: &[Image], blkid: &Blkid) {
+fn judge_all(images: &[Image], blkid: &Blkid, intent: bool) {
     let next = AtomicUsize::new(0);
     let wrong = Mutex::new(Vec::new());
     let began = Instant::now();
@@ -507,7 +522,7 @@ fn judge_all(images: &[Image], blkid: &Blkid) {
                 while let Some(image) = images.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let start = Instant::now();
                     // A thread of its own, because a world has its own mounts.
-                    match thread::scope(|scope| scope.spawn(|| judge(image, blkid)).join()) {
+                    match thread::scope(|scope| scope.spawn(|| judge(image, blkid, intent)).join()) {
                         Ok(last) => println!(
                             "{}: {}: {:.1} s: {last}",
                             blkid.version,
@@ -529,7 +544,262 @@ fn judge_all(images: &[Image], blkid: &Blkid) {
 fn every_disk_is_judged_for_what_it_carries_and_a_refused_one_keeps_every_byte() {
     let images = corpus();
     assert!(images.len() >= 45);
-    judge_all(&images, &Blkid { version: version_of(Path::new("blkid")), program: None });
+    judge_all(&images, &Blkid { version: version_of(Path::new("blkid")), program: None }, false);
+}
+
+#[test]
+fn with_an_intent_to_format_in_the_journal_every_disk_keeps_its_bytes() {
+    let images = corpus();
+    judge_all(&images, &Blkid { version: version_of(Path::new("blkid")), program: None }, true);
+}
+
+/// One volume on one node, whose disk is put before the agent again and again.
+struct Bench {
+    world: World,
+    volume: VolumeId,
+    disk: Disk,
+    node: Instance,
+    device: PathBuf,
+    file_system: &'static str,
+}
+
+impl Bench {
+    fn new(size_bytes: u64, file_system: &'static str) -> Bench {
+        let world = World::with(|config| config.latencies = Latencies::none());
+        let volume = world.sim.create_volume(VolumeSpec { size_bytes, ..VolumeSpec::default() }).unwrap();
+        let disk = Disk::open(&world.sim.volume_state(&volume).unwrap().backing_file);
+        let node = launch(&world, None);
+        let device = attached(&world, &volume, &node);
+        Bench { world, volume, disk, node, device, file_system }
+    }
+
+    /// A blank disk again.
+    fn clear(&self) {
+        let size = self.disk.size();
+        self.disk.resize(0);
+        self.disk.resize(size);
+    }
+
+    /// What the disk's file got does not show through the device's own cache.
+    fn flush(&self) {
+        self.node.shell(&format!("blockdev --flushbufs {}", self.device.display()));
+    }
+
+    /// Runs the agent with an intent that fits.
+    fn run(&self, uuid: Option<&str>) -> Outcome {
+        self.flush();
+        intent::plant(&self.node, &self.volume, self.disk.size(), self.file_system, uuid);
+        let volume = volume_at("/mydata", &self.volume, self.file_system);
+        self.node.run(&config_with("", &[volume], ""))
+    }
+
+    /// Why this was not refused, or what was written; nothing where all is well.
+    fn refuses(&self, uuid: Option<&str>) -> Result<String, String> {
+        let before = self.disk.contents();
+        let outcome = self.run(uuid);
+        if let Some(where_) = self.disk.contents().difference(&before) {
+            return Err(format!("written {where_}:\n{}", outcome.log));
+        }
+        if outcome.code != Some(6) || !outcome.last().contains(" code=not-blank ") {
+            return Err(format!("not refused:\n{}", outcome.log));
+        }
+        Ok(outcome.last().to_owned())
+    }
+}
+
+const UUID: &str = "0f1e2d3c-4b5a-4697-8877-665544332211";
+
+/// A signature, and where the pattern that it is made of lies on the disk: its own place, or any in a probed region.
+fn marks(size: u64) -> impl Strategy<Value = (usize, Option<u64>)> {
+    let index = any::<Index>;
+    (0..signatures::ALL.len(), any::<bool>(), index(), index(), index()).prop_map(
+        move |(signature, its_own, kind, region, place)| {
+            let kinds = probed(size);
+            let region = region.get(kind.get(kinds.as_slice()).as_slice()).clone();
+            let length = signatures::ALL[signature].bytes.len() as u64;
+            let room = usize::try_from((region.end - region.start).saturating_sub(length)).unwrap() + 1;
+            let elsewhere = (region.start + place.index(room) as u64).min(size - length);
+            (signature, (!its_own).then_some(elsewhere))
+        },
+    )
+}
+
+#[test]
+fn a_disk_with_any_signature_is_never_written_for_an_intent() {
+    const CASES: u32 = 60;
+    let began = Instant::now();
+    let run = |file_system: &'static str, size: u64, uuid: Option<&'static str>| {
+        let bench = Bench::new(size, file_system);
+        let judged = |(signature, elsewhere): (usize, Option<u64>)| {
+            let signature = &signatures::ALL[signature];
+            bench.clear();
+            bench.disk.write(elsewhere.unwrap_or_else(|| signature.offset(size)), signature.bytes);
+            bench.refuses(uuid).map(drop).map_err(|why| TestCaseError::fail(format!("{}: {why}", signature.name)))
+        };
+        // Each in its place once, then at random.
+        for number in 0..signatures::ALL.len() {
+            judged((number, None)).unwrap();
+        }
+        let config = Config { cases: CASES, max_shrink_iters: 8, failure_persistence: None, ..Config::default() };
+        TestRunner::new(config).run(&marks(size), judged).map_err(|error| error.to_string()).unwrap();
+        signatures::ALL.len() + CASES as usize
+    };
+    let judged: usize = thread::scope(|scope| {
+        let xfs = scope.spawn(|| run("xfs", GIB, None));
+        let ext4 = scope.spawn(|| run("ext4", 2 * GIB, Some(UUID)));
+        [xfs, ext4].map(|run| run.join().unwrap()).iter().sum()
+    });
+    println!("{judged} disks with a signature and an intent, none written, in {:?}", began.elapsed());
+}
+
+#[test]
+fn what_somebody_put_on_a_half_made_filesystem_is_kept_from_its_intent() {
+    let began = Instant::now();
+    let counts: Vec<_> = thread::scope(|scope| {
+        let runs = ["xfs", "ext4"].map(|file_system| {
+            scope.spawn(move || {
+                let bench = Bench::new(GIB, file_system);
+                let mut judged = 0;
+                // Made over the remains, as a tool that does not look would; each has a signature that libblkid knows.
+                for image in containers().into_iter().filter(|image| !image.name.contains("gone")) {
+                    bench.clear();
+                    intent::killed_mkfs(&bench.disk, file_system, UUID);
+                    let remains = bench.disk.contents();
+                    (image.make)(&bench.disk);
+                    assert!(bench.disk.contents() != remains, "{}", image.name);
+                    bench.refuses(Some(UUID)).unwrap_or_else(|why| panic!("{}: {why}", image.name));
+                    judged += 1;
+                }
+                // A file's data, a text, bytes anywhere else than where mkfs writes.
+                for (offset, text) in [(5 * MIB, "a database's page"), (700 * MIB, "text"), (GIB - 9, "end")] {
+                    bench.clear();
+                    intent::killed_mkfs(&bench.disk, file_system, UUID);
+                    // Where something is looked for: the samples and the ends.
+                    let offset = if offset < GIB - MIB { offset / (4 * MIB) * (4 * MIB) } else { offset };
+                    bench.disk.write(offset, text);
+                    bench.refuses(Some(UUID)).unwrap_or_else(|why| panic!("{text} at {offset}: {why}"));
+                    judged += 1;
+                }
+                // Nothing but the remains: this is what the intent is for.
+                bench.clear();
+                intent::killed_mkfs(&bench.disk, file_system, UUID);
+                let outcome = bench.run(Some(UUID));
+                assert_eq!(outcome.code, Some(0), "{}", outcome.log);
+                assert!(outcome.log.contains("clearing what a killed mkfs left"), "{}", outcome.log);
+                assert!(bench.world.completions().contains(&"CONTINUE".to_owned()));
+                judged
+            })
+        });
+        runs.map(|run| run.join().unwrap()).into()
+    });
+    println!("{counts:?} half-made filesystems with something else on them, none written, in {:?}", began.elapsed());
+}
+
+/// Something that is done by hand to a volume whose journal has an intent to format it: a script, with $device and /work.
+fn by_hand(bench: &Bench, script: &str) -> String {
+    bench.node.shell(&format!("device={}; mkdir -p /work\n{script}", bench.device.display()))
+}
+
+#[test]
+fn an_xfs_made_by_hand_and_filled_is_kept_from_an_intent() {
+    const FILLED: &str = "mkfs.xfs -q -K $device; mount $device /work; echo 'the only copy' > /work/precious\n\
+                          for number in $(seq 200); do echo $number > /work/$number; done; sync -f /work";
+    for uuid in [None, Some(UUID)] {
+        // Cut off: its log is dirty.
+        let bench = Bench::new(GIB, "xfs");
+        by_hand(&bench, &format!("{FILLED}; xfs_io -x -c 'shutdown -f' /work; umount /work"));
+        bench.flush();
+        let refused = bench.refuses(uuid).unwrap();
+        println!("{refused}");
+        // The remedy that keeps it: by hand, which replays the log.
+        let (_, remedy) = refused.split_once("mount it by hand (").unwrap();
+        by_hand(&bench, remedy.split_once(')').unwrap().0);
+        let outcome = bench.run(uuid);
+        assert_eq!(outcome.code, Some(0), "{}", outcome.log);
+        assert_eq!(bench.node.shell("cat /mydata/precious /mydata/200"), "the only copy\n200");
+        assert!(bench.node.journal()["volumes"][bench.volume.as_str()]["formatting"].is_null());
+
+        // Unmounted: whole, and used as it is.
+        let bench = Bench::new(GIB, "xfs");
+        by_hand(&bench, &format!("{FILLED}; chown 65534 /work/precious; umount /work"));
+        let outcome = bench.run(uuid);
+        assert_eq!(outcome.code, Some(0), "{}", outcome.log);
+        assert!(outcome.log.contains("it is used as it is"), "{}", outcome.log);
+        assert_eq!(bench.node.shell("cat /mydata/precious; stat -c %u /mydata/precious"), "the only copy\n65534");
+        let tags = bench.world.sim.volume_state(&bench.volume).unwrap().tags;
+        assert_eq!(tags["node-agent:formatting"], "done");
+        assert!(!tags.contains_key("node-agent:formatted"), "{tags:?}");
+    }
+}
+
+#[test]
+fn an_ext4_that_was_ever_mounted_is_kept_from_an_intent_however_damaged() {
+    for (uuid, damage) in [
+        (None, "debugfs -w -R 'clri <2>' $device; debugfs -w -R 'ssv state 0' $device"),
+        (Some(UUID), "dd if=/dev/zero of=$device bs=1M seek=16 count=4 conv=notrunc"),
+        (Some(UUID), "dd if=/dev/zero of=$device bs=1k seek=1 count=1 conv=notrunc"),
+    ] {
+        let bench = Bench::new(GIB, "ext4");
+        by_hand(
+            &bench,
+            &format!(
+                "mkfs.ext4 -q -E nodiscard,lazy_itable_init=1,lazy_journal_init=1 -O ^orphan_file -U {UUID} $device\n\
+                 mount -o noinit_itable $device /work; echo 'the only copy' > /work/precious; umount /work\n{damage} 2>&1; sync"
+            ),
+        );
+        println!("{}", bench.refuses(uuid).unwrap());
+    }
+}
+
+#[test]
+fn a_disk_with_a_mounted_partition_is_kept_from_an_intent_and_the_mount_is_named() {
+    for file_system in ["xfs", "ext4"] {
+        let bench = Bench::new(GIB, file_system);
+        images::partitioned_ext4(&bench.disk);
+        bench.flush();
+        // Without udev its node is made by hand.
+        by_hand(
+            &bench,
+            "partx --add $device; IFS=: read -r major minor < /sys/class/block/${device#/dev/}p1/dev\n\
+             mknod /partition b $major $minor; mount /partition /work",
+        );
+        let refused = bench.refuses(None).unwrap();
+        assert!(refused.contains("p1, which is on it, is mounted"), "{refused}");
+        by_hand(&bench, "umount /work; partx --delete $device");
+    }
+}
+
+#[test]
+fn a_device_that_somebody_holds_exclusively_is_never_cleared_for_an_intent() {
+    let bench = Bench::new(GIB, "xfs");
+    intent::killed_mkfs(&bench.disk, "xfs", UUID);
+    let before = bench.disk.contents();
+    bench.flush();
+    intent::plant(&bench.node, &bench.volume, bench.disk.size(), "xfs", Some(UUID));
+    // As a mount in another mount namespace holds it.
+    let held = OpenOptions::new().read(true).custom_flags(OFlag::O_EXCL.bits()).open(&bench.device).unwrap();
+    let agent = bench.node.start(&config_with("", &[volume_at("/mydata", &bench.volume, "xfs")], ""));
+    agent.wait_for("cannot be opened exclusively");
+    assert_eq!(bench.disk.contents().difference(&before), None);
+    drop(held);
+    let outcome = agent.end();
+    assert_eq!(outcome.code, Some(0), "{}", outcome.log);
+}
+
+#[test]
+fn without_its_checker_a_filesystem_is_refused_for_an_intent_and_the_tool_named() {
+    for (file_system, checker) in [("xfs", "xfs_repair"), ("ext4", "e2fsck")] {
+        for arrange in ["rm", "printf '#!/bin/sh\\nexit 1\\n' >", "printf '#!/bin/sh\\nkill -9 $$\\n' >"] {
+            let bench = Bench::new(GIB, file_system);
+            bench.disk.tool(&format!("mkfs.{file_system}"), &["-q"]);
+            bench.node.shell(&format!(
+                "cp --remove-destination -L /usr/sbin/{checker} /opt/{checker}
+                cp --remove-destination /opt/{checker} /usr/sbin/{checker}; {arrange} /usr/sbin/{checker}"
+            ));
+            let refused = bench.refuses(None).unwrap();
+            assert!(refused.contains(checker) && refused.contains("cannot be told"), "{refused}");
+        }
+    }
 }
 
 /// With the blkid of another Debian release, where `corpus/fetch-util-linux` could fetch it.
@@ -544,7 +814,7 @@ fn with_blkid_of(release: &str) {
         return;
     }
     let images: Vec<_> = corpus().into_iter().filter(|image| image.asks_blkid).collect();
-    judge_all(&images, &Blkid { version: version_of(&program), program: Some(program) });
+    judge_all(&images, &Blkid { version: version_of(&program), program: Some(program) }, false);
 }
 
 fn version_of(blkid: &Path) -> String {

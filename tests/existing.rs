@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use ec2_sim::{InstanceSpec, VolumeId};
 use nix::fcntl::OFlag;
-use support::{GROUP, HOOKS, Instance, Outcome, World, config, volume_at, wait_until};
+use support::{GROUP, HOOKS, Instance, Outcome, World, config, config_with, volume_at, wait_until};
 
 fn launch(world: &World) -> Instance {
     let node = world.launch();
@@ -263,4 +263,122 @@ fn a_volume_in_another_is_mounted_after_it_whatever_their_order_in_the_configura
         node.shell("findmnt -no TARGET /mydata; findmnt -no TARGET /mydata/log; ls /mydata"),
         "/mydata\n/mydata/log\nlog"
     );
+}
+
+#[test]
+fn an_ext2_or_ext3_becomes_an_ext4_by_the_remedy_and_keeps_its_data() {
+    for kind in ["ext2", "ext3"] {
+        let world = World::new();
+        let volume = world.volume(1);
+        let data = tempfile::tempdir().unwrap();
+        std::fs::write(data.path().join("segment"), "precious\n").unwrap();
+        // With the features of its time.
+        let options = ["-q", "-t", kind, "-O", "none,filetype,sparse_super,large_file,resize_inode", "-d"];
+        let journal: &[&str] = if kind == "ext3" { &["-j"] } else { &[] };
+        on_backing_file(&world, &volume, "mke2fs", &[&options[..], &[data.path().to_str().unwrap()], journal].concat());
+        let node = launch(&world);
+        let config = config(&[volume_at("/mydata", &volume, "ext4")]);
+
+        let outcome = node.run(&config);
+
+        outcome.must_fail(6, &["code=wrong-filesystem", &format!("holds {kind}"), "snapshot"]);
+        node.shell(told(&outcome, "is not mounted: ", "; otherwise correct volume.id"));
+        let device = world.sim.device(&volume, &node.id).unwrap();
+        assert_eq!(node.shell(&format!("blkid -p -o value -s TYPE {}", device.display())), "ext4");
+        node.come_up(&config);
+        assert_eq!(node.shell("cat /mydata/segment; findmnt -no FSTYPE /mydata"), "precious\next4");
+        node.shell("echo more > /mydata/more; sync");
+    }
+}
+
+#[test]
+fn an_ext4_with_a_feature_of_the_future_is_not_called_damaged() {
+    for feature in ["FEATURE_I30", "FEATURE_R30", "FEATURE_C30"] {
+        let world = World::new();
+        let volume = world.volume(1);
+        used_once(&world, &volume, "ext4");
+        on_backing_file(&world, &volume, "debugfs", &["-w", "-R", &format!("feature {feature}")]);
+        let node = launch(&world);
+
+        let outcome = node.run(&config(&[volume_at("/mydata", &volume, "ext4")]));
+
+        outcome
+            .must_fail(6, &["step=mount code=filesystem-too-new", "has unsupported feature(s)", "newer", "e2fsprogs"]);
+        assert!(!outcome.last().contains("repair"), "{}", outcome.log);
+    }
+}
+
+#[test]
+fn an_ext4_that_another_program_works_on_is_waited_for_and_not_called_damaged() {
+    let world = World::new();
+    let volume = world.volume(1);
+    used_once(&world, &volume, "ext4");
+    let node = launch(&world);
+    world.sim.attach(&volume, &node.id, "/dev/sdf").unwrap();
+    wait_until(|| world.sim.device(&volume, &node.id).is_some(), || "no device".to_owned());
+    let device = world.sim.device(&volume, &node.id).unwrap();
+    // As an e2fsck that systemd has started holds it.
+    let held = OpenOptions::new().read(true).custom_flags(OFlag::O_EXCL.bits()).open(&device).unwrap();
+
+    let agent = node.start(&config(&[volume_at("/mydata", &volume, "ext4")]));
+    agent.wait_for("another program works on it");
+    assert!(agent.log().contains(" is in use."), "{}", agent.log());
+    drop(held);
+    let outcome = agent.end();
+
+    assert_eq!(outcome.code, Some(0), "{}", outcome.log);
+    assert_eq!(node.shell("cat /mydata/segment"), "precious");
+
+    // To the end of its time, it is a refusal that says so.
+    node.shell("umount /mydata");
+    let held = OpenOptions::new().read(true).custom_flags(OFlag::O_EXCL.bits()).open(&device).unwrap();
+    let impatient = config_with("", &[volume_at("/mydata", &volume, "ext4")], "[timeouts]\nvolume = \"3s\"");
+    node.run(&impatient).must_fail(6, &["step=mount code=device-busy", " is in use."]);
+    drop(held);
+}
+
+#[test]
+fn a_mkfs_that_fails_takes_its_intent_back_and_says_how_to_go_on() {
+    for (file_system, script) in [
+        ("xfs", "printf XFSB > $device; echo 'no more space' >&2; exit 1"),
+        ("ext4", "printf half > $device; echo 'no more space' >&2; exit 1"),
+    ] {
+        let world = World::new();
+        let volume = world.volume(1);
+        let node = launch(&world);
+        let program = format!("/usr/sbin/mkfs.{file_system}");
+        node.shell(&format!("mkdir -p /opt/real; cp -L {program} /opt/real/; rm {program}"));
+        let stand_in = "#!/bin/bash\n[[ $1 = -V ]] && exec /opt/real/${0##*/} -V\ndevice=${@: -1}\n";
+        node.write(&program, format!("{stand_in}{script}\n"));
+        node.shell(&format!("chmod +x {program}"));
+        let config = config(&[volume_at("/mydata", &volume, file_system)]);
+
+        let failed = node.run(&config);
+
+        failed.must_fail(1, &["step=filesystem code=tool-failed", "no more space", "was blank before"]);
+        assert!(node.journal()["volumes"][volume.as_str()]["formatting"].is_null());
+        node.shell(&format!("cp /opt/real/mkfs.{file_system} {program}"));
+        // What it has written is for a person to judge.
+        node.run(&config).must_fail(6, &["step=filesystem code=not-blank"]);
+        node.shell(told(&failed, "goes with: ", "; then: node-agent retry"));
+        node.come_up(&config);
+        assert_eq!(node.shell("findmnt -no FSTYPE /mydata"), file_system);
+    }
+}
+
+#[test]
+fn a_mkfs_that_is_killed_leaves_its_intent_and_the_next_run_comes_up() {
+    let world = World::new();
+    let volume = world.volume(1);
+    let node = launch(&world);
+    node.shell("mkdir -p /opt/real; cp -L /usr/sbin/mkfs.ext4 /opt/real/; rm /usr/sbin/mkfs.ext4");
+    node.write("/usr/sbin/mkfs.ext4", "#!/bin/bash\n[[ $1 = -V ]] && exec /opt/real/mkfs.ext4 -V\nkill -9 $$\n");
+    node.shell("chmod +x /usr/sbin/mkfs.ext4");
+    let config = config(&[volume_at("/mydata", &volume, "ext4")]);
+
+    node.run(&config).must_fail(1, &["step=filesystem code=tool-failed", "was killed", "signal: 9"]);
+
+    assert!(!node.journal()["volumes"][volume.as_str()]["formatting"].is_null());
+    node.shell("cp /opt/real/mkfs.ext4 /usr/sbin/mkfs.ext4");
+    node.come_up(&config);
 }

@@ -1,4 +1,5 @@
-//! Whether a disk is blank: read and all zero wherever a known filesystem, volume manager or RAID keeps something.
+//! Whether a disk is blank: read and all zero wherever a known filesystem, volume manager or RAID keeps something. Or blank
+//! but for what a killed mkfs left, which [`super::remains`] tells.
 //!
 //! Read with `O_DIRECT`, past any cache, and in a child process of this binary ([`read_stdin`]), because a read that never
 //! returns pins its process: EBS sets no timeout on NVMe.
@@ -6,8 +7,9 @@
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write as _};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
@@ -16,6 +18,7 @@ use tokio::time::timeout;
 
 use super::command::DISK_WATCHDOG;
 use super::device::Device;
+use super::remains::Remains;
 use crate::failure::{Code, Failure, Named};
 
 /// The hidden command that makes this binary the reading child.
@@ -27,6 +30,8 @@ const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 /// `O_DIRECT` wants offsets, lengths and memory aligned to the logical block; no disk has larger ones than this.
 const ALIGN: u64 = 4 * KIB;
+/// The same: what is read is judged in blocks of this size.
+const BLOCK: usize = 4 << 10;
 
 /// What the reads showed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +67,23 @@ struct Place {
     length: u64,
     whose: &'static str,
 }
+
+/// What the reads allow for.
+#[derive(Clone, Copy, Debug)]
+pub enum Allowed<'a> {
+    /// Nothing: every byte must be zero.
+    Nothing,
+    /// What the mkfs left whose superblock, marked in progress, is on the disk.
+    UnfinishedXfs,
+    /// What the mkfs left that would have written this file, a disk of the same size.
+    UnfinishedExt4(&'a File),
+}
+
+/// The reading child's words for [`Allowed`].
+const XFS: &str = "xfs";
+const EXT4: &str = "ext4";
+/// The reading child prints the first 4 KiB, nothing else.
+const HEAD: &str = "head";
 
 /// Where something would be on a device of `size` bytes, in ascending order of offsets, aligned and within the device.
 fn places(size: u64) -> Vec<Place> {
@@ -114,12 +136,17 @@ fn backup_groups() -> Vec<u64> {
     groups
 }
 
-/// Reads the places of `device`, which was opened with `O_DIRECT`.
-fn read_places(device: &File, size: u64) -> Reading {
+/// Reads the places of `device`, which was opened with `O_DIRECT`. A block that is not zero must be one of the `remains`.
+fn read_places(device: &File, size: u64, remains: &Remains) -> Reading {
     let chunk = MIB;
     let mut memory = vec![0_u8; usize::try_from(chunk + ALIGN).unwrap_or(usize::MAX)];
     let aligned = memory.as_ptr().align_offset(usize::try_from(ALIGN).unwrap_or(1));
-    let places = places(size);
+    let mut places = places(size);
+    for range in remains.ranges() {
+        let (offset, length) = (range.start, range.end.min(size).saturating_sub(range.start));
+        places.push(Place { offset, length, whose: "where mkfs writes" });
+    }
+    places.sort_by_key(|place| place.offset);
     let mut bytes = 0;
     for place in &places {
         let end = place.offset + place.length;
@@ -136,8 +163,12 @@ fn read_places(device: &File, size: u64) -> Reading {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Reading::Unreadable { offset, error: error.to_string() },
             };
-            if let Some(at) = buffer[..got].iter().position(|byte| *byte != 0) {
-                return Reading::NonZero { offset: offset + at as u64, place: place.whose.to_owned() };
+            for (block, start) in buffer[..got].chunks(BLOCK).zip((offset..).step_by(BLOCK)) {
+                if let Some(at) = block.iter().position(|byte| *byte != 0)
+                    && !remains.have(start, block)
+                {
+                    return Reading::NonZero { offset: start + at as u64, place: place.whose.to_owned() };
+                }
             }
             bytes += got as u64;
             offset += got as u64;
@@ -146,20 +177,59 @@ fn read_places(device: &File, size: u64) -> Reading {
     Reading::Zero { places: places.len(), bytes }
 }
 
-/// The child's part: reads the device that is the standard input and prints what it found.
-pub fn read_stdin() -> io::Result<()> {
+/// The child's part: reads the device that is the standard input and prints what it found. `arguments`: one of the words for
+/// [`Allowed`], or that for the head, and the path of what the disk is compared with.
+pub fn read_stdin(arguments: &[String]) -> io::Result<()> {
     // Opening anew gives a descriptor with its own flags; the path through /proc leads to the very same device.
     let mut device = OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECT.bits()).open("/proc/self/fd/0")?;
     let size = device.seek(SeekFrom::End(0))?;
-    writeln!(io::stdout(), "{}", serde_json::to_string(&read_places(&device, size))?)
+    let remains = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => Remains::None,
+        [HEAD] => return io::stdout().write_all(&read_head(&device)?),
+        [XFS] => Remains::of_xfs(&read_head(&device)?, size),
+        [EXT4, model] => Remains::of_ext4(File::open(model)?)?,
+        _ => return Err(io::Error::other("unknown arguments")),
+    };
+    writeln!(io::stdout(), "{}", serde_json::to_string(&read_places(&device, size, &remains))?)
+}
+
+/// The first 4 KiB of a device that was opened with `O_DIRECT`.
+fn read_head(device: &File) -> io::Result<Vec<u8>> {
+    let mut memory = vec![0; 2 * BLOCK];
+    let aligned = memory.as_ptr().align_offset(BLOCK);
+    let head = &mut memory[aligned..aligned + BLOCK];
+    let got = device.read_at(head, 0)?;
+    Ok(head[..got].to_vec())
 }
 
 /// Reads `device` in a child process, with a watchdog.
-pub async fn read(device: &Device) -> Result<Reading, Failure> {
+pub async fn read(device: &Device, allowed: Allowed<'_>) -> Result<Reading, Failure> {
+    let arguments = match allowed {
+        Allowed::Nothing => vec![],
+        Allowed::UnfinishedXfs => vec![XFS.to_owned()],
+        Allowed::UnfinishedExt4(model) => {
+            vec![EXT4.to_owned(), format!("/proc/{}/fd/{}", std::process::id(), model.as_raw_fd())]
+        }
+    };
+    let output = run_reader(device, &arguments).await?;
+    serde_json::from_slice(&output.stdout).map_err(|_| ended_badly(device, &output))
+}
+
+/// The first 4 KiB of `device`, read as [`read`] does.
+pub async fn head(device: &Device) -> Result<Vec<u8>, Failure> {
+    let output = run_reader(device, &[HEAD.to_owned()]).await?;
+    if output.status.success() && !output.stdout.is_empty() {
+        return Ok(output.stdout);
+    }
+    Err(ended_badly(device, &output))
+}
+
+async fn run_reader(device: &Device, arguments: &[String]) -> Result<Output, Failure> {
     let path = device.path.display();
     let stdin = device.file().try_clone().named(format_args!("handing {path} to the process that reads it"))?;
     let child = Command::new("/proc/self/exe")
         .arg(READER)
+        .args(arguments)
         .stdin(Stdio::from(stdin))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -169,19 +239,20 @@ pub async fn read(device: &Device) -> Result<Reading, Failure> {
         .process_group(0)
         .spawn()
         .named(format_args!("starting the process that reads {path}"))?;
-    let unreadable = |text: String| Failure::new(Code::DeviceUnreadable, text);
     let Ok(output) = timeout(DISK_WATCHDOG, child.wait_with_output()).await else {
-        return Err(unreadable(format!("a read of {path} has not returned for {} s", DISK_WATCHDOG.as_secs())));
+        let text = format!("a read of {path} has not returned for {} s", DISK_WATCHDOG.as_secs());
+        return Err(Failure::new(Code::DeviceUnreadable, text));
     };
-    let output = output.named(format_args!("the process that reads {path}"))?;
-    serde_json::from_slice(&output.stdout).map_err(|_| {
-        let mut text = format!("the process that reads {path} ended with {}", output.status);
-        let said = String::from_utf8_lossy(&output.stderr);
-        if !said.trim().is_empty() {
-            let _ = write!(text, ": {}", said.trim());
-        }
-        unreadable(text)
-    })
+    output.named(format_args!("the process that reads {path}"))
+}
+
+fn ended_badly(device: &Device, output: &Output) -> Failure {
+    let mut text = format!("the process that reads {} ended with {}", device.path.display(), output.status);
+    let said = String::from_utf8_lossy(&output.stderr);
+    if !said.trim().is_empty() {
+        let _ = write!(text, ": {}", said.trim());
+    }
+    Failure::new(Code::DeviceUnreadable, text)
 }
 
 #[cfg(test)]
@@ -213,11 +284,11 @@ mod tests {
         let size = 64 * MIB + 512;
         let file = tempfile::tempfile().unwrap();
         file.set_len(size).unwrap();
-        assert!(matches!(read_places(&file, size), Reading::Zero { .. }));
+        assert!(matches!(read_places(&file, size, &Remains::None), Reading::Zero { .. }));
         for place in places(size).iter().step_by(17) {
             for offset in [place.offset, place.offset + place.length - 1] {
                 file.write_at(&[1], offset).unwrap();
-                let seen = read_places(&file, size);
+                let seen = read_places(&file, size, &Remains::None);
                 assert!(matches!(seen, Reading::NonZero { offset: at, .. } if at == offset), "{offset}: {seen:?}");
                 file.write_at(&[0], offset).unwrap();
             }

@@ -4,6 +4,7 @@
 //! because its NVMe serial says so, or, where the device has no serial at all (Xen, loop), because a link or the device
 //! name does. It is opened once, and everything after goes through that descriptor.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
-use nix::sys::stat::{major, minor};
+use nix::sys::stat::{major, makedev, minor};
 
 use crate::config::VolumeId;
 use crate::failure::{Code, Failure, Named};
@@ -28,6 +29,15 @@ pub struct Device {
     /// In bytes.
     pub size: u64,
     file: File,
+}
+
+/// A block device that is on another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upon {
+    /// The kernel's name: `nvme1n1p1`, `dm-0`
+    pub name: String,
+    /// Its device number.
+    pub number: u64,
 }
 
 /// The lock that udev and systemd respect; held as long as this, and by every child that got the device.
@@ -106,6 +116,31 @@ impl Device {
         sysfs_of(self.number)
     }
 
+    /// Opens it for writing, and for nobody else: the kernel grants this only where nothing on it is mounted and nothing is
+    /// built upon it, in any mount namespace, and as long as the descriptor lives nothing will be.
+    pub fn exclusive(&self) -> Result<File, Failure> {
+        let opened = File::options().write(true).custom_flags(OFlag::O_EXCL.bits()).open(&self.path);
+        let file = match opened {
+            Err(error) if error.raw_os_error().map(Errno::from_raw) == Some(Errno::EBUSY) => {
+                let text = format!("{} is in use: it cannot be opened exclusively", self.path.display());
+                return Err(Failure::new(Code::DeviceBusy, text));
+            }
+            opened => opened.named(format_args!("opening {} exclusively", self.path.display()))?,
+        };
+        if file.metadata().named(format_args!("looking at {}", self.path.display()))?.rdev() != self.number {
+            let text = format!("{} has become another device", self.path.display());
+            return Err(Failure::new(Code::DeviceUntrusted, text));
+        }
+        Ok(file)
+    }
+
+    /// The block devices that are on this one: its partitions and what is built upon it (LVM, LUKS, RAID, multipath), and what
+    /// is on those.
+    pub fn upon(&self) -> Result<Vec<Upon>, Failure> {
+        let sysfs = self.sysfs();
+        upon(&sysfs).named(format_args!("looking for what is on {} in {}", self.path.display(), sysfs.display()))
+    }
+
     /// What speaks against formatting the device, whatever is on it: partitions, holders, read-only.
     pub fn in_use(&self) -> Result<Option<String>, Failure> {
         let sysfs = self.sysfs();
@@ -172,6 +207,7 @@ pub fn seen() -> String {
         .filter_map(Result::ok)
         .map(|entry| entry.path())
         .filter(|path| fs::read_to_string(path.join("size")).is_ok_and(|size| size.trim() != "0"))
+        .filter(|path| !is_hidden(path))
         .map(|path| {
             let name = path.file_name().unwrap_or_default().display().to_string();
             serial_at(&path).map_or(name.clone(), |serial| format!("{name} (serial {serial})"))
@@ -179,6 +215,40 @@ pub fn seen() -> String {
         .collect();
     disks.sort();
     format!("the disks here are: {}", disks.join(", "))
+}
+
+/// What is on the device with this folder in sysfs. A device that goes meanwhile is not on it any more.
+fn upon(sysfs: &Path) -> io::Result<Vec<Upon>> {
+    let gone = |error: &io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
+    let list = |dir: PathBuf| match fs::read_dir(dir) {
+        Err(error) if gone(&error) => Ok(Vec::new()),
+        entries => entries?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>(),
+    };
+    let mut found: Vec<Upon> = Vec::new();
+    let mut left = vec![sysfs.to_owned()];
+    while let Some(dir) = left.pop() {
+        let partitions = list(dir.clone())?.into_iter().filter(|path| path.join("partition").exists());
+        for path in partitions.chain(list(dir.join("holders"))?) {
+            let number = match fs::read_to_string(path.join("dev")) {
+                Err(error) if gone(&error) => continue,
+                text => text?,
+            };
+            let (major, minor) = number.trim().split_once(':').unwrap_or_default();
+            let (Ok(major), Ok(minor)) = (major.parse(), minor.parse()) else {
+                return Err(io::Error::other(format!("{} is no device number", number.trim())));
+            };
+            let upon = Upon {
+                name: path.file_name().unwrap_or_default().display().to_string(),
+                number: makedev(major, minor),
+            };
+            // A RAID of two partitions of one disk is met twice.
+            if !found.contains(&upon) {
+                left.push(path);
+                found.push(upon);
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn sysfs_of(number: u64) -> PathBuf {
@@ -195,21 +265,7 @@ fn serial_at(sysfs: &Path) -> Option<String> {
 }
 
 fn by_serial(serial: &str) -> Result<Option<Device>, Failure> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/sys/block").named("reading /sys/block")? {
-        let entry = entry.named("reading /sys/block")?;
-        if serial_at(&entry.path()).is_some_and(|seen| same_serial(&seen, serial)) {
-            found.push(entry.file_name());
-        }
-    }
-    let name = match found.as_slice() {
-        [] => return Ok(None),
-        [name] => name,
-        _ => {
-            let text = format!("{} disks have the serial {serial}: {found:?}", found.len());
-            return Err(Failure::new(Code::DeviceUntrusted, text));
-        }
-    };
+    let Some(name) = name_of(Path::new("/sys/block"), serial)? else { return Ok(None) };
     let Some(device) = Device::open(&Path::new("/dev").join(name))? else { return Ok(None) };
     match serial_at(&device.sysfs()) {
         Some(seen) if same_serial(&seen, serial) => Ok(Some(device)),
@@ -218,6 +274,29 @@ fn by_serial(serial: &str) -> Result<Option<Device>, Failure> {
             format!("{} should have the serial {serial}, but has {seen:?}", device.path.display()),
         )),
     }
+}
+
+/// The kernel's name for the disk with this serial; `block` is /sys/block.
+fn name_of(block: &Path, serial: &str) -> Result<Option<OsString>, Failure> {
+    let what = || format!("reading {}", block.display());
+    let mut found = Vec::new();
+    for entry in fs::read_dir(block).named(what())? {
+        let entry = entry.named(what())?;
+        if !is_hidden(&entry.path()) && serial_at(&entry.path()).is_some_and(|seen| same_serial(&seen, serial)) {
+            found.push(entry.file_name());
+        }
+    }
+    if found.len() > 1 {
+        let text = format!("{} disks have the serial {serial}: {found:?}", found.len());
+        return Err(Failure::new(Code::DeviceUntrusted, text));
+    }
+    Ok(found.pop())
+}
+
+/// Native NVMe multipath has a hidden disk for each path (`nvme1c0n1`) beside the one to use (`nvme1n1`). It has the same
+/// serial and no node in /dev.
+fn is_hidden(sysfs: &Path) -> bool {
+    fs::read_to_string(sysfs.join("hidden")).is_ok_and(|hidden| hidden.trim() == "1")
 }
 
 /// EBS writes `vol0123…`; a dash would do no harm.
@@ -304,5 +383,60 @@ mod tests {
         assert_eq!(link_in(dir.path(), serial, number), Some(path("")));
         assert!(is_link_for(Path::new("/dev/disk/by-id/x_vol0123456789abcdef0"), serial));
         assert!(!is_link_for(&path(""), serial));
+    }
+
+    /// A folder as /sys/block; each disk with its files.
+    fn sys_block(disks: &[(&str, &[(&str, &str)])]) -> tempfile::TempDir {
+        let block = tempfile::tempdir().unwrap();
+        for (disk, files) in disks {
+            for (file, text) in *files {
+                let path = block.path().join(disk).join(file);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, text).unwrap();
+            }
+        }
+        block
+    }
+
+    #[test]
+    fn a_hidden_path_of_a_multipath_disk_is_no_second_disk() {
+        let serial = ("device/serial", "vol0123456789abcdef0  \n");
+        let path: &[(&str, &str)] = &[serial, ("hidden", "1\n")];
+        let other: &[(&str, &str)] = &[("device/serial", "vol0aaa\n"), ("hidden", "0\n")];
+        for multipath in [&[serial, ("hidden", "0\n")][..], &[serial]] {
+            let block =
+                sys_block(&[("nvme1c0n1", path), ("nvme1n1", multipath), ("nvme1c1n1", path), ("nvme0n1", other)]);
+            let name = name_of(block.path(), "vol0123456789abcdef0").unwrap();
+            assert_eq!(name.as_deref(), Some("nvme1n1".as_ref()));
+        }
+        let twice = sys_block(&[("nvme1n1", &[serial]), ("nvme2n1", &[serial])]);
+        assert_eq!(name_of(twice.path(), "vol0123456789abcdef0").unwrap_err().code, Code::DeviceUntrusted);
+        assert_eq!(name_of(twice.path(), "vol0bbb").unwrap(), None);
+    }
+
+    #[test]
+    fn partitions_and_what_is_built_upon_them_are_found_at_any_depth() {
+        let dir = sys_block(&[
+            ("nvme1n1", &[("dev", "259:0\n"), ("queue/rotational", "0\n")]),
+            ("nvme1n1/nvme1n1p1", &[("dev", "259:1\n"), ("partition", "1\n")]),
+            ("nvme1n1/nvme1n1p2", &[("dev", "259:2\n"), ("partition", "2\n")]),
+            ("md0", &[("dev", "9:0\n")]),
+            ("dm-0", &[("dev", "253:0\n")]),
+        ]);
+        let disk = dir.path().join("nvme1n1");
+        for (below, above) in [("nvme1n1/nvme1n1p1", "md0"), ("nvme1n1/nvme1n1p2", "md0"), ("md0", "dm-0")] {
+            let holders = dir.path().join(below).join("holders");
+            fs::create_dir_all(&holders).unwrap();
+            std::os::unix::fs::symlink(dir.path().join(above), holders.join(above)).unwrap();
+        }
+
+        let mut found = upon(&disk).unwrap();
+
+        found.sort_by(|one, other| one.name.cmp(&other.name));
+        let expected = [("dm-0", 253, 0), ("md0", 9, 0), ("nvme1n1p1", 259, 1), ("nvme1n1p2", 259, 2)];
+        let expected =
+            expected.map(|(name, major, minor)| Upon { name: name.to_owned(), number: makedev(major, minor) });
+        assert_eq!(found, expected);
+        assert_eq!(upon(&dir.path().join("gone")).unwrap(), []);
     }
 }

@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::fs::File;
-use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::process::Output;
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::command;
 use super::device::Device;
@@ -53,14 +55,44 @@ impl Maker {
         Ok(Maker { kind, version })
     }
 
-    /// Makes a filesystem on a device that was proven blank. `lock` is the device's lock, which the child inherits.
+    /// The type of filesystem it makes.
+    pub fn kind(&self) -> FileSystemType {
+        self.kind
+    }
+
+    /// Makes a filesystem with this UUID on a device that was proven blank. `lock` is the device's lock, which the child
+    /// inherits. Returns what mkfs ended with and said.
     ///
     /// No force option, ever.
-    pub async fn make(&self, device: &Device, lock: &File) -> Result<(), Failure> {
+    pub async fn make(&self, device: &Device, lock: &File, uuid: &str) -> Result<Output, Failure> {
         let path = device.path.to_string_lossy();
         let mut arguments = self.options();
-        arguments.push(&path);
-        command::must(maker(self.kind), &arguments, Some(lock)).await.map(drop)
+        let id = self.uuid_option(uuid);
+        arguments.extend([id.0, &id.1, &path]);
+        command::run(maker(self.kind), &arguments, Some(lock)).await
+    }
+
+    /// What the same mkfs writes on a disk of `size` bytes: a sparse file in memory.
+    ///
+    /// Only ever ext4's. `mkfs.xfs` would write its whole log, gigabytes; and what it leaves is told without.
+    pub async fn model(&self, size: u64, uuid: &str) -> Result<File, Failure> {
+        let what = || format!("making a model of the filesystem in memory ({size} bytes, sparse)");
+        let file = File::from(memfd_create("model", MFdFlags::MFD_CLOEXEC).named(what())?);
+        file.set_len(size).named(what())?;
+        let mut arguments = self.options();
+        let id = self.uuid_option(uuid);
+        // It is the child's standard input, and nothing else can be. e2fsprogs before 1.43 asks before it writes to a regular
+        // file, and there is nobody to answer.
+        arguments.extend([id.0, &id.1, "-F", "/proc/self/fd/0"]);
+        command::must(maker(self.kind), &arguments, Some(&file)).await?;
+        Ok(file)
+    }
+
+    fn uuid_option(&self, uuid: &str) -> (&'static str, String) {
+        match self.kind {
+            FileSystemType::Xfs => ("-m", format!("uuid={uuid}")),
+            FileSystemType::Ext4 => ("-U", uuid.to_owned()),
+        }
     }
 
     /// No discard pass: a fresh EBS volume has nothing to discard, and on one made from a snapshot it only takes time. ext4's
@@ -97,20 +129,6 @@ impl Maker {
     }
 }
 
-/// Clears what a killed mkfs of this agent left at the start of the device: `mkfs.xfs` refuses a device that carries a
-/// superblock, and a force option would refuse nothing at all.
-pub fn clear_unfinished(device: &Device) -> Result<(), Failure> {
-    let what = || format!("clearing the unfinished format of {}", device.path.display());
-    let file = File::options().write(true).open(&device.path).named(what())?;
-    if file.metadata().named(what())?.rdev() != device.number {
-        let text = format!("{} has become another device", device.path.display());
-        return Err(Failure::new(Code::DeviceUntrusted, text));
-    }
-    // Both kinds keep their primary superblock in the first 2 KiB.
-    file.write_all_at(&vec![0; 64 * 1024], 0).named(what())?;
-    file.sync_all().named(what())
-}
-
 /// The first `NUMBER.NUMBER` of a version line.
 fn parse_version(text: &str) -> Option<(u32, u32)> {
     text.split_whitespace().find_map(|word| {
@@ -120,54 +138,159 @@ fn parse_version(text: &str) -> Option<(u32, u32)> {
 }
 
 /// Installs the package that makes this filesystem, with the distribution's own package manager.
+///
+/// On a first boot other programs install packages, too (cloud-init, unattended upgrades, SSM): a manager that is locked is
+/// [`Code::InstallerBusy`], for the caller to try again.
 pub async fn install_maker(kind: FileSystemType) -> Result<(), Failure> {
     let package = package(kind);
     for manager in ["dnf", "yum", "apt-get"] {
         if manager == "apt-get" {
             // A fresh image has no package lists. That the manager is missing is said by the next line.
-            drop(command::run(manager, &["update", "-q"], None).await);
+            let updated = command::run(manager, &["update", "-q"], None).await;
+            if let Ok(output) = updated
+                && let Some(busy) = installer_busy(manager, &output)
+            {
+                return Err(busy);
+            }
         }
-        match command::must(manager, &["install", "-y", "-q", package], None).await {
-            Err(failure) if failure.code == Code::ToolMissing => {}
-            result => return result.map(drop),
+        // apt has waited for dpkg's lock by itself since 1.9.11; what an older one does not know it passes over.
+        let patience: &[&str] = if manager == "apt-get" { &["-o", "DPkg::Lock::Timeout=10"] } else { &[] };
+        let arguments = [patience, &["install", "-y", "-q", package]].concat();
+        let output = match command::run(manager, &arguments, None).await {
+            Err(failure) if failure.code == Code::ToolMissing => continue,
+            result => result?,
+        };
+        if output.status.success() {
+            return Ok(());
         }
+        if let Some(busy) = installer_busy(manager, &output) {
+            return Err(busy);
+        }
+        let text =
+            format!("{manager} install -y -q {package} ended with {}: {}", output.status, command::said(&output));
+        return Err(Failure::new(Code::ToolFailed, text));
     }
     Err(Failure::new(Code::ToolMissing, format!("{package} cannot be installed: neither dnf, yum nor apt-get is here")))
+}
+
+/// What the package managers say when another one is at work: apt ("Could not get lock /var/lib/dpkg/lock-frontend", "Unable to
+/// lock directory", "is another process using it?"), dpkg ("dpkg frontend lock was locked by another process"), yum
+/// ("Existing lock /var/run/yum.pid: another copy is running", "yum lockfile is held by", "Another app is currently holding the
+/// yum lock"), dnf ("Failed to obtain the transaction lock", "Waiting for process with pid … to finish"), and rpm beneath them
+/// ("can't create transaction lock", "can't create … lock on /var/lib/rpm").
+const LOCK_MESSAGES: [&str; 10] = [
+    "could not get lock",
+    "unable to lock",
+    "unable to acquire the dpkg",
+    "is another process using it",
+    "locked by another process",
+    "another copy is running",
+    "yum lock",
+    "obtain the transaction lock",
+    "transaction lock on",
+    "waiting for process with pid",
+];
+
+fn installer_busy(manager: &str, output: &Output) -> Option<Failure> {
+    let text = String::from_utf8_lossy(&[output.stdout.as_slice(), output.stderr.as_slice()].concat()).to_lowercase();
+    let busy = !output.status.success() && LOCK_MESSAGES.iter().any(|message| text.contains(message));
+    busy.then(|| {
+        let text = format!("{manager} is locked by another process: {}", command::said(output));
+        Failure::new(Code::InstallerBusy, text)
+    })
 }
 
 /// Checks an ext4 filesystem that is not mounted, and repairs what can be repaired without a question. Never cut off.
 pub async fn check_ext4(device: &Path, lock: &File) -> Result<(), Failure> {
     let path = device.to_string_lossy();
     let output = command::run("e2fsck", &["-p", &path], Some(lock)).await?;
+    let said = command::said(&output);
     let failed = |what: &str| {
-        let text = format!("e2fsck -p {path}: {what}: {}", command::said(&output));
+        let text = format!("e2fsck -p {path}: {what}: {said}");
         Err(Failure::new(Code::FilesystemDamaged, text).remedy(format!(
             "take a snapshot first: aws ec2 create-snapshot --volume-id VOLUME; repair by hand: e2fsck {path}; then: \
              node-agent retry"
         )))
     };
+    let no_damage = |code| (code & OPERATIONAL_ERROR != 0).then(|| operational_error(&output)).flatten();
     match output.status.code() {
         Some(0) => Ok(()),
         Some(1) => {
-            tracing::warn!("e2fsck repaired {path}: {}", command::said(&output));
+            tracing::warn!("e2fsck repaired {path}: {said}");
             Ok(())
         }
-        Some(code) => failed(&exit_mask(code)),
+        Some(code) => match no_damage(code) {
+            Some(OperationalError::InUse) => {
+                Err(Failure::new(Code::DeviceBusy, format!("e2fsck -p {path}: another program works on it: {said}")))
+            }
+            Some(OperationalError::UnknownFeature) => {
+                let text = format!("e2fsck -p {path}: this e2fsck is older than the filesystem: {said}");
+                Err(Failure::new(Code::FilesystemTooNew, text))
+            }
+            None => failed(&exit_mask(code)),
+        },
         None => failed("ended by a signal"),
     }
 }
 
-/// Whether the filesystem is complete and without fault. Looks only; a missing checker proves nothing.
-pub async fn is_whole(kind: FileSystemType, device: &Path) -> Result<bool, Failure> {
-    let path = device.to_string_lossy();
+/// e2fsck(8): it could not do its work. The filesystem itself may be fine.
+const OPERATIONAL_ERROR: i32 = 8;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OperationalError {
+    InUse,
+    UnknownFeature,
+}
+
+/// What e2fsck could not do its work for, where that is no damage (e2fsprogs, `e2fsck/unix.c` and `e2fsck/super.c`). A systemd that
+/// checks the same disk, or a program that has it open exclusively, makes it "in use".
+fn operational_error(output: &Output) -> Option<OperationalError> {
+    let text = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
+    let text = String::from_utf8_lossy(&text);
+    let says = |lines: &[&str]| text.lines().any(|line| lines.iter().any(|end| line.trim_end().ends_with(end)));
+    if text.contains("has unsupported feature(s)") || text.contains("Get a newer version of e2fsck") {
+        Some(OperationalError::UnknownFeature)
+    } else if says(&[" is in use.", " is mounted."]) || text.contains("Device or resource busy") {
+        Some(OperationalError::InUse)
+    } else {
+        None
+    }
+}
+
+/// Whether a filesystem is complete and without fault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Soundness {
+    /// It is.
+    Sound,
+    /// It is not, or its log is not replayed; what its checker said.
+    Unsound(String),
+    /// Its checker is missing, did not come to an end, or said nothing; which proves nothing.
+    Unknown(String),
+}
+
+/// Asks the filesystem's checker. Looks only.
+pub async fn soundness(kind: FileSystemType, device: &Device) -> Result<Soundness, Failure> {
+    let path = device.path.to_string_lossy();
     let (program, option) = match kind {
         FileSystemType::Xfs => ("xfs_repair", "-n"),
         FileSystemType::Ext4 => ("e2fsck", "-fn"),
     };
-    match command::run_on_disk(program, &[option, &path], device).await {
-        Err(failure) if failure.code == Code::ToolMissing => Ok(false),
-        result => Ok(result?.status.success()),
-    }
+    let output = match command::run_on_disk(program, &[option, &path], &device.path).await {
+        // Also where it takes too long: a large filesystem is not read in a minute.
+        Err(failure) if [Code::ToolMissing, Code::ToolFailed, Code::DeviceUnreadable].contains(&failure.code) => {
+            return Ok(Soundness::Unknown(format!("{failure} (package {})", package(kind))));
+        }
+        result => result?,
+    };
+    let said = format!("{program} {option}: {}: {}", output.status, command::said(&output));
+    let silent = output.stdout.trim_ascii().is_empty() && output.stderr.trim_ascii().is_empty();
+    Ok(match output.status.code() {
+        // Both name what they go through, also where nothing is wrong.
+        _ if silent => Soundness::Unknown(said),
+        Some(0) => Soundness::Sound,
+        Some(_) => Soundness::Unsound(said),
+        None => Soundness::Unknown(said),
+    })
 }
 
 /// e2fsck(8): the exit code is the sum of conditions.
@@ -208,6 +331,32 @@ mod tests {
             let all = options(kind, (9, 9));
             assert!(!all.split(' ').any(|option| option == "-f" || option == "-F"), "{all}");
         }
+    }
+
+    #[test]
+    fn a_locked_package_manager_is_told_from_one_that_fails() {
+        use std::os::unix::process::ExitStatusExt;
+        let output = |code: i32, text: &str| Output {
+            status: std::process::ExitStatus::from_raw(code << 8),
+            stdout: Vec::new(),
+            stderr: text.as_bytes().to_vec(),
+        };
+        for locked in [
+            "E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 1021 (apt-get)\nE: Unable to acquire the \
+             dpkg frontend lock (/var/lib/dpkg/lock-frontend), is another process using it?",
+            "E: Could not get lock /var/lib/dpkg/lock - open (11: Resource temporarily unavailable)\nE: Unable to lock the \
+             administration directory (/var/lib/dpkg/), is another process using it?",
+            "dpkg: error: dpkg frontend lock was locked by another process with pid 1021",
+            "Existing lock /var/run/yum.pid: another copy is running as pid 1021.",
+            "yum lockfile is held by another process",
+            "Error: Failed to obtain the transaction lock",
+            "error: can't create transaction lock on /var/lib/rpm/.rpm.lock (Resource temporarily unavailable)",
+        ] {
+            let busy = installer_busy("apt-get", &output(100, locked)).expect(locked);
+            assert_eq!(busy.class(), crate::failure::Class::Waiting);
+            assert!(installer_busy("apt-get", &output(0, locked)).is_none());
+        }
+        assert!(installer_busy("apt-get", &output(100, "E: Unable to locate package e2fsprogs")).is_none());
     }
 
     #[test]

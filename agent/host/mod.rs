@@ -17,8 +17,10 @@ pub mod owner;
 pub mod path;
 pub mod preen;
 pub mod probe;
+pub mod remains;
 pub mod resize;
 pub mod systemd;
+pub mod unfinished;
 
 use std::fs;
 

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::blank::{self, Reading};
+use super::blank::{self, Allowed, Reading};
 use super::device::Device;
 use super::{blkid, mount};
 use crate::failure::{Code, Failure};
@@ -52,7 +52,7 @@ impl fmt::Display for Evidence {
 }
 
 /// What one check came to.
-enum Check {
+pub(super) enum Check {
     /// Nothing speaks against a blank disk; the evidence.
     Clear(String),
     /// A filesystem.
@@ -89,7 +89,7 @@ pub async fn probe(device: &Device) -> Result<Verdict, Failure> {
 }
 
 /// libblkid finds no superblock and no partition table, and says so unambiguously.
-async fn superblocks(device: &Device) -> Result<Check, Failure> {
+pub(super) async fn superblocks(device: &Device) -> Result<Check, Failure> {
     let probed = blkid::probe(device).await?;
     let against = |reason: String| Ok(Check::Against(reason, probed.to_string()));
     let (kind, table) = (probed.tag("TYPE"), probed.tag("PTTYPE"));
@@ -107,19 +107,23 @@ async fn superblocks(device: &Device) -> Result<Check, Failure> {
     }
 }
 
-/// It is mounted nowhere.
-fn mounts(device: &Device) -> Result<Check, Failure> {
-    Ok(match mount::of_device(device.number)?.first() {
-        None => Check::Clear("not mounted".to_owned()),
-        Some(mount) => {
-            let line = format!("mounted at {} as {}", mount.mount_point.display(), mount.kind);
-            Check::Against("it is mounted".to_owned(), line)
+/// It is mounted nowhere, and nothing on it or built upon it is.
+pub(super) fn mounts(device: &Device) -> Result<Check, Failure> {
+    if let Some(mount) = mount::of_device(device.number)?.first() {
+        let line = format!("mounted at {} as {}", mount.mount_point.display(), mount.kind);
+        return Ok(Check::Against("it is mounted".to_owned(), line));
+    }
+    for upon in device.upon()? {
+        if let Some(mount) = mount::of_device(upon.number)?.first() {
+            let line = format!("{} is mounted at {} as {}", upon.name, mount.mount_point.display(), mount.kind);
+            return Ok(Check::Against(format!("{}, which is on it, is mounted", upon.name), line));
         }
-    })
+    }
+    Ok(Check::Clear("not mounted".to_owned()))
 }
 
 /// It has no partitions and no holders, and can be written to.
-fn uses(device: &Device) -> Result<Check, Failure> {
+pub(super) fn uses(device: &Device) -> Result<Check, Failure> {
     Ok(match device.in_use()? {
         None => Check::Clear("writable, without partitions and holders".to_owned()),
         Some(use_) => Check::Against(use_.clone(), use_),
@@ -128,7 +132,7 @@ fn uses(device: &Device) -> Result<Check, Failure> {
 
 /// Direct reads wherever something would be succeed and are all zero. A read error is not blankness.
 async fn contents(device: &Device, so_far: &Evidence) -> Result<Check, Failure> {
-    match blank::read(device).await? {
+    match blank::read(device, Allowed::Nothing).await? {
         Reading::Zero { places, bytes } => {
             Ok(Check::Clear(format!("all zero: {bytes} bytes in {places} places of {} bytes", device.size)))
         }

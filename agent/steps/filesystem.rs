@@ -1,14 +1,16 @@
 //! `filesystem`: the device has the filesystem; made only where the disk is proven blank.
 
+use std::fs;
 use std::time::Duration;
 
 use crate::aws::ec2::Ec2;
-use crate::config::Format;
+use crate::config::{FileSystemType, Format};
 use crate::failure::{Code, Failure, Named};
-use crate::host::device::Device;
-use crate::host::filesystem::{self, Maker};
+use crate::host::device::{Device, Locked};
+use crate::host::filesystem::{self, Maker, Soundness};
 use crate::host::probe::{Evidence, Found, Verdict, probe};
-use crate::host::{mount, systemd};
+use crate::host::unfinished::{self, Left};
+use crate::host::{command, mount, systemd};
 use crate::journal::{self, FormatIntent, Journal};
 use crate::step::{Observed, Step, StepName};
 use crate::steps::attach::Attached;
@@ -57,11 +59,7 @@ impl Step for MakeFilesystem<'_> {
         let id = self.volume.want.id.as_str();
         let known = self.journal.volume(id);
         if let Some(intent) = &known.formatting {
-            if is_mounted(self.device)? {
-                return Ok(Observed::Todo("a format was begun, and somebody has mounted the result".to_owned()));
-            }
-            self.must_match(intent)?;
-            return Ok(Observed::Todo(format!("a format begun at {} was not completed", intent.at)));
+            return self.observe_begun(intent).await;
         }
         match probe(self.device).await? {
             Verdict::Filesystem(found) if found.kind != self.volume.want.file_system.as_str() => {
@@ -87,18 +85,13 @@ impl Step for MakeFilesystem<'_> {
             return self.tag_as_formatted(id).await;
         }
         self.launch.must_be_wanted().await?;
-        let Some(lock) = self.device.lock()? else {
-            let text = format!("{} is locked by another process", self.device.path.display());
-            return Err(Failure::new(Code::DeviceBusy, text));
-        };
+        let Some(lock) = self.device.lock()? else { return Err(self.locked()) };
+        let maker = self.maker().await?;
         // Under the lock, everything is looked at once more.
-        if known.formatting.is_some() {
-            if is_mounted(self.device)? {
-                // Whatever is there is in use by now: never to be formatted again.
-                return self.journal.update_volume(id, |volume| volume.formatting = None);
-            }
-            if self.is_complete().await? {
-                return self.record_format(id);
+        let uuid = if let Some(intent) = &known.formatting {
+            match self.take_up(id, intent, &maker).await? {
+                Resumed::Format(uuid) => uuid,
+                Resumed::NotNeeded => return Ok(()),
             }
         } else {
             let evidence = match probe(self.device).await? {
@@ -107,10 +100,9 @@ impl Step for MakeFilesystem<'_> {
                 // Somebody else was faster: the next look finds it.
                 Verdict::Filesystem(_) => return Ok(()),
             };
-            self.intend(id, &evidence).await?;
-        }
-        let maker = self.maker().await?;
-        maker.make(self.device, &lock).await?;
+            self.intend(id, &evidence).await?
+        };
+        self.make(id, &maker, &lock, &uuid).await?;
         lock.sync_all().named(format_args!("flushing {}", self.device.path.display()))?;
         self.record_format(id)?;
         let kind = self.volume.want.file_system;
@@ -121,13 +113,169 @@ impl Step for MakeFilesystem<'_> {
     }
 }
 
+/// What is to be done about a format that was begun.
+enum Resumed {
+    /// It is begun anew, with this UUID: the disk is blank.
+    Format(String),
+    /// The disk has its filesystem, or is used by somebody.
+    NotNeeded,
+}
+
 /// Tags of a volume. A begun format that was not completed shows to people; a completed one keeps a disk that later looks
 /// blank from being formatted again.
 const FORMATTING: &str = "node-agent:formatting";
 pub(crate) const FORMATTED: &str = "node-agent:formatted";
 
+/// What makes an ext4 of an ext2 or ext3 and can be switched on where files are (tune2fs(8)): the journal for ext2, and what new
+/// files are stored with; what is there stays as it is.
+const EXT4_FEATURES: &str = "has_journal,extents,dir_index,huge_file,flex_bg,uninit_bg,dir_nlink,extra_isize";
+
+/// Drawn by the kernel.
+fn random_uuid() -> Result<String, Failure> {
+    let path = "/proc/sys/kernel/random/uuid";
+    Ok(fs::read_to_string(path).named(format_args!("reading {path}"))?.trim().to_owned())
+}
+
 fn is_mounted(device: &Device) -> Result<bool, Failure> {
     Ok(!mount::of_device(device.number)?.is_empty())
+}
+
+/// A format that was begun, and the agent ended before mkfs did. The journal says what this agent meant; what is to be done
+/// is decided by what is on the disk ([`unfinished`]).
+impl MakeFilesystem<'_> {
+    async fn observe_begun(&self, intent: &FormatIntent) -> Result<Observed<Found>, Failure> {
+        if is_mounted(self.device)? {
+            return Ok(Observed::Todo("a format was begun, and somebody has mounted the result".to_owned()));
+        }
+        self.must_match(intent)?;
+        // An mkfs that outlived its agent is still at work: what is on the disk is for later.
+        let Some(_lock) = self.device.lock()? else { return Ok(Observed::NotYet(self.locked())) };
+        let begun = format!("a format begun at {} was not completed", intent.at);
+        let maker = match Maker::find(self.volume.want.file_system).await {
+            Err(failure) if failure.code == Code::ToolMissing => return Ok(Observed::Todo(begun)),
+            result => result?,
+        };
+        Ok(Observed::Todo(match unfinished::look(self.device, &maker, intent.uuid.as_deref()).await? {
+            Left::Blank(evidence) => format!("{begun}; it is blank: {}", self.may_be_formatted(evidence)?),
+            Left::Unfinished { evidence, .. } => {
+                format!("{begun}; it is what a killed mkfs leaves: {}", self.may_be_formatted(evidence)?)
+            }
+            Left::Whole { found, .. } => format!("{begun}; there is a whole {} (UUID {})", found.kind, found.uuid),
+            Left::Other { reason, evidence } => return Err(self.not_unfinished(intent, &reason, &evidence)),
+        }))
+    }
+
+    /// Brings the device to where a format may begin, if it is to.
+    async fn take_up(&self, id: &str, intent: &FormatIntent, maker: &Maker) -> Result<Resumed, Failure> {
+        if is_mounted(self.device)? {
+            // Whatever is there is in use by now: never to be formatted again.
+            self.drop_intent(id).await?;
+            return Ok(Resumed::NotNeeded);
+        }
+        self.must_match(intent)?;
+        // Nobody can begin to use the device between the look and the clearing.
+        let exclusive = self.device.exclusive()?;
+        let uuid = intent.uuid.as_deref();
+        let evidence = match unfinished::look(self.device, maker, uuid).await? {
+            Left::Whole { found, unused } => {
+                self.adopt(id, intent, &found, unused).await?;
+                return Ok(Resumed::NotNeeded);
+            }
+            Left::Other { reason, evidence } => return Err(self.not_unfinished(intent, &reason, &evidence)),
+            Left::Blank(evidence) => self.may_be_formatted(evidence)?,
+            Left::Unfinished { evidence, traces } => {
+                let evidence = self.may_be_formatted(evidence)?;
+                let path = self.device.path.display();
+                tracing::info!(
+                    step = "filesystem",
+                    volume = id,
+                    "clearing what a killed mkfs left on {path}: {evidence}"
+                );
+                unfinished::clear(&exclusive, self.device, &traces)?;
+                match unfinished::look(self.device, maker, uuid).await? {
+                    Left::Blank(evidence) => evidence,
+                    left => return Err(self.not_cleared(&left)),
+                }
+            }
+        };
+        // mkfs wants the device for itself.
+        drop(exclusive);
+        match uuid {
+            Some(uuid) => Ok(Resumed::Format(uuid.to_owned())),
+            None => self.intend(id, &evidence).await.map(Resumed::Format),
+        }
+    }
+
+    /// A whole filesystem is used, whoever made it. It counts as formatted by this agent only where it can be the one that was
+    /// begun, and nobody has used it: the mount point's new owner would be given everything in it.
+    async fn adopt(&self, id: &str, intent: &FormatIntent, found: &Found, unused: bool) -> Result<(), Failure> {
+        if unused && intent.uuid.as_ref().is_none_or(|uuid| *uuid == found.uuid) {
+            return self.record_format(id);
+        }
+        let text = format!(
+            "a format was begun at {}, but {} holds a whole {} (UUID {}) that was made or used by somebody else: it is used as it is",
+            intent.at,
+            self.device.path.display(),
+            found.kind,
+            found.uuid
+        );
+        self.journal.warn(StepName::Filesystem, Some(id), text);
+        self.drop_intent(id).await
+    }
+
+    /// The format that was begun is over, in the volume's tag first: the journal is what brings the agent here again.
+    async fn drop_intent(&self, id: &str) -> Result<(), Failure> {
+        self.ec2.tag(id, &[(FORMATTING, "done")]).await?;
+        self.journal.update_volume(id, |volume| volume.formatting = None)
+    }
+
+    /// Runs mkfs. One that fails by itself will not do better the next time: the intent is taken back, so that what it has
+    /// written is for a person to judge. One that is killed leaves the intent.
+    async fn make(&self, id: &str, maker: &Maker, lock: &Locked, uuid: &str) -> Result<(), Failure> {
+        let (kind, path) = (self.volume.want.file_system, self.device.path.display());
+        let output = match maker.make(self.device, lock, uuid).await {
+            Ok(output) if output.status.success() => return Ok(()),
+            Ok(output) if output.status.code().is_none() => {
+                let text = format!("mkfs.{kind} of {path} was killed: {}", output.status);
+                return Err(Failure::new(Code::ToolFailed, text).remedy(
+                    "find out who killed it (dmesg, out of memory?), then: node-agent retry, which makes the filesystem anew",
+                ));
+            }
+            result => {
+                self.journal.update_volume(id, |volume| volume.formatting = None)?;
+                result?
+            }
+        };
+        let text = format!("mkfs.{kind} of {path} ended with {}: {}", output.status, command::said(&output));
+        Err(Failure::new(Code::ToolFailed, text).remedy(format!(
+            "correct what the message says; {path} was blank before, and what mkfs has written goes with: wipefs -a {path} && \
+             blkdiscard -z {path}; then: node-agent retry"
+        )))
+    }
+
+    fn locked(&self) -> Failure {
+        Failure::new(Code::DeviceBusy, format!("{} is locked by another process", self.device.path.display()))
+    }
+
+    fn not_unfinished(&self, intent: &FormatIntent, reason: &str, evidence: &Evidence) -> Failure {
+        let (want, path, mount) = (self.volume.want, self.device.path.display(), self.mount_by_hand());
+        let text = format!(
+            "an {} format of volume {} was begun at {}, but {path} does not hold what a killed mkfs leaves, and is not touched: \
+             {reason} ({evidence})",
+            intent.file_system, want.id, intent.at
+        );
+        Failure::new(Code::NotBlank, text).remedy(format!(
+            "see what is on {path} and who uses it (lsblk -o +FSTYPE,RO,MOUNTPOINT {path}); to keep a filesystem that is there, \
+             mount it by hand ({mount}), which also replays its log; to keep anything else, correct volume.id; only if nothing on \
+             it is needed: wipefs -a {path} && blkdiscard -z {path}; then: node-agent retry"
+        ))
+    }
+
+    fn not_cleared(&self, left: &Left) -> Failure {
+        let (id, path) = (&self.volume.want.id, self.device.path.display());
+        let text = format!("volume {id} ({path}) is not blank although what a killed mkfs left was cleared: {left:?}");
+        Failure::new(Code::NotBlank, text)
+    }
 }
 
 impl MakeFilesystem<'_> {
@@ -156,10 +304,9 @@ impl MakeFilesystem<'_> {
         Ok(evidence)
     }
 
-    /// Makes the intent durable before the first write.
-    async fn intend(&self, id: &str, evidence: &Evidence) -> Result<(), Failure> {
-        // A missing mkfs is found before an intent is left behind.
-        self.maker().await?;
+    /// Makes the intent durable before the first write, and draws the filesystem's UUID.
+    async fn intend(&self, id: &str, evidence: &Evidence) -> Result<String, Failure> {
+        let uuid = random_uuid()?;
         let at = journal::now();
         let tag = format!("begun {at} by {}", self.instance_id);
         if !self.ec2.tag(id, &[(FORMATTING, &tag)]).await? {
@@ -170,10 +317,12 @@ impl MakeFilesystem<'_> {
             device: self.device.path.display().to_string(),
             size: self.device.size,
             file_system: self.volume.want.file_system.to_string(),
+            uuid: Some(uuid.clone()),
             evidence: evidence.to_string(),
             at,
         };
-        self.journal.update_volume(id, |volume| volume.formatting = Some(intent))
+        self.journal.update_volume(id, |volume| volume.formatting = Some(intent))?;
+        Ok(uuid)
     }
 
     async fn tag_as_formatted(&self, id: &str) -> Result<(), Failure> {
@@ -197,46 +346,28 @@ impl MakeFilesystem<'_> {
         let want = self.volume.want;
         let begun = self.volume.view.tags.get(FORMATTING).filter(|tag| *tag != "done");
         let Some(begun) = begun else { return Ok(()) };
-        if self.journal.volume(want.id.as_str()).formatted_at.is_some()
-            || is_mounted(self.device)?
-            || filesystem::is_whole(want.file_system, &self.device.path).await?
-        {
+        if self.journal.volume(want.id.as_str()).formatted_at.is_some() || is_mounted(self.device)? {
             return Ok(());
         }
         let path = self.device.path.display();
-        let text = format!("volume {} ({path}) holds an incomplete {}: a format was {begun}", want.id, found.kind);
+        let said = match filesystem::soundness(want.file_system, self.device).await? {
+            Soundness::Sound => return Ok(()),
+            Soundness::Unsound(said) => said,
+            Soundness::Unknown(why) => {
+                let (id, kind, mount) = (&want.id, &found.kind, self.mount_by_hand());
+                let text = format!(
+                    "volume {id} ({path}) holds an {kind}, a format was {begun}, and whether it is whole cannot be told: {why}"
+                );
+                return Err(Failure::new(Code::NotBlank, text).remedy(format!(
+                    "install what checks it ({}), or mount it by hand if you know it is whole ({mount}); then: node-agent retry",
+                    filesystem::package(want.file_system)
+                )));
+            }
+        };
+        let text =
+            format!("volume {} ({path}) holds an incomplete {}: a format was {begun} ({said})", want.id, found.kind);
         Err(Failure::new(Code::NotBlank, text)
             .remedy(format!("if it is not needed: wipefs -a {path} && blkdiscard -z {path}, then: node-agent retry")))
-    }
-
-    /// Whether the killed mkfs had come to its end after all: a whole filesystem is never made again. Otherwise prepares
-    /// the device for another mkfs, if what is on it can be from the one that was killed.
-    async fn is_complete(&self) -> Result<bool, Failure> {
-        match probe(self.device).await? {
-            Verdict::Filesystem(found) if found.kind != self.volume.want.file_system.as_str() => {
-                let text = format!(
-                    "an {} format of volume {} was begun, but {} holds {} (UUID {}) now",
-                    self.volume.want.file_system,
-                    self.volume.want.id,
-                    self.device.path.display(),
-                    found.kind,
-                    found.uuid
-                );
-                let (path, mount) = (self.device.path.display(), self.mount_by_hand());
-                Err(Failure::new(Code::NotBlank, text).remedy(format!(
-                    "if what is there now is not needed: wipefs -a {path} && blkdiscard -z {path}; to keep it, mount it by \
-                     hand ({mount}); then: node-agent retry"
-                )))
-            }
-            Verdict::Blank(_) => Ok(false),
-            Verdict::Filesystem(_) if filesystem::is_whole(self.volume.want.file_system, &self.device.path).await? => {
-                Ok(true)
-            }
-            Verdict::Filesystem(_) | Verdict::Refused { .. } => {
-                filesystem::clear_unfinished(self.device)?;
-                Ok(false)
-            }
-        }
     }
 
     /// A format is resumed only on the very device it was begun on.
@@ -273,6 +404,13 @@ impl MakeFilesystem<'_> {
             return failure.remedy(format!(
                 "set file_system = \"{kind}\" for {id}, or correct volume.id; the agent never converts or overwrites; then: \
                  node-agent retry"
+            ));
+        }
+        if ["ext2", "ext3"].contains(&kind.as_str()) && want.file_system == FileSystemType::Ext4 {
+            return failure.remedy(format!(
+                "to keep the data, make it an ext4 where it is; take a snapshot first (aws ec2 create-snapshot --volume-id {id}), \
+                 and see that {path} is not mounted: e2fsck -fp {path}; tune2fs -O {EXT4_FEATURES} {path} && e2fsck -fp {path}; \
+                 otherwise correct volume.id; then: node-agent retry"
             ));
         }
         failure.remedy(format!(

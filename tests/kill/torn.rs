@@ -8,6 +8,7 @@ use std::process::Command;
 use nix::unistd::{Whence, lseek};
 
 use crate::scene::{Random, Scene};
+use crate::trace;
 
 const BLOCK: usize = 4096;
 
@@ -68,6 +69,44 @@ pub(crate) fn blocks(path: &Path) -> Vec<Block> {
         }
     }
     blocks
+}
+
+/// Where in its work a mkfs is killed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Instant {
+    /// Right before the write with this number.
+    pub(crate) write: usize,
+    /// In the midst of it: half of its sectors are on the disk.
+    pub(crate) halfway: bool,
+    /// With half of what it has written, drawn from this seed: a power cut, and the cache had not written that back.
+    pub(crate) lost: Option<u64>,
+}
+
+/// Runs the mkfs that is held before its work, and kills it. False if it came to its end before.
+pub(crate) fn kill_held_mkfs(scene: &Scene, instant: Instant) -> bool {
+    let log = scene.lines(&format!("/var/log/mkfs.{}", scene.file_system));
+    let arguments: Vec<_> = log.last().unwrap().split(' ').skip(1).collect();
+    kill_mkfs(scene, &arguments, instant)
+}
+
+/// Runs the real mkfs with these arguments, the device last, and kills it. False if it came to its end before.
+pub(crate) fn kill_mkfs(scene: &Scene, arguments: &[&str], instant: Instant) -> bool {
+    let program = Path::new("/usr/sbin").join(format!("mkfs.{}", scene.file_system));
+    // The file below the device: it knows where it has data.
+    let disk = scene.world.sim.volume_state(&scene.volume).unwrap().backing_file;
+    let killed = trace::kill_before_write(&program, arguments, instant.write, instant.halfway);
+    let device = OpenOptions::new().write(true).open(arguments.last().unwrap()).unwrap();
+    device.sync_all().unwrap();
+    if let Some(seed) = instant.lost {
+        let mut random = Random::new(seed);
+        for (offset, _) in blocks(&disk) {
+            if random.below(2) == 0 {
+                device.write_all_at(&[0; BLOCK], offset).unwrap();
+            }
+        }
+        device.sync_all().unwrap();
+    }
+    killed
 }
 
 /// Writes a part of what the mkfs that is held before its work would write.

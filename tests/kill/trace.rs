@@ -5,12 +5,16 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::ptr::null_mut;
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::support::Running;
 
@@ -23,11 +27,68 @@ const RUNTIME: &str = " /run/node-agent";
 /// Follows the agent, asking before each effect, told by name and number, whether to go on. Returns false once it was told
 /// not to: the agent is then stopped right before it and killed. True where it came to its end before.
 pub(crate) fn follow(running: &Running, mut go_on: impl FnMut(&str) -> bool) -> bool {
-    let leader = libc::pid_t::try_from(running.child.id()).unwrap();
+    follow_process(&running.child, |call, number| {
+        let effect = call.effect()?;
+        let number = number(&effect);
+        Some(go_on(&format!("{effect} ({number})")))
+    })
+}
+
+/// Runs a program, which `sh` becomes when it is told to, and kills it right before the write to a disk with this number, or
+/// halfway in it: the first half of its sectors is on the disk then. False if it came to its end before.
+pub(crate) fn kill_before_write(program: &Path, arguments: &[&str], number: usize, halfway: bool) -> bool {
+    let script = "read -r go; exec \"$0\" \"$@\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).arg(program).args(arguments).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let mut go = child.stdin.take();
+    let mut seen = 0;
+    let ended = follow_with(
+        &child,
+        |call, _| {
+            let (bytes, offset) = call.write()?;
+            seen += 1;
+            if seen <= number {
+                return Some(true);
+            }
+            if halfway {
+                let sectors = bytes.len() / 512 / 2;
+                // The program's own descriptor may want aligned memory.
+                let path = fs::read_link(format!("/proc/{}/fd/{}", call.thread, call.arguments[0])).unwrap();
+                let disk = File::options().write(true).open(path).unwrap();
+                disk.write_all_at(&bytes[..sectors * 512], offset).unwrap();
+                disk.sync_all().unwrap();
+            }
+            Some(false)
+        },
+        || go.take().unwrap().write_all(b"\n").unwrap(),
+    );
+    child.wait().unwrap();
+    !ended
+}
+
+fn follow_process(child: &Child, go_on: impl FnMut(&Call, &mut dyn FnMut(&str) -> usize) -> Option<bool>) -> bool {
+    follow_with(child, go_on, || {})
+}
+
+/// Follows a program, asking before each system call whether to go on; none where the call is nothing to ask about. `attached`
+/// is called when nothing is missed any more.
+fn follow_with(
+    child: &Child,
+    mut go_on: impl FnMut(&Call, &mut dyn FnMut(&str) -> usize) -> Option<bool>,
+    attached: impl FnOnce(),
+) -> bool {
+    let leader = libc::pid_t::try_from(child.id()).unwrap();
     let options = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_EXITKILL;
     request(libc::PTRACE_SEIZE, leader, usize::try_from(options).unwrap()).expect("a tracer; it needs root");
     request(libc::PTRACE_INTERRUPT, leader, 0).unwrap();
+    attached();
     let mut seen = BTreeMap::new();
+    let mut number = |effect: &str| -> usize {
+        let number = seen.entry(effect.to_owned()).or_insert(0);
+        *number += 1;
+        *number
+    };
     let mut killed = false;
     loop {
         let (thread, ended) = next();
@@ -45,14 +106,10 @@ pub(crate) fn follow(running: &Running, mut go_on: impl FnMut(&str) -> bool) -> 
         let signal = libc::WSTOPSIG(status);
         let mut deliver = 0;
         if signal == libc::SIGTRAP | 0x80 {
-            if let Some(effect) = entered(thread).and_then(|call| call.effect()) {
-                let number = seen.entry(effect.clone()).or_insert(0);
-                *number += 1;
-                if !go_on(&format!("{effect} ({number})")) {
-                    running.signal(nix::sys::signal::Signal::SIGKILL);
-                    killed = true;
-                    continue;
-                }
+            if entered(thread).and_then(|call| go_on(&call, &mut number)) == Some(false) {
+                kill(Pid::from_raw(leader), Signal::SIGKILL).unwrap();
+                killed = true;
+                continue;
             }
         } else if status >> 16 == 0 {
             deliver = usize::try_from(signal).unwrap();
@@ -147,6 +204,23 @@ impl Call {
             libc::SYS_kill => "signal a process".to_owned(),
             _ => return None,
         })
+    }
+
+    /// The bytes that it would write to a disk, and where; none of a call that is told to write zeros.
+    fn write(&self) -> Option<(Vec<u8>, u64)> {
+        if !self.file(0).starts_with("/dev/loop") {
+            return None;
+        }
+        match self.number {
+            libc::SYS_pwrite64 => {
+                let mut bytes = vec![0; usize::try_from(self.arguments[2]).unwrap()];
+                assert_eq!(self.read(self.arguments[1], &mut bytes), bytes.len());
+                Some((bytes, self.arguments[3]))
+            }
+            libc::SYS_fallocate => Some((Vec::new(), self.arguments[2])),
+            libc::SYS_write => panic!("a mkfs that writes without saying where"),
+            _ => None,
+        }
     }
 
     /// The path that one argument names, below the folder that another one, a descriptor, leads to.

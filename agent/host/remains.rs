@@ -1,0 +1,426 @@
+//! What a mkfs writes, block by block: what its remains on a disk are told by. [`super::unfinished`] judges with it; the process
+//! that reads the disk ([`super::blank`]) compares.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+
+use nix::unistd::{Whence, lseek64};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+/// What is compared at a time; the model's pages, and aligned as the direct reads are.
+const BLOCK: u64 = 4 * KIB;
+
+/// Where a mkfs writes, in the order in which it is cleared: a kill in between leaves what is told as unfinished again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Traces {
+    /// Before a flush.
+    pub(super) first: Vec<Range<u64>>,
+    /// After it.
+    pub(super) then: Vec<Range<u64>>,
+}
+
+/// What of a killed mkfs may be on a disk that is being read.
+#[derive(Debug)]
+pub enum Remains {
+    /// Nothing.
+    None,
+    /// Blocks with this UUID, in these ranges.
+    Xfs {
+        /// Where mkfs.xfs writes.
+        ranges: Vec<Range<u64>>,
+        /// The filesystem's.
+        uuid: [u8; 16],
+    },
+    /// A part of this.
+    Ext4(Model),
+}
+
+impl Remains {
+    /// As this superblock at the head of the device has it; nothing, where there is none in progress.
+    pub fn of_xfs(head: &[u8], size: u64) -> Remains {
+        match XfsSuperblock::parse(head, size) {
+            Some(superblock) if superblock.in_progress => {
+                Remains::Xfs { ranges: superblock.ranges(size), uuid: superblock.uuid }
+            }
+            _ => Remains::None,
+        }
+    }
+
+    /// As the model has it.
+    pub fn of_ext4(model: File) -> io::Result<Remains> {
+        Model::read(model).map(Remains::Ext4)
+    }
+
+    /// Where they can be.
+    pub fn ranges(&self) -> &[Range<u64>] {
+        match self {
+            Remains::None => &[],
+            Remains::Xfs { ranges, .. } => ranges,
+            Remains::Ext4(model) => &model.ranges,
+        }
+    }
+
+    /// Whether this block of the disk can be one of them.
+    pub fn have(&self, offset: u64, block: &[u8]) -> bool {
+        match self {
+            Remains::None => false,
+            Remains::Xfs { ranges, uuid } => {
+                ranges.iter().any(|range| range.contains(&offset))
+                    && XFS_BLOCKS.iter().any(|magic| block.starts_with(magic))
+                    && block.windows(uuid.len()).any(|bytes| bytes == uuid)
+            }
+            Remains::Ext4(model) => model.has(offset, block),
+        }
+    }
+
+    /// Without its superblock, ext4's rest is still told by the model: the superblock goes first.
+    pub(super) fn traces(&self) -> Traces {
+        let (first, then) = self.ranges().iter().cloned().partition(|range| range.start == 0);
+        Traces { first, then }
+    }
+}
+
+fn at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
+    bytes.get(offset..offset + N)?.try_into().ok()
+}
+
+/// What begins the blocks that mkfs.xfs writes (Linux, `fs/xfs/libxfs/xfs_format.h` and `xfs_log_format.h`): the four headers of a
+/// group, the roots of its trees by block, size, inode, free inode, owner and reference, inodes, and the log's record.
+const XFS_BLOCKS: [&[u8]; 12] = [
+    b"XFSB",
+    b"XAGF",
+    b"XAGI",
+    b"XAFL",
+    b"AB3B",
+    b"AB3C",
+    b"IAB3",
+    b"FIB3",
+    b"RMB3",
+    b"R3FC",
+    b"IN",
+    b"\xfe\xed\xba\xbe",
+];
+
+/// mkfs.xfs takes three into use (root, bitmap and summary of the realtime section), newer ones a few more.
+pub(super) const XFS_OWN_INODES: u64 = 16;
+
+/// XFS's superblock (Linux, `fs/xfs/libxfs/xfs_format.h`, `struct xfs_dsb`).
+#[derive(Debug)]
+pub(super) struct XfsSuperblock {
+    uuid: [u8; 16],
+    pub(super) in_progress: bool,
+    pub(super) used_inodes: u64,
+    block_size: u64,
+    group_blocks: u64,
+    groups: u64,
+    log: u64,
+}
+
+impl XfsSuperblock {
+    /// None where there is none of the present format (version 5), or its numbers do not fit the device.
+    pub(super) fn parse(head: &[u8], size: u64) -> Option<XfsSuperblock> {
+        let u32_at = |offset| at(head, offset).map(u32::from_be_bytes).map(u64::from);
+        let u64_at = |offset| at(head, offset).map(u64::from_be_bytes);
+        let version = u16::from_be_bytes(at(head, 100)?);
+        let (block_size, group_blocks, groups) = (u32_at(4)?, u32_at(84)?, u32_at(88)?);
+        let group_bits = u32::from(*head.get(124)?);
+        let log = u64_at(48)?;
+        let sane = head.starts_with(b"XFSB")
+            && version & 0xf == 5
+            && (512..=64 * KIB).contains(&block_size)
+            && group_blocks > 0
+            && group_bits < 32
+            // No group is smaller than 16 MiB, but for the last one.
+            && (1..=size / (16 * MIB) + 1).contains(&groups)
+            && u64_at(8)?.checked_mul(block_size).is_some_and(|bytes| bytes <= size && size - bytes < block_size.max(BLOCK));
+        if !sane {
+            return None;
+        }
+        let (log_group, log_block) = (log >> group_bits, log & ((1 << group_bits) - 1));
+        Some(XfsSuperblock {
+            uuid: at(head, 32)?,
+            in_progress: *head.get(126)? != 0,
+            used_inodes: u64_at(128)?.saturating_sub(u64_at(136)?),
+            block_size,
+            group_blocks,
+            groups,
+            log: log_group.saturating_mul(group_blocks).saturating_add(log_block).saturating_mul(block_size),
+        })
+    }
+
+    /// Where mkfs.xfs writes more than zeros: headers, the roots of the trees and the free list at the head of each group,
+    /// the log's first record, and in the first group the first inodes, aligned to a stripe.
+    fn ranges(&self, size: u64) -> Vec<Range<u64>> {
+        let group = |number: u64| number.saturating_mul(self.group_blocks).saturating_mul(self.block_size);
+        let heads = (1..self.groups).map(group).chain([self.log]).map(|start| {
+            let start = start / BLOCK * BLOCK;
+            start..start.saturating_add(32 * self.block_size.max(BLOCK)).min(size)
+        });
+        let ranges = [0..BLOCK, BLOCK..(4 * MIB).min(size)].into_iter().chain(heads);
+        ranges.filter(|range| range.start < range.end).collect()
+    }
+
+    /// The mark that it is unfinished goes last.
+    pub(super) fn traces(&self, size: u64) -> Traces {
+        let (then, first) = self.ranges(size).into_iter().partition(|range| range.start == 0);
+        Traces { first, then }
+    }
+}
+
+/// ext4's superblock (Linux, `fs/ext4/ext4.h`, `struct ext4_super_block`), at 1 KiB.
+#[derive(Debug)]
+pub(super) struct Ext4Superblock {
+    used_inodes: u32,
+    first_inode: u32,
+    mounts: u16,
+    mounted: u32,
+    written: u32,
+    made: u32,
+}
+
+/// From mke2fs's start to its superblock's write; the largest volume takes it minutes.
+const MAKING: u32 = 3600;
+
+impl Ext4Superblock {
+    pub(super) fn parse(head: &[u8]) -> Option<Ext4Superblock> {
+        let superblock = head.get(1024..2048)?;
+        let u32_at = |offset| at(superblock, offset).map(u32::from_le_bytes);
+        let u16_at = |offset| at(superblock, offset).map(u16::from_le_bytes);
+        if u16_at(0x38)? != 0xef53 {
+            return None;
+        }
+        Some(Ext4Superblock {
+            used_inodes: u32_at(0)?.checked_sub(u32_at(0x10)?)?,
+            first_inode: u32_at(0x54)?,
+            mounts: u16_at(0x34)?,
+            mounted: u32_at(0x2c)?,
+            written: u32_at(0x30)?,
+            made: u32_at(0x108)?,
+        })
+    }
+
+    /// Never mounted and never written since mkfs, and without a file: the first inode that is not reserved is lost+found.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.mounts == 0
+            && self.mounted == 0
+            && (self.made..=self.made.saturating_add(MAKING)).contains(&self.written)
+            && self.used_inodes <= self.first_inode
+    }
+
+    pub(super) fn history(&self) -> String {
+        format!(
+            "mounted {} times, last at {}; written last at {}, made at {} (seconds since 1970); {} inodes are in use",
+            self.mounts, self.mounted, self.written, self.made, self.used_inodes
+        )
+    }
+}
+
+/// What mke2fs would have written, and how far the same mke2fs at another time may write something else.
+#[derive(Debug)]
+pub struct Model {
+    file: File,
+    /// Where it has bytes.
+    ranges: Vec<Range<u64>>,
+    uuid: [u8; 16],
+    /// Where the reserved inodes are, and the size of each.
+    inodes: Range<u64>,
+    inode_size: u64,
+}
+
+/// Words of a superblock that differ from one run to another: times of writing, check and making, the seed of the directories'
+/// hashes, the checksum; and the stripe, of which a device tells and a file does not.
+const SUPERBLOCK_VARIES: &[u64] = &[0x30, 0x40, 0xec, 0xf0, 0xf4, 0xf8, 0x108, 0x164, 0x170, 0x274, 0x278, 0x3fc];
+/// And of an inode: its times and its checksum. Links and blocks are counted up while mke2fs works.
+const INODE_VARIES: &[u64] = &[0x8, 0xc, 0x10, 0x18, 0x1c, 0x7c, 0x80, 0x84, 0x88, 0x8c, 0x90, 0x94];
+
+impl Model {
+    fn read(file: File) -> io::Result<Model> {
+        let bad = || io::Error::other("the model is no ext4");
+        let mut superblock = [0; 1024];
+        file.read_exact_at(&mut superblock, 1024)?;
+        let u32_at = |bytes: &[u8], offset| at(bytes, offset).map(u32::from_le_bytes).map(u64::from).ok_or_else(bad);
+        let u16_at = |offset| at(&superblock, offset).map(u16::from_le_bytes).map(u64::from).ok_or_else(bad);
+        if u16_at(0x38)? != 0xef53 {
+            return Err(bad());
+        }
+        let block_size = KIB << u32_at(&superblock, 0x18)?.min(6);
+        let first_block = u32_at(&superblock, 0x14)?;
+        let (first_inode, inode_size) = (u32_at(&superblock, 0x54)?, u16_at(0x58)?.max(128));
+        let mut group = [0; 64];
+        file.read_exact_at(&mut group, (first_block + 1) * block_size)?;
+        // With 64-bit block numbers a descriptor has 64 bytes; the first group's inodes are below 2^32 blocks all the same.
+        let inodes = u32_at(&group, 8)? * block_size;
+        let ranges = data(&file)?;
+        let uuid = at(&superblock, 0x68).ok_or_else(bad)?;
+        Ok(Model { file, ranges, uuid, inodes: inodes..inodes + first_inode * inode_size, inode_size })
+    }
+
+    /// Whether the disk's block is a part of the model's.
+    fn has(&self, offset: u64, block: &[u8]) -> bool {
+        let mut model = vec![0; block.len()];
+        if self.file.read_exact_at(&mut model, offset).is_err() {
+            return false;
+        }
+        block.chunks(4).zip(model.chunks(4)).zip((0..).step_by(4)).all(|((word, modelled), place)| {
+            word == modelled || word.iter().all(|byte| *byte == 0) || self.varies(offset, place, block, &model)
+        })
+    }
+
+    /// Whether this word of a block may differ. What makes the structure around it a superblock or the reserved inodes must be
+    /// there and the model's: a word by itself is anybody's.
+    fn varies(&self, offset: u64, place: u64, block: &[u8], model: &[u8]) -> bool {
+        let same = |at: u64, length: usize| {
+            let at = usize::try_from(at).unwrap_or(usize::MAX);
+            let part = at..at.saturating_add(length);
+            matches!((block.get(part.clone()), model.get(part)), (Some(this), Some(that)) if this == that)
+        };
+        let place_on_disk = offset + place;
+        if self.inodes.contains(&place_on_disk) {
+            // The root directory's type and permissions; its inode is the second.
+            let root = self.inodes.start + self.inode_size;
+            let is_table = root >= offset && same(root - offset, 4);
+            return is_table && INODE_VARIES.contains(&((place_on_disk - self.inodes.start) % self.inode_size));
+        }
+        // A superblock, the primary or a backup, begins at a whole KiB.
+        let start = place / KIB * KIB;
+        let (magic, uuid) = (start + 0x38, start + 0x68);
+        let is_superblock = at(model, usize::try_from(magic).unwrap_or(usize::MAX)) == Some([0x53, 0xef])
+            && at(model, usize::try_from(uuid).unwrap_or(usize::MAX)) == Some(self.uuid)
+            && same(magic, 2)
+            && same(uuid, self.uuid.len());
+        is_superblock && SUPERBLOCK_VARIES.contains(&(place % KIB))
+    }
+}
+
+/// Where a sparse file has data.
+fn data(file: &File) -> io::Result<Vec<Range<u64>>> {
+    let mut ranges = Vec::new();
+    let mut offset = 0;
+    // Behind the last data there is nothing to seek: ENXIO.
+    while let Ok(start) = lseek64(file, offset, Whence::SeekData) {
+        let end = lseek64(file, start, Whence::SeekHole)?;
+        let number = |offset: i64| u64::try_from(offset).map_err(io::Error::other);
+        let (start, stop) = (number(start)? / BLOCK * BLOCK, number(end)?.next_multiple_of(BLOCK));
+        // The first block has a range of its own: the superblock is cleared by itself.
+        if start == 0 {
+            ranges.push(0..BLOCK);
+        }
+        ranges.push(start.max(BLOCK)..stop);
+        offset = end;
+    }
+    Ok(ranges.into_iter().filter(|range| range.start < range.end).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    const UUID: &str = "0f1e2d3c-4b5a-4697-8877-665544332211";
+
+    /// What mke2fs writes on a disk of this size, now.
+    fn made(size: u64) -> File {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(size).unwrap();
+        let options = "-q -F -t ext4 -E nodiscard,lazy_itable_init=1,lazy_journal_init=1 -U";
+        let output = Command::new("mke2fs").args(options.split(' ')).arg(UUID).arg(file.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        file.into_file()
+    }
+
+    fn blocks(file: &File) -> Vec<(u64, Vec<u8>)> {
+        let starts = data(file).unwrap().into_iter().flat_map(|range| range.step_by(4096));
+        let read = |start| {
+            let mut block = vec![0; 4096];
+            file.read_exact_at(&mut block, start).unwrap();
+            (start, block)
+        };
+        // Written zeros are as good as none.
+        starts.map(read).filter(|(_, block)| *block != [0; 4096]).collect()
+    }
+
+    #[test]
+    fn another_run_of_the_same_mke2fs_is_the_models_and_every_part_of_it() {
+        for size in [100 * MIB, 1 << 30, 3 << 30] {
+            let remains = Remains::of_ext4(made(size)).unwrap();
+            // Times have seconds.
+            std::thread::sleep(std::time::Duration::from_millis(1100));
+            for (offset, block) in blocks(&made(size)) {
+                assert!(remains.have(offset, &block), "{offset} of {size}");
+                for half in [0..2048, 2048..4096] {
+                    let mut torn = block.clone();
+                    torn[half].fill(0);
+                    // Torn in the midst of the inode table, what is left tells nothing, unless it is zero.
+                    let told = remains.have(offset, &torn);
+                    assert!(told || offset == 0 || size < 512 * MIB || block[..4] == [0; 4], "{offset} of {size}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn one_word_that_mke2fs_did_not_write_is_seen_in_any_of_its_blocks() {
+        let file = made(1 << 30);
+        let remains = Remains::of_ext4(file.try_clone().unwrap()).unwrap();
+        let mut varying = 0;
+        // All but the copies of what is reserved for growing: a number in each, all alike.
+        let reserved = 12 * KIB..512 * KIB;
+        for (offset, block) in blocks(&file).into_iter().filter(|(offset, _)| !reserved.contains(offset)) {
+            for place in (0..4096).step_by(4) {
+                let mut other = block.clone();
+                other[place] ^= 0x5a;
+                if other[place..place + 4] != [0; 4] {
+                    varying += usize::from(remains.have(offset, &other));
+                }
+                // The same word alone on a blank disk is nobody's.
+                let mut alone = vec![0; 4096];
+                alone[place..place + 4].copy_from_slice(b"XFSB");
+                assert!(!remains.have(offset, &alone), "{place} of {offset}");
+            }
+        }
+        // Twelve words of a superblock and of an inode: 5 superblocks, 11 inodes.
+        assert_eq!(varying, 12 * (5 + 11));
+        assert!(!remains.have(512 * MIB + 12 * MIB, &[1; 4096]));
+    }
+
+    #[test]
+    fn an_xfs_in_progress_is_told_from_any_other() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 30).unwrap();
+        let output = Command::new("mkfs.xfs").arg("-q").arg(file.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let mut head = vec![0; 4096];
+        file.as_file().read_exact_at(&mut head, 0).unwrap();
+        assert!(matches!(Remains::of_xfs(&head, 1 << 30), Remains::None));
+        head[126] = 1;
+        let remains = Remains::of_xfs(&head, 1 << 30);
+        for (offset, block) in blocks(file.as_file()) {
+            assert!(remains.have(offset, &block), "{offset}");
+            let mut other = block.clone();
+            other[..4].copy_from_slice(b"text");
+            assert!(!remains.have(offset, &other), "{offset}");
+        }
+        assert!(!remains.have(400 * MIB, &head));
+        // The superblock of a disk of another size.
+        assert!(matches!(Remains::of_xfs(&head, 2 << 30), Remains::None));
+        for length in 0..head.len().min(300) {
+            assert!(matches!(Remains::of_xfs(&head[..length], 1 << 30), Remains::None) || length > 143);
+        }
+    }
+
+    #[test]
+    fn numbers_of_a_superblock_that_are_nonsense_are_no_superblock() {
+        for byte in [0, 0x7f, 0xff] {
+            let mut head = vec![byte; 4096];
+            head[..4].copy_from_slice(b"XFSB");
+            head[100..102].copy_from_slice(&[0xb4, 0xa5]);
+            assert!(matches!(Remains::of_xfs(&head, 1 << 30), Remains::None));
+            head[1024 + 0x38..1024 + 0x3a].copy_from_slice(&[0x53, 0xef]);
+            assert!(Ext4Superblock::parse(&head).is_none_or(|superblock| superblock.used_inodes == 0));
+        }
+    }
+}

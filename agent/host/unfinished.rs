@@ -1,0 +1,223 @@
+//! What a killed mkfs leaves, told from everything else that can be on a disk.
+//!
+//! That a format was begun says what the agent meant, not what is on the disk: it may have been partitioned, encrypted or
+//! filled by somebody since. Only what is provably the work of that mkfs, and nothing but that, is cleared and made again.
+//! The proof rests on how the two programs work (traced: xfsprogs 6.1, e2fsprogs 1.47).
+//! Where another version works otherwise, what it leaves is not told as its remains, and is refused.
+//!
+//! - `mkfs.xfs` writes directly (`O_DIRECT`) and in order. Its first write that is not zero is the superblock, marked in
+//!   progress; its last one takes the mark away. A killed one leaves a blank disk or that mark. All else it writes lies at
+//!   the heads of the allocation groups and of the log, and each block of it carries the filesystem's UUID.
+//! - `mke2fs` writes the primary superblock last, and flushes before. A killed one leaves no signature, and any part of the
+//!   rest: the cache writes it back in any order. What the rest is depends on the version and its mke2fs.conf, so that the
+//!   same program is run with the same options and UUID on a sparse file of the same size in memory, the *model*: each word
+//!   of the disk must be the model's or zero, but for times, checksums over times, and random seeds. The model of 1 TiB has
+//!   16 MB, that of 16 TiB 250 MB, all but all of it copies of the group descriptors.
+//!
+//! Everywhere else the disk must be as blank as before a first format ([`super::blank`]); once cleared, all of it.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use super::blank::{self, Allowed, Reading};
+use super::device::Device;
+use super::filesystem::{self, Maker, Soundness};
+use super::probe::{self, Check, Evidence, Found};
+use super::remains::{Ext4Superblock, Remains, Traces, XFS_OWN_INODES, XfsSuperblock};
+use crate::config::FileSystemType;
+use crate::failure::{Code, Failure, Named};
+
+/// What is on a disk on which a format was begun.
+#[derive(Debug)]
+pub enum Left {
+    /// Nothing: mkfs wrote nothing, or what it wrote was cleared.
+    Blank(Evidence),
+    /// What a killed mkfs leaves, and nothing else.
+    Unfinished {
+        /// What was seen.
+        evidence: Evidence,
+        /// Where mkfs writes.
+        traces: Traces,
+    },
+    /// A whole filesystem of the type.
+    Whole {
+        /// It.
+        found: Found,
+        /// It holds nothing, and was never mounted as far as it tells.
+        unused: bool,
+    },
+    /// Anything else: not to be touched.
+    Other {
+        /// In a word.
+        reason: String,
+        /// What was seen, up to what spoke against it.
+        evidence: Evidence,
+    },
+}
+
+/// Looks at a device on which `maker` began to make a filesystem with this UUID, where it is known. Nothing is written.
+pub async fn look(device: &Device, maker: &Maker, uuid: Option<&str>) -> Result<Left, Failure> {
+    let mut evidence = Evidence::default();
+    let mut found = None;
+    for check in [probe::mounts(device)?, probe::uses(device)?, probe::superblocks(device).await?] {
+        match check {
+            Check::Clear(line) => evidence.add(line),
+            Check::Filesystem(filesystem) => {
+                evidence.add(format!("it holds {} (UUID {})", filesystem.kind, filesystem.uuid));
+                found = Some(filesystem);
+            }
+            Check::Against(reason, line) => return Ok(other(reason, evidence, line)),
+        }
+    }
+    let kind = maker.kind();
+    match (found, kind) {
+        (Some(found), _) if found.kind != kind.as_str() => {
+            Ok(other(format!("it holds {} (UUID {})", found.kind, found.uuid), evidence, "made by somebody else"))
+        }
+        (Some(found), FileSystemType::Xfs) => xfs(device, found, uuid, evidence).await,
+        (Some(found), FileSystemType::Ext4) => ext4(device, found, maker, uuid, evidence).await,
+        (None, _) => no_superblock(device, maker, uuid, evidence).await,
+    }
+}
+
+fn other(reason: impl Into<String>, mut evidence: Evidence, line: impl Into<String>) -> Left {
+    evidence.add(line);
+    Left::Other { reason: reason.into(), evidence }
+}
+
+async fn xfs(device: &Device, found: Found, uuid: Option<&str>, mut evidence: Evidence) -> Result<Left, Failure> {
+    let head = blank::head(device).await?;
+    let Some(superblock) = XfsSuperblock::parse(&head, device.size) else {
+        return Ok(other("its superblock is none that mkfs.xfs writes", evidence, "not as large as the device"));
+    };
+    if !superblock.in_progress {
+        return whole_or_other(device, FileSystemType::Xfs, found, superblock.used_inodes <= XFS_OWN_INODES, evidence)
+            .await;
+    }
+    evidence.add("the superblock says that mkfs is in progress");
+    if uuid.is_some_and(|uuid| uuid != found.uuid) {
+        return Ok(other("another mkfs than this agent's made it", evidence, "the UUID is not the begun format's"));
+    }
+    // What is copied by xfs_copy bears the mark, too.
+    if superblock.used_inodes > XFS_OWN_INODES {
+        let line = format!("{} inodes are in use", superblock.used_inodes);
+        return Ok(other("it holds files", evidence, line));
+    }
+    let reading = blank::read(device, Allowed::UnfinishedXfs).await?;
+    judge(device, reading, superblock.traces(device.size), evidence)
+}
+
+async fn ext4(
+    device: &Device,
+    found: Found,
+    maker: &Maker,
+    uuid: Option<&str>,
+    mut evidence: Evidence,
+) -> Result<Left, Failure> {
+    let head = blank::head(device).await?;
+    let Some(superblock) = Ext4Superblock::parse(&head) else {
+        return Ok(other("its superblock is none that mke2fs writes", evidence, "its magic is not in its place"));
+    };
+    let said = match filesystem::soundness(FileSystemType::Ext4, device).await? {
+        Soundness::Sound => return Ok(Left::Whole { unused: superblock.is_untouched(), found }),
+        Soundness::Unknown(why) => return Ok(other("whether it is whole cannot be told", evidence, why)),
+        Soundness::Unsound(said) => said,
+    };
+    evidence.add(said);
+    if !superblock.is_untouched() {
+        return Ok(other("it is not whole, and was in use", evidence, superblock.history()));
+    }
+    if uuid.is_some_and(|uuid| uuid != found.uuid) {
+        return Ok(other("another mkfs than this agent's made it", evidence, "the UUID is not the begun format's"));
+    }
+    evidence.add("never mounted, and never written since mkfs");
+    as_the_model(device, maker, &found.uuid, evidence).await
+}
+
+/// A filesystem that does not say of itself that it is unfinished: used if it is whole, else not touched.
+async fn whole_or_other(
+    device: &Device,
+    kind: FileSystemType,
+    found: Found,
+    unused: bool,
+    evidence: Evidence,
+) -> Result<Left, Failure> {
+    Ok(match filesystem::soundness(kind, device).await? {
+        Soundness::Sound => Left::Whole { found, unused },
+        Soundness::Unknown(why) => other("whether it is whole cannot be told", evidence, why),
+        Soundness::Unsound(said) => other("it was finished, but is not whole (a dirty log, or damage)", evidence, said),
+    })
+}
+
+async fn no_superblock(
+    device: &Device,
+    maker: &Maker,
+    uuid: Option<&str>,
+    mut evidence: Evidence,
+) -> Result<Left, Failure> {
+    let place = match blank::read(device, Allowed::Nothing).await? {
+        Reading::Zero { places, bytes } => {
+            evidence.add(format!("all zero: {bytes} bytes in {places} places of {} bytes", device.size));
+            return Ok(Left::Blank(evidence));
+        }
+        Reading::Unreadable { offset, error } => return Err(unreadable(device, offset, &error)),
+        Reading::NonZero { offset, place } => format!("the byte at {offset} is not zero ({place})"),
+    };
+    match (maker.kind(), uuid) {
+        (FileSystemType::Ext4, Some(uuid)) => as_the_model(device, maker, uuid, evidence).await,
+        // Before the UUID was drawn by the agent there was nothing to compare with.
+        (FileSystemType::Ext4, None) => Ok(other("nothing on it tells what wrote it", evidence, place)),
+        (FileSystemType::Xfs, _) => {
+            evidence.add(place);
+            Ok(other(NOTHING_KNOWN, evidence, "mkfs.xfs writes its superblock first"))
+        }
+    }
+}
+
+const NOTHING_KNOWN: &str = "it is not blank, and nothing known was recognised on it";
+
+/// Compares the disk with what this mkfs would have written.
+async fn as_the_model(device: &Device, maker: &Maker, uuid: &str, evidence: Evidence) -> Result<Left, Failure> {
+    let model = maker.model(device.size, uuid).await?;
+    let reading = blank::read(device, Allowed::UnfinishedExt4(&model)).await?;
+    let traces = Remains::of_ext4(model).named("reading the model of the filesystem")?.traces();
+    judge(device, reading, traces, evidence)
+}
+
+fn judge(device: &Device, reading: Reading, traces: Traces, mut evidence: Evidence) -> Result<Left, Failure> {
+    match reading {
+        Reading::Zero { places, bytes } => {
+            evidence.add(format!("nothing but what mkfs writes: {bytes} bytes in {places} places"));
+            Ok(Left::Unfinished { evidence, traces })
+        }
+        Reading::NonZero { offset, place } => {
+            let line = format!("the byte at {offset} is not zero, and not what mkfs writes there ({place})");
+            Ok(other("not all that is on it was written by mkfs", evidence, line))
+        }
+        Reading::Unreadable { offset, error } => Err(unreadable(device, offset, &error)),
+    }
+}
+
+fn unreadable(device: &Device, offset: u64, error: &str) -> Failure {
+    let text = format!("{}: reading at {offset}: {error}", device.path.display());
+    Failure::new(Code::DeviceUnreadable, text)
+}
+
+/// Clears what a killed mkfs left. `exclusive` was opened by [`Device::exclusive`].
+pub fn clear(exclusive: &File, device: &Device, traces: &Traces) -> Result<(), Failure> {
+    let what = || format!("clearing the unfinished format of {}", device.path.display());
+    let zeros = vec![0; 1 << 20];
+    for ranges in [&traces.first, &traces.then] {
+        for range in ranges {
+            let mut offset = range.start;
+            let end = range.end.min(device.size);
+            while offset < end {
+                let length = usize::try_from(end - offset).unwrap_or(usize::MAX).min(zeros.len());
+                exclusive.write_all_at(&zeros[..length], offset).named(what())?;
+                offset += length as u64;
+            }
+        }
+        exclusive.sync_all().named(what())?;
+    }
+    Ok(())
+}
