@@ -317,6 +317,11 @@ impl Machine {
         self.is_off();
     }
 
+    /// Plugs its network in, as it is from the beginning, or out.
+    pub fn link(&self, up: bool) {
+        self.running().qmp.execute("set_link", json!({ "name": "net", "up": up })).unwrap();
+    }
+
     /// How often the machine was reset since it was switched on.
     pub fn resets(&self) -> usize {
         self.running().qmp.count(reset)

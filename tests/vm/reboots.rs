@@ -61,8 +61,17 @@ fn from_start_to_application(shell: &mut Shell) -> Duration {
     active - started
 }
 
+/// What is not there at a boot.
+#[derive(Debug, Clone, Copy)]
+enum Missing {
+    /// Connections are taken and nothing is answered.
+    Aws,
+    /// No link: no address, and no network-online.target for minutes.
+    Network,
+}
+
 #[test]
-fn a_node_in_service_comes_up_at_a_reboot_while_aws_and_metadata_are_silent() {
+fn a_node_in_service_comes_up_at_a_reboot_without_aws_and_without_a_network() {
     let world = World::new("silence", "plain");
     let volumes = VOLUMES.map(|id| world.volume(id));
     let image = world.bake(prepare_with_package);
@@ -74,34 +83,49 @@ fn a_node_in_service_comes_up_at_a_reboot_while_aws_and_metadata_are_silent() {
     // The machine's own word for which instance it is.
     assert_eq!(shell.run("cat /sys/class/dmi/id/board_asset_tag"), machine.id.as_str());
 
-    machine.power_off();
-    let since = world.sim.events().len();
-    world.fall_silent();
-    machine.power_on();
-    let mut shell = machine.shell();
-    let end = Instant::now() + NEVER;
-    while shell.attempt("systemctl is-active example-application.service").1 != 0 {
-        assert!(Instant::now() < end, "no application: {}", shell.attempt("node-agent status").0);
-    }
-    let took = from_start_to_application(&mut shell);
-    println!("without AWS: the application was up {took:?} after the start of the agent's unit");
-    assert!(took < SOON, "the application was up {took:?} after the start of the agent's unit");
-    assert_in_order(&mut shell, &volumes[0], 2);
-    assert_eq!(shell.run("findmnt --noheadings --output FSTYPE /archive; cat /mydata/precious"), "ext4\nof /mydata");
-    println!("in the silence: {:?}", shell.attempt("node-agent status"));
-    assert_eq!(answers(&world, since), [""; 0]);
+    for (starts, missing) in [(2, Missing::Aws), (3, Missing::Network)] {
+        machine.power_off();
+        let since = world.sim.events().len();
+        if matches!(missing, Missing::Aws) {
+            world.fall_silent();
+        }
+        machine.power_on();
+        if matches!(missing, Missing::Network) {
+            machine.link(false);
+        }
+        let mut shell = machine.shell();
+        let end = Instant::now() + NEVER;
+        while shell.attempt("systemctl is-active example-application.service").1 != 0 {
+            assert!(Instant::now() < end, "{missing:?}: no application: {}", shell.attempt("node-agent status").0);
+        }
+        let took = from_start_to_application(&mut shell);
+        println!("without {missing:?}: the application was up {took:?} after the start of the agent's unit");
+        assert!(took < SOON, "{missing:?}: the application was up {took:?} after the start of the agent's unit");
+        if matches!(missing, Missing::Network) {
+            // Nor was the start of the unit waiting for that.
+            assert_eq!(shell.attempt("systemctl is-active network-online.target").0, "inactive", "after {took:?}");
+        }
+        assert_in_order(&mut shell, &volumes[0], starts);
+        assert_eq!(
+            shell.run("findmnt --noheadings --output FSTYPE /archive; cat /mydata/precious"),
+            "ext4\nof /mydata"
+        );
+        assert_eq!(answers(&world, since), [""; 0]);
 
-    // AWS is back, and nobody does anything.
-    world.sim.clear_faults();
-    let back = Instant::now();
-    let status = shell.wait_for("node-agent status");
-    println!("up again {:?} after AWS came back", back.elapsed());
-    assert!(status.contains(": up"), "{status}");
-    shell.wait_for(UP);
-    assert!(!answers(&world, since).is_empty());
-    assert_eq!(lifecycle_calls(&world, since), [""; 0]);
-    assert_eq!(shell.run("systemctl show --value --property NRestarts node-agent.service"), "0");
-    assert_in_order(&mut shell, &volumes[0], 2);
+        // It is back, and nobody does anything.
+        world.sim.clear_faults();
+        machine.link(true);
+        let back = Instant::now();
+        let status = shell.wait_for("node-agent status");
+        println!("without {missing:?}: up again {:?} after the end of that", back.elapsed());
+        assert!(status.contains("up (CONTINUE was sent)"), "{status}");
+        shell.wait_for(UP);
+        // Nobody vouches for a node by its journal alone.
+        assert!(!answers(&world, since).is_empty());
+        assert_eq!(lifecycle_calls(&world, since), [""; 0]);
+        assert_eq!(shell.run("systemctl show --value --property NRestarts node-agent.service"), "0");
+        assert_in_order(&mut shell, &volumes[0], starts);
+    }
     machine.power_off();
 }
 
