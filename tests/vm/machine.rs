@@ -134,6 +134,17 @@ impl Slots for Rack {
     }
 }
 
+impl Rack {
+    /// Puts what is plugged into other slots while the machine is off, so that its kernel finds the disks in another order.
+    pub fn reverse(&self) {
+        let mut plugged = self.0.lock().unwrap();
+        assert!(plugged.qmp.is_none(), "the machine is on");
+        for (slot, _) in plugged.volumes.values_mut() {
+            *slot = SLOTS - 1 - *slot;
+        }
+    }
+}
+
 /// A machine, on or off.
 pub struct Machine {
     pub id: InstanceId,
@@ -214,6 +225,8 @@ impl Machine {
             .arg(&self.platform.kernel)
             .args(["-append", &format!("root=/dev/nvme0n1 rw console=ttyS0 {}", self.platform.append)])
             .args(["-smbios", &format!("type=1,manufacturer=Amazon EC2,product=t3.small,serial={uuid},uuid={uuid}")])
+            // What tells a machine that boots without the metadata service which instance it is.
+            .args(["-smbios", &format!("type=2,manufacturer=Amazon EC2,asset={}", self.id)])
             .args(["-smbios", "type=3,manufacturer=Amazon EC2,asset=Amazon EC2"])
             .args(["-drive", &format!("if=none,id=root,format=raw,file={}", self.root.display())])
             // An EBS volume too, as on EC2.
@@ -251,7 +264,10 @@ impl Machine {
 
     fn login(&self, line: &str) -> Shell {
         let mut shell = Shell::connect(&self.file(line));
-        shell.wait_until_there();
+        shell.wait_until_there_unless(|| {
+            // There nobody logs in.
+            assert!(!self.console().contains("You are in emergency mode"), "{}: {}", self.id, self.console());
+        });
         shell
     }
 
@@ -299,6 +315,11 @@ impl Machine {
             thread::sleep(Duration::from_millis(50));
         }
         self.is_off();
+    }
+
+    /// Plugs its network in, as it is from the beginning, or out.
+    pub fn link(&self, up: bool) {
+        self.running().qmp.execute("set_link", json!({ "name": "net", "up": up })).unwrap();
     }
 
     /// How often the machine was reset since it was switched on.

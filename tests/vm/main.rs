@@ -8,6 +8,7 @@
 
 mod machine;
 mod qmp;
+mod reboots;
 mod shell;
 mod world;
 
@@ -74,8 +75,13 @@ fn prepare_with_package(root: &Root) {
 
 /// User data that is the configuration: all volumes of the world, and this hook script.
 fn settings(volumes: &[VolumeId], hooks: &str) -> String {
+    settings_for(volumes, FILE_SYSTEMS, hooks)
+}
+
+/// The same with other filesystems.
+fn settings_for(volumes: &[VolumeId], file_systems: [&str; 2], hooks: &str) -> String {
     let volume = |(at, id): (usize, &VolumeId)| {
-        let (mount, file_system) = (MOUNTS[at], FILE_SYSTEMS[at]);
+        let (mount, file_system) = (MOUNTS[at], file_systems[at]);
         format!(
             "[[volume]]\nid = \"{id}\"\nmount_path = \"{mount}\"\nfile_system = \"{file_system}\"\nowner = \"kafka\"\n"
         )
@@ -99,6 +105,11 @@ fn instance(user_data: &str) -> InstanceSpec {
 /// `starts` since the root disk was new.
 fn assert_in_order(shell: &mut Shell, volume: &VolumeId, starts: usize) {
     assert_eq!(shell.run("findmnt --noheadings --output FSTYPE /mydata; stat --format %U /mydata"), "xfs\nkafka");
+    assert_started(shell, volume, starts);
+}
+
+/// The application runs, and has never been started but on this disk.
+fn assert_started(shell: &mut Shell, volume: &VolumeId, starts: usize) {
     let disks =
         shell.wait_for(&format!("[ $(wc --lines </var/log/application) -ge {starts} ] && cat /var/log/application"));
     assert_eq!(shell.run("systemctl is-active example-application.service"), "active");
@@ -132,9 +143,9 @@ fn lifecycle_calls(world: &World, since: usize) -> Vec<String> {
 
 #[test]
 fn user_data_brings_a_node_up_on_its_first_boot_again_after_a_reboot_and_on_its_successor() {
-    let world = World::new("user-data");
+    let world = World::new("user-data", "cloud");
     let volume = world.volume(VOLUMES[0]);
-    let image = world.bake("cloud", prepare);
+    let image = world.bake(prepare);
     let (url, checksum) = world.publish_agent();
     let fetched_from = |user_data: &str| {
         let filled = shipped(user_data)
@@ -213,9 +224,9 @@ wait_for_healthy_cluster() {
 
 #[test]
 fn a_baked_image_comes_up_grows_its_volumes_at_a_reboot_and_is_replaced_without_a_format() {
-    let world = World::new("baked");
+    let world = World::new("baked", "plain");
     let volumes = VOLUMES.map(|id| world.volume(id));
-    let image = world.bake("plain", prepare_with_package);
+    let image = world.bake(prepare_with_package);
     let user_data = settings(&volumes, PATIENT);
     let mut machine = world.launch(&image, instance(&user_data));
     machine.power_on();
@@ -290,9 +301,9 @@ wait_for_healthy_cluster() { :; }
 
 #[test]
 fn an_operator_whose_terminal_is_cut_off_has_repaired_the_node_all_the_same() {
-    let world = World::new("operator");
+    let world = World::new("operator", "plain");
     let volumes = [world.volume(VOLUMES[0])];
-    let image = world.bake("plain", |root| {
+    let image = world.bake(|root| {
         prepare_with_package(root);
         // A terminal for him, as there is one for this test.
         root.run(
@@ -417,8 +428,8 @@ fn assert_sound(backing: &Path, file_system: &str) {
 
 #[test]
 fn a_power_cut_at_any_instant_is_survived_with_all_that_was_durable() {
-    let world = World::new("power-cuts");
-    let image = world.bake("plain", prepare_with_package);
+    let world = World::new("power-cuts", "plain");
+    let image = world.bake(prepare_with_package);
     let wanted = std::env::var("NODE_AGENT_VM_CUTS").map_or(4, |count| count.parse().unwrap());
     let mut cuts = vec![Cut::Call("ec2:AttachVolume"), Cut::Written(0), Cut::Written(1), Cut::Durable];
     let mut way = Duration::ZERO;

@@ -33,8 +33,14 @@ impl Shell {
 
     /// Waits until a shell answers. After a reboot that is another one.
     pub fn wait_until_there(&mut self) {
+        self.wait_until_there_unless(|| ());
+    }
+
+    /// The same; `lost` panics once that cannot be any more.
+    pub fn wait_until_there_unless(&mut self, lost: impl Fn()) {
         let end = Instant::now() + STUCK;
         loop {
+            lost();
             self.commands += 1;
             let (told, token) = (self.commands, format!("@@here:{}@@", self.commands));
             // Typed before somebody reads, it is lost, or a part of it: no quotes, which would be left open. Without echo and

@@ -8,7 +8,9 @@ use std::process::Command;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::thread;
 
-use ec2_sim::{Event, GroupSpec, HookSpec, InstanceId, InstanceSpec, Sim, SimConfig, VolumeId, VolumeSpec, What};
+use ec2_sim::{
+    Event, Fault, FaultRule, GroupSpec, HookSpec, InstanceId, InstanceSpec, Sim, SimConfig, VolumeId, VolumeSpec, What,
+};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use sha2::{Digest, Sha256};
@@ -32,17 +34,31 @@ static AGENT: LazyLock<PathBuf> = LazyLock::new(|| {
 static DEB: LazyLock<PathBuf> =
     LazyLock::new(|| std::env::var_os("NODE_AGENT_VM_DEB").expect("NODE_AGENT_VM_DEB: run `make test-vm`").into());
 
+/// Run with a program and a directory: the program gets all libraries that it is linked with, and their loader, from there,
+/// where they are put. Its own children are not concerned.
+const CARRY: &str = r#"
+libraries=$2/opt/node-agent-libraries
+mkdir "$libraries"
+# Each is named with its path; the kernel's own has none.
+grep --only-matching '/[^ ]*' <<<"$(ldd "$1")" | xargs cp --dereference --target-directory="$libraries"
+loader=$(patchelf --print-interpreter "$1")
+patchelf --set-interpreter "${libraries#"$2"}/${loader##*/}" --set-rpath "${libraries#"$2"}" "$1"
+"#;
+
 /// A world, in which at most one machine is on. What was seen of it is kept: consoles, and the event log.
 pub struct World {
     pub sim: Sim,
     platform: Platform,
+    /// What its machines' images begin as.
+    base: PathBuf,
     /// The metadata service of the instance that is on.
     metadata: Arc<Mutex<Option<SocketAddr>>>,
 }
 
 impl World {
-    /// The one of this thread, and of what it starts. `name` is where its files go.
-    pub fn new(name: &str) -> World {
+    /// The one of this thread, and of what it starts. `name` is where its files go, `base` the disk in [`IMAGES`] that its
+    /// machines' images are made from.
+    pub fn new(name: &str, base: &str) -> World {
         unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).expect("namespaces; this needs root");
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
@@ -53,7 +69,7 @@ impl World {
         let hook = HookSpec { name: HOOK.to_owned(), ..HookSpec::default() };
         sim.create_group(GroupSpec { name: GROUP.to_owned(), hooks: vec![hook] }).unwrap();
         let platform = Platform {
-            kernel: IMAGES.join("vmlinuz"),
+            kernel: IMAGES.join(format!("{base}.vmlinuz")),
             // What the services say is on the console, too, which outlives the machine.
             append: format!(
                 "systemd.setenv=AWS_ENDPOINT_URL={} systemd.journald.forward_to_console=1",
@@ -65,7 +81,7 @@ impl World {
         let listener = TcpListener::bind("127.0.0.1:80").expect("port 80 of a network of its own");
         let target = Arc::clone(&metadata);
         thread::spawn(move || forward(&listener, &target));
-        World { sim, platform, metadata }
+        World { sim, platform, base: IMAGES.join(format!("{base}.img")), metadata }
     }
 
     pub fn dir(&self) -> &Path {
@@ -77,10 +93,10 @@ impl World {
         self.sim.create_volume(spec).unwrap()
     }
 
-    /// An image: a copy of the one of this name, changed as `change` does in its mounted root.
-    pub fn bake(&self, base: &str, change: impl FnOnce(&Root)) -> PathBuf {
-        let file = self.dir().join(format!("image-{base}.img"));
-        run(Command::new("cp").arg("--sparse=always").args([&IMAGES.join(format!("{base}.img")), &file]));
+    /// An image, changed as `change` does in its mounted root.
+    pub fn bake(&self, change: impl FnOnce(&Root)) -> PathBuf {
+        let file = self.dir().join("image.img");
+        run(Command::new("cp").arg("--sparse=always").args([&self.base, &file]));
         let root = Root(self.dir().join("root"));
         fs::create_dir_all(&root.0).unwrap();
         run(Command::new("mount").args(["-o", "loop"]).args([&file, &root.0]));
@@ -149,6 +165,12 @@ impl World {
         self.sim.lifecycle_state(&machine.id).as_deref() == Some("InService")
     }
 
+    /// From now on nothing around the machine answers: connections to the metadata service and to all of AWS are taken, and
+    /// stay silent.
+    pub fn fall_silent(&self) {
+        self.sim.add_fault(FaultRule::always("*", Fault::Hang)).unwrap();
+    }
+
     /// Waits for a call that took effect.
     pub fn wait_for_call(&self, action: &str, machine: &Machine) {
         let called = |event: &Event| matches!(&event.what, What::Api(call) if call.done && call.action == action && call.caller.as_deref() == Some(&machine.id));
@@ -193,6 +215,15 @@ impl Root {
     pub fn install_package(&self) {
         fs::copy(&*DEB, self.0.join("node-agent.deb")).unwrap();
         self.run("dpkg --install /node-agent.deb; rm /node-agent.deb");
+        // What is shipped is static. A development build is linked with this machine's C library, and a static one beside it
+        // would have the EC2 client compiled once more: on an older Debian it brings its libraries along.
+        let starts = Command::new("chroot").arg(&self.0).args(["/usr/bin/node-agent", "--version"]).output().unwrap();
+        if !starts.status.success() {
+            run(Command::new("bash")
+                .args(["-euo", "pipefail", "-c", CARRY, "carry"])
+                .args([&self.0.join("usr/bin/node-agent"), &self.0]));
+            self.run("node-agent --version");
+        }
     }
 }
 
