@@ -137,6 +137,7 @@ fn a_good_node_is_ok_line_by_line_and_nothing_is_changed() {
         "node address",
         "bash",
         "blkid",
+        "mount",
         "mkfs.xfs",
         "kernel's xfs",
         "mkfs.ext4",
@@ -195,7 +196,7 @@ fn people_get_a_line_a_check_without_colours_and_the_count() {
         text.contains("\n?     IAM autoscaling:CompleteLifecycleAction: cannot be tried without doing it"),
         "{text}"
     );
-    assert!(text.ends_with("29 ok, 1 needs attention, 2 unknown\n"), "{text}");
+    assert!(text.ends_with("30 ok, 1 needs attention, 2 unknown\n"), "{text}");
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
 
@@ -272,6 +273,10 @@ fn missing_programs_are_named_with_their_package() {
     let scene = Scene::new();
     scene.node.shell("rm /usr/sbin/e2fsck");
     scene.must_find("e2fsck", "is not installed", "e2fsprogs");
+
+    let scene = Scene::new();
+    scene.node.shell("rm /usr/bin/mount");
+    scene.must_find("mount", "is not installed", "util-linux");
 
     let mut scene = Scene::new();
     scene.node.shell("rm /usr/sbin/mkfs.xfs");

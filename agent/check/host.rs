@@ -12,7 +12,11 @@ use crate::host::filesystem::{Maker, package};
 
 /// The programs and the filesystems that the configuration needs.
 pub(super) async fn check(config: Option<&Config>) -> Vec<Finding> {
-    let mut findings = vec![program("bash", "bash"), program("blkid", "util-linux")];
+    let mut findings = vec![
+        program("bash", "bash"),
+        program("blkid", "util-linux"),
+        program("mount", "util-linux (Debian and Ubuntu: mount)"),
+    ];
     for kind in [FileSystemType::Xfs, FileSystemType::Ext4] {
         let volumes = config.map(|config| config.volumes.as_slice()).unwrap_or_default();
         let volumes: Vec<_> = volumes.iter().filter(|volume| volume.file_system == kind).collect();

@@ -35,7 +35,10 @@ pub fn boot_id() -> Result<String, Failure> {
 /// The instance's id as the machine itself has it, without asking anybody: Nitro hypervisors write it into the board's asset
 /// tag (EC2 user guide, "Detect whether a host is an EC2 instance"). None on other machines.
 pub fn instance_id() -> Option<String> {
-    let tag = fs::read_to_string("/sys/class/dmi/id/board_asset_tag").ok()?;
+    // The path that the guide names, and the one by the class of the device.
+    let tag = fs::read_to_string("/sys/devices/virtual/dmi/id/board_asset_tag")
+        .or_else(|_| fs::read_to_string("/sys/class/dmi/id/board_asset_tag"))
+        .ok()?;
     let tag = tag.trim();
     tag.starts_with("i-").then(|| tag.to_owned())
 }

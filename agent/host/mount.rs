@@ -2,7 +2,7 @@
 //!
 //! mount(8) does the mounting, not mount(2): the next boot's mount is made by it, from systemd's mount unit or by
 //! `mount -a`, and only one reader of the options gives both mounts the same flags. It is in the package that has `blkid`,
-//! and systemd mounts nothing without it. [`expected`] is not a second reader: it decides nothing about a fresh mount, and
+//! and systemd mounts nothing without it. `expected` is not a second reader: it decides nothing about a fresh mount, and
 //! only says whether a mount that was there before carries the flags every mount(8) gives these options.
 
 use std::collections::BTreeSet;
