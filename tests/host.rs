@@ -103,6 +103,8 @@ fn a_host_that_is_a_node_itself_makes_no_difference_to_a_machine() {
 /// The smallest scenario, for the test below.
 #[test]
 fn the_agent_is_on_every_machine() {
+    // It hides the host's /tmp from the next one of the same thread.
+    let _first = World::new();
     let world = World::new();
     let node = world.launch();
     let version = node.agent(&["--version"]).output().unwrap();

@@ -58,8 +58,10 @@ impl Ground {
         unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace; the scenarios need root");
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-        // Opened before, because the target folder may be below /tmp.
-        let agent = File::open(AGENT.as_str()).unwrap_or_else(|error| panic!("{}: {error}", AGENT.as_str()));
+        // Opened before, because the target folder may be below /tmp. Where another world of this thread hides it, that one
+        // has it.
+        let agent = File::open(AGENT.as_str()).or_else(|_| File::open(Ground::AGENT));
+        let agent = agent.unwrap_or_else(|error| panic!("{}: {error}", AGENT.as_str()));
         let path = format!("/proc/self/fd/{}", agent.as_raw_fd());
         mount(Some("tmpfs"), Ground::DIR, Some("tmpfs"), MsFlags::empty(), Some("mode=0755")).unwrap();
         File::create(Ground::AGENT).unwrap();
