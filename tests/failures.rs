@@ -74,7 +74,7 @@ in front; behind what a hook did stand the last lines it printed. Of several rem
             "| `{}` | {} | {} | {} | {} | {} |",
             code.name(),
             code.class().exit_code(),
-            tried_again(code.class()),
+            tried_again(*code),
             cell(code.meaning()),
             once_each(messages).join("<br>"),
             once_each(remedies).join("<br>"),
@@ -83,8 +83,10 @@ in front; behind what a hook did stand the last lines it printed. Of several rem
     text
 }
 
-fn tried_again(class: Class) -> &'static str {
-    match class {
+fn tried_again(code: Code) -> &'static str {
+    match code.class() {
+        // An instance profile may come minutes after the instance.
+        _ if code == Code::Credentials => "yes, for `timeouts.aws`",
         Class::Outage => "yes, for `timeouts.aws`",
         Class::Waiting | Class::SafetyWaiting | Class::LifecycleWaiting => "yes, to the step's deadline",
         Class::Settling => "yes, for a minute",
