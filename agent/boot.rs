@@ -43,7 +43,7 @@ pub struct Boot<'a> {
     pub site: &'a OnceCell<Site>,
     /// A private directory for fetched contents.
     pub scratch: &'a Path,
-    /// Why nothing can be written down: no launch begins so. A node in service is mounted all the same.
+    /// Why the state cannot be written: then no launch begins, but a node in service is still mounted.
     pub unwritable: &'a RefCell<Option<Failure>>,
     /// This boot.
     pub boot_id: &'a str,

@@ -163,7 +163,7 @@ catalogue! {
     ToolMissing "tool-missing" Permanent "install the package that has it, here and in the image, then: node-agent retry";
     /// A program the agent started failed.
     ToolFailed "tool-failed" Permanent "correct what the program's message says, then: node-agent retry";
-    /// The package manager works for somebody else.
+    /// Another process holds the package manager's lock.
     InstallerBusy "installer-busy" Waiting "wait until the other installation ends (cloud-init, unattended upgrades: ps -ef), then: node-agent retry";
     /// The filesystem has a feature that this machine's e2fsck does not know.
     FilesystemTooNew "filesystem-too-new" Safety "nothing is damaged: install an e2fsprogs, here and in the image, as new as the one that made the filesystem, then: node-agent retry";
@@ -175,15 +175,15 @@ catalogue! {
     FstabConflict "fstab-conflict" Safety "remove that line from /etc/fstab, or set another mount_path, then: node-agent retry";
     /// The kernel refuses the mount.
     MountFailed "mount-failed" Permanent "see the filesystem's own message in dmesg, then: node-agent retry";
-    /// What is mounted is not mounted with the configured options, and the kernel does not change that while it is mounted.
+    /// The mount lacks the configured options, and the kernel cannot change them while the filesystem is mounted.
     MountOptions "mount-options" Permanent "correct mount_options; or stop what uses the volume (fuser -vm PLACE), then: umount PLACE && node-agent retry; or reboot: the next boot mounts it as configured";
     /// A mounted filesystem takes no writes: the kernel made it read-only or shut it down after an error.
     ReadOnly "read-only" Permanent "see why in dmesg; take a snapshot first: aws ec2 create-snapshot --volume-id VOLUME; stop what uses it (fuser -vm PLACE), then: umount PLACE && node-agent retry, which checks the filesystem and mounts it again";
-    /// What the agent mounted is not mounted any more.
+    /// A volume that the agent mounted is no longer mounted.
     NotMounted "not-mounted" Permanent "see who unmounted it (journalctl -b); to mount it again: node-agent retry";
     /// A local file operation failed.
     LocalIo "local-io" Permanent "correct what the message ends with (df -h, df -i, ls -ld and dmesg tell most causes), then: node-agent retry";
-    /// The way to a file or folder leads through a symlink that somebody else than root can have made.
+    /// A path leads through a symlink that a user other than root may have made.
     UnsafePath "unsafe-path" Safety "name the real folder in the configuration instead of the symlink, or give the folder that the message names to root (chown root:root FOLDER; chmod go-w FOLDER), then: node-agent retry";
     /// A user or group does not exist.
     UnknownAccount "unknown-account" Config "create the account, here and in the image (useradd, groupadd), or set its number, then: node-agent retry";

@@ -105,8 +105,8 @@ impl Heart<'_> {
                     tracing::debug!("heartbeat; the next one in {}", rough(third));
                     contradictions = 0;
                 }
-                // What it means that nothing waits is for `complete` to decide. One answer does not end the heartbeats: the hook may
-                // not have begun to wait, and a description may be older than the answer.
+                // One such answer does not end the heartbeats: the hook may not have begun to wait, and a description may be older
+                // than the answer. The `complete` step decides what the answer means for the launch.
                 Ok(Completion::NoActiveAction(message)) => match autoscaling.state(instance).await {
                     Ok(LifecycleState::Terminating(state)) => return self.launch.terminating(&state),
                     Ok(state @ LifecycleState::PendingWait) => {

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
-use crate::failure::{Code, Failure, Named};
+use crate::failure::{Code, Failure};
 use crate::host::{atomic, group};
 use crate::publish::Publisher;
 use crate::step::StepName;
@@ -351,9 +351,7 @@ impl Journal {
         }
         let before = read(dir).unwrap_or_else(|why| {
             tracing::warn!("the journal {} is unreadable ({why}); set aside as {STALE}", dir.join(FILE).display());
-            if let Err(failure) = set_aside(dir) {
-                tracing::error!("{failure}");
-            }
+            set_aside(dir);
             None
         });
         let mut state = before.unwrap_or_default();
@@ -367,7 +365,7 @@ impl Journal {
         Journal { dir: None, publisher: None, state: RefCell::new(state), unwritable: Cell::new(false) }
     }
 
-    /// A sequence begins, by this process. An error says that this is known to this process alone.
+    /// A sequence begins, by this process. After an error only this process knows of it.
     pub fn begin(&self, agent: Process) -> Result<(), Failure> {
         self.adopt(|state| {
             state.agent = Some(agent);
@@ -416,9 +414,7 @@ impl Journal {
             && let Some(dir) = &self.dir
         {
             tracing::warn!("the journal is of instance {before}, this is {instance_id}; set aside as {STALE}");
-            if let Err(failure) = set_aside(dir) {
-                tracing::error!("{failure}");
-            }
+            set_aside(dir);
         }
         self.keep(|state| {
             *state = State {
@@ -458,14 +454,14 @@ impl Journal {
         Ok(())
     }
 
-    /// Changes something that holds in this process from now on, whatever becomes of the write: for what is due also when
-    /// the disk is full. It becomes durable with the next write that succeeds.
+    /// Changes the state in memory, and on the disk where there is room. For changes that must take effect even on a full
+    /// disk; the next write that succeeds makes them durable.
     pub fn keep(&self, change: impl FnOnce(&mut State)) {
         let known = self.unwritable.get();
         if let Err(failure) = self.adopt(change)
             && !known
         {
-            tracing::error!("{failure}; this process goes on without");
+            tracing::error!("{failure}; the agent goes on with the state that it has in memory");
         }
     }
 
@@ -526,7 +522,7 @@ impl Journal {
         self.read(|state| state.lifecycle.outcome)
     }
 
-    /// The launch has ended like this; nothing is sent for it any more. That holds whether or not the disk takes it.
+    /// Records how the launch ended, in memory at least: nothing is sent for it any more.
     pub fn launch_ended(&self, outcome: LaunchOutcome) {
         self.keep(|state| {
             state.lifecycle.outcome = Some(outcome);
@@ -626,10 +622,12 @@ pub fn parse(text: &[u8]) -> Result<State, String> {
     serde_json::from_slice(text).map_err(|error| error.to_string())
 }
 
-fn set_aside(dir: &Path) -> Result<(), Failure> {
-    fs::rename(dir.join(FILE), dir.join(STALE))
-        .or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })
-        .named("setting the journal aside")
+/// Where it cannot be renamed, the next write replaces it.
+fn set_aside(dir: &Path) {
+    match fs::rename(dir.join(FILE), dir.join(STALE)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => tracing::error!("setting the journal aside: {error}"),
+        _ => {}
+    }
 }
 
 /// Makes a directory of the agent's own, 0700.

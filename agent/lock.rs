@@ -19,9 +19,9 @@ pub struct Lock {
 impl Lock {
     /// Takes the lock, or says who has it.
     ///
-    /// It is a file in the state directory and one in the runtime directory, and one of them is enough: a root disk that is
-    /// full or read-only takes no new file, and a node in service must be mounted all the same, and a failed one held. Both are
-    /// tried, so that a process that has only one of them keeps the next process off.
+    /// There are two lock files, one in the state directory and one in the runtime directory, and either is enough. A full or
+    /// read-only root disk takes no new file, but a node in service must still be mounted, and a failed node held. Every
+    /// process tries both, so that a process with only one lock still keeps others out.
     pub fn take(state_dir: &Path, runtime_dir: &Path) -> Result<Lock, Failure> {
         let mut held = Vec::new();
         let mut unusable = None;
@@ -35,7 +35,7 @@ impl Lock {
         match unusable {
             Some(failure) if held.is_empty() => Err(failure),
             Some(failure) => {
-                tracing::error!("{failure}; this process goes on without it");
+                tracing::error!("{failure}; the agent goes on with its other lock");
                 Ok(Lock { _held: held })
             }
             None => Ok(Lock { _held: held }),

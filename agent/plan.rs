@@ -48,7 +48,7 @@ fn complete(plan: &mut Vec<Planned>, config: &Config, journal: &Journal) {
     };
     // That a step's first part has nothing to do says nothing of its second.
     plan.retain(|planned| planned.step <= open || planned.finding != Finding::AlreadySo);
-    // What there is to do about the identity is to note another launch.
+    // The identity step has something to do only where the instance is launched anew.
     let anew = plan.iter().any(|planned| planned.step == StepName::Identity && planned.finding == Finding::WouldDo);
     let launched = journal.launch_outcome().is_some() && !anew;
     for step in StepName::ALL.into_iter().filter(|step| *step > open) {

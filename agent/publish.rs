@@ -2,7 +2,6 @@
 //! `node_exporter`. Nothing here is read back by the agent itself.
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -15,9 +14,11 @@ pub const LIVE: &str = "live.json";
 /// For `node_exporter`'s textfile collector.
 pub const METRICS: &str = "node_agent.prom";
 
-/// Makes the runtime directory where it is missing: others than root read in it.
-pub fn make_dir(dir: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)
+/// Makes the runtime directory where it is missing. Other users may read in it.
+pub fn make_dir(dir: &Path) {
+    if let Err(error) = fs::DirBuilder::new().recursive(true).mode(0o755).create(dir) {
+        tracing::warn!("{} cannot be made ({error}): no live status and no metrics", dir.display());
+    }
 }
 
 /// Publishes into the runtime directory.
@@ -27,15 +28,9 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// For the runtime directory, which is made if need be; none where it cannot be: a node comes up without.
+    /// For the runtime directory; none where [`make_dir`] could not make it: a node comes up without.
     pub fn new(dir: &Path) -> Option<Self> {
-        match make_dir(dir) {
-            Ok(()) => Some(Publisher { dir: dir.to_owned() }),
-            Err(error) => {
-                tracing::warn!("{} cannot be made ({error}): no live status and no metrics", dir.display());
-                None
-            }
-        }
+        dir.is_dir().then(|| Publisher { dir: dir.to_owned() })
     }
 
     /// Tells of the state. What cannot be told is no reason to stop.

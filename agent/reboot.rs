@@ -1,8 +1,8 @@
 //! A reboot needs nobody: the volumes of a node in service are mounted, and its applications started, without any answer from
 //! AWS or the instance metadata. The boot sequence follows, and looks at everything again.
 //!
-//! What is mounted so is beyond doubt: the journal of this very machine says that its launch was completed, the disk says by its
-//! serial number which volume it is, and the configured filesystem is on it. Whatever is not so clear is left to the sequence.
+//! Three facts make such a mount safe: the journal is this machine's own and says that its launch was completed, the disk's
+//! serial number names the volume, and the disk holds the configured filesystem. Any other case is left to the sequence.
 
 use std::time::Duration;
 
@@ -17,12 +17,12 @@ use crate::host::probe::{Found, Verdict, probe};
 use crate::journal::{Journal, LaunchOutcome};
 use crate::step::{Runner, StepName, Stopped};
 
-/// How long the kernel may take to find a disk that was attached before the boot. One that was detached meanwhile is attached by
-/// the sequence.
+/// How long the kernel may take to find a disk that was attached before the boot. If the disk was detached meanwhile, the
+/// sequence attaches it.
 const FOUND_WITHIN: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(50);
 
-/// Whether this machine is a node in service as far as it can know by itself, and nobody asked for its disks to be set up anew.
+/// Whether this machine can tell by itself that it is a node in service, and nobody asked to redo a step up to the mount.
 pub fn is_in_service(journal: &Journal) -> bool {
     journal.read(|state| {
         let launched = state.lifecycle.outcome.is_some_and(|outcome| outcome != LaunchOutcome::Abandoned);
@@ -32,7 +32,7 @@ pub fn is_in_service(journal: &Journal) -> bool {
     })
 }
 
-/// Mounts all volumes and starts what waits for them, where all of them are at hand.
+/// Mounts all volumes and starts the applications that wait for them, where every volume is at hand.
 pub async fn mount(boot: &Boot<'_>) -> Result<(), Stopped> {
     let volumes = &boot.config.volumes;
     if volumes.is_empty() {
@@ -53,12 +53,12 @@ async fn find(boot: &Boot<'_>) -> Option<Vec<(Device, Found)>> {
                 Ok(AtHand::Yes(device, found)) => break (device, found),
                 Ok(AtHand::NotYet) if Instant::now() < give_up && !*boot.stop.borrow() => sleep(POLL).await,
                 Ok(AtHand::NotYet) => {
-                    tracing::info!("volume {} has no device yet: it is mounted when AWS has answered", want.id);
+                    tracing::info!("volume {} has no device yet; it is mounted after AWS answers", want.id);
                     return None;
                 }
                 Ok(AtHand::No) => return None,
                 Err(failure) => {
-                    tracing::info!("volume {} is mounted when AWS has answered: {failure}", want.id);
+                    tracing::info!("volume {} is mounted after AWS answers: {failure}", want.id);
                     return None;
                 }
             }

@@ -53,7 +53,7 @@ pub struct Session {
     pub stop: watch::Receiver<bool>,
     boot_id: String,
     scratch: PathBuf,
-    /// Why nothing could be written down at the start of the present attempt.
+    /// Why the state could not be written at the start of the present attempt.
     unwritable: RefCell<Option<Failure>>,
     _lock: Lock,
 }
@@ -113,7 +113,7 @@ pub struct Attempt {
     pub lifecycle: Option<config::Lifecycle>,
 }
 
-/// How long the user data may take when it is read once more.
+/// How long reading the user data may take once the instance is known.
 const READING_AGAIN: Duration = Duration::from_secs(30);
 
 /// Where no configuration says it: the default of `timeouts.aws`.
@@ -132,10 +132,9 @@ impl Session {
     /// Takes the lock and opens the journal.
     pub fn open(places: Places, aws: Aws, stop: watch::Receiver<bool>) -> Result<Self, Failure> {
         let state_dir = &places.state_dir;
-        let publisher = Publisher::new(&places.runtime_dir);
         let lock = take_lock(&places)?;
         let boot_id = host::boot_id()?;
-        let journal = Journal::open(state_dir, &boot_id, publisher);
+        let journal = Journal::open(state_dir, &boot_id, Publisher::new(&places.runtime_dir));
         let scratch = state_dir.join("fetched");
         Ok(Session {
             journal,
@@ -187,7 +186,7 @@ impl Session {
         self.journal.end(Phase::Stopped, fault)
     }
 
-    /// On a node in service, mounts what can be mounted before anybody has answered anything.
+    /// On a node in service, mounts the volumes that can be mounted without any answer from AWS.
     async fn mount_at_once(&self, given: Option<&Config>) -> Result<(), Stopped> {
         if !reboot::is_in_service(&self.journal) {
             return Ok(());
@@ -195,9 +194,9 @@ impl Session {
         let kept = || settings::read_kept(&self.places.config, &self.places.state_dir)?.validate(Scope::Offline);
         match given.map_or_else(|| kept().map(Cow::Owned), |config| Ok(Cow::Borrowed(config))) {
             Ok(config) => reboot::mount(&self.boot(&config)).await,
-            // What is wrong with it is said when it is read in full.
+            // The full read reports any mistake.
             Err(failure) => {
-                tracing::debug!("nothing is mounted before AWS has answered: {failure}");
+                tracing::debug!("nothing is mounted before AWS answers: {failure}");
                 Ok(())
             }
         }
@@ -205,7 +204,7 @@ impl Session {
 
     async fn configured_attempt(&self) -> Attempt {
         let mut stop = self.stop.clone();
-        // Where the instance is known, its launch may need heartbeats soon.
+        // A known instance may be held, and its launch needs heartbeats, which pause meanwhile.
         let patience = if self.site.get().is_some() { READING_AGAIN } else { settings::IMDS_DEADLINE };
         let read = tokio::select! {
             read = settings::read(&self.places.config, &self.aws.imds, patience) => read,
@@ -367,15 +366,14 @@ pub fn last_words(fault: Option<&Fault>) {
     log::last_words(Level::Error, &last(&error.message), &last(&error.public));
 }
 
-/// Takes the lock, in directories that are made where they are missing. One that cannot be made is found by what needs it.
+/// Makes the state and the runtime directory where they are missing, and takes the lock. A directory that cannot be made
+/// fails whatever needs it later.
 pub fn take_lock(places: &Places) -> Result<Lock, Failure> {
     let (state_dir, runtime_dir) = (&places.state_dir, &places.runtime_dir);
     if let Err(error) = journal::private_dir(state_dir) {
         tracing::error!("making {}: {error}", state_dir.display());
     }
-    if let Err(error) = publish::make_dir(runtime_dir) {
-        tracing::error!("making {}: {error}", runtime_dir.display());
-    }
+    publish::make_dir(runtime_dir);
     Lock::take(state_dir, runtime_dir)
 }
 

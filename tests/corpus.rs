@@ -580,7 +580,7 @@ impl Bench {
         self.disk.resize(size);
     }
 
-    /// What the disk's file got does not show through the device's own cache.
+    /// Drops the device's own cache, which hides writes to the disk's file.
     fn flush(&self) {
         self.node.shell(&format!("blockdev --flushbufs {}", self.device.display()));
     }

@@ -358,7 +358,7 @@ fn a_mkfs_that_fails_takes_its_intent_back_and_says_how_to_go_on() {
         failed.must_fail(1, &["step=filesystem code=tool-failed", "no more space", "was blank before"]);
         assert!(node.journal()["volumes"][volume.as_str()]["formatting"].is_null());
         node.shell(&format!("cp /opt/real/mkfs.{file_system} {program}"));
-        // What it has written is for a person to judge.
+        // A person must judge what that mkfs has written.
         node.run(&config).must_fail(6, &["step=filesystem code=not-blank"]);
         node.shell(told(&failed, "goes with: ", "; then: node-agent retry"));
         node.come_up(&config);

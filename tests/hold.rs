@@ -12,7 +12,9 @@ use std::time::Duration;
 use ec2_sim::{Fault, FaultRule, HookSpec, InstanceSpec, What};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use support::{GROUP, HOOKS, Instance, Outcome, Running, World, config_with, volume_at, wait_until};
+use support::{
+    GROUP, HOOKS, Instance, Outcome, Running, World, config_with, status, volume_at, wait_for_state, wait_until,
+};
 
 /// A hook script whose configure function fails until somebody repairs it.
 const BROKEN: &str = r#"
@@ -46,18 +48,6 @@ fn serve(node: &Instance, hooks: &str, config: &str) -> Running {
 
 fn run(node: &Instance, arguments: &[&str]) -> Outcome {
     node.start_with(arguments).end()
-}
-
-/// The document of `status --json`, and its exit code.
-fn status(node: &Instance) -> (Value, i32) {
-    let output = node.agent(&["status", "--json"]).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let document = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
-    (document, output.status.code().unwrap())
-}
-
-fn wait_for_state(node: &Instance, state: &str, service: &Running) {
-    wait_until(|| status(node).0["state"] == state, || format!("never {state}: {}\n{}", status(node).0, service.log()));
 }
 
 /// Until then, the simulator moves the instance on by itself.

@@ -47,6 +47,7 @@ fn line_of(node: &Instance, place: &str) -> String {
 
 /// The flags and options that mountinfo shows, or nothing.
 fn shown(node: &Instance) -> String {
+    // findmnt exits with 1 where nothing is mounted: then it shows nothing.
     node.shell("findmnt -rno VFS-OPTIONS,FS-OPTIONS --mountpoint /mydata || true")
 }
 
@@ -421,7 +422,7 @@ fn status_of_a_node_in_service_sees_what_is_mounted_now() {
     node.shell("umount /mydata");
     let (code, text) = status(&node);
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains("was mounted at /mydata, and is not any more"), "{text}");
+    assert!(text.contains("was mounted at /mydata and is no longer mounted"), "{text}");
     let output = node.agent(&["status", "--json"]).output().unwrap();
     let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(document["failure"]["error"]["code"], "not-mounted", "{document}");
@@ -635,6 +636,7 @@ fn first_mount_is_the_next_boots(file_system: &str, own: &[&[&str]]) {
         let outcome = node.run(&with_options(&volume, file_system, options));
         let first = shown(&node);
         let by_mount = if options.contains(&"noauto") { "mount /mydata" } else { "mount -a" };
+        // mount(8) may refuse the options, too: what it then shows is compared.
         node.shell(&format!("if mountpoint -q /mydata; then umount /mydata; fi; {by_mount} || true"));
         assert_eq!(shown(&node), first, "{options:?}\n{}", outcome.log);
         if first.is_empty() {
@@ -814,7 +816,7 @@ fn an_unchecked_ext4_whose_applications_were_started_is_never_taken_from_them() 
 
     let outcome = node.come_up(&config);
 
-    assert!(outcome.log.contains("what waited for it was started; NOT CHECKED"), "{}", outcome.log);
+    assert!(outcome.log.contains("its applications were started already; NOT CHECKED"), "{}", outcome.log);
     let again = node.come_up(&config);
     assert!(!again.log.contains("NOT CHECKED"), "{}", again.log);
 }

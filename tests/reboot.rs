@@ -1,5 +1,4 @@
-//! A reboot needs nobody, and what only the agent itself needs (a root disk with room, say) never keeps the data from being
-//! mounted.
+//! A reboot needs nobody, and no need of the agent's own (room on the root disk, say) keeps the data from being mounted.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -9,8 +8,7 @@ use std::time::Duration;
 
 use ec2_sim::{Fault, FaultRule, HookSpec, InstanceSpec, VolumeId};
 use nix::sys::signal::Signal;
-use serde_json::Value;
-use support::{GROUP, HOOKS, Instance, Running, World, config_with, volume_at, wait_until};
+use support::{GROUP, HOOKS, Instance, World, config_with, status, volume_at, wait_for_state, wait_until};
 
 /// Outages are ridden out for seconds, so that a test sees how they end.
 const BRIEF: &str = "[timeouts]\naws = \"2s\"";
@@ -37,15 +35,6 @@ fn launch(world: &World, config: &str) -> Instance {
     node
 }
 
-fn status(node: &Instance) -> Value {
-    let output = node.agent(&["status", "--json"]).output().unwrap();
-    serde_json::from_slice(&output.stdout).unwrap_or_default()
-}
-
-fn wait_for_state(node: &Instance, state: &str, service: &Running) {
-    wait_until(|| status(node)["state"] == state, || format!("never {state}: {}\n{}", status(node), service.log()));
-}
-
 /// In service, and off and on again.
 fn rebooted(node: &mut Instance) {
     let service = node.start_with(&["run"]);
@@ -67,6 +56,7 @@ fn outage(world: &World, fault: Fault) {
 }
 
 fn is_mounted(node: &Instance) -> bool {
+    // findmnt exits with 1 where nothing is mounted.
     node.shell("findmnt -no FSTYPE /mydata || true") == "xfs"
 }
 
@@ -98,9 +88,9 @@ fn a_node_in_service_is_mounted_after_a_reboot_without_any_answer_from_aws() {
         wait_until(|| is_mounted(&node) && is_announced(&node), || service.log());
         assert_eq!(node.shell("cat /mydata/segment; stat -c %U /mydata"), "precious\ndaemon");
         if source == "file" {
-            // What needs AWS has failed by now, and says so.
+            // The sequence, which needs AWS, has failed by now and says so.
             wait_for_state(&node, "held", &service);
-            assert_eq!(status(&node)["failure"]["error"]["code"], "imds-unreachable");
+            assert_eq!(status(&node).0["failure"]["error"]["code"], "imds-unreachable");
         }
         // Nobody comes.
         world.sim.clear_faults();
@@ -146,7 +136,7 @@ fn a_disk_that_is_not_what_it_was_is_left_to_the_sequence_after_a_reboot() {
     wait_for_state(&node, "held", &service);
     assert!(!is_announced(&node), "{}", service.log());
     world.sim.clear_faults();
-    let code = || status(&node)["failure"]["error"]["code"].clone();
+    let code = || status(&node).0["failure"]["error"]["code"].clone();
     wait_until(|| code() == "unexpectedly-blank", || format!("{}: {}", code(), service.log()));
     assert!(!is_announced(&node), "{}", service.log());
 }
@@ -158,7 +148,7 @@ fn an_outage_at_the_launch_is_tried_again_by_itself_while_the_node_is_held() {
     let node = launch(&world, &config);
     outage(&world, Fault::Reset);
     let service = node.start_with(&["run"]);
-    service.wait_for("tried again in");
+    service.wait_for("the agent retries in");
 
     world.sim.clear_faults();
 
@@ -170,7 +160,7 @@ fn an_outage_at_the_launch_is_tried_again_by_itself_while_the_node_is_held() {
 fn fill_the_state_directory(node: &Instance) {
     node.shell(
         "mkdir -p /var/lib/node-agent; mount -t tmpfs -o size=64k,nr_inodes=2 tmpfs /var/lib/node-agent
-         cat /dev/zero > /var/lib/node-agent/core 2>/dev/null || true",
+         ! cat /dev/zero > /var/lib/node-agent/core 2>/dev/null",
     );
 }
 
@@ -202,7 +192,7 @@ fn a_full_state_directory_at_the_start_is_held_with_heartbeats_and_repaired() {
     service.wait_for("held for");
     let beats = || world.events().calls("autoscaling:RecordLifecycleActionHeartbeat").len();
     wait_until(|| beats() >= 3, || service.log());
-    let seen = status(&node);
+    let (seen, _) = status(&node);
     assert_eq!(
         (&seen["state"], &seen["failure"]["error"]["code"]),
         (&"held".into(), &"state-unusable".into()),
@@ -240,18 +230,18 @@ fn a_full_root_disk_keeps_no_node_in_service_from_its_data() {
             // A machine that does not know its own instance.
             node.shell("umount /sys/class");
         }
-        // What is there stays, and not a byte more.
+        // The files that are there stay, and not a byte more fits.
         node.shell(
             "cp -a /var/lib/node-agent /run/before; mount -t tmpfs -o size=64k tmpfs /var/lib/node-agent
              cp -a /run/before/state.json /run/before/lock /var/lib/node-agent
-             cat /dev/zero > /var/lib/node-agent/core 2>/dev/null || true",
+             ! cat /dev/zero > /var/lib/node-agent/core 2>/dev/null",
         );
 
         let service = node.start_with(&["run"]);
 
         wait_for_state(&node, "held", &service);
         assert!(is_mounted(&node) && is_announced(&node), "{}", service.log());
-        assert_eq!(status(&node)["failure"]["error"]["code"], "state-unusable", "{}", service.log());
+        assert_eq!(status(&node).0["failure"]["error"]["code"], "state-unusable", "{}", service.log());
         node.shell("rm /var/lib/node-agent/core");
         node.start_with(&["retry"]).end().must_fail(0, &["result=done"]);
         assert_eq!(world.completions(), ["CONTINUE"]);

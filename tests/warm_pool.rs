@@ -5,7 +5,7 @@
 mod support;
 
 use ec2_sim::{Fault, FaultRule, GroupSpec, HookSpec, InstanceSpec, VolumeId};
-use support::{GROUP, HOOK, HOOKS, Instance, Outcome, World, config, volume_at, wait_until};
+use support::{GROUP, HOOK, HOOKS, Instance, Outcome, World, config, volume_at, wait_for_state, wait_until};
 
 const TWO_HOOKS: &str = "kafka-node-01";
 
@@ -14,11 +14,11 @@ fn launched(world: &World, group: &str) -> (Instance, VolumeId) {
     let volume = world.volume(1);
     let node = world.launch_as(InstanceSpec { group: Some(group.to_owned()), ..InstanceSpec::default() });
     node.write("/usr/local/lib/node/hooks.sh", HOOKS);
-    wait_for_state(world, &node, "Pending:Wait");
+    wait_for_lifecycle_state(world, &node, "Pending:Wait");
     (node, volume)
 }
 
-fn wait_for_state(world: &World, node: &Instance, wanted: &str) {
+fn wait_for_lifecycle_state(world: &World, node: &Instance, wanted: &str) {
     let state = || world.sim.lifecycle_state(&node.id);
     wait_until(|| state().as_deref() == Some(wanted), || format!("{:?}", state()));
 }
@@ -46,7 +46,7 @@ fn an_instance_launched_again_from_its_warm_pool_is_completed_again() {
         let world = World::new();
         let (mut node, volume) = launched(&world, GROUP);
         node.come_up(&text(&volume, GROUP));
-        wait_for_state(&world, &node, "InService");
+        wait_for_lifecycle_state(&world, &node, "InService");
         node.shell("echo precious > /mydata/data; rm /etc/kafka/server.properties");
 
         world.sim.set_lifecycle_state(&node.id, "Warmed:Stopped").unwrap();
@@ -71,7 +71,7 @@ fn an_instance_launched_again_from_its_warm_pool_is_completed_again() {
         assert_eq!(node.read("/mydata/data"), "precious\n");
         assert_eq!(node.read("/etc/kafka/server.properties"), "broker.id=00");
         assert_eq!(hooks_run(&node), 2);
-        wait_for_state(&world, &node, "InService");
+        wait_for_lifecycle_state(&world, &node, "InService");
         // And that was that: the next boot has nothing to do.
         reboot(&mut node);
         node.come_up(&text(&volume, GROUP));
@@ -84,16 +84,13 @@ fn an_instance_seen_in_its_warm_pool_is_launched_anew_without_another_boot() {
     let world = World::new();
     let (node, volume) = launched(&world, GROUP);
     node.come_up(&text(&volume, GROUP));
-    wait_for_state(&world, &node, "InService");
+    wait_for_lifecycle_state(&world, &node, "InService");
 
     world.sim.set_lifecycle_state(&node.id, "Warmed:Running").unwrap();
     let service = node.start_with(&["run"]);
-    let wait_for_phase = |phase| {
-        wait_until(|| node.journal()["phase"] == phase, || format!("{}\n{}", node.journal(), service.log()));
-    };
-    wait_for_phase("warm");
+    wait_for_state(&node, "warm", &service);
     world.sim.set_lifecycle_state(&node.id, "Pending:Wait").unwrap();
-    wait_for_phase("done");
+    wait_for_state(&node, "done", &service);
 
     assert_eq!(world.completions(), ["CONTINUE", "CONTINUE"]);
     assert_eq!(hooks_run(&node), 2);
@@ -105,17 +102,13 @@ fn an_instance_that_goes_back_to_its_pool_in_service_is_launched_anew() {
     let (node, volume) = launched(&world, GROUP);
     node.write("/etc/node-agent/config.toml", text(&volume, GROUP));
     let service = node.start_with(&["run"]);
-    let wait_for_phase = |phase| {
-        let seen = || node.machine().read("/var/lib/node-agent/state.json").unwrap_or_default();
-        wait_until(|| seen().contains(&format!("\"phase\": \"{phase}\"")), || format!("{}\n{}", seen(), service.log()));
-    };
-    wait_for_phase("done");
-    wait_for_state(&world, &node, "InService");
+    wait_for_state(&node, "done", &service);
+    wait_for_lifecycle_state(&world, &node, "InService");
 
     world.sim.set_lifecycle_state(&node.id, "Warmed:Running").unwrap();
-    wait_for_phase("warm");
+    wait_for_state(&node, "warm", &service);
     world.sim.set_lifecycle_state(&node.id, "Pending:Wait").unwrap();
-    wait_for_phase("done");
+    wait_for_state(&node, "done", &service);
 
     assert_eq!(world.completions(), ["CONTINUE", "CONTINUE"]);
     assert_eq!(hooks_run(&node), 2);
@@ -126,7 +119,7 @@ fn an_old_description_right_after_continue_is_no_new_launch() {
     let world = World::new();
     let (node, volume) = launched(&world, GROUP);
     node.come_up(&text(&volume, GROUP));
-    wait_for_state(&world, &node, "InService");
+    wait_for_lifecycle_state(&world, &node, "InService");
     // Pending:Wait, Pending:Proceed, InService.
     let stale = FaultRule::once("autoscaling:DescribeAutoScalingInstances", Fault::Stale { back: 2 });
     world.sim.add_fault(stale).unwrap();

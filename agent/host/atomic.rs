@@ -116,7 +116,7 @@ impl<'a> Draft<'a> {
 impl Drop for Draft<'_> {
     fn drop(&mut self) {
         if !self.name.is_empty() {
-            // What cannot be removed now is a leftover, which the next one removes.
+            // A file that cannot be removed now is a leftover, which the next replacement removes.
             let _ = unlinkat(self.folder, self.name.as_c_str(), UnlinkatFlags::NoRemoveDir);
         }
     }

@@ -38,6 +38,12 @@ impl fmt::Display for Probed {
     }
 }
 
+/// A UUID as blkid writes it.
+pub fn uuid_text(uuid: [u8; 16]) -> String {
+    let hex = format!("{:032x}", u128::from_be_bytes(uuid));
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+}
+
 /// Probes a device, with a bound on the time: a read of it may never return.
 pub async fn probe(device: &Device) -> Result<Probed, Failure> {
     let path = device.path.to_string_lossy();

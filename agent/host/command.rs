@@ -65,10 +65,15 @@ pub async fn must(program: &str, args: &[&str], device: Option<&File>) -> Result
     ))
 }
 
+/// All that a program printed.
+pub fn printed(output: &Output) -> String {
+    let bytes = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// The last of what a program printed, on one line.
 pub fn said(output: &Output) -> String {
-    let text = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
-    let text = String::from_utf8_lossy(&text);
+    let text = printed(output);
     let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let last = &lines[lines.len().saturating_sub(4)..];
     if last.is_empty() { "it printed nothing".to_owned() } else { last.join("; ") }

@@ -90,19 +90,29 @@ impl Device {
         (&self.file).seek(SeekFrom::End(0))
     }
 
-    /// Takes the exclusive lock, or none while another process (udev probing it, an mkfs that outlived its agent) has it.
-    pub fn lock(&self) -> Result<Option<Locked>, Failure> {
+    /// Takes the exclusive lock. While another process (udev probing it, an mkfs that outlived its agent) has it, that is a
+    /// failure with the code `DeviceBusy`.
+    pub fn lock(&self) -> Result<Locked, Failure> {
         // A descriptor of its own: the lock lives and dies with it.
         let file = File::open(&self.path).named(format_args!("opening {}", self.path.display()))?;
-        if file.metadata().named(format_args!("looking at {}", self.path.display()))?.rdev() != self.number {
-            let text = format!("{} has become another device", self.path.display());
-            return Err(Failure::new(Code::DeviceUntrusted, text));
-        }
+        self.must_be(&file)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Some(lock)),
-            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+            Ok(lock) => Ok(lock),
+            Err((_, Errno::EWOULDBLOCK)) => {
+                let text = format!("{} is locked by another process", self.path.display());
+                Err(Failure::new(Code::DeviceBusy, text))
+            }
             Err((_, errno)) => Err(Failure::io(format_args!("locking {}", self.path.display()), errno.into())),
         }
+    }
+
+    /// A file that was opened by the device's path is still this device.
+    fn must_be(&self, file: &File) -> Result<(), Failure> {
+        if file.metadata().named(format_args!("looking at {}", self.path.display()))?.rdev() == self.number {
+            return Ok(());
+        }
+        let text = format!("{} has become another device", self.path.display());
+        Err(Failure::new(Code::DeviceUntrusted, text))
     }
 
     /// Whether the kernel itself holds the device for something else: a mount in any mount namespace, a device built upon it.
@@ -127,10 +137,7 @@ impl Device {
             }
             opened => opened.named(format_args!("opening {} exclusively", self.path.display()))?,
         };
-        if file.metadata().named(format_args!("looking at {}", self.path.display()))?.rdev() != self.number {
-            let text = format!("{} has become another device", self.path.display());
-            return Err(Failure::new(Code::DeviceUntrusted, text));
-        }
+        self.must_be(&file)?;
         Ok(file)
     }
 
@@ -174,15 +181,18 @@ pub fn link_to(serial: &str, number: u64) -> Option<PathBuf> {
 fn link_in(dir: &Path, serial: &str, number: u64) -> Option<PathBuf> {
     let links = fs::read_dir(dir).ok()?.filter_map(Result::ok).map(|link| link.path());
     links
-        .filter(|link| link.file_name().and_then(|name| name.to_str()).is_some_and(|name| link_names(name, serial)))
+        .filter(|link| is_link_name(link, serial))
         .filter(|link| fs::metadata(link).is_ok_and(|meta| meta.rdev() == number))
         .min_by_key(|link| (link.as_os_str().len(), link.clone()))
 }
 
 /// Whether this is the path of a by-id link for the volume with this serial, whether or not the link is there now.
 pub fn is_link_for(path: &Path, serial: &str) -> bool {
-    path.parent() == Some(Path::new(BY_ID))
-        && path.file_name().and_then(|name| name.to_str()).is_some_and(|name| link_names(name, serial))
+    path.parent() == Some(Path::new(BY_ID)) && is_link_name(path, serial)
+}
+
+fn is_link_name(path: &Path, serial: &str) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| link_names(name, serial))
 }
 
 /// The id of the EBS volume that a device is, as far as its serial or its by-id link tells.
@@ -319,7 +329,7 @@ fn by_link(serial: &str) -> Result<Option<Device>, Failure> {
     };
     for entry in entries {
         let entry = entry.named(format_args!("reading {BY_ID}"))?;
-        if !entry.file_name().to_str().is_some_and(|link| link_names(link, serial)) {
+        if !is_link_name(&entry.path(), serial) {
             continue;
         }
         let Ok(path) = fs::canonicalize(entry.path()) else { continue };

@@ -47,8 +47,7 @@ impl Maker {
     /// Finds the program and asks for its version.
     pub async fn find(kind: FileSystemType) -> Result<Self, Failure> {
         let output = command::run(maker(kind), &["-V"], None).await?;
-        let said = [output.stdout, output.stderr].concat();
-        let said = String::from_utf8_lossy(&said);
+        let said = command::printed(&output);
         let version = parse_version(&said).ok_or_else(|| {
             Failure::new(Code::ToolFailed, format!("{} -V does not tell its version: {}", maker(kind), said.trim()))
         })?;
@@ -192,7 +191,7 @@ const LOCK_MESSAGES: [&str; 10] = [
 ];
 
 fn installer_busy(manager: &str, output: &Output) -> Option<Failure> {
-    let text = String::from_utf8_lossy(&[output.stdout.as_slice(), output.stderr.as_slice()].concat()).to_lowercase();
+    let text = command::printed(output).to_lowercase();
     let busy = !output.status.success() && LOCK_MESSAGES.iter().any(|message| text.contains(message));
     busy.then(|| {
         let text = format!("{manager} is locked by another process: {}", command::said(output));
@@ -245,8 +244,7 @@ enum OperationalError {
 /// What e2fsck could not do its work for, where that is no damage (e2fsprogs, `e2fsck/unix.c` and `e2fsck/super.c`). A systemd that
 /// checks the same disk, or a program that has it open exclusively, makes it "in use".
 fn operational_error(output: &Output) -> Option<OperationalError> {
-    let text = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
-    let text = String::from_utf8_lossy(&text);
+    let text = command::printed(output);
     let says = |lines: &[&str]| text.lines().any(|line| lines.iter().any(|end| line.trim_end().ends_with(end)));
     if text.contains("has unsupported feature(s)") || text.contains("Get a newer version of e2fsck") {
         Some(OperationalError::UnknownFeature)
@@ -283,7 +281,7 @@ pub async fn soundness(kind: FileSystemType, device: &Device) -> Result<Soundnes
         result => result?,
     };
     let said = format!("{program} {option}: {}: {}", output.status, command::said(&output));
-    let silent = output.stdout.trim_ascii().is_empty() && output.stderr.trim_ascii().is_empty();
+    let silent = command::printed(&output).trim().is_empty();
     Ok(match output.status.code() {
         // Both name what they go through, also where nothing is wrong.
         _ if silent => Soundness::Unknown(said),

@@ -7,6 +7,7 @@ pub mod blkid;
 pub mod command;
 pub mod device;
 pub mod export;
+pub mod ext4;
 pub mod filesystem;
 pub mod fstab;
 pub mod group;

@@ -23,7 +23,7 @@ use super::path::{FOLDER, Folder};
 /// At most so many folders are held open at once, however deep they lie in each other.
 const MOST_OPEN: usize = 32;
 
-/// Who is to own things; what is none stays as it is.
+/// The owner and group to set; one that is `None` is left unchanged.
 #[derive(Clone, Copy, Debug)]
 pub struct Owner {
     /// The user's id.

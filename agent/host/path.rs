@@ -66,7 +66,7 @@ impl Folder {
             };
             match next {
                 Ok(next) => at = next,
-                // What openat(2) says of a symlink where a folder is wanted.
+                // openat(2) says this of a symlink where a folder is wanted.
                 Err(not_a_folder @ (Errno::ENOTDIR | Errno::ELOOP)) => {
                     links += 1;
                     let Ok(target) = readlinkat(&at.dir, name.as_os_str()) else {
@@ -132,7 +132,7 @@ impl Folder {
         }
     }
 
-    /// Who else than root can put something in its place of what is in it, in words.
+    /// Which user other than root can replace an entry of this folder, in words.
     fn who_else_can_change_it(&self) -> nix::Result<Option<String>> {
         let stat = self.stat()?;
         let path = self.path.display();
@@ -225,7 +225,7 @@ mod tests {
         let said =
             format!("{} is a symlink to /etc, and {} belongs to daemon", at("app/deep/link").display(), app.display());
         assert!(refused.contains(&said), "{refused}");
-        // What is a folder itself may be anybody's.
+        // A real folder may belong to anybody.
         assert_eq!(owner_of_walk(&at("app/deep/real")).unwrap(), at("app/deep/real"));
     }
 

@@ -8,6 +8,8 @@ use std::os::unix::fs::FileExt;
 
 use nix::unistd::{Whence, lseek64};
 
+use super::ext4::Superblock;
+
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 /// What is compared at a time; the model's pages, and aligned as the direct reads are.
@@ -170,7 +172,7 @@ impl XfsSuperblock {
     }
 }
 
-/// ext4's superblock (Linux, `fs/ext4/ext4.h`, `struct ext4_super_block`), at 1 KiB.
+/// What ext4's superblock tells of the filesystem's use.
 #[derive(Debug)]
 pub(super) struct Ext4Superblock {
     used_inodes: u32,
@@ -186,19 +188,14 @@ const MAKING: u32 = 3600;
 
 impl Ext4Superblock {
     pub(super) fn parse(head: &[u8]) -> Option<Ext4Superblock> {
-        let superblock = head.get(1024..2048)?;
-        let u32_at = |offset| at(superblock, offset).map(u32::from_le_bytes);
-        let u16_at = |offset| at(superblock, offset).map(u16::from_le_bytes);
-        if u16_at(0x38)? != 0xef53 {
-            return None;
-        }
+        let superblock = Superblock::in_head(head)?;
         Some(Ext4Superblock {
-            used_inodes: u32_at(0)?.checked_sub(u32_at(0x10)?)?,
-            first_inode: u32_at(0x54)?,
-            mounts: u16_at(0x34)?,
-            mounted: u32_at(0x2c)?,
-            written: u32_at(0x30)?,
-            made: u32_at(0x108)?,
+            used_inodes: superblock.word(0).checked_sub(superblock.word(0x10))?,
+            first_inode: superblock.word(0x54),
+            mounts: superblock.short(0x34),
+            mounted: superblock.word(0x2c),
+            written: superblock.word(0x30),
+            made: superblock.word(0x108),
         })
     }
 
@@ -238,24 +235,22 @@ const INODE_VARIES: &[u64] = &[0x8, 0xc, 0x10, 0x18, 0x1c, 0x7c, 0x80, 0x84, 0x8
 
 impl Model {
     fn read(file: File) -> io::Result<Model> {
-        let bad = || io::Error::other("the model is no ext4");
-        let mut superblock = [0; 1024];
-        file.read_exact_at(&mut superblock, 1024)?;
-        let u32_at = |bytes: &[u8], offset| at(bytes, offset).map(u32::from_le_bytes).map(u64::from).ok_or_else(bad);
-        let u16_at = |offset| at(&superblock, offset).map(u16::from_le_bytes).map(u64::from).ok_or_else(bad);
-        if u16_at(0x38)? != 0xef53 {
-            return Err(bad());
-        }
-        let block_size = KIB << u32_at(&superblock, 0x18)?.min(6);
-        let first_block = u32_at(&superblock, 0x14)?;
-        let (first_inode, inode_size) = (u32_at(&superblock, 0x54)?, u16_at(0x58)?.max(128));
-        let mut group = [0; 64];
-        file.read_exact_at(&mut group, (first_block + 1) * block_size)?;
+        let superblock = Superblock::read(&file)?;
+        let block_size = superblock.block_size();
+        let first_block = u64::from(superblock.word(0x14));
+        let (first_inode, inode_size) = (u64::from(superblock.word(0x54)), u64::from(superblock.short(0x58)).max(128));
         // With 64-bit block numbers a descriptor has 64 bytes; the first group's inodes are below 2^32 blocks all the same.
-        let inodes = u32_at(&group, 8)? * block_size;
+        let mut table = [0; 4];
+        file.read_exact_at(&mut table, (first_block + 1) * block_size + 8)?;
+        let inodes = u64::from(u32::from_le_bytes(table)) * block_size;
         let ranges = data(&file)?;
-        let uuid = at(&superblock, 0x68).ok_or_else(bad)?;
-        Ok(Model { file, ranges, uuid, inodes: inodes..inodes + first_inode * inode_size, inode_size })
+        Ok(Model {
+            file,
+            ranges,
+            uuid: superblock.uuid(),
+            inodes: inodes..inodes + first_inode * inode_size,
+            inode_size,
+        })
     }
 
     /// Whether the disk's block is a part of the model's.

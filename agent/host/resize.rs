@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::blkid;
 use super::device::Device;
+use super::ext4::Superblock;
 use crate::config::FileSystemType;
 
 /// `XFS_MIN_AG_BLOCKS` of the kernel's `xfs_fs.h`: the kernel leaves a smaller rest unused.
@@ -75,13 +76,7 @@ impl Extent {
 
 /// The UUID of the XFS filesystem mounted at `mount_point`, as blkid writes it.
 pub fn xfs_uuid(mount_point: &Path) -> io::Result<String> {
-    Ok(uuid_text(xfs_geometry(mount_point)?.uuid))
-}
-
-/// A UUID as blkid writes it.
-pub fn uuid_text(uuid: [u8; 16]) -> String {
-    let hex = format!("{:032x}", u128::from_be_bytes(uuid));
-    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+    Ok(blkid::uuid_text(xfs_geometry(mount_point)?.uuid))
 }
 
 fn xfs_geometry(mount_point: &Path) -> io::Result<XfsGeometry> {
@@ -108,18 +103,13 @@ pub fn measure(kind: FileSystemType, device: &Device, mount_point: &Path) -> io:
             })
         }
         FileSystemType::Ext4 => {
-            // The superblock, at byte 1024; through the page cache, which the mounted filesystem keeps up to date.
-            let mut superblock = [0_u8; 1024];
-            device.file().read_exact_at(&mut superblock, 1024)?;
-            let word = |at: usize| {
-                u32::from_le_bytes([superblock[at], superblock[at + 1], superblock[at + 2], superblock[at + 3]])
-            };
-            let block_size = 1024_u64 << word(0x18).min(6);
+            let superblock = Superblock::read(device.file())?;
+            let block_size = superblock.block_size();
             // s_blocks_count_hi counts only with the 64bit feature (0x80 of the incompatible ones).
-            let high = if word(0x60) & 0x80 == 0 { 0 } else { word(0x150) };
+            let high = if superblock.word(0x60) & 0x80 == 0 { 0 } else { superblock.word(0x150) };
             Ok(Extent {
                 block_size,
-                blocks: u64::from(high) << 32 | u64::from(word(0x4)),
+                blocks: u64::from(high) << 32 | u64::from(superblock.word(0x4)),
                 possible: device_blocks(device, block_size)?,
                 max_inode_percent: 0,
             })

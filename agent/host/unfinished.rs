@@ -98,7 +98,7 @@ async fn xfs(device: &Device, found: Found, uuid: Option<&str>, mut evidence: Ev
     if uuid.is_some_and(|uuid| uuid != found.uuid) {
         return Ok(other("another mkfs than this agent's made it", evidence, "the UUID is not the begun format's"));
     }
-    // What is copied by xfs_copy bears the mark, too.
+    // A copy that xfs_copy is making bears the same mark.
     if superblock.used_inodes > XFS_OWN_INODES {
         let line = format!("{} inodes are in use", superblock.used_inodes);
         return Ok(other("it holds files", evidence, line));

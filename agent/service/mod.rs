@@ -39,7 +39,7 @@ enum Next {
 
 /// What ends a hold.
 enum HoldEnd {
-    /// Somebody wants another go, or time may have mended what failed.
+    /// Somebody wants another go, or the service retries by itself.
     Again,
     /// The service is told to stop.
     Stopped,
@@ -58,16 +58,16 @@ pub struct Service {
     control: Control,
     /// Who waits for the end of the present go.
     followers: Vec<Asked>,
-    /// The pauses before the next goes that nobody asks for.
+    /// The pauses before retries that nobody asks for.
     pauses: Pauses,
 }
 
-/// How long a failure that time can mend is left alone before the next go at it.
+/// The pauses before the service retries by itself.
 struct Pauses(Box<dyn Iterator<Item = Duration>>);
 
 impl Pauses {
-    /// From ten seconds to five minutes, each with as much again at random: after an outage a region's nodes do not all come
-    /// back at once.
+    /// From ten seconds to five minutes, each with up to as much again at random, so that after an outage a region's nodes do
+    /// not all retry at once.
     fn new() -> Self {
         let pauses = ExponentialBuilder::default()
             .with_min_delay(Duration::from_secs(10))
@@ -78,8 +78,8 @@ impl Pauses {
         Pauses(Box::new(pauses.build()))
     }
 
-    /// The next one, for a failure that may be over by itself: an outage, throttling, credentials or permissions that are not
-    /// there yet. Nobody has to come for those.
+    /// The next one, if the failure may end by itself: an outage, throttling, credentials or permissions that are not there
+    /// yet.
     fn next(&mut self, ended: &Ended) -> Option<Duration> {
         let mends = matches!(ended.failure.class(), Class::Outage | Class::Settling);
         if mends { self.0.next() } else { None }
@@ -225,7 +225,7 @@ impl Service {
         let how_long = left.map_or_else(String::new, |left| format!(" for {}, then ABANDON", rough(left)));
         let pause = self.pauses.next(&ended);
         let what_next = match pause {
-            Some(pause) => format!("tried again in {}, or at once by: node-agent retry", rough(pause)),
+            Some(pause) => format!("the agent retries in {}; to retry now: node-agent retry", rough(pause)),
             None => "repair it, then: node-agent retry".to_owned(),
         };
         tracing::warn!("held{how_long}; {what_next}");
@@ -325,8 +325,8 @@ impl Service {
     }
 }
 
-/// Waits until Auto Scaling takes an instance in service back into its warm pool, and tells the state it goes to. Launched
-/// from there without another boot, it would wait for its agent in vain.
+/// Waits until Auto Scaling takes an instance in service back into its warm pool, and returns the state it goes to. Such an
+/// instance can be launched again without another boot.
 async fn back_in_pool(session: &Session, lifecycle: Option<&config::Lifecycle>) -> String {
     if lifecycle.is_none() {
         return std::future::pending().await;

@@ -37,7 +37,7 @@ fn look(id: &str, left: &MountRecord) -> Result<(), Failure> {
                 .remedy(format!("see who mounted it (journalctl -b); umount {place}; then: node-agent retry")))
         }
         None => {
-            let text = format!("volume {id} was mounted at {place}, and is not any more");
+            let text = format!("volume {id} was mounted at {place} and is no longer mounted");
             Err(Failure::new(Code::NotMounted, text))
         }
     }

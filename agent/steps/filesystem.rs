@@ -85,7 +85,7 @@ impl Step for MakeFilesystem<'_> {
             return self.tag_as_formatted(id).await;
         }
         self.launch.must_be_wanted().await?;
-        let Some(lock) = self.device.lock()? else { return Err(self.locked()) };
+        let lock = self.device.lock()?;
         let maker = self.maker().await?;
         // Under the lock, everything is looked at once more.
         let uuid = if let Some(intent) = &known.formatting {
@@ -149,7 +149,10 @@ impl MakeFilesystem<'_> {
         }
         self.must_match(intent)?;
         // An mkfs that outlived its agent is still at work: what is on the disk is for later.
-        let Some(_lock) = self.device.lock()? else { return Ok(Observed::NotYet(self.locked())) };
+        let _lock = match self.device.lock() {
+            Err(failure) if failure.code == Code::DeviceBusy => return Ok(Observed::NotYet(failure)),
+            result => result?,
+        };
         let begun = format!("a format begun at {} was not completed", intent.at);
         let maker = match Maker::find(self.volume.want.file_system).await {
             Err(failure) if failure.code == Code::ToolMissing => return Ok(Observed::Todo(begun)),
@@ -168,7 +171,7 @@ impl MakeFilesystem<'_> {
     /// Brings the device to where a format may begin, if it is to.
     async fn take_up(&self, id: &str, intent: &FormatIntent, maker: &Maker) -> Result<Resumed, Failure> {
         if is_mounted(self.device)? {
-            // Whatever is there is in use by now: never to be formatted again.
+            // The filesystem is in use by now, and must never be formatted again.
             self.drop_intent(id).await?;
             return Ok(Resumed::NotNeeded);
         }
@@ -251,10 +254,6 @@ impl MakeFilesystem<'_> {
             "correct what the message says; {path} was blank before, and what mkfs has written goes with: wipefs -a {path} && \
              blkdiscard -z {path}; then: node-agent retry"
         )))
-    }
-
-    fn locked(&self) -> Failure {
-        Failure::new(Code::DeviceBusy, format!("{} is locked by another process", self.device.path.display()))
     }
 
     fn not_unfinished(&self, intent: &FormatIntent, reason: &str, evidence: &Evidence) -> Failure {

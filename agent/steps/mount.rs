@@ -14,10 +14,11 @@ use crate::config;
 use crate::failure::{Code, Failure, Named};
 use crate::heartbeat::Allowance;
 use crate::host::device::{self, Device};
+use crate::host::ext4::Superblock;
 use crate::host::fstab::{Conflict, Entry, Line, Ours};
 use crate::host::mountinfo::Mounted;
 use crate::host::probe::Found;
-use crate::host::{self, filesystem, fstab, mount, preen, resize, systemd};
+use crate::host::{self, blkid, filesystem, fstab, mount, preen, resize, systemd};
 use crate::journal::{Journal, MountRecord};
 use crate::step::{Observed, Step, StepName};
 
@@ -110,7 +111,7 @@ impl Step for MountVolume<'_> {
             if let (Some(before), None) = (&before, &due) {
                 // Before fstab forgets them: should this process end, the next one must not take the new ones for those in force.
                 self.remember(&mounted, before, None);
-                drop(self.journal.update(|_| {}));
+                self.journal.keep(|_| {});
             }
             self.prepare_next_boot(&self.line(&source, &options, pass)).await?;
             if let Some(why) = due {
@@ -289,7 +290,7 @@ impl MountVolume<'_> {
         if let Some(before) = self.options_before(options) {
             return Some(format!("its options are {:?}, wanted are {:?}", before.join(","), options.join(",")));
         }
-        // What mount(8) made of these very options is what they mean.
+        // mount(8) made these flags of these very options: nothing differs.
         if self.known().is_some_and(|known| known.flags == Some(mount::flags(mounted))) {
             return None;
         }
@@ -327,12 +328,11 @@ impl MountVolume<'_> {
         }
     }
 
-    /// What was known is of a mount that is gone.
+    /// Drops the record of a mount that is gone.
     fn forget(&self) {
         let id = self.want.id.as_str();
         if self.known().is_some() {
-            self.journal.note(|state| state.volumes.entry(id.to_owned()).or_default().mounted = None);
-            drop(self.journal.update(|_| {}));
+            self.journal.keep(|state| state.volumes.entry(id.to_owned()).or_default().mounted = None);
         }
     }
 
@@ -341,10 +341,7 @@ impl MountVolume<'_> {
         if self.found.kind != "ext4" {
             return Ok(());
         }
-        let Some(lock) = self.device.lock()? else {
-            let text = format!("{} is locked by another process", self.device.path.display());
-            return Err(Failure::new(Code::DeviceBusy, text));
-        };
+        let lock = self.device.lock()?;
         // Under the lock: a mounted device is never checked.
         if let Some(elsewhere) = mount::of_device(self.device.number)?.first() {
             tracing::warn!(
@@ -360,8 +357,9 @@ impl MountVolume<'_> {
         filesystem::check_ext4(&self.device.path, &lock).await
     }
 
-    /// Who checks an ext4 at boot. Before systemd 250 a failed check ends in emergency mode in spite of `nofail`, and the
-    /// boot scripts of other inits (`fsck -A`) end in a maintenance shell: there it is the agent, which comes up and tells.
+    /// The pass of the fstab line: 2 where systemd checks an ext4 at boot, else 0. Before systemd 250 a failed check ends in
+    /// emergency mode in spite of `nofail`, and with the boot scripts of other inits (`fsck -A`) in a maintenance shell. There
+    /// the agent checks: it comes up and reports a failure.
     async fn pass(&self) -> u8 {
         let by_systemd =
             self.found.kind == "ext4" && systemd::version().await.is_some_and(|version| version >= SYSTEMD_THAT_CHECKS);
@@ -391,7 +389,7 @@ impl MountVolume<'_> {
     ) -> Result<(), Failure> {
         let place = self.want.mount_path.display();
         let in_use = if systemd::is_active(systemd::MOUNTED_TARGET).await {
-            Some("what waited for it was started")
+            Some("its applications were started already")
         } else {
             match mount::unmount(&self.place()).await {
                 Ok(()) if self.device.is_held() => Some("another mount namespace has it too"),
@@ -477,7 +475,8 @@ impl MountVolume<'_> {
         path.is_absolute() && fs::metadata(path).is_ok_and(|meta| meta.rdev() == self.device.number)
     }
 
-    /// What is only for the next boot never fails this one, other than another disk's line for the place.
+    /// Writes the fstab line and has systemd read it. They matter only to the next boot, so that a failure here is a warning;
+    /// only another disk's line for the place is refused.
     async fn prepare_next_boot(&self, line: &Line<'_>) -> Result<(), Failure> {
         self.tried.set(true);
         let prepared = match self.next_boot_is_prepared(line) {
@@ -536,5 +535,5 @@ fn uuid_of(mounted: &Mounted) -> Option<String> {
     if device.metadata().ok()?.rdev() != mounted.device {
         return None;
     }
-    preen::uuid(&device).ok()
+    Superblock::read(&device).ok().map(|superblock| blkid::uuid_text(superblock.uuid()))
 }

@@ -326,6 +326,19 @@ impl Outcome {
     }
 }
 
+/// The document of `status --json`, and its exit code.
+pub fn status(node: &Instance) -> (serde_json::Value, i32) {
+    let output = node.agent(&["status", "--json"]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let document = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    (document, output.status.code().unwrap())
+}
+
+/// Waits until `status` tells this state of the node.
+pub fn wait_for_state(node: &Instance, state: &str, service: &Running) {
+    wait_until(|| status(node).0["state"] == state, || format!("never {state}: {}\n{}", status(node).0, service.log()));
+}
+
 /// Waits, within reason, for something that will come to hold.
 pub fn wait_until(mut holds: impl FnMut() -> bool, otherwise: impl FnOnce() -> String) {
     let began = Instant::now();

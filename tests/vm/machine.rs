@@ -225,7 +225,7 @@ impl Machine {
             .arg(&self.platform.kernel)
             .args(["-append", &format!("root=/dev/nvme0n1 rw console=ttyS0 {}", self.platform.append)])
             .args(["-smbios", &format!("type=1,manufacturer=Amazon EC2,product=t3.small,serial={uuid},uuid={uuid}")])
-            // What tells a machine that boots without the metadata service which instance it is.
+            // Without the metadata service, this tells the machine which instance it is.
             .args(["-smbios", &format!("type=2,manufacturer=Amazon EC2,asset={}", self.id)])
             .args(["-smbios", "type=3,manufacturer=Amazon EC2,asset=Amazon EC2"])
             .args(["-drive", &format!("if=none,id=root,format=raw,file={}", self.root.display())])
