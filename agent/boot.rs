@@ -149,15 +149,10 @@ impl Boot<'_> {
         if let Standing::Warm(state) = standing {
             return self.enter_pool(run, launch, &state).await;
         }
-        let relaunch = Relaunch {
-            journal,
-            launch,
-            boot_id: self.boot_id,
-            deadline: config.timeouts.aws,
-            began: Instant::now(),
-            planning: run.is_planning(),
-        };
-        run.step(relaunch).await?;
+        if let Some(config) = config.lifecycle.as_ref().filter(|_| journal.may_be_launched_anew(self.boot_id)) {
+            let (deadline, began) = (self.config.timeouts.aws, Instant::now());
+            run.step(Relaunch { journal, launch, config, deadline, began, planning: run.is_planning() }).await?;
+        }
         let launched = self.launched_before().map_err(at(StepName::Identity))?;
         if !launched && let Some(failure) = self.unwritable.take() {
             return Err(at(StepName::Identity)(failure));

@@ -1,6 +1,5 @@
 //! The command line and its commands.
 
-use std::ffi::OsString;
 use std::io::{ErrorKind, IsTerminal, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,20 +18,47 @@ use crate::log::{self, Format, Level};
 use crate::service::Service;
 use crate::service::retry;
 use crate::session::{Ended, Places, Session, last_words, stop_signal};
+use crate::status::report::Overall;
 use crate::step::StepName;
 use crate::steps::lifecycle::LaunchResult;
 use crate::{install, plan, settings, status};
 
 /// Brings a stateful EC2 node up: volumes, filesystems, files, hooks, then CONTINUE.
 #[derive(Debug, Parser)]
-#[command(version, about, after_help = EXIT_CODES)]
+#[command(version, about, after_help = REPAIR)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 a step failed, 2 usage, 3 not finished, 4 another process holds the lock, \
-5 invalid config, 6 refused for safety, 7 the lifecycle action is lost";
+/// The commands of a repair, for whoever has nothing but `--help`.
+const REPAIR: &str = "On a node that did not come up:
+  node-agent status    which step failed, why, and what to do about it
+  node-agent retry     once it is repaired: goes on at that step, and shows how it goes
+
+Exit codes: 0 done, 1 a step failed, 2 usage, 3 not finished, 4 another process holds the lock, 5 invalid config, \
+6 refused for safety, 7 the lifecycle action is lost";
+
+const AFTER_STATUS: &str = "Examples:
+  node-agent status                       how the node stands; exit code 0 up, 1 held or failed, 3 not finished
+  node-agent status --wait --timeout 15m  waits until it is up or has failed
+  node-agent status --json                for programs
+
+A node that is HELD has failed and waits for a repair. When its time is over the agent sends ABANDON: Auto Scaling \
+terminates the instance and launches another one. What was repaired before then goes on with: node-agent retry";
+
+const AFTER_RETRY: &str = "Examples:
+  node-agent retry                   after a repair: goes on at the step that failed
+  node-agent retry --from configure  runs configure and what follows it once more, on a node that is up, too
+
+The configuration, the files and the hook script are read and fetched anew, and a step whose inputs changed is done again. \
+A file of [[file]] that was changed on the node is overwritten when it is written again: change it at its source, or in \
+/etc/node-agent/override.toml.
+
+While the node is held, its time runs on: a retry does not lengthen it, and one that is at work when it ends is let to its \
+end. Where it fails, the node is held for the time that is left, then ABANDON is sent: Auto Scaling terminates the instance. \
+Where it succeeds, CONTINUE is sent and the hold is over. The service does the work: a session that is cut off does not stop \
+it.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -70,6 +96,7 @@ struct Run {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = AFTER_STATUS)]
 struct Status {
     #[command(flatten)]
     common: Common,
@@ -85,12 +112,16 @@ struct Status {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = AFTER_RETRY)]
 struct Retry {
     #[command(flatten)]
     common: Common,
     /// Redo everything from this step on
     #[arg(long, value_name = "STEP")]
     from: Option<StepName>,
+    /// Do not ask before a node in service is done over
+    #[arg(long)]
+    yes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -154,19 +185,7 @@ impl Common {
     /// Begins to log, and tells where things are.
     fn begin(self) -> Places {
         log::init(self.log_format, self.verbose);
-        let dir = |given: Option<PathBuf>, variable: &str, usual: &str| {
-            // systemd separates several directories by colons; the first is ours.
-            let first = |dirs: OsString| {
-                let dirs = dirs.into_string().ok()?;
-                dirs.split(':').next().filter(|dir| !dir.is_empty()).map(PathBuf::from)
-            };
-            given.or_else(|| std::env::var_os(variable).and_then(first)).unwrap_or_else(|| PathBuf::from(usual))
-        };
-        Places {
-            config: self.config,
-            state_dir: dir(self.state_dir, "STATE_DIRECTORY", "/var/lib/node-agent"),
-            runtime_dir: dir(self.runtime_dir, "RUNTIME_DIRECTORY", "/run/node-agent"),
-        }
+        Places::new(self.config, self.state_dir, self.runtime_dir)
     }
 }
 
@@ -176,10 +195,7 @@ impl Cli {
         match self.command {
             Command::Run(run) => run.start(),
             Command::Status(status) => status.show(),
-            Command::Retry(Retry { common, from }) => {
-                let places = common.begin();
-                finish(block_on(retry::retry(places, from)))
-            }
+            Command::Retry(retry) => retry.start(),
             Command::Complete(complete) => complete.send(),
             Command::Plan(plan) => plan.make(),
             Command::Install(Install { now, root }) => {
@@ -217,6 +233,24 @@ impl Run {
     }
 }
 
+impl Retry {
+    fn start(self) -> ExitCode {
+        let places = self.common.begin();
+        if let Some(step) = self.from.filter(|_| !self.yes && std::io::stdin().is_terminal())
+            && status::look(&places).is_ok_and(|report| report.state == Overall::Done)
+        {
+            let question = format!(
+                "This node is up. {step} and what follows it are done again on it, hooks included. Go on? [y/N] "
+            );
+            if !asked(&question) {
+                log::say(Level::Info, "nothing was done");
+                return ExitCode::from(2);
+            }
+        }
+        finish(block_on(retry::retry(places, self.from)))
+    }
+}
+
 impl Status {
     fn show(self) -> ExitCode {
         let places = self.common.begin();
@@ -244,7 +278,10 @@ impl Complete {
                 (LaunchResult::Abandon, "Auto Scaling terminates this instance and launches another one.")
             }
         };
-        if !self.yes {
+        // What is sent already needs no answer.
+        let sent =
+            status::look(&places).is_ok_and(|report| report.state != Overall::NeverStarted && report.launch.is_some());
+        if !self.yes && !sent {
             if !std::io::stdin().is_terminal() {
                 log::say(Level::Error, "this needs a terminal to ask on, or --yes");
                 return ExitCode::from(2);

@@ -63,6 +63,9 @@ pub struct StepRecord {
     pub started_at: String,
     /// How long it took so far, in milliseconds.
     pub took_ms: u64,
+    /// Only the first part of the step is done, in a word: `fetched`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepared: Option<String>,
     /// What went wrong and what to do, if it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorRecord>,

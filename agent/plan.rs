@@ -44,7 +44,7 @@ fn complete(plan: &mut Vec<Planned>, config: &Config, journal: &Journal) {
     plan.sort_by_key(|planned| planned.step);
     let Some(open) = plan.iter().find(|planned| planned.finding != Finding::AlreadySo).map(|planned| planned.step)
     else {
-        return;
+        return once_per_instance(plan, config, journal);
     };
     // That a step's first part has nothing to do says nothing of its second.
     plan.retain(|planned| planned.step <= open || planned.finding != Finding::AlreadySo);
@@ -65,6 +65,29 @@ fn complete(plan: &mut Vec<Planned>, config: &Config, journal: &Journal) {
         }
     }
     plan.sort_by_key(|planned| planned.step);
+}
+
+/// Adds the steps that a completed launch has behind it.
+fn once_per_instance(plan: &mut Vec<Planned>, config: &Config, journal: &Journal) {
+    let Some(outcome) = journal.launch_outcome() else { return };
+    let hooks = config.hooks.is_some();
+    let steps = [
+        (StepName::Files, !config.files.is_empty()),
+        (StepName::Configure, hooks),
+        (StepName::HealthCheck, hooks),
+        (StepName::Complete, config.lifecycle.is_some()),
+    ];
+    for (step, _) in steps.into_iter().filter(|(_, asked_for)| *asked_for) {
+        if plan.iter().any(|planned| planned.step == step) {
+            continue;
+        }
+        let because = match step {
+            StepName::Complete => outcome.to_string(),
+            step => format!("done for this instance; node-agent retry --from {step} redoes it"),
+        };
+        let finding = Finding::AlreadySo;
+        plan.push(Planned { step, volume: None, finding, because, remedy: None, exit_code: 0 });
+    }
 }
 
 fn after(step: StepName) -> String {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::cell::{Cell, OnceCell, RefCell};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -34,6 +35,25 @@ pub struct Places {
     pub state_dir: PathBuf,
     /// `--runtime-dir`
     pub runtime_dir: PathBuf,
+}
+
+impl Places {
+    /// The directories that are not given are those that systemd names, or the usual ones.
+    pub fn new(config: String, state_dir: Option<PathBuf>, runtime_dir: Option<PathBuf>) -> Self {
+        let dir = |given: Option<PathBuf>, variable: &str, usual: &str| {
+            // systemd separates several directories by colons; the first is ours.
+            let first = |dirs: OsString| {
+                let dirs = dirs.into_string().ok()?;
+                dirs.split(':').next().filter(|dir| !dir.is_empty()).map(PathBuf::from)
+            };
+            given.or_else(|| std::env::var_os(variable).and_then(first)).unwrap_or_else(|| PathBuf::from(usual))
+        };
+        Places {
+            config,
+            state_dir: dir(state_dir, "STATE_DIRECTORY", "/var/lib/node-agent"),
+            runtime_dir: dir(runtime_dir, "RUNTIME_DIRECTORY", "/run/node-agent"),
+        }
+    }
 }
 
 /// A process at work on the node; no other is, as long as this lives.
@@ -262,9 +282,12 @@ impl Session {
         result: LaunchResult,
     ) -> Result<(), Ended> {
         match (self.journal.launch_outcome(), result) {
-            (None, _)
-            | (Some(LaunchOutcome::Continued), LaunchResult::Continue)
-            | (Some(LaunchOutcome::Abandoned), LaunchResult::Abandon) => {}
+            (None, _) => {}
+            (Some(outcome @ LaunchOutcome::Continued), LaunchResult::Continue)
+            | (Some(outcome @ LaunchOutcome::Abandoned), LaunchResult::Abandon) => {
+                tracing::info!("{outcome} before: there is nothing more to send");
+                return Ok(());
+            }
             (Some(outcome), _) => {
                 let text = format!("{result} cannot be sent: the launch of this instance is completed ({outcome})");
                 return Err(Failure::new(Code::LaunchCompleted, text).into());

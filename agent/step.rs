@@ -136,6 +136,12 @@ pub trait Step {
         false
     }
 
+    /// For a part that only prepares a later part of the same step: the word for its end (`fetched`). The step itself is not
+    /// done then, and nobody is told that it is.
+    fn prepares(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Looks, and changes nothing.
     async fn observe(&self) -> Result<Observed<Self::Output>, Failure>;
 
@@ -465,6 +471,7 @@ struct Progress {
     allowed: Duration,
     changed: bool,
     only_looks: bool,
+    prepares: Option<&'static str>,
     /// What is or was last done, and why.
     doing: Option<String>,
     told: Option<(String, Instant)>,
@@ -487,15 +494,17 @@ impl Progress {
             attempts: 0,
             started_at: journal::now(),
             took_ms: 0,
+            prepared: None,
             error: None,
         });
         let mut progress = Progress {
             began: Instant::now(),
             earlier: Duration::from_millis(record.took_ms),
-            changed: record.outcome == Outcome::Changed,
-            record: StepRecord { allowed_ms: journal::millis(step.deadline()), ..record },
+            changed: record.outcome == Outcome::Changed && record.prepared.is_none(),
+            record: StepRecord { allowed_ms: journal::millis(step.deadline()), prepared: None, ..record },
             allowed: step.deadline(),
             only_looks: step.only_looks(),
+            prepares: step.prepares(),
             doing: None,
             told: None,
         };
@@ -549,7 +558,17 @@ impl Progress {
         match result {
             Ok(output) => {
                 let outcome = if self.changed { Outcome::Changed } else { Outcome::AlreadySo };
+                self.record.prepared = self.prepares.map(str::to_owned);
                 self.save(journal, outcome);
+                if let Some(prepared) = self.prepares {
+                    tracing::debug!(
+                        step = self.record.step.as_str(),
+                        volume = self.record.subject.as_deref(),
+                        "{prepared} ({})",
+                        rough(self.began.elapsed())
+                    );
+                    return Ok(output);
+                }
                 let how = if self.changed || self.only_looks || self.told.is_some() { "done" } else { "already so" };
                 self.log("done", format_args!("{how} ({})", rough(self.began.elapsed())));
                 Ok(output)
@@ -578,19 +597,54 @@ impl Progress {
     }
 }
 
-/// A duration as people say it: three digits are plenty.
+/// A duration for people: `41ms`, `4.4s`, `12m 34s`, `1h 30m`, `1 day 2h`. Two units are plenty.
 pub fn rough(time: Duration) -> String {
-    let rounded = match time.as_millis() {
-        0..1_000 => Duration::from_millis(time.as_millis().try_into().unwrap_or(u64::MAX)),
-        1_000..10_000 => Duration::from_millis((time.as_millis() / 100 * 100).try_into().unwrap_or(u64::MAX)),
-        _ => Duration::from_secs(time.as_secs()),
-    };
-    if rounded.is_zero() { "under 1ms".to_owned() } else { humantime::format_duration(rounded).to_string() }
+    const UNITS: [(u64, &str); 4] = [(86_400, " day"), (3_600, "h"), (60, "m"), (1, "s")];
+    let seconds = time.as_secs();
+    match time.as_millis() {
+        0 => return "under 1ms".to_owned(),
+        millis @ 1..1_000 => return format!("{millis}ms"),
+        millis @ 1_000..10_000 if millis % 1_000 >= 100 => return format!("{seconds}.{}s", millis % 1_000 / 100),
+        _ => {}
+    }
+    let mut left = seconds;
+    let counts = UNITS.map(|(unit, name)| {
+        let count = left / unit;
+        left %= unit;
+        (count, name)
+    });
+    let first = counts.iter().position(|(count, _)| *count > 0).unwrap_or(UNITS.len() - 1);
+    let shown = counts[first..].iter().take(2).filter(|(count, _)| *count > 0);
+    let plural = |count: u64, name: &str| if name == " day" && count > 1 { "s" } else { "" };
+    let parts: Vec<_> = shown.map(|&(count, name)| format!("{count}{name}{}", plural(count, name))).collect();
+    parts.join(" ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duration_is_said_in_two_units_at_most() {
+        let said = [
+            (0, "under 1ms"),
+            (41, "41ms"),
+            (1_000, "1s"),
+            (4_460, "4.4s"),
+            (9_050, "9s"),
+            (12_900, "12s"),
+            (60_000, "1m"),
+            (754_000, "12m 34s"),
+            (3_615_000, "1h"),
+            (5_400_000, "1h 30m"),
+            (86_400_000, "1 day"),
+            (86_460_000, "1 day"),
+            (180_000_000, "2 days 2h"),
+        ];
+        for (millis, text) in said {
+            assert_eq!(rough(Duration::from_millis(millis)), text);
+        }
+    }
 
     #[test]
     fn credentials_are_waited_for_as_long_as_timeouts_aws_and_permissions_a_minute() {

@@ -6,7 +6,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
@@ -74,6 +74,7 @@ struct Terminal {
     frozen: Arc<AtomicBool>,
     hung_up: Arc<AtomicBool>,
     screen: JoinHandle<()>,
+    keyboard: File,
     agent: Agent,
 }
 
@@ -100,11 +101,16 @@ impl Terminal {
         let agent = Agent::start(command);
         let seen = Arc::<Mutex<Vec<u8>>>::default();
         let (frozen, hung_up) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
+        let keyboard = File::from(master.try_clone().unwrap());
         let screen = thread::spawn({
             let (seen, frozen, hung_up) = (seen.clone(), frozen.clone(), hung_up.clone());
             move || show(master, &seen, &frozen, &hung_up)
         });
-        Terminal { seen, frozen, hung_up, screen, agent }
+        Terminal { seen, frozen, hung_up, screen, keyboard, agent }
+    }
+
+    fn press(&self, keys: &str) {
+        (&self.keyboard).write_all(keys.as_bytes()).unwrap();
     }
 
     fn seen(&self) -> String {
@@ -128,6 +134,7 @@ impl Terminal {
     /// Takes the terminal away, and returns the agent.
     fn hang_up(self) -> Agent {
         self.hung_up.store(true, Ordering::Relaxed);
+        drop(self.keyboard);
         self.screen.join().unwrap();
         self.agent
     }
@@ -475,6 +482,35 @@ fn a_retry_draws_the_services_progress_and_the_loss_of_its_terminal_does_not_sto
     node.shell("touch /tmp/go");
 
     wait_until(|| world.completions() == ["CONTINUE"], || service.log());
+}
+
+#[test]
+fn a_node_that_is_up_is_done_over_on_a_terminal_only_after_a_yes() {
+    let world = World::new();
+    let node = node(&world, "echo again >> /var/log/configured");
+    let service = node.start_with(&["run"]);
+    service.wait_for("result=done");
+    let calls = || node.read("/var/log/configured").lines().count();
+    let arguments = ["retry", "--from", "configure"];
+    let ask = |keys: &str| {
+        let terminal = Terminal::start(on_terminal(&node, "xterm", &arguments));
+        terminal.wait_for("configure and what follows it are done again on it, hooks included. Go on? [y/N]");
+        terminal.press(keys);
+        terminal.end()
+    };
+
+    let (code, seen) = ask("\n");
+    assert_eq!((code, calls()), (Some(2), 1), "{seen}");
+    assert!(seen.contains("nothing was done"), "{seen}");
+    let (code, seen) = ask("y\n");
+    assert_eq!((code, calls()), (Some(0), 2), "{seen}");
+
+    let without = Terminal::start(on_terminal(&node, "xterm", &["retry", "--from", "configure", "--yes"]));
+    let (code, seen) = without.end();
+    assert_eq!((code, calls()), (Some(0), 3), "{seen}");
+    // A script that says what it wants is not asked either.
+    assert_eq!(node.start_with(&arguments).end().code, Some(0));
+    assert_eq!(calls(), 4);
 }
 
 #[test]

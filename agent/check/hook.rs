@@ -9,6 +9,7 @@ use super::{Finding, Scene, ask};
 use crate::aws::autoscaling::{LaunchHook, LifecycleState, global_limit};
 use crate::config::{Lifecycle, OnFailure, Timeouts};
 use crate::failure::{Code, Failure};
+use crate::step::rough;
 
 const HEARTBEAT: &str = "launch hook's heartbeat timeout";
 const LAUNCHING: &str = "autoscaling:EC2_INSTANCE_LAUNCHING";
@@ -97,9 +98,9 @@ fn heartbeat(lifecycle: &Lifecycle, hook: &LaunchHook) -> Finding {
 }
 
 fn long_enough(lifecycle: &Lifecycle, timeout: Duration) -> Finding {
-    let is = format_duration(timeout);
+    let is = rough(timeout);
     if timeout >= SHORTEST {
-        return Finding::ok(HEARTBEAT, is.to_string());
+        return Finding::ok(HEARTBEAT, is);
     }
     let seen = format!("is {is}: a slow boot may not reach its first heartbeat");
     Finding::attention(HEARTBEAT, seen, put(lifecycle, Some("--heartbeat-timeout 900")))
@@ -120,16 +121,16 @@ fn limit(lifecycle: &Lifecycle, timeouts: &Timeouts, limit: Duration) -> Finding
     let (longest, step) = steps.into_iter().max_by_key(|(_, time)| *time).unwrap_or(("timeouts.hooks", hooks));
     let hold = if lifecycle.on_failure == OnFailure::Hold { lifecycle.hold_for } else { Duration::ZERO };
     let need = step.saturating_add(hold);
-    let sum = if hold.is_zero() { String::new() } else { format!("lifecycle.hold_for {} + ", format_duration(hold)) };
-    let sum = format!("{sum}{longest} {}", format_duration(step));
+    let sum = if hold.is_zero() { String::new() } else { format!("lifecycle.hold_for {} + ", rough(hold)) };
+    let sum = format!("{sum}{longest} {}", rough(step));
     if need <= limit {
-        return Finding::ok(name, format!("{sum} fits into {}", format_duration(limit)));
+        return Finding::ok(name, format!("{sum} fits into {}", rough(limit)));
     }
     let enough = need.as_secs().div_ceil(100);
     let raise = format!("raise the hook's heartbeat timeout to {enough} s or more");
     // The limit is 48 h at most, and a heartbeat timeout 7200 s.
     let raise = if need <= global_limit(Duration::from_hours(2)) { format!(", or {raise}") } else { String::new() };
-    let seen = format!("{sum} does not fit into {}", format_duration(limit));
+    let seen = format!("{sum} does not fit into {}", rough(limit));
     Finding::attention(name, seen, format!("lower them{raise}"))
 }
 

@@ -10,8 +10,10 @@ mod metadata;
 mod permissions;
 mod report;
 mod services;
+mod standing;
 mod volumes;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -24,6 +26,7 @@ use crate::aws::{Aws, Services};
 use crate::config::Config;
 use crate::failure::{Class, Code, Failure};
 use crate::log::{self, Format};
+use crate::session::Places;
 use crate::settings;
 use report::{Finding, Report};
 use services::Ways;
@@ -40,6 +43,12 @@ pub struct Check {
     /// Print the results as JSON
     #[arg(long)]
     json: bool,
+    /// Where the journal and the lock are [default: $STATE_DIRECTORY or /var/lib/node-agent]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Where the control socket and the metrics are [default: `$RUNTIME_DIRECTORY` or /run/node-agent]
+    #[arg(long, value_name = "DIR")]
+    runtime_dir: Option<PathBuf>,
     /// Log what is asked
     #[arg(short, long)]
     verbose: bool,
@@ -76,6 +85,8 @@ impl Check {
         if self.offline {
             return report.add([configuration::offline(&self.config)]);
         }
+        let places = Places::new(self.config.clone(), self.state_dir.clone(), self.runtime_dir.clone());
+        report.add(standing::check(&places));
         let aws = &Aws::new();
         let ((told, config), (seen, node)) =
             join!(configuration::check(&self.config, &aws.imds), metadata::check(&aws.imds));

@@ -8,7 +8,8 @@ use tokio::join;
 
 use super::services::{Way, sources};
 use super::{Finding, Scene, ask};
-use crate::config::Source;
+use crate::aws::ec2::VolumeView;
+use crate::config::{self, Source};
 use crate::failure::{Code, Failure};
 use crate::session::STATUS;
 use crate::steps::filesystem::FORMATTED;
@@ -32,9 +33,7 @@ async fn ec2(scene: &Scene<'_>) -> Vec<Finding> {
     tagged.push((instance, STATUS));
     let (describe, attach, instances, tag) = join!(
         attempt(way, async || ec2.try_describe_volumes().await),
-        each(volumes.iter().map(|volume| {
-            attempt(way, async || ec2.try_attach(volume.id.as_str(), instance, &volume.device_name).await)
-        })),
+        each(volumes.iter().map(|volume| attach(scene, way, volume))),
         attempt(way, async || ec2.try_describe_instances().await),
         each(tagged.iter().map(|(resource, key)| attempt(way, async || ec2.try_tag(resource, key).await))),
     );
@@ -58,6 +57,18 @@ async fn ec2(scene: &Scene<'_>) -> Vec<Finding> {
             &arns.tag(&these, &tags),
         ),
     ]
+}
+
+/// EC2 says of a volume that is in use only that it is: where it is in use here, there is nothing to attach.
+async fn attach(scene: &Scene<'_>, way: &Way, want: &config::Volume) -> Answer {
+    let (ec2, instance) = (&scene.services.ec2, &scene.node.instance_id);
+    let answer = attempt(way, async || ec2.try_attach(want.id.as_str(), instance, &want.device_name).await).await;
+    if !matches!(&answer, Answer::Failed(failure) if failure.code == Code::ApiRefused) {
+        return answer;
+    }
+    let view = ask(async || ec2.volume(want.id.as_str()).await).await;
+    let here = |view: &VolumeView| view.attachments.iter().any(|attachment| attachment.instance_id == *instance);
+    if view.is_ok_and(|view| here(&view)) { Answer::Needless } else { answer }
 }
 
 /// Needed for `[lifecycle]`, and only for it.
@@ -122,6 +133,8 @@ async fn s3(scene: &Scene<'_>) -> Vec<Finding> {
 /// What trying an action came to.
 enum Answer {
     Allowed,
+    /// What it would bring about is so already.
+    Needless,
     /// With what the service said.
     Denied(String),
     NotTried(String),
@@ -151,7 +164,7 @@ async fn each(attempts: impl Iterator<Item = impl Future<Output = Answer>>) -> A
         Answer::Denied(_) => 3,
         Answer::Failed(_) => 2,
         Answer::NotTried(_) => 1,
-        Answer::Allowed => 0,
+        Answer::Allowed | Answer::Needless => 0,
     };
     answers.into_iter().max_by_key(rank).unwrap_or(Answer::Allowed)
 }
@@ -164,6 +177,7 @@ fn finding(action: &str, answer: Answer, aside: Option<&str>, statement: &Value)
     let name = line(action);
     match answer {
         Answer::Allowed => Finding::ok(name, "allowed"),
+        Answer::Needless => Finding::ok(name, "not tried: the volume is attached here already"),
         Answer::Denied(said) => {
             let aside = aside.map(|aside| format!(" ({aside})")).unwrap_or_default();
             Finding::attention(name, format!("{said}{aside}"), format!("add to the role's policy {statement}"))

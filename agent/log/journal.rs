@@ -91,8 +91,8 @@ mod tests {
         };
         assert_eq!(
             String::from_utf8(entry(&line)).unwrap(),
-            "MESSAGE=attach vol-0abc: held\nPRIORITY=4\nSYSLOG_IDENTIFIER=node-agent\nNODE_AGENT_ALLOWED_MS=90000\n\
-             NODE_AGENT_ATTEMPT=2\nNODE_AGENT_KIND=wait\nNODE_AGENT_STEP=attach\nNODE_AGENT_VOLUME=vol-0abc\n"
+            "MESSAGE=attach vol-0abc: held\nPRIORITY=4\nSYSLOG_IDENTIFIER=node-agent\nNODE_AGENT_STEP=attach\n\
+             NODE_AGENT_VOLUME=vol-0abc\nNODE_AGENT_KIND=wait\nNODE_AGENT_ATTEMPT=2\nNODE_AGENT_ALLOWED_MS=90000\n"
         );
     }
 

@@ -64,7 +64,7 @@ struct Shown {
 }
 
 enum Now {
-    AtWork { began: SystemTime, allowed: Option<Duration>, doing: String, waits: bool },
+    AtWork { began: SystemTime, told: SystemTime, allowed: Option<Duration>, doing: String, waits: bool },
     Done { had_to_act: bool },
 }
 
@@ -109,14 +109,19 @@ impl Live {
     fn at_work(&mut self, step: StepName, line: &Line) {
         self.settle(|before| before < step);
         let key = (step, line.volume.clone());
+        let told = time(line);
         let (spent, began) = match self.steps.remove(&key) {
+            // The step's next part, some time after what was told of the one before.
+            Some(Shown { spent, now: Now::AtWork { began, told: before, .. } }) if line.kind == Kind::Begin => {
+                (spent + before.duration_since(began).unwrap_or_default(), told)
+            }
             Some(Shown { spent, now: Now::AtWork { began, .. } }) => (spent, began),
-            Some(Shown { spent, .. }) => (spent, time(line)),
-            None => (Duration::ZERO, time(line)),
+            Some(Shown { spent, .. }) => (spent, told),
+            None => (Duration::ZERO, told),
         };
         let doing = if line.kind == Kind::Begin { String::new() } else { gist(line) };
         let allowed = line.allowed_ms.map(Duration::from_millis);
-        let now = Now::AtWork { began, allowed, doing, waits: line.kind == Kind::Wait };
+        let now = Now::AtWork { began, told, allowed, doing, waits: line.kind == Kind::Wait };
         self.steps.insert(key, Shown { spent, now });
     }
 
@@ -255,7 +260,7 @@ impl Look {
                 let how = if *had_to_act { String::new() } else { self.tint(DIM, "already so") };
                 row(&self.tint(GREEN, self.tick), step, &rough(shown.spent), volume, &how)
             }
-            Now::AtWork { began, allowed, doing, waits } => {
+            Now::AtWork { began, allowed, doing, waits, .. } => {
                 let elapsed = SystemTime::now().duration_since(*began).unwrap_or_default();
                 let frame = elapsed.as_millis() / FRAME.as_millis() % self.spinner.len() as u128;
                 let sign = self.spinner[usize::try_from(frame).unwrap_or_default()];

@@ -177,6 +177,7 @@ impl Service {
                     }
                     Request::Follow => asked.answer(None),
                     Request::Complete { result } => {
+                        asked.accept();
                         let work = session.complete(lifecycle, completing, result);
                         let done = uninterrupted(&mut self.control.requests, &mut self.followers, work).await;
                         asked.answer(done.as_ref().err().map(Ended::fault));
@@ -222,7 +223,9 @@ impl Service {
     async fn hold(&mut self, ended: Ended, lifecycle: Option<&config::Lifecycle>, completing: Duration) -> Next {
         let until = self.hold_until(&ended, lifecycle);
         let left = until.map(|until| until.duration_since(SystemTime::now()).unwrap_or_default());
-        let how_long = left.map_or_else(String::new, |left| format!(" for {}, then ABANDON", rough(left)));
+        let how_long = left.map_or_else(String::new, |left| {
+            format!(" for repair: {} left, then ABANDON, which terminates this instance", rough(left))
+        });
         let pause = self.pauses.next(&ended);
         let what_next = match pause {
             Some(pause) => format!("the agent retries in {}; to retry now: node-agent retry", rough(pause)),
@@ -283,6 +286,7 @@ impl Service {
                         return HoldEnd::Again;
                     }
                     Request::Complete { result } => {
+                        asked.accept();
                         let work = session.complete(lifecycle, completing, result);
                         let done = uninterrupted(&mut self.control.requests, &mut self.followers, work).await;
                         asked.answer(done.as_ref().err().map(Ended::fault));

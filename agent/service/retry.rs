@@ -12,6 +12,8 @@ use crate::host::{self, systemd};
 use crate::journal::{Fault, Journal, Phase};
 use crate::session::{Ended, Places, Session, stop_signal, take_lock};
 use crate::settings;
+use crate::status;
+use crate::status::report::Overall;
 use crate::step::{StepName, stopped};
 use crate::steps::lifecycle::LaunchResult;
 
@@ -22,6 +24,13 @@ const POLL: Duration = Duration::from_millis(100);
 /// Another go at the sequence: by the service, which is started if it is installed but does not run, or else by this
 /// process.
 pub async fn retry(places: Places, from: Option<StepName>) -> Result<(), Fault> {
+    let was_up = status::look(&places).is_ok_and(|report| report.state == Overall::Done);
+    if was_up && from.is_none() {
+        tracing::info!(
+            "this node is up and nothing has failed: what every boot does is looked at again; to redo more: \
+             node-agent retry --from STEP"
+        );
+    }
     if let Some(pending) = control::ask(&places.runtime_dir, Request::Retry { from }).await? {
         return ended(pending.follow().await?);
     }

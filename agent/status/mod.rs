@@ -61,6 +61,11 @@ pub fn render(report: &Report, json: bool) -> String {
     text::render(report, colours)
 }
 
+/// How the node stands, in a few words.
+pub fn headline(report: &Report) -> String {
+    text::headline(report)
+}
+
 /// How things stand now.
 pub fn look(places: &Places) -> Result<Report, Failure> {
     let boot_id = host::boot_id()?;

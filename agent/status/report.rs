@@ -155,6 +155,9 @@ pub struct StepReport {
     /// What it waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting: Option<String>,
+    /// What its first part has prepared, in a word (`fetched`), where the step itself has not begun.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prepared: Option<String>,
     /// The last lines of a hook's output.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub output: Vec<String>,
@@ -232,16 +235,32 @@ impl Report {
 
 /// Every step of the sequence that is there to be told of.
 fn steps(state: &State, overall: Overall, now: SystemTime) -> Vec<StepReport> {
-    let last = state.steps.iter().map(|record| record.step).max();
+    let ended = |record: &StepRecord| matches!(record.outcome, Outcome::AlreadySo | Outcome::Changed);
+    // What comes behind a step that is done does not wait for it any more.
+    let done = state.steps.iter().filter(|record| ended(record) && record.prepared.is_none());
+    let last_done = done.map(|record| record.step).max();
+    let is_through = |record: &StepRecord| {
+        ended(record) && (record.prepared.is_none() || last_done.is_some_and(|last| last > record.step))
+    };
+    let at_work = state.steps.iter().find(|record| !is_through(record)).map(|record| record.step);
+    let to_come = |step| {
+        // What the configuration does not ask for leaves no record.
+        !matches!(overall, Overall::Done | Overall::Warm)
+            && (at_work.is_some_and(|at_work| step > at_work) || last_done.is_none_or(|last| step > last))
+    };
     let mut reports = Vec::new();
     for step in StepName::ALL {
         let mut records = state.steps.iter().filter(|record| record.step == step).peekable();
         if records.peek().is_none() {
-            // What the configuration does not ask for leaves no record.
-            let to_come = last.is_none_or(|last| step > last) && !matches!(overall, Overall::Done | Overall::Warm);
-            reports.extend(to_come.then(|| pending(step)));
+            reports.extend(to_come(step).then(|| pending(step)));
         }
-        reports.extend(records.map(|record| of_record(state, record, overall, now)));
+        reports.extend(records.map(|record| {
+            let report = of_record(state, record, overall, now);
+            if ended(record) && !is_through(record) {
+                return StepReport { outcome: StepOutcome::Pending, prepared: record.prepared.clone(), ..report };
+            }
+            report
+        }));
     }
     reports
 }
@@ -256,6 +275,7 @@ fn pending(step: StepName) -> StepReport {
         took_ms: 0,
         allowed_ms: 0,
         waiting: None,
+        prepared: None,
         output: Vec::new(),
     }
 }
@@ -279,6 +299,7 @@ fn of_record(state: &State, record: &StepRecord, overall: Overall, now: SystemTi
         took_ms: so_far.filter(|_| outcome == StepOutcome::Running).unwrap_or(record.took_ms),
         allowed_ms: record.allowed_ms,
         waiting: record.waiting.clone(),
+        prepared: None,
         output: state.output.get(&record.step).cloned().unwrap_or_default(),
     }
 }

@@ -84,12 +84,12 @@ fn subject(report: &Report) -> String {
     text + ": "
 }
 
-fn headline(report: &Report) -> String {
+pub(super) fn headline(report: &Report) -> String {
     let left = report.hold.as_ref().map(|hold| whole_minutes(hold.seconds_left));
     match (report.state, left) {
         (Overall::Running, Some(left)) => format!("running again, {left} of its hold left"),
         (Overall::Running, None) => "running".to_owned(),
-        (Overall::Held, Some(left)) => format!("HELD, {left} left, then ABANDON"),
+        (Overall::Held, Some(left)) => format!("HELD, {left} left, then ABANDON, which terminates this instance"),
         (Overall::Held, None) if report.launch.is_some() => "FAILED after its launch was completed; held".to_owned(),
         (Overall::Held, None) => "HELD".to_owned(),
         (Overall::Failed, _) => match report.launch {
@@ -116,18 +116,15 @@ fn what_to_do(state: Overall) -> Option<&'static str> {
     }
 }
 
-/// `vol-0abc  1.2s, attempt 3`
+/// `vol-0abc  12s of 30m`
 fn details(step: &StepReport) -> String {
     let mut parts = Vec::new();
     let took = rough(Duration::from_millis(step.took_ms));
     match step.outcome {
-        StepOutcome::Pending => {}
+        StepOutcome::Pending => parts.extend(step.prepared.clone()),
         StepOutcome::Running => parts.push(format!("{took} of {}", rough(Duration::from_millis(step.allowed_ms)))),
         StepOutcome::AlreadySo => parts.push("already so".to_owned()),
         StepOutcome::Changed | StepOutcome::Failed | StepOutcome::Interrupted => parts.push(took),
-    }
-    if step.attempts > 1 {
-        parts.push(format!("{} attempts", step.attempts));
     }
     let volume = step.volume.as_deref().map(|volume| format!("{volume}  ")).unwrap_or_default();
     volume + &parts.join(", ")

@@ -46,6 +46,10 @@ impl Step for FindDevice<'_> {
         true
     }
 
+    fn prepares(&self) -> Option<&'static str> {
+        Some("device found")
+    }
+
     async fn observe(&self) -> Result<Observed<Device>, Failure> {
         let id = &self.volume.want.id;
         let Some(device) = Device::find(&id.serial(), &self.volume.device_name)? else {

@@ -79,6 +79,10 @@ impl Step for Fetch<'_> {
         true
     }
 
+    fn prepares(&self) -> Option<&'static str> {
+        Some("fetched")
+    }
+
     fn outlasts(&self) -> &'static [Class] {
         &[Class::Outage]
     }
@@ -97,6 +101,7 @@ impl Step for Fetch<'_> {
             self.got.borrow_mut().script = Some(script);
         }
         let Got { files, script } = self.got.take();
+        tracing::info!(step = "files", kind = "wait", "fetched; to be written once the volumes are mounted");
         Ok(Observed::Done(Staged { files, script }))
     }
 

@@ -45,6 +45,10 @@ impl Step for Identify<'_> {
         true
     }
 
+    fn prepares(&self) -> Option<&'static str> {
+        Some("instance known")
+    }
+
     async fn observe(&self) -> Result<Observed<Node>, Failure> {
         let document = self.imds.identity().await?;
         Ok(Observed::Done(Node {

@@ -314,8 +314,8 @@ pub struct Relaunch<'a> {
     pub journal: &'a Journal,
     /// The launch.
     pub launch: &'a Launch<'a>,
-    /// This boot.
-    pub boot_id: &'a str,
+    /// `[lifecycle]`
+    pub config: &'a config::Lifecycle,
     /// `timeouts.aws`
     pub deadline: Duration,
     /// When it began.
@@ -336,9 +336,10 @@ impl Step for Relaunch<'_> {
     }
 
     async fn observe(&self) -> Result<Observed<()>, Failure> {
-        let Some(config) = self.launch.config.filter(|_| self.journal.may_be_launched_anew(self.boot_id)) else {
+        let config = self.config;
+        if self.journal.launch_outcome().is_none() {
             return Ok(Observed::Done(()));
-        };
+        }
         let instance = &self.launch.node.instance_id;
         let state = self.launch.autoscaling.state(instance).await?;
         let anew = |how: &str| {

@@ -1,0 +1,30 @@
+//! How the last run on this machine ended: a node that is held is no node to be trusted.
+
+use super::Finding;
+use crate::session::Places;
+use crate::status;
+use crate::status::report::Overall;
+
+/// One line, where the agent has run in this boot.
+pub(super) fn check(places: &Places) -> Option<Finding> {
+    let name = "this node";
+    let report = match status::look(places) {
+        Ok(report) => report,
+        Err(failure) => return Some(Finding::failed(name, &failure)),
+    };
+    match report.state {
+        Overall::NeverStarted => None,
+        Overall::Done | Overall::Warm | Overall::Running => Some(Finding::ok(name, status::headline(&report))),
+        Overall::Held | Overall::Failed | Overall::Stopped | Overall::Dead => {
+            let (why, remedy) = match &report.failure {
+                Some(fault) => {
+                    let step = fault.step.map(|step| format!(" {step}:")).unwrap_or_default();
+                    let why = fault.error.public.lines().next().unwrap_or_default();
+                    (format!(";{step} {why}"), fault.error.remedy.clone())
+                }
+                None => (String::new(), "see what it did: node-agent status".to_owned()),
+            };
+            Some(Finding::attention(name, format!("{}{why}", status::headline(&report)), remedy))
+        }
+    }
+}
