@@ -89,17 +89,17 @@ catalogue! {
     Locked "locked" Locked "wait until that run ends, then: node-agent retry";
     /// The agent is at work on another request.
     Busy "busy" Locked "wait until it ends: node-agent status --wait";
-    /// The resident service has gone away in the course of a request.
-    ServiceGone "service-gone" Stopped "look what it did: node-agent status, and its log: journalctl -u node-agent";
+    /// The resident service ended while it worked on a request.
+    ServiceGone "service-gone" Stopped "see what it did: node-agent status, and its log: journalctl -u node-agent";
     /// The state directory cannot be used.
     StateUnusable "state-unusable" Permanent "make the directory writable and give it space (ls -ld, df -h), then: node-agent retry";
     /// A step's time is over.
     OutOfTime "out-of-time" Permanent "find out what it waits for, or raise the step's time in [timeouts], then: node-agent retry";
     /// What a step did has no effect that can be seen.
-    NoEffect "no-effect" Waiting "AWS may show an old state for minutes; if it lasts, look for yourself at what the message names, then: node-agent retry";
+    NoEffect "no-effect" Waiting "AWS may show an old state for minutes; if it lasts, check what the message names in the AWS console or on this machine, then: node-agent retry";
     /// The agent cannot be installed as asked for.
     InstallImpossible "install-impossible" Permanent "see node-agent install --help";
-    /// A plan has come to something that must be done before more can be known.
+    /// A plan has reached a step whose work must be done before more can be known.
     NotKnownYet "not-known-yet" Permanent "make the plan again when it is done";
     /// The agent was told to stop.
     Stopped "stopped" Stopped "nothing was completed; to go on: node-agent retry";
@@ -113,7 +113,7 @@ catalogue! {
     WrongNode "wrong-node" Safety "this instance must not take that node's data: attach the node's network interface (aws ec2 attach-network-interface), or correct node.ip, then: node-agent retry";
     /// An AWS service cannot be reached, or its answer cannot be read.
     ApiUnreachable "api-unreachable" Outage "try the address from this machine (curl -v), and check route, DNS, security group, network ACL and VPC endpoints, then: node-agent retry";
-    /// A server shows a certificate that nobody known to this machine vouches for, or that is not valid now.
+    /// This machine does not trust a server's certificate, or the certificate is not valid now.
     CertificateUntrusted "certificate-untrusted" Outage "install the CA certificates (package ca-certificates), and those of a proxy or endpoint of your own in between; see that the clock is right (timedatectl); then: systemctl restart node-agent (what runs keeps the certificates it has read)";
     /// An AWS service throttles or has an internal error.
     ApiOverloaded "api-overloaded" Outage "wait; if it lasts, look at the account's request quotas and at https://health.aws.amazon.com, then: node-agent retry";

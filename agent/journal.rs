@@ -416,7 +416,9 @@ impl Journal {
         if !before.is_empty()
             && let Some(dir) = &self.dir
         {
-            tracing::warn!("the journal is of instance {before}, this is {instance_id}; set aside as {STALE}");
+            tracing::warn!(
+                "the journal is of instance {before}, this is {instance_id}; set aside as {STALE}"
+            );
             set_aside(dir);
         }
         self.keep(|state| {

@@ -269,7 +269,7 @@ impl<'a> Runner<'a> {
         let deadline = Instant::now() + step.deadline().min(PLAN_OUTAGE);
         let mut patience = Patience::default();
         let (finding, failure) = loop {
-            match self.bounded("looking how things are", step.observe(), deadline, true).await {
+            match self.bounded("observing the present state", step.observe(), deadline, true).await {
                 Ok(Observed::Done(output)) => {
                     self.put_down(plan, step, Finding::AlreadySo, None);
                     return Ok(output);
@@ -312,13 +312,13 @@ impl<'a> Runner<'a> {
         let mut acted_because = None;
         loop {
             self.check_stop()?;
-            let trouble = match self.bounded("looking how things are", step.observe(), deadline, true).await {
+            let trouble = match self.bounded("observing the present state", step.observe(), deadline, true).await {
                 Ok(Observed::Done(output)) => return Ok(output),
                 Ok(Observed::NotYet(failure)) | Err(failure) => failure,
                 // The same once more: what was done is not seen yet, or had no effect.
                 Ok(Observed::Todo(because)) if acted_because.as_ref() == Some(&because) => {
                     acted_because = None;
-                    Failure::new(Code::NoEffect, format!("done, but not seen yet: {because}"))
+                    Failure::new(Code::NoEffect, format!("the step has acted, but no effect is visible yet: {because}"))
                 }
                 Ok(Observed::Todo(because)) => {
                     progress.acting(self.journal, &because);
@@ -354,7 +354,7 @@ impl<'a> Runner<'a> {
         let mut stop = self.stop.clone();
         tokio::select! {
             result = timeout_at(deadline, work) => {
-                result.unwrap_or_else(|_| Err(Failure::new(Code::OutOfTime, format!("it was still at this: {what}"))))
+                result.unwrap_or_else(|_| Err(Failure::new(Code::OutOfTime, format!("timed out at this: {what}"))))
             }
             _ = stop.wait_for(|stop| *stop) => Err(stopped()),
         }
@@ -375,7 +375,7 @@ impl<'a> Runner<'a> {
 
 /// The failure of being told to stop.
 pub fn stopped() -> Failure {
-    Failure::new(Code::Stopped, "told to stop before the end")
+    Failure::new(Code::Stopped, "the agent was told to stop before it had finished")
 }
 
 /// Decides between another round and giving up, and how long to pause.
@@ -508,7 +508,7 @@ impl Progress {
             doing: None,
             told: None,
         };
-        progress.log("begin", format_args!("looking how things are"));
+        progress.log("begin", format_args!("observing the present state"));
         progress.record.outcome = Outcome::Running;
         journal.note_record(progress.record.clone());
         progress

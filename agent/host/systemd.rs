@@ -79,7 +79,7 @@ pub async fn settle(device: &Path) {
     let sysname = format!("--sysname-match={name}");
     let triggered = command::must("udevadm", &["trigger", "--subsystem-match=block", &sysname], None).await;
     if let Err(failure) = triggered {
-        tracing::warn!("udev was not told of what is new on {}: {failure}", device.display());
+        tracing::warn!("udev was not told that {} has changed: {failure}", device.display());
     }
     wait_for_udev().await;
 }
@@ -91,7 +91,7 @@ pub async fn wait_for_udev() {
     }
     let limit = format!("--timeout={}", COURTESY.as_secs());
     if let Err(failure) = command::must("udevadm", &["settle", &limit], None).await {
-        tracing::warn!("udev was not waited for: {failure}");
+        tracing::warn!("udev may not have settled: {failure}");
     }
 }
 

@@ -163,7 +163,7 @@ async fn serve(stream: UnixStream, requests: mpsc::Sender<Asked>) {
     let request = match serde_json::from_str(&text) {
         Ok(request) => request,
         Err(error) => {
-            tracing::warn!("a request on the control socket that is not understood: {error}");
+            tracing::warn!("a request on the control socket cannot be read: {error}");
             return;
         }
     };
@@ -234,12 +234,12 @@ impl Pending {
             text.clear();
             let got = self.stream.read_line(&mut text).await;
             match got {
-                Ok(0) => return Err(gone("the service has gone away before the end".to_owned())),
-                Err(error) => return Err(gone("the service has gone away before the end".to_owned()).because(error)),
+                Ok(0) => return Err(gone("the service ended before it had answered".to_owned())),
+                Err(error) => return Err(gone("the service ended before it had answered".to_owned()).because(error)),
                 Ok(_) => {}
             }
             let answer = serde_json::from_str(&text).map_err(|error| {
-                gone("the service says what this command does not understand".to_owned()).because(error)
+                gone("the service's answer cannot be read, as that of another version".to_owned()).because(error)
             })?;
             match answer {
                 Answer::Accepted => {}

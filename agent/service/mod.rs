@@ -239,7 +239,7 @@ impl Service {
             HoldEnd::GivenUp => self.given_up(ended),
             HoldEnd::Lost(failure) => self.given_up(Ended { step: Some(StepName::Complete), failure }),
             HoldEnd::Over => {
-                tracing::warn!("the hold has ended: the node is given up");
+                tracing::warn!("the hold has ended: ABANDON is sent, and Auto Scaling terminates this instance");
                 let work = self.session.complete(lifecycle, completing, LaunchResult::Abandon);
                 match uninterrupted(&mut self.control.requests, &mut self.followers, work).await {
                     Err(failed) if failed.was_stopped() => {

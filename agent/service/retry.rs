@@ -54,7 +54,7 @@ pub async fn retry(places: Places, from: Option<StepName>) -> Result<(), Fault> 
         if Instant::now() >= give_up {
             let text = format!("{} was started, but does not answer", systemd::UNIT);
             return Err(Failure::new(Code::ServiceGone, text)
-                .remedy(format!("look why: systemctl status {}", systemd::UNIT))
+                .remedy(format!("see why: systemctl status {}", systemd::UNIT))
                 .into());
         }
         sleep(POLL).await;

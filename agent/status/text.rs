@@ -109,7 +109,7 @@ pub(super) fn headline(report: &Report) -> String {
 
 fn what_to_do(state: Overall) -> Option<&'static str> {
     match state {
-        Overall::Dead => Some("look why it died (journalctl -u node-agent, dmesg), then: node-agent retry"),
+        Overall::Dead => Some("see why it died (journalctl -u node-agent, dmesg), then: node-agent retry"),
         Overall::Stopped => Some("node-agent retry resumes it"),
         Overall::NeverStarted => Some("node-agent retry starts it; it needs a configuration: node-agent check"),
         _ => None,
