@@ -326,7 +326,7 @@ impl Plan {
 /// Runs to the end on this thread.
 fn block_on<T>(work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::io("the runtime", error))?;
+    let runtime = runtime.map_err(|error| Failure::io("starting the runtime", error))?;
     let result = runtime.block_on(work);
     // A child that hangs in a read is left behind, not waited for.
     runtime.shutdown_background();

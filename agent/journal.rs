@@ -416,9 +416,7 @@ impl Journal {
         if !before.is_empty()
             && let Some(dir) = &self.dir
         {
-            tracing::warn!(
-                "the journal is of instance {before}, this is {instance_id}; set aside as {STALE}"
-            );
+            tracing::warn!("the journal is of instance {before}, this is {instance_id}; set aside as {STALE}");
             set_aside(dir);
         }
         self.keep(|state| {
@@ -447,7 +445,7 @@ impl Journal {
         let mut next = self.state.borrow().clone();
         change(&mut next);
         if let Some(dir) = &self.dir {
-            let text = serde_json::to_vec_pretty(&next).map_err(|error| Failure::io("the journal", error.into()))?;
+            let text = serde_json::to_vec_pretty(&next).map_err(|error| Failure::io("writing the journal", error.into()))?;
             let written = atomic::Replacement::new(dir.join(FILE)).mode(0o600).write(&text);
             self.unwritable.set(written.is_err());
             written.map_err(|error| {

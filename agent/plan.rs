@@ -22,7 +22,7 @@ pub async fn make(places: &Places, stop: watch::Receiver<bool>) -> Result<Vec<Pl
     let config = settings::load(&places.config, &aws.imds, Scope::ThisHost).await?;
     // A journal that cannot be read would be set aside.
     let journal = Journal::look(journal::read(&places.state_dir).ok().flatten().unwrap_or_default());
-    let scratch = tempfile::tempdir().named("a temporary directory")?;
+    let scratch = tempfile::tempdir().named("making a temporary directory")?;
     let boot = Boot {
         config: &config,
         journal: &journal,

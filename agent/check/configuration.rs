@@ -77,7 +77,7 @@ fn summary(config: &Config) -> String {
 fn permissions(path: &str) -> Finding {
     let name = format!("permissions of {path}");
     match fs::metadata(path) {
-        Err(error) => Finding::failed(name, &Failure::io("looking at it", error)),
+        Err(error) => Finding::failed(name, &Failure::io("looking at the file", error)),
         Ok(about) if about.uid() != 0 => Finding::attention(
             name,
             format!("it belongs to user {}", about.uid()),
