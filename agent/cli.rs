@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use nix::unistd::geteuid;
 
 use crate::aws::Aws;
 use crate::check::Check;
@@ -192,6 +193,12 @@ impl Common {
 impl Cli {
     /// Carries the command out.
     pub fn run(self) -> ExitCode {
+        if let Some(name) = self.command.needs_root()
+            && !geteuid().is_root()
+        {
+            log::say(Level::Error, &format!("run it as root: sudo node-agent {name}"));
+            return ExitCode::from(2);
+        }
         match self.command {
             Command::Run(run) => run.start(),
             Command::Status(status) => status.show(),
@@ -214,6 +221,22 @@ impl Cli {
                     ExitCode::FAILURE
                 }
             },
+        }
+    }
+}
+
+impl Command {
+    /// The command's name, if only root can carry it out: the journal, the socket and the disks are root's.
+    fn needs_root(&self) -> Option<&'static str> {
+        match self {
+            Command::Run(_) => Some("run"),
+            Command::Status(_) => Some("status"),
+            Command::Retry(_) => Some("retry"),
+            Command::Complete(_) => Some("complete"),
+            Command::Plan(_) => Some("plan"),
+            Command::Install(_) => Some("install"),
+            Command::Check(check) if check.is_of_this_host() => Some("check"),
+            Command::Check(_) | Command::Config(_) | Command::Completions { .. } | Command::ReadBlank { .. } => None,
         }
     }
 }

@@ -5,5 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    node_agent::cli::Cli::parse().run()
+    let command = node_agent::cli::Cli::parse();
+    node_agent::host::environment::settle();
+    command.run()
 }

@@ -377,16 +377,19 @@ pub fn last_words(fault: Option<&Fault>) {
     if error.message.contains('\n') {
         log::say(Level::Error, &error.message);
     }
+    let stopped = error.code == Code::Stopped.name();
     let last = |message: &str| {
         format!(
-            "node-agent: result=failed step={} code={} reason={:?} remedy={:?}",
+            "node-agent: result={} step={} code={} reason={:?} remedy={:?}",
+            if stopped { "stopped" } else { "failed" },
             step.map_or("start", StepName::as_str),
             error.code,
             message.lines().next().unwrap_or_default(),
             error.remedy,
         )
     };
-    log::last_words(Level::Error, &last(&error.message), &last(&error.public));
+    let level = if stopped { Level::Info } else { Level::Error };
+    log::last_words(level, &last(&error.message), &last(&error.public));
 }
 
 /// Makes the state and the runtime directory where they are missing, and takes the lock. A directory that cannot be made

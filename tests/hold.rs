@@ -514,7 +514,7 @@ fn a_launch_is_completed_by_hand_in_a_hold() {
                 run(&node, &["status"]).must_fail(1, &["FAILED after its launch was completed"]);
                 run(&node, &["complete", "abandon", "--yes"]).must_fail(7, &["code=launch-completed"]);
                 service.signal(Signal::SIGTERM);
-                assert_eq!(service.end().code, Some(0));
+                assert_eq!(service.end().code, Some(3));
             }
         }
         assert_eq!(world.completions(), [word.to_uppercase()]);
@@ -567,7 +567,7 @@ fn sigterm_at_any_time_completes_nothing_and_the_next_start_resumes() {
     let (node, service) = held(&world, BROKEN, "", "");
     service.wait_for("held for");
     service.signal(Signal::SIGTERM);
-    assert_eq!(service.end().code, Some(0));
+    assert_eq!(service.end().code, Some(3));
     let (document, code) = status(&node);
     assert_eq!((code, &document["state"]), (3, &Value::from("stopped")), "{document}");
 

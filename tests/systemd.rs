@@ -180,7 +180,9 @@ fn a_service_that_is_told_to_stop_in_a_hook_ends_it_and_exits_cleanly() {
     service.signal(Signal::SIGTERM);
     let outcome = service.end();
 
-    assert_eq!(outcome.code, Some(0), "{}", outcome.log);
+    assert_eq!(outcome.code, Some(3), "{}", outcome.log);
+    // No failure of the unit.
+    assert!(include_str!("../systemd/node-agent.service").contains("\nSuccessExitStatus=3\n"));
     assert!(began.elapsed() < Duration::from_secs(30));
     assert!(world.completions().is_empty());
 }

@@ -64,6 +64,11 @@ struct Scene<'a> {
 }
 
 impl Check {
+    /// Whether more is looked at than a configuration's text.
+    pub fn is_of_this_host(&self) -> bool {
+        !self.offline
+    }
+
     /// Runs the checks and prints what they find.
     pub fn start(&self) -> ExitCode {
         log::init(Format::Text, self.verbose);

@@ -6,6 +6,7 @@ pub mod blank;
 pub mod blkid;
 pub mod command;
 pub mod device;
+pub mod environment;
 pub mod export;
 pub mod ext4;
 pub mod filesystem;

@@ -20,7 +20,7 @@ use crate::failure::{Class, Code, Failure};
 use crate::heartbeat::Heart;
 use crate::journal::{Fault, LaunchOutcome, Phase};
 use crate::session::{Attempt, Ended, Session, last_words};
-use crate::step::{StepName, rough};
+use crate::step::{StepName, rough, stopped};
 use crate::steps::lifecycle::LaunchResult;
 
 /// Where no configuration says it: the default of `timeouts.complete`.
@@ -103,7 +103,7 @@ impl Service {
         Ok(Service { session, control, followers: Vec::new(), pauses: Pauses::new() })
     }
 
-    /// Runs until it is told to stop, which is no failure, or a hold has ended.
+    /// Runs until it is told to stop, which is no failure once the node is up, or a hold has ended.
     pub async fn run(mut self) -> Result<(), Ended> {
         loop {
             let attempt =
@@ -130,6 +130,7 @@ impl Service {
                 match &result {
                     // Told to stop: how the node comes out is not known.
                     Ok(()) => self.followers.clear(),
+                    Err(ended) if ended.was_stopped() => self.followers.clear(),
                     Err(ended) => settle(&mut self.followers, Some(&ended.fault())),
                 }
                 self.control.finish().await;
@@ -144,7 +145,7 @@ impl Service {
         match result {
             Ok(Up::Done) => self.steady(lifecycle.as_ref(), completing).await,
             Ok(Up::Warm) => self.warm().await,
-            Err(ended) if ended.was_stopped() => Next::End(Ok(())),
+            Err(ended) if ended.was_stopped() => Next::End(Err(ended)),
             Err(ended) if self.is_held(&ended) => self.hold(ended, lifecycle.as_ref(), completing).await,
             Err(ended) => Next::End(Err(ended)),
         }
@@ -235,16 +236,14 @@ impl Service {
         let ending = self.held(&ended, lifecycle, left, pause, completing).await;
         match ending {
             HoldEnd::Again => Next::Again,
-            HoldEnd::Stopped => Next::End(self.session.stopped().map_err(Ended::from)),
+            HoldEnd::Stopped => self.stopped(),
             HoldEnd::GivenUp => self.given_up(ended),
             HoldEnd::Lost(failure) => self.given_up(Ended { step: Some(StepName::Complete), failure }),
             HoldEnd::Over => {
                 tracing::warn!("the hold has ended: ABANDON is sent, and Auto Scaling terminates this instance");
                 let work = self.session.complete(lifecycle, completing, LaunchResult::Abandon);
                 match uninterrupted(&mut self.control.requests, &mut self.followers, work).await {
-                    Err(failed) if failed.was_stopped() => {
-                        return Next::End(self.session.stopped().map_err(Ended::from));
-                    }
+                    Err(failed) if failed.was_stopped() => return self.stopped(),
                     Err(failed) => tracing::error!("{}; {}", failed.failure, failed.failure.what_to_do()),
                     Ok(()) => {}
                 }
@@ -321,6 +320,11 @@ impl Service {
         // It becomes durable with the failure. A disk that is full is one to be repaired: the hold does not depend on it.
         journal.note(|state| state.lifecycle.hold_until = Some(text));
         Some(until)
+    }
+
+    /// The service is told to stop before the node is up.
+    fn stopped(&self) -> Next {
+        Next::End(Err(self.session.stopped().map_or_else(Ended::from, |()| stopped().into())))
     }
 
     fn given_up(&self, ended: Ended) -> Next {

@@ -7,7 +7,7 @@ pub mod report;
 mod text;
 
 use std::fs;
-use std::io::{ErrorKind, IsTerminal};
+use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -88,11 +88,6 @@ fn live(runtime_dir: &Path, boot_id: &str) -> Option<State> {
 }
 
 fn unreadable(dir: &Path, why: &str) -> Failure {
-    let failure = Failure::new(Code::StateUnusable, format!("the journal in {} cannot be read: {why}", dir.display()));
-    match fs::read_dir(dir) {
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            failure.remedy("run it as root: sudo node-agent status")
-        }
-        _ => failure.remedy("the next run sets it aside and begins a new one: node-agent retry"),
-    }
+    Failure::new(Code::StateUnusable, format!("the journal in {} cannot be read: {why}", dir.display()))
+        .remedy("the next run sets it aside and begins a new one: node-agent retry")
 }

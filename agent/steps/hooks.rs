@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::config::Sha256Digest;
 use crate::failure::{Code, Failure, Named};
-use crate::host::group;
+use crate::host::{environment, group};
 use crate::journal::{Journal, Process};
 use crate::step::{Observed, Step, StepName, rough, stopped};
 use crate::steps::fetch::StagedScript;
@@ -126,8 +126,6 @@ impl Hook<'_> {
             .arg(self.function)
             .args(self.arguments)
             .envs(self.environment)
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-            .env("HOME", "/root")
             // What systemd gives the service is not for what the service starts.
             .env_remove("NOTIFY_SOCKET")
             .env_remove("WATCHDOG_USEC")
@@ -137,6 +135,7 @@ impl Hook<'_> {
             .stdout(writer.try_clone().named("a pipe for the hook")?)
             .stderr(writer)
             .process_group(0);
+        environment::of_hooks(&mut command);
         let mut child = command.spawn().map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Failure::new(Code::ToolMissing, "bash is not installed"),
             _ => Failure::io("starting bash", error),
