@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use node_agent::config::fault::{Fault, of_script};
 use node_agent::config::script::{Definition, defines};
 
 /// No function of any script.
@@ -319,4 +320,119 @@ fn no_generated_script_is_said_to_lack_what_bash_has_after_it() {
     assert!((yes - wrong) * 10 >= defined * 5 && no * 10 >= lacking * 3, "a reader that is never sure");
     // In branches that are not taken, and behind errors of syntax.
     assert!(wrong * 20 <= lacking, "{wrong} of {lacking} are said to be there");
+}
+
+/// Scripts that define `alpha` and `beta_2`, or would, and whether they are refused for what they are as a whole.
+fn wholes() -> Vec<(&'static str, Vec<u8>, bool)> {
+    const SCRIPT: &str = "#!/bin/bash\nset -eu\nalpha() {\n  :\n}\nbeta_2() {\n  :\n}\n";
+    let crlf = |text: &str| text.replace('\n', "\r\n").into_bytes();
+    let utf16 = |text: &str| [0xff, 0xfe].into_iter().chain(text.encode_utf16().flat_map(u16::to_le_bytes)).collect();
+    let marked = |text: &str| format!("\u{feff}{text}").into_bytes();
+    let gzip = || {
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut packed, SCRIPT.as_bytes()).unwrap();
+        packed.finish().unwrap()
+    };
+    let encoded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, SCRIPT);
+    let document =
+        "alpha() { cat >/dev/null <<'E'\nE\n:; }\nbeta_2() { :; } # x\n".replace("<<'E'\n", "<<'E'\na\r\nb\r\n");
+    vec![
+        ("plain", SCRIPT.into(), false),
+        ("CRLF", crlf(SCRIPT), true),
+        ("CRLF, a line each", crlf("alpha() { :; }\nbeta_2() { :; }\n"), true),
+        ("CRLF, braces on lines of their own", crlf("alpha()\n{\n:\n}\nbeta_2 ()\n{\n:\n}\n"), true),
+        ("CRLF, with the keyword", crlf("function alpha {\n:\n}\nfunction beta_2 {\n:\n}\n"), true),
+        ("CRLF, in a block", crlf("if true; then\nalpha() { :; }\nbeta_2() { :; }\nfi\n"), true),
+        ("CRLF, behind what sources", crlf("source /etc/os-release\nalpha() {\n:\n}\nbeta_2() {\n:\n}\n"), true),
+        ("CRLF in comments", SCRIPT.replace("set -eu", "# a comment\r").into_bytes(), false),
+        ("CRLF in a here-document", document.into_bytes(), false),
+        ("CRLF behind comments on every line", b"alpha() { :; } #\r\nbeta_2() { :; } #\r\n".to_vec(), false),
+        ("a byte order mark", marked(SCRIPT), true),
+        ("a byte order mark and CRLF", marked(&SCRIPT.replace('\n', "\r\n")), true),
+        ("a byte order mark before a function", marked("alpha() { :; }\nbeta_2() { :; }\n"), true),
+        ("a byte order mark before an assignment", marked("x=1\nalpha() { :; }\nbeta_2() { :; }\n"), true),
+        ("a byte order mark that is survived", marked("x || :\nalpha() { :; }\nbeta_2() { :; }\n"), false),
+        ("a byte order mark before another function", marked("x() { :; }\nalpha() { :; }\nbeta_2() { :; }\n"), false),
+        ("UTF-16", utf16(SCRIPT), true),
+        ("UTF-16 without an interpreter", utf16(SCRIPT.split_once('\n').unwrap().1), true),
+        ("empty", b" \n\n".to_vec(), true),
+        ("gzip", gzip(), true),
+        ("a program", fs::read("/bin/true").unwrap(), true),
+        ("zero bytes", [SCRIPT.as_bytes(), &b"#\0".repeat(300)].concat(), true),
+        ("zero bytes side by side", [SCRIPT.as_bytes(), &[0; 300]].concat(), false),
+        ("a few zero bytes", SCRIPT.replace("  :", "  :\0").into_bytes(), false),
+        ("HTML", b"<!DOCTYPE html>\n<html><body>403</body></html>\n".to_vec(), true),
+        ("HTML in a line", b"<HTML><head><title>502 Bad Gateway</title></head></HTML>".to_vec(), true),
+        ("XML", b"<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>AccessDenied</Code></Error>".to_vec(), true),
+        ("JSON", b"{\"message\": \"Forbidden\"}\n".to_vec(), true),
+        ("base64", encoded.into_bytes(), true),
+    ]
+}
+
+/// Which of the numbered scripts in the folder bash gets through, as hooks are run: sourced with `-e`, then both functions.
+fn works(folder: &Path, count: usize) -> BTreeSet<usize> {
+    let all = "for (( n = 0; n < $1; n++ )); do
+        ( set -Eeuo pipefail; source \"./$n\"; alpha; beta_2; echo $n >&9 ) </dev/null >/dev/null 2>&1
+        done 9>&1";
+    let mut bash = Command::new("/bin/bash");
+    bash.args(["-c", all, "bash", &count.to_string()]).env_clear().env("PATH", "/usr/bin:/bin").current_dir(folder);
+    let out = bash.stderr(Stdio::null()).output().unwrap();
+    String::from_utf8(out.stdout).unwrap().lines().map(|line| line.parse().unwrap()).collect()
+}
+
+#[test]
+fn what_is_refused_as_a_whole_is_what_bash_fails_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let wholes = wholes();
+    for (number, (_, script, _)) in wholes.iter().enumerate() {
+        fs::write(folder.path().join(number.to_string()), script).unwrap();
+    }
+    let works = works(folder.path(), wholes.len());
+    for (number, (name, script, refused)) in wholes.iter().enumerate() {
+        let fault = of_script(script, &["alpha", "beta_2"], "FILE");
+        assert_eq!(fault.is_some(), *refused, "{name}: {fault:?}");
+        assert_eq!(works.contains(&number), !refused, "{name}: bash does not agree");
+        if let Some(Fault { what, instead }) = fault {
+            assert!(
+                !what.contains('\n') && !instead.contains('\n') && !instead.is_empty(),
+                "{name}: {what}; {instead}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_refused_of_generated_scripts_with_odd_line_ends_bash_fails_on() {
+    const SCRIPTS: usize = 1500;
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("lib.sh"), "from_lib() { :; }\n").unwrap();
+    let mut dice = Dice(0x00c0_ffee_b0a7);
+    let functions = ["alpha() { :; }\nbeta_2() {\n:\n}\n", "function alpha {\n  :\n}\nbeta_2()\n{\n:\n}\n"];
+    let scripts: Vec<Vec<u8>> = (0..SCRIPTS)
+        .map(|_| {
+            let text: String = (0..dice.roll(4)).map(|_| command(&mut dice, 1) + "\n").collect();
+            let text =
+                if dice.roll(2) == 0 { text + dice.pick(&functions) } else { dice.pick(&functions).to_owned() + &text };
+            match dice.roll(4) {
+                0 => text.replace('\n', "\r\n"),
+                1 => format!("\u{feff}{text}"),
+                2 => format!("\u{feff}{}", text.replace('\n', "\r\n")),
+                _ => text.split('\n').map(|line| line.to_owned() + dice.pick(&["\n", "\n", "\n", "\r\n"])).collect(),
+            }
+            .into_bytes()
+        })
+        .collect();
+    for (number, script) in scripts.iter().enumerate() {
+        fs::write(folder.path().join(number.to_string()), script).unwrap();
+    }
+    let works = works(folder.path(), SCRIPTS);
+    let mut refused = 0;
+    for (number, script) in scripts.iter().enumerate() {
+        if let Some(fault) = of_script(script, &["alpha", "beta_2"], "FILE") {
+            refused += 1;
+            assert!(!works.contains(&number), "{fault:?}, and it works:\n{}", String::from_utf8_lossy(script));
+        }
+    }
+    eprintln!("{refused} of {SCRIPTS} scripts are refused, {} work", works.len());
+    assert!(refused * 4 > SCRIPTS && works.len() > 20, "{refused} are refused, {} work", works.len());
 }

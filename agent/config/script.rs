@@ -42,8 +42,40 @@ pub(super) fn functions(script: &[u8]) -> Vec<String> {
     read(script).functions
 }
 
+/// Whether `script` would define `function`, were its lines not to end in CRLF: then bash finds an error before it has one.
+pub(super) fn is_broken_by_carriage_returns(script: &[u8], function: &str) -> bool {
+    if !contains(script, b"\r\n") {
+        return false;
+    }
+    let lines = script.split_inclusive(|byte| *byte == b'\n');
+    let every_line = lines.clone().all(|line| line.ends_with(b"\r\n") || !line.ends_with(b"\n"));
+    let converted: Vec<u8> =
+        lines.flat_map(|line| line.strip_suffix(b"\r\n").map_or(line.to_vec(), without_end)).collect();
+    let (windows, unix) = (read(script), read(&converted));
+    let defined = |reading: &Reading| reading.functions.iter().any(|name| name == function);
+    let followed = !windows.lost && !unix.lost && unix.whole;
+    // A `source` of a path that ends in a carriage return finds nothing.
+    let alone = !windows.brings_in || every_line;
+    followed && alone && defined(&unix) && !defined(&windows) && (windows.broken || !windows.whole)
+}
+
+fn without_end(line: &[u8]) -> Vec<u8> {
+    [line, b"\n"].concat()
+}
+
+/// Whether the function is written in the text's first word, and nowhere else.
+pub(super) fn is_first_word_alone(script: &[u8], function: &str) -> bool {
+    let Some(rest) = script.strip_prefix(function.as_bytes()) else { return false };
+    let reading = read(script);
+    rest.trim_ascii_start().starts_with(b"(")
+        && !reading.elsewhere
+        && reading.functions.first().is_some_and(|name| name == function)
+        && !mentions(rest, &[], function)
+}
+
 /// What was found in a script.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is an observation of its own")]
 struct Reading {
     /// Those that the shell has which reads the script: not in a subshell, not in another function.
     functions: Vec<String>,
@@ -51,6 +83,14 @@ struct Reading {
     unset: HashSet<String>,
     /// Whether a function could come from elsewhere, or the reader was lost.
     elsewhere: bool,
+    /// Whether a command may bring functions in.
+    brings_in: bool,
+    /// Whether the text could not be followed to its end.
+    lost: bool,
+    /// Whether all that was opened is closed.
+    whole: bool,
+    /// Whether a function's body begins with what is none to bash for the carriage return behind it.
+    broken: bool,
     /// The bytes that are comments beyond doubt.
     comments: Vec<Range<usize>>,
 }
@@ -170,7 +210,7 @@ fn read(script: &[u8]) -> Reading {
 fn read_at(script: &[u8], depth: usize) -> Reading {
     // bash leaves zero bytes out.
     if script.len() > LONGEST || script.contains(&0) || depth > 3 {
-        return Reading { elsewhere: true, ..Reading::default() };
+        return Reading { elsewhere: true, lost: true, ..Reading::default() };
     }
     let mut lexer = Lexer { text: script, at: 0, depth: 0, lost: false, pending: Vec::new(), comments: Vec::new() };
     let tokens = lexer.tokens(false);
@@ -178,8 +218,10 @@ fn read_at(script: &[u8], depth: usize) -> Reading {
     scan.tokens(&tokens);
     let mut reading = scan.reading;
     // A quote taken wrongly turns text into code and code into text, and then hardly anything is closed as it should be.
-    let whole = scan.open.is_empty() && scan.blocks == [0; 3];
-    reading.elsewhere |= lexer.lost || !whole || begins_a_line(script) || contains(script, b"BASH_ALIASES");
+    reading.whole = scan.open.is_empty() && scan.blocks == [0; 3];
+    reading.lost = lexer.lost;
+    reading.brings_in |= begins_a_line(script);
+    reading.elsewhere |= reading.lost || !reading.whole || reading.brings_in || contains(script, b"BASH_ALIASES");
     reading.comments = lexer.comments;
     reading
 }
@@ -272,6 +314,11 @@ impl Scan {
                 self.reading.functions.extend(name);
                 body
             }
+            [Token::Word(brace), ..] if brace.is("{\r") || brace.is("\r") => {
+                self.reading.broken = true;
+                self.reading.elsewhere = true;
+                body
+            }
             _ => {
                 self.reading.elsewhere = true;
                 body
@@ -303,28 +350,28 @@ impl Scan {
         if word.is_assignment() {
             return;
         }
-        self.reading.elsewhere |= word.is_any_command();
+        self.reading.brings_in |= word.is_any_command();
         let arguments = tail.iter().take_while(|token| !matches!(token, Token::Operator(_)));
         let mut arguments = arguments.filter_map(|token| if let Token::Word(word) = token { Some(word) } else { None });
         match word.text.as_str() {
-            name if BRING_IN.contains(&name) => self.reading.elsewhere = true,
+            name if BRING_IN.contains(&name) => self.reading.brings_in = true,
             // It calls a text for every so many lines.
             "mapfile" | "readarray" => {
-                self.reading.elsewhere |=
+                self.reading.brings_in |=
                     arguments.any(|word| word.expands || (word.text.starts_with('-') && word.text.contains('C')));
             }
             // It runs a command, too.
-            "jobs" => self.reading.elsewhere |= arguments.next().is_some(),
+            "jobs" => self.reading.brings_in |= arguments.next().is_some(),
             "unset" => {
                 for word in arguments {
-                    self.reading.elsewhere |= word.expands;
+                    self.reading.brings_in |= word.expands;
                     self.reading.unset.insert(word.text.clone());
                 }
             }
             "trap" => {
                 if let Some(action) = arguments.find(|word| word.text != "--") {
                     let inner = read_at(action.text.as_bytes(), self.depth + 1);
-                    self.reading.elsewhere |= action.expands || inner.elsewhere;
+                    self.reading.brings_in |= action.expands || inner.elsewhere;
                 }
             }
             _ => {}
