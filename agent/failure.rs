@@ -193,6 +193,8 @@ catalogue! {
     ChecksumMismatch "checksum-mismatch" Permanent "restore the source, or correct the checksum in the configuration, then: node-agent retry";
     /// A file or script is larger than the limit.
     DownloadTooLarge "download-too-large" Permanent "make it smaller, or have the hook fetch it to the data volume, then: node-agent retry";
+    /// The hook script is nothing that bash can run.
+    HookUnusable "hook-unusable" Config "give a bash script, in UTF-8 and with Unix line endings, then: node-agent retry";
     /// The hook script lacks a function.
     HookMissing "hook-missing" Config "define the function in the hook script, or correct its name in [hooks], then: node-agent retry";
     /// A hook function failed.

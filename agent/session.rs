@@ -253,6 +253,9 @@ impl Session {
     }
 
     async fn bring_up(&self, config: Config) -> Attempt {
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
         self.journal.configured(&config);
         let result = Box::pin(self.boot(&config).bring_up()).await.map_err(Ended::from);
         let lifecycle = config.lifecycle.clone();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::aws::imds::Imds;
-use crate::config::{self, Config, Scope, Text};
+use crate::config::{self, Config, Scope, Text, fault};
 use crate::failure::{Class, Code, Failure};
 use crate::host::atomic::Replacement;
 
@@ -109,6 +109,10 @@ fn file(path: &Path) -> Result<Text, Failure> {
         ErrorKind::NotFound => unreadable("there is no such file".to_owned()),
         _ => unreadable(error.to_string()),
     })?;
+    if let Some(fault) = fault::of_bytes(&bytes) {
+        return Err(Failure::new(Code::ConfigUnreadable, format!("{} {}, not TOML", path.display(), fault.what))
+            .remedy(format!("{}, then: node-agent retry", fault.instead)));
+    }
     let text = String::from_utf8(bytes).map_err(|error| unreadable(format!("not UTF-8 text: {error}")))?;
     Ok(Text { name: path.display().to_string(), text })
 }

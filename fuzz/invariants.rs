@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use nix::sys::stat::{major, makedev, minor};
-use node_agent::config::{self, Config, Scope, Text, script, user_data};
+use node_agent::config::{self, Config, Scope, Text, fault, script, user_data};
 use node_agent::host::fstab::table::{self, Line};
 use node_agent::host::mountinfo::{self, Mounted};
 use node_agent::host::{export, octal};
@@ -56,6 +56,9 @@ pub fn hook_script(input: &[u8]) {
     // A line's end behind a backslash is no part of the script.
     let joined = String::from_utf8_lossy(input).replace("\\\n", "");
     assert!(found != script::Definition::Yes || joined.contains(NAME));
+    if let Some(fault) = fault::of_script(input, &[NAME], "FILE") {
+        assert!(!fault.what.contains('\n') && !fault.instead.is_empty());
+    }
 }
 
 /// The wanted line in the order of fstab(5), `VOLUME MOUNT-POINT TYPE OPTIONS UUID`, brought to what the configuration

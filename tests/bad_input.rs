@@ -109,6 +109,47 @@ fn a_fetched_hook_script_without_its_function_is_found_before_the_disk_is_touche
 }
 
 #[test]
+fn a_fetched_hook_script_that_bash_cannot_read_is_told_as_that() {
+    let world = World::with(|config| config.latencies.attach = std::time::Duration::from_secs(3));
+    let volume = world.volume(1);
+    world.sim.put_object("config", "hooks.sh", HOOKS.replace('\n', "\r\n"));
+    let node = world.launch();
+    let config = config(&[volume_at("/mydata", &volume, "xfs")])
+        .replace("script = \"/usr/local/lib/node/hooks.sh\"", "script_source = \"s3://config/hooks.sh\"");
+
+    let outcome = node.run(&config);
+
+    outcome.must_fail(5, &["step=files code=hook-unusable", "s3://config/hooks.sh has Windows line endings (CRLF)"]);
+    assert_eq!(node.shell("ls /mydata 2>/dev/null || echo none"), "none");
+}
+
+#[test]
+fn user_data_that_was_encoded_twice_is_told_in_one_line() {
+    use base64::Engine as _;
+    let twice = base64::engine::general_purpose::STANDARD.encode(config_with("", &[], ""));
+    let world = World::new();
+    let user_data = Some(twice.into_bytes());
+    let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), user_data, ..InstanceSpec::default() });
+
+    let outcome = node.run("source = \"imds\"\n");
+
+    outcome.must_fail(5, &["code=config-invalid", "has 1 mistake", "user data:1:1: is base64 of the text, not TOML"]);
+}
+
+#[test]
+fn a_span_of_months_is_warned_of_in_the_log() {
+    let world = World::new();
+    let node = world.launch();
+    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+
+    let outcome = node.run(&config_with("", &[], "[timeouts]\nhooks = \"5M\""));
+
+    assert_eq!(outcome.code, Some(0), "{}", outcome.log);
+    let warning = "[timeouts] hooks: \"5M\" is 5 months; if minutes are meant, write \"5m\"";
+    assert_eq!(outcome.log.matches(warning).count(), 1, "{}", outcome.log);
+}
+
+#[test]
 fn an_address_that_is_not_this_instances_is_refused() {
     let world = World::new();
     let volume = world.volume(1);

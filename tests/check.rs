@@ -526,6 +526,16 @@ fn offline_a_configuration_is_checked_without_root_and_without_a_network() {
     let said = String::from_utf8(bad.stdout).unwrap();
     assert!(said.contains("to do: correct what the lines below name\n      ") && said.contains("\"zfs\""), "{said}");
 
+    // Valid, and hardly meant.
+    fs::write(path("months.toml"), config.replace("[timeouts]\n", "[timeouts]\ncomplete = \"5M\"\n")).unwrap();
+    let months = offline("months.toml");
+    assert_eq!(months.status.code(), Some(1), "{months:?}");
+    let said = String::from_utf8(months.stdout).unwrap();
+    assert!(
+        said.contains("[timeouts] complete: \"5M\" is 5 months; to do: if minutes are meant, write \"5m\""),
+        "{said}"
+    );
+
     let elsewhere = offline("elsewhere.toml");
     assert_eq!(elsewhere.status.code(), Some(1), "{elsewhere:?}");
     assert!(String::from_utf8(elsewhere.stdout).unwrap().contains("save the user data to a file"));

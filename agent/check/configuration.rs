@@ -5,16 +5,16 @@ use std::os::unix::fs::MetadataExt;
 
 use super::{Finding, LIMIT};
 use crate::aws::imds::Imds;
-use crate::config::{self, Config, Scope};
+use crate::config::{self, Config, Mistake, Scope};
 use crate::failure::{Code, Failure};
 use crate::settings;
 
 const NAME: &str = "configuration";
 
 /// The text alone, as it is before it reaches a node.
-pub(super) fn offline(from: &str) -> Finding {
+pub(super) fn offline(from: &str) -> Vec<Finding> {
     let elsewhere = |what: String| {
-        Finding::attention(NAME, what, "save the user data to a file, and check that: --offline --config FILE")
+        vec![Finding::attention(NAME, what, "save the user data to a file, and check that: --offline --config FILE")]
     };
     if from == settings::IMDS {
         return elsewhere("the instance's user data cannot be read offline".to_owned());
@@ -24,11 +24,22 @@ pub(super) fn offline(from: &str) -> Finding {
             elsewhere(format!("{from} points at the instance's user data, which cannot be read offline"))
         }
         Ok(texts) => match texts.validate(Scope::Offline) {
-            Ok(config) => Finding::ok(NAME, format!("{from} is valid: {}", summary(&config))),
-            Err(failure) => invalid(&failure),
+            Ok(config) => {
+                let valid = Finding::ok(NAME, format!("{from} is valid: {}", summary(&config)));
+                std::iter::once(valid).chain(warnings(&config)).collect()
+            }
+            Err(failure) => vec![invalid(&failure)],
         },
-        Err(failure) => Finding::failed(NAME, &failure),
+        Err(failure) => vec![Finding::failed(NAME, &failure)],
     }
+}
+
+/// What is valid and hardly meant.
+fn warnings(config: &Config) -> impl Iterator<Item = Finding> {
+    config.warnings.iter().map(|warning| {
+        let Mistake { source, line, column, what, instead } = warning;
+        Finding::attention(NAME, format!("{source}:{line}:{column}: {what}"), instead.as_str())
+    })
 }
 
 /// The configuration on this host. It is given as far as it can be used by the other checks.
@@ -43,6 +54,7 @@ pub(super) async fn check(from: &str, imds: &Imds) -> (Vec<Finding>, Option<Conf
         Ok(config) => {
             let over = if texts.overrides.is_some() { " with override.toml in force" } else { "" };
             findings.push(Finding::ok(NAME, format!("{name}{over} is valid: {}", summary(&config))));
+            findings.extend(warnings(&config));
             Some(config)
         }
         Err(failure) => {

@@ -4,6 +4,7 @@
 //! that `schema` declares, `validate` checks their values, and each of them adds to one `report`. `json_schema` prints
 //! the declarations for editors.
 
+pub mod fault;
 pub mod json_schema;
 mod layers;
 mod mistake;
@@ -44,6 +45,9 @@ impl std::fmt::Debug for Text {
     }
 }
 
+/// What errors call the instance's user data.
+pub const USER_DATA: &str = "user data";
+
 /// What the settings are checked against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
@@ -62,13 +66,22 @@ pub enum Scope {
 pub fn load(main: Text, overrides: Option<Text>, scope: Scope) -> Result<Config, Mistakes> {
     let texts: Vec<Text> = std::iter::once(main).chain(overrides).collect();
     let digest = digest(&texts);
+    let faults: Vec<_> = texts.iter().map(|text| fault::of_config(&text.text, text.name == USER_DATA)).collect();
     let layers = texts.len();
     let mut report = report::Report::new(texts);
+    // Of a text that is no TOML at all one line says more than what its first line lacks, and its second, and so on.
+    for (layer, fault) in faults.iter().enumerate().filter_map(|(layer, fault)| Some((layer, fault.as_ref()?))) {
+        report.mistake(report::Place { layer, offset: 0 }, &fault.what, &fault.instead);
+    }
+    if faults.iter().any(Option::is_some) {
+        return Err(report.into_mistakes());
+    }
     let fields = layers::read(&mut report, layers);
     let config = validate::config(&report, &fields, scope, digest);
+    let warnings = report.take_warnings();
     let mistakes = report.into_mistakes();
     match config {
-        Ok(config) if mistakes.is_empty() => Ok(config),
+        Ok(config) if mistakes.is_empty() => Ok(Config { warnings, ..config }),
         _ => Err(mistakes),
     }
 }

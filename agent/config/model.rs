@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use super::mistake::Mistake;
+
 /// Everything the agent was told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -25,6 +27,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Lower-case hex SHA-256 over the texts of both layers: tells whether the configuration changed.
     pub digest: String,
+    /// What is valid and hardly meant.
+    pub warnings: Vec<Mistake>,
 }
 
 /// `[node]`: the node's fixed identity.

@@ -39,6 +39,7 @@ struct Layer {
 pub(super) struct Report {
     layers: Vec<Layer>,
     found: RefCell<Vec<Mistake>>,
+    warnings: RefCell<Vec<Mistake>>,
 }
 
 impl Report {
@@ -48,7 +49,7 @@ impl Report {
             let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
             Layer { name, text, lines, lost: Vec::new() }
         });
-        Self { layers: layers.collect(), found: RefCell::default() }
+        Self { layers: layers.collect(), found: RefCell::default(), warnings: RefCell::default() }
     }
 
     /// The text of a layer.
@@ -58,10 +59,23 @@ impl Report {
 
     /// Records a mistake.
     pub(super) fn mistake(&self, place: Place, what: impl Display, instead: impl Display) -> Reported {
-        let (source, line, column) = self.position(place);
-        let mistake = Mistake { source, line, column, what: what.to_string(), instead: instead.to_string() };
-        self.found.borrow_mut().push(mistake);
+        self.found.borrow_mut().push(self.about(place, what, instead));
         Reported(())
+    }
+
+    /// Records what is valid and hardly meant.
+    pub(super) fn warn(&self, place: Place, what: impl Display, instead: impl Display) {
+        self.warnings.borrow_mut().push(self.about(place, what, instead));
+    }
+
+    fn about(&self, place: Place, what: impl Display, instead: impl Display) -> Mistake {
+        let (source, line, column) = self.position(place);
+        Mistake { source, line, column, what: what.to_string(), instead: instead.to_string() }
+    }
+
+    /// The warnings, in the order of the schema.
+    pub(super) fn take_warnings(&self) -> Vec<Mistake> {
+        self.warnings.take()
     }
 
     /// Notes that the parser could not read these bytes of a layer as they were meant.
@@ -142,6 +156,11 @@ impl Spot<'_> {
     /// Records a mistake: the table and the key are put in front of `what`.
     pub(super) fn mistake(&self, what: impl Display, instead: impl Display) -> Reported {
         self.report.mistake(self.place, format_args!("{}: {what}", self.label()), instead)
+    }
+
+    /// Records a warning in the same form.
+    pub(super) fn warn(&self, what: impl Display, instead: impl Display) {
+        self.report.warn(self.place, format_args!("{}: {what}", self.label()), instead);
     }
 
     /// Records that the value is not right and one like this is.

@@ -6,6 +6,7 @@ use std::string::FromUtf8Error;
 use flate2::read::MultiGzDecoder;
 
 use super::Text;
+use super::fault::{self, Fault};
 
 /// User data is 16 KiB at most; unpacked it is not much more.
 pub const UNPACKED_LIMIT: usize = 1 << 20;
@@ -16,6 +17,12 @@ pub enum BadUserData {
     /// Neither gzip nor text.
     #[error("not UTF-8 text: {0}")]
     NoText(#[source] FromUtf8Error),
+    /// Packed once more in the packed.
+    #[error("it is packed by gzip twice")]
+    PackedTwice,
+    /// Another encoding.
+    #[error("it {}; {}", .0.what, .0.instead)]
+    Known(Fault),
     /// Begins as gzip.
     #[error("broken gzip: {0}")]
     BrokenGzip(#[source] io::Error),
@@ -26,9 +33,16 @@ pub enum BadUserData {
 
 /// The text in user data.
 pub fn decode(bytes: Vec<u8>) -> Result<Text, BadUserData> {
-    let bytes = if bytes.starts_with(&[0x1f, 0x8b]) { unpack(&bytes)? } else { bytes };
+    let is_packed = |bytes: &[u8]| bytes.starts_with(&[0x1f, 0x8b]);
+    let bytes = if is_packed(&bytes) { unpack(&bytes)? } else { bytes };
+    if is_packed(&bytes) {
+        return Err(BadUserData::PackedTwice);
+    }
+    if let Some(fault) = fault::of_bytes(&bytes) {
+        return Err(BadUserData::Known(fault));
+    }
     let text = String::from_utf8(bytes).map_err(BadUserData::NoText)?;
-    Ok(Text { name: "user data".to_owned(), text })
+    Ok(Text { name: super::USER_DATA.to_owned(), text })
 }
 
 fn unpack(packed: &[u8]) -> Result<Vec<u8>, BadUserData> {
@@ -67,6 +81,8 @@ mod tests {
         assert_eq!(decode([packed(b"[no"), packed(b"de]")].concat()).unwrap().text, "[node]");
         assert!(matches!(decode(vec![0xff]), Err(BadUserData::NoText(_))));
         assert!(matches!(decode(packed(&[0xff])), Err(BadUserData::NoText(_))));
+        assert!(matches!(decode(packed(&packed(b"[node]"))), Err(BadUserData::PackedTwice)));
+        assert!(matches!(decode(b"\xff\xfe[\0".to_vec()), Err(BadUserData::Known(_))));
     }
 
     #[test]

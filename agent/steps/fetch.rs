@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::aws::download::{Fetched, Sources};
 use crate::config::script::{Definition, defines};
-use crate::config::{self, Contents, Hooks, Script, Sha256Digest};
+use crate::config::{self, Contents, Hooks, Script, Sha256Digest, fault};
 use crate::failure::{Class, Code, Failure, Named};
 use crate::host::atomic::Replacement;
 use crate::step::{Observed, Step, StepName};
@@ -182,6 +182,11 @@ fn check(name: &str, fetched: &Fetched, wanted: Option<&Sha256Digest>) -> Result
 
 /// The script has both functions, as far as reading it can tell; it is never run for this.
 fn defined(name: &str, contents: &[u8], hooks: &Hooks) -> Result<(), Failure> {
+    let file = if name.starts_with('/') && !name.contains(char::is_whitespace) { name } else { "FILE" };
+    if let Some(fault) = fault::of_script(contents, &[&hooks.configure, &hooks.health_check], file) {
+        return Err(Failure::new(Code::HookUnusable, format!("{name} {}", fault.what))
+            .remedy(format!("{}, then: node-agent retry", fault.instead)));
+    }
     for function in [&hooks.configure, &hooks.health_check] {
         match defines(contents, function) {
             Definition::Yes => {}

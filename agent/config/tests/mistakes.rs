@@ -481,3 +481,105 @@ fn what_depends_on_the_host_is_told_only_there() {
         assert_told(&toml, &told, expected);
     }
 }
+
+/// Texts that are no TOML at all, and what is said of them as user data.
+#[test]
+fn what_is_no_toml_at_all_is_told_in_one_line() {
+    use base64::Engine as _;
+    let toml = format!("{NODE}[timeouts]\naws = \"1m\"\n");
+    let encode = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
+    let mime = "Content-Type: multipart/mixed; boundary=\"==B==\"\nMIME-Version: 1.0\n\n--==B==\nContent-Type: text/x-shellscript\n\n#!/bin/bash\necho\n--==B==--\n";
+    let cases = [
+        (encode(toml.as_bytes()), "is base64 of the text, not TOML", "user_data_base64"),
+        (
+            encode(b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\x03\x00\x00\x00"),
+            "is base64 of gzip data",
+            "user_data_base64",
+        ),
+        (mime.to_owned(), "is a MIME message", "plain or gzip"),
+        (format!("\n{}", mime.replace('\n', "\r\n")), "is a MIME message", "plain or gzip"),
+        ("#cloud-config\nruncmd:\n  - echo\n".to_owned(), "is a cloud-config (YAML)", "plain or gzip"),
+        ("---\nnode:\n  id: \"00\"\n".to_owned(), "is YAML", "plain or gzip"),
+        ("node:\n  id: \"00\"\n  ip: 10.0.1.10\n".to_owned(), "is YAML", "plain or gzip"),
+        ("#!/bin/bash\ncat > /etc/x <<EOF\n[node]\nid = 7\nEOF\n".to_owned(), "is a script", "plain or gzip"),
+        ("{\"node\": {\"id\": \"00\"}}\n".to_owned(), "is JSON", "plain or gzip"),
+        ("\u{feff}<!DOCTYPE html>\n<html></html>\n".to_owned(), "is an HTML page", "plain or gzip"),
+    ];
+    for (text_of, what, instead) in cases {
+        let told = load(text("user data", &text_of), None, Scope::Offline).expect_err(&text_of);
+        assert_eq!(told.len(), 1, "{told}");
+        let line = told.to_string();
+        assert!(line.contains(&format!("user data:1:1: {what}")) && line.contains(instead), "{line}");
+        // In a file and in the override it is the same text.
+        let told = layered(NODE, &text_of).expect_err(&text_of);
+        assert!(told.len() == 1 && told.to_string().contains(what), "{told}");
+    }
+    // Comments, and slips in what is TOML.
+    for right in [format!("#!/bin/bash\n{NODE}"), format!("#cloud-config\n{NODE}"), NODE.to_owned()] {
+        assert!(offline(&right).is_ok(), "{right}");
+    }
+    let slip = offline(&format!("source: imds\n{NODE}")).unwrap_err();
+    assert!(slip.to_string().contains("no \"=\""), "{slip}");
+}
+
+#[test]
+fn spans_that_are_hardly_meant_are_valid_and_warned_of() {
+    let toml = format!(
+        "{NODE}[lifecycle]\nasg_name = \"a\"\nhook_name = \"b\"\nhold_for = \"30days\"\n[hooks]\nscript = \"/h.sh\"\n\
+         [timeouts]\nhooks = \"5M\"\naws = \"1M\"\nvolume = \"7days\"\ndownloads = \"5m\"\n"
+    );
+    let mut warnings = lines_of(&offline(&toml).unwrap().warnings);
+    warnings.sort();
+    assert_eq!(
+        warnings,
+        [
+            "config.toml:11:9: [timeouts] hooks: \"5M\" is 5 months; if minutes are meant, write \"5m\"",
+            "config.toml:12:7: [timeouts] aws: \"1M\" is 1 month; if minutes are meant, write \"1m\"",
+            "config.toml:7:12: [lifecycle] hold_for: \"30days\" is 30 days; write less if that is not meant",
+        ]
+    );
+    let told = offline(&format!("{NODE}[timeouts]\nhooks = \"30M\"\n")).unwrap_err();
+    assert!(told.to_string().contains("\"30M\" is longer than a year; write \"30m\""), "{told}");
+    assert_eq!(offline(&format!("{NODE}[timeouts]\nhooks = \"5m\"\n")).unwrap().warnings, []);
+}
+
+fn lines_of(warnings: &[crate::config::Mistake]) -> Vec<String> {
+    warnings.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_script_that_bash_cannot_read_is_told_as_that_and_nothing_more() {
+    use base64::Engine as _;
+    let script = "#!/bin/bash\nconfigure_cluster_node() {\n  :\n}\nwait_for_healthy_cluster() {\n  :\n}\n";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hooks.sh");
+    let cases = [
+        (script.replace('\n', "\r\n"), "the script has Windows line endings (CRLF)", r"sed -i 's/\r$//' "),
+        (
+            format!("\u{feff}{script}"),
+            "the script begins with a UTF-8 byte order mark",
+            r"sed -i '1s/^\xEF\xBB\xBF//' ",
+        ),
+        ("<html>\n</html>\n".to_owned(), "the script is an HTML page", "give the bash script"),
+    ];
+    for (script, what, instead) in cases {
+        std::fs::write(&path, &script).unwrap();
+        let encoded = base64::engine::general_purpose::STANDARD.encode(&script);
+        for key in [format!("script = {path:?}"), format!("script_base64 = \"{encoded}\"")] {
+            let toml = format!("{NODE}[hooks]\n{key}\n");
+            let told = load(text("config.toml", &toml), None, Scope::ThisHost).unwrap_err();
+            let line = told.to_string();
+            assert!(told.len() == 1 && line.contains(what) && line.contains(instead), "{line}");
+        }
+        assert!(
+            !instead.starts_with("sed")
+                || std::process::Command::new("/bin/bash")
+                    .args(["-c", &format!("{instead}\"$1\"; grep -c $'\\r\\|\\xef' \"$1\""), "bash"])
+                    .arg(&path)
+                    .output()
+                    .unwrap()
+                    .stdout
+                    == b"0\n"
+        );
+    }
+}

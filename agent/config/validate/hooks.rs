@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::path::{self, Trailing};
 use super::{source, value};
 use crate::config::Scope;
+use crate::config::fault;
 use crate::config::model::{Hooks, Script, Source};
 use crate::config::reader::{Given, Sheet, nearest};
 use crate::config::report::{Quoted, Reported, Spot};
@@ -26,8 +27,15 @@ pub(super) fn read(sheet: &Sheet<'_>, scope: Scope) -> Result<Hooks, Reported> {
         if let Ok(Some(sha256)) = &sha256 {
             checked = value::verify(*sha256, text, "the script", &sheet.spot(&keys::SCRIPT_SHA256)).and(checked);
         }
-        for (given, name) in [&configure, &health_check].into_iter().flatten() {
-            checked = check_defined(sheet, given, name, text).and(checked);
+        let functions = [&configure, &health_check].into_iter().flatten();
+        let names: Vec<&str> = functions.clone().map(|(_, name)| name.as_str()).collect();
+        if let Some(fault) = fault::of_script(text, &names, &shell_name(sheet)) {
+            let key = script_key(sheet);
+            checked = Err(sheet.spot(key).mistake(format_args!("the script {}", fault.what), fault.instead));
+        } else {
+            for (given, name) in functions {
+                checked = check_defined(sheet, given, name, text).and(checked);
+            }
         }
     }
     checked?;
@@ -38,6 +46,20 @@ pub(super) fn read(sheet: &Sheet<'_>, scope: Scope) -> Result<Hooks, Reported> {
         health_check: health_check?.1,
         drain: drain?.1,
     })
+}
+
+/// The key that gives the script which is checked here.
+fn script_key(sheet: &Sheet<'_>) -> &'static Key {
+    [&keys::SCRIPT, &keys::SCRIPT_BASE64].into_iter().find(|key| sheet.has(key)).unwrap_or(&keys::SCRIPT)
+}
+
+/// The script's file as a shell's word; `FILE` where it came from another machine.
+fn shell_name(sheet: &Sheet<'_>) -> String {
+    let plain = |path: &str| path.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
+    match sheet.text(&keys::SCRIPT) {
+        Ok(Some(given)) if plain(given.value) => given.value.to_owned(),
+        _ => "FILE".to_owned(),
+    }
 }
 
 /// The script, and its text where that can be read now and is what will run.
@@ -156,8 +178,7 @@ fn check_defined(sheet: &Sheet<'_>, given: &Given<'_, &str>, name: &str, text: &
     if script::defines(text, name) != Definition::No {
         return Ok(());
     }
-    let script = [&keys::SCRIPT, &keys::SCRIPT_BASE64].into_iter().find(|key| sheet.has(key)).unwrap_or(&keys::SCRIPT);
-    let spot = if given.written { given.spot } else { Spot { key: given.spot.key, ..sheet.spot(script) } };
+    let spot = if given.written { given.spot } else { Spot { key: given.spot.key, ..sheet.spot(script_key(sheet)) } };
     let names = script::functions(text);
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let what = format_args!("the script does not define the function {name}");

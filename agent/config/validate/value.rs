@@ -29,11 +29,17 @@ pub(super) fn name(text: &str, spot: &Spot<'_>) -> Result<String, Reported> {
 /// The longest time span: an `Instant` must be able to hold the deadline, and a year means "by mistake".
 const LONGEST: Duration = Duration::from_hours(366 * 24);
 
+/// Longer than this is more likely a slip than a wish: Auto Scaling itself waits two days at most, and longer only by
+/// heartbeats.
+const HARDLY_MEANT: Duration = Duration::from_hours(7 * 24);
+
 /// A time span that is not zero.
 pub(super) fn duration(text: &str, spot: &Spot<'_>) -> Result<Duration, Reported> {
     let example = spot.key.example;
     let right = if !text.is_empty() && text.len() < 16 && text.bytes().all(|b| b.is_ascii_digit()) {
         format!("\"{text}s\"")
+    } else if let Some(number) = months(text) {
+        format!("\"{number}m\"")
     } else {
         example.to_owned()
     };
@@ -44,9 +50,22 @@ pub(super) fn duration(text: &str, spot: &Spot<'_>) -> Result<Duration, Reported
         return Err(spot.write("is zero, so that it would fail at once", example));
     }
     if span > LONGEST {
-        return Err(spot.write(format_args!("{} is longer than a year", Quoted(text)), example));
+        return Err(spot.write(format_args!("{} is longer than a year", Quoted(text)), right));
+    }
+    if let Some(number) = months(text) {
+        let what = format_args!("\"{text}\" is {number} month{}", if number == "1" { "" } else { "s" });
+        spot.warn(what, format_args!("if minutes are meant, write \"{number}m\""));
+    } else if span > HARDLY_MEANT {
+        let days = span.as_secs() / (24 * 60 * 60);
+        spot.warn(format_args!("{} is {days} days", Quoted(text)), "write less if that is not meant");
     }
     Ok(span)
+}
+
+/// The number in `5M`: to humantime, which tells `M` from `m`, that is months.
+fn months(text: &str) -> Option<&str> {
+    let number = text.trim().strip_suffix('M')?.trim_end();
+    (!number.is_empty() && number.len() < 16 && number.bytes().all(|b| b.is_ascii_digit())).then_some(number)
 }
 
 /// A key's time span, written or by default.
