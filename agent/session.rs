@@ -19,6 +19,7 @@ use crate::journal::{self, Fault, Journal, LaunchOutcome, Phase, Process};
 use crate::lock::Lock;
 use crate::log::{self, Level};
 use crate::publish::{self, Publisher};
+use crate::readable;
 use crate::reboot;
 use crate::settings;
 use crate::step::{Runner, StepName, Stopped};
@@ -308,7 +309,7 @@ impl Session {
             Some(ended) => {
                 let step = ended.step.map_or("start", StepName::as_str);
                 let text = format!("{step}: {}", ended.failure.in_public().lines().next().unwrap_or_default());
-                text.chars().take(TAG_LENGTH).collect()
+                readable::line(&text).chars().take(TAG_LENGTH).collect()
             }
         };
         if ended.is_some() {
@@ -359,8 +360,8 @@ pub fn last_words(fault: Option<&Fault>) {
             "node-agent: result=failed step={} code={} reason={:?} remedy={:?}",
             step.map_or("start", StepName::as_str),
             error.code,
-            message.lines().next().unwrap_or_default(),
-            error.remedy,
+            readable::line(message.lines().next().unwrap_or_default()),
+            readable::remedy(&error.remedy),
         )
     };
     log::last_words(Level::Error, &last(&error.message), &last(&error.public));
