@@ -215,7 +215,7 @@ impl Session {
             Ok(texts) => texts,
             Err(failure) => return Attempt { result: Err(failure.into()), config: None, lifecycle: None },
         };
-        let config = match texts.clone().validate(Scope::ThisHost) {
+        let config = match texts.clone().validate_aside(Scope::ThisHost).await {
             Ok(config) => {
                 texts.keep(&self.places.state_dir);
                 config
