@@ -166,6 +166,7 @@ impl Boot<'_> {
             deadline,
             taken,
             holder: RefCell::default(),
+            accepted: Cell::default(),
         }));
         let fetch = async { if launched { Ok(None) } else { run.step(self.fetch(services)).await.map(Some) } };
         let (volumes, staged) = tokio::try_join!(attach, fetch)?;

@@ -142,7 +142,7 @@ catalogue! {
     /// Too many volumes are attached to the instance.
     AttachmentLimit "attachment-limit" Permanent "detach a volume that is not needed (aws ec2 detach-volume --volume-id VOLUME), then: node-agent retry; or use a larger instance type";
     /// The volume's encryption keeps it from being attached.
-    EncryptionRefused "encryption-refused" Permanent "enable the key and allow its use (aws kms enable-key --key-id KEY), or use an instance type that supports encrypted volumes, then: node-agent retry";
+    EncryptionRefused "encryption-refused" Permanent "see that the volume's key is enabled (aws kms describe-key --key-id KEY), and allow the instance's role to use it (kms:CreateGrant and the others that the README names), then: node-agent retry";
     /// The attached volume's device does not appear.
     DeviceMissing "device-missing" Waiting "see dmesg and lsblk -o NAME,SERIAL,SIZE; a reboot of the instance often makes the device appear; then: node-agent retry";
     /// A device is not what its name says.

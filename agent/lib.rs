@@ -19,6 +19,7 @@ pub mod lock;
 pub mod log;
 pub mod plan;
 pub mod publish;
+pub mod readable;
 pub mod reboot;
 pub mod service;
 pub mod session;

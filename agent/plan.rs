@@ -12,6 +12,7 @@ use crate::failure::{Failure, Named};
 use crate::heartbeat::Allowance;
 use crate::host;
 use crate::journal::{self, Journal};
+use crate::readable::{self, Page};
 use crate::session::Places;
 use crate::settings;
 use crate::step::{Finding, Planned, StepName};
@@ -36,6 +37,9 @@ pub async fn make(places: &Places, stop: watch::Receiver<bool>) -> Result<Vec<Pl
     };
     let mut plan = boot.plan().await;
     complete(&mut plan, &config, &journal);
+    for planned in &mut plan {
+        planned.remedy = planned.remedy.as_deref().map(readable::remedy);
+    }
     Ok(plan)
 }
 
@@ -104,7 +108,7 @@ pub fn exit_code(plan: &[Planned]) -> u8 {
 
 /// The plan for people.
 pub fn render(plan: &[Planned]) -> String {
-    let mut text = String::new();
+    let mut text = Page::default();
     for Planned { step, volume, finding, because, remedy, .. } in plan {
         let word = match finding {
             Finding::AlreadySo => "already so",
@@ -115,11 +119,11 @@ pub fn render(plan: &[Planned]) -> String {
             Finding::Unknown => "unknown",
         };
         let volume = volume.as_deref().map(|volume| format!("{volume}  ")).unwrap_or_default();
-        // Writing to a String cannot fail.
+        // Writing to a Page cannot fail.
         let _ = writeln!(text, "{}", format!("{word:<13} {:<13} {volume}{because}", step.as_str()).trim_end());
         if let Some(remedy) = remedy {
             let _ = writeln!(text, "{:<13} what to do: {remedy}", "");
         }
     }
-    text
+    text.into_text()
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::host::atomic::Replacement;
 use crate::journal::State;
+use crate::readable;
 use crate::status::{metrics, report};
 
 /// The state as it is at this moment, newer than the journal in what only people look at.
@@ -42,7 +43,7 @@ impl Publisher {
                 tracing::debug!("{name} cannot be written: {error}");
             }
         }
-        // Without systemd there is nobody to tell.
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&report::in_a_line(state))]);
+        // Without systemd there is nobody to tell. A second line would be another variable (sd_notify(3)).
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&readable::line(&report::in_a_line(state)))]);
     }
 }

@@ -20,6 +20,7 @@ use crate::journal::{self, Fault, Journal, LaunchOutcome, Phase, Process};
 use crate::lock::Lock;
 use crate::log::{self, Level};
 use crate::publish::{self, Publisher};
+use crate::readable;
 use crate::reboot;
 use crate::settings;
 use crate::step::{Runner, StepName, Stopped};
@@ -234,7 +235,7 @@ impl Session {
             Ok(texts) => texts,
             Err(failure) => return Attempt { result: Err(failure.into()), config: None, lifecycle: None },
         };
-        let config = match texts.clone().validate(Scope::ThisHost) {
+        let config = match texts.clone().validate_aside(Scope::ThisHost).await {
             Ok(config) => {
                 texts.keep(&self.places.state_dir);
                 config
@@ -334,7 +335,7 @@ impl Session {
             Some(ended) => {
                 let step = ended.step.map_or("start", StepName::as_str);
                 let text = format!("{step}: {}", ended.failure.in_public().lines().next().unwrap_or_default());
-                text.chars().take(TAG_LENGTH).collect()
+                readable::line(&text).chars().take(TAG_LENGTH).collect()
             }
         };
         if ended.is_some() {
@@ -387,8 +388,8 @@ pub fn last_words(fault: Option<&Fault>) {
             if stopped { "stopped" } else { "failed" },
             step.map_or("start", StepName::as_str),
             error.code,
-            message.lines().next().unwrap_or_default(),
-            error.remedy,
+            readable::line(message.lines().next().unwrap_or_default()),
+            readable::remedy(&error.remedy),
         )
     };
     let level = if stopped { Level::Info } else { Level::Error };

@@ -1,10 +1,11 @@
 //! Where the configuration comes from: a file, or the instance's user data.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::Duration;
 
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
 use crate::aws::imds::Imds;
@@ -38,7 +39,7 @@ pub struct Texts {
 
 /// Reads and validates the configuration named by `--config`.
 pub async fn load(from: &str, imds: &Imds, scope: Scope) -> Result<Config, Failure> {
-    read(from, imds, IMDS_DEADLINE).await?.validate(scope)
+    read(from, imds, IMDS_DEADLINE).await?.validate_aside(scope).await
 }
 
 /// Reads the texts of the configuration named by `--config`. `patience` is for the metadata service.
@@ -95,6 +96,13 @@ impl Texts {
     pub fn validate(self, scope: Scope) -> Result<Config, Failure> {
         config::load(self.main, self.overrides, scope)
             .map_err(|mistakes| Failure::new(Code::ConfigInvalid, mistakes.to_string()))
+    }
+
+    /// As [`Texts::validate`], in a thread of its own: an account's name service may not answer for seconds, and heartbeats go
+    /// on meanwhile.
+    pub async fn validate_aside(self, scope: Scope) -> Result<Config, Failure> {
+        let checked = spawn_blocking(move || self.validate(scope)).await;
+        checked.unwrap_or_else(|panicked| Err(Failure::io("checking the configuration", io::Error::other(panicked))))
     }
 
     /// `[lifecycle]`, whatever is wrong elsewhere.

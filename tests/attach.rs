@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use ec2_sim::{Fault, FaultRule, InstanceSpec, VolumeId};
+use ec2_sim::{Fault, FaultRule, InstanceSpec, VolumeId, VolumeSpec};
 use support::{GROUP, HOOKS, Instance, World, config, config_with, volume_at};
 
 fn error(code: &str, message: &str) -> Fault {
@@ -139,4 +139,56 @@ fn of_two_agents_that_race_for_a_volume_one_wins_and_the_other_says_who_has_it()
     assert_eq!(loser.shell("findmnt /mydata || echo none"), "none");
     assert_eq!(world.sim.volume_state(&volume).unwrap().attachments.len(), 1);
     assert!(world.events().attempts("ec2:DetachVolume").is_empty());
+}
+
+const KEY: &str = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+
+/// A volume that is encrypted with [`KEY`], and an instance with a role that lacks these actions.
+fn encrypted(world: &World, kms_key_disabled: bool, denied: &[&str]) -> (Instance, VolumeId) {
+    let spec = VolumeSpec { kms_key_id: Some(KEY.to_owned()), kms_key_disabled, ..VolumeSpec::default() };
+    let volume = world.sim.create_volume(spec).unwrap();
+    let denied = denied.iter().map(|action| (*action).to_owned()).collect();
+    let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), denied, ..InstanceSpec::default() });
+    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    (node, volume)
+}
+
+#[test]
+fn a_key_that_the_role_may_not_grant_is_named_with_what_it_needs() {
+    let world = World::new();
+    let (node, volume) = encrypted(&world, false, &["kms:CreateGrant"]);
+
+    let outcome = node.run(&config(&[volume_at("/mydata", &volume, "xfs")]));
+
+    outcome.must_fail(1, &["step=attach code=encryption-refused", "unable to access the KMS master key", KEY]);
+    for needed in [
+        "kms:CreateGrant (where kms:GrantIsForAWSResource is true)",
+        "kms:Decrypt",
+        "kms:DescribeKey",
+        "kms:GenerateDataKeyWithoutPlaintext",
+        "kms:ReEncrypt*",
+        "in its policy and in the key's own",
+    ] {
+        assert!(outcome.last().contains(needed), "{needed} is missing in {}", outcome.last());
+    }
+    assert_eq!(world.events().attempts("ec2:AttachVolume").len(), 1, "trying again gives the same");
+}
+
+#[test]
+fn a_volume_that_ec2_drops_again_for_its_key_is_not_tried_for_ever() {
+    let world = World::new();
+    let (node, volume) = encrypted(&world, true, &[]);
+
+    let outcome = node.run(&config(&[volume_at("/mydata", &volume, "xfs")]));
+
+    outcome.must_fail(1, &["step=attach code=encryption-refused", "accepted 3 times", "available again", KEY]);
+    assert_eq!(world.events().attempts("ec2:AttachVolume").len(), 3);
+}
+
+#[test]
+fn a_volume_with_a_key_that_may_be_used_comes_up() {
+    let world = World::new();
+    let (node, volume) = encrypted(&world, false, &[]);
+
+    node.come_up(&config(&[volume_at("/mydata", &volume, "xfs")]));
 }

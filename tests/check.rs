@@ -540,3 +540,25 @@ fn offline_a_configuration_is_checked_without_root_and_without_a_network() {
     assert_eq!(elsewhere.status.code(), Some(1), "{elsewhere:?}");
     assert!(String::from_utf8(elsewhere.stdout).unwrap().contains("save the user data to a file"));
 }
+
+#[test]
+fn an_encrypted_volumes_key_is_named_with_what_it_needs_and_what_a_check_cannot_tell() {
+    let mut scene = Scene::new();
+    let key = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+    let spec = VolumeSpec { size_bytes: 1 << 30, kms_key_id: Some(key.to_owned()), ..VolumeSpec::default() };
+    let volume = scene.world.sim.create_volume(spec).unwrap();
+    scene.config = scene.config.replace(scene.volume.as_str(), volume.as_str());
+
+    let checked = scene.check();
+
+    assert_eq!(checked.code, 0, "{:#?}", checked.lines);
+    assert!(checked.seen(&format!("volume {volume}")).contains(", encrypted, free"));
+    let name = format!("KMS key {key}");
+    assert!(checked.seen(&name).contains("a dry run of ec2:AttachVolume does not ask KMS"));
+    let remedy = checked.line(&name)["remedy"].as_str().unwrap();
+    for part in
+        ["kms:CreateGrant", "kms:GrantIsForAWSResource", "kms:ReEncrypt*", "ec2.eu-west-1.amazonaws.com", "aws/ebs"]
+    {
+        assert!(remedy.contains(part), "{part} is missing in {remedy}");
+    }
+}

@@ -90,7 +90,7 @@ fn glob(pattern: &str, text: &str) -> bool {
 
 fn allows(policy: &[Statement], request: &Request) -> bool {
     policy.iter().any(|statement| {
-        statement.actions.contains(&request.action)
+        statement.actions.iter().any(|pattern| glob(pattern, &request.action))
             && statement.resources.iter().any(|pattern| glob(pattern, &request.resource))
             && statement.conditions.iter().all(|(test, key, values)| {
                 let given = request.keys.get(key).map_or(&[][..], Vec::as_slice);
@@ -98,6 +98,8 @@ fn allows(policy: &[Statement], request: &Request) -> bool {
                     "StringEquals" => given.iter().any(|given| values.contains(given)),
                     // Of none, all are right.
                     "ForAllValues:StringLike" => given.iter().all(|g| values.iter().any(|pattern| glob(pattern, g))),
+                    "StringLike" => given.iter().any(|g| values.iter().any(|pattern| glob(pattern, g))),
+                    "Bool" => given.iter().any(|given| values.contains(given)),
                     "Null" => given.is_empty() == (values[0] == "true"),
                     other => panic!("{other}: teach the test what it means"),
                 }
@@ -286,5 +288,36 @@ fn another_clusters_volumes_instances_groups_and_objects_are_out_of_reach() {
     ] {
         let request = Request { action: action.to_owned(), resource: resource.clone(), keys };
         assert_eq!(allows(&policy, &request), allowed, "{action} on {resource} {:?}", request.keys);
+    }
+}
+
+#[test]
+fn a_key_of_ones_own_can_be_used_by_ec2_alone_and_only_where_it_is_named() {
+    let key = "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+    let without = policy(&kafka());
+    assert!(without.iter().all(|statement| statement.actions.iter().all(|action| !action.starts_with("kms:"))));
+    let with_key = policy(&with(kafka(), "kms_key_arn", key));
+    let keys = |pairs: &[(&str, &str)]| -> BTreeMap<String, Vec<String>> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), vec![(*value).to_owned()])).collect()
+    };
+    let ec2 = keys(&[("kms:ViaService", "ec2.eu-central-1.amazonaws.com")]);
+    let granted = keys(&[("kms:GrantIsForAWSResource", "true"), ("kms:ViaService", "ec2.eu-central-1.amazonaws.com")]);
+    let others = key.replace("1234abcd", "ffffffff");
+    for (allowed, action, resource, keys) in [
+        (true, "kms:CreateGrant", key, &granted),
+        (false, "kms:CreateGrant", key, &ec2),
+        (true, "kms:Decrypt", key, &ec2),
+        (true, "kms:DescribeKey", key, &ec2),
+        (true, "kms:GenerateDataKeyWithoutPlaintext", key, &ec2),
+        (true, "kms:ReEncryptFrom", key, &ec2),
+        (true, "kms:ReEncryptTo", key, &ec2),
+        (false, "kms:Decrypt", key, &keys(&[("kms:ViaService", "s3.eu-central-1.amazonaws.com")])),
+        (false, "kms:Decrypt", key, &BTreeMap::new()),
+        (false, "kms:Decrypt", &others, &ec2),
+        (false, "kms:CreateGrant", &others, &granted),
+        (false, "kms:ScheduleKeyDeletion", key, &granted),
+    ] {
+        let request = Request { action: action.to_owned(), resource: resource.to_owned(), keys: keys.clone() };
+        assert_eq!(allows(&with_key, &request), allowed, "{action} on {resource} {:?}", request.keys);
     }
 }

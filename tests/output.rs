@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use ec2_sim::{Fault, FaultRule};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -25,7 +26,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, setsid};
 use node_agent::log::{Kind, Line};
 use serde_json::Value;
-use support::{Instance, PROGRAM, World, config_with, volume_at, wait_until};
+use support::{INSTALLED, Instance, PROGRAM, World, config_with, volume_at, wait_until};
 
 const RUN: [&str; 2] = ["run", "--once"];
 const STUCK: Duration = Duration::from_mins(3);
@@ -541,4 +542,129 @@ fn a_retry_that_cannot_keep_up_says_how_much_it_leaves_out() {
     assert!(left_out > 0, "{seen}");
     assert_eq!(shown.last(), Some(&9000));
     assert!(shown.is_sorted() && shown.len() + left_out >= 9000, "{} and {left_out}", shown.len());
+}
+
+/// What somebody who can write a hook's output, a file's name, an answer or a configuration may put into it.
+const FOREIGN: &str = "first\x1b]0;owned\x07\x1b[2Jsecond\rthird\u{9b}2Jfourth\u{202e}fifth\u{2028}sixth";
+const WORDS: [&str; 6] = ["first", "second", "third", "fourth", "fifth", "sixth"];
+
+/// What was printed has the words of [`FOREIGN`] and nothing of what stands between them. A terminal's own sequences are the
+/// agent's.
+fn is_harmless(what: &str, shown: &str, words: &[&str]) {
+    for foreign in ["\x1b]", "\x07", "\x1b[2J", "\u{9b}", "\u{202e}", "\u{2028}", "\rthird"] {
+        assert!(!shown.contains(foreign), "{what} shows {foreign:?}: {shown:?}");
+    }
+    for word in words {
+        assert!(shown.contains(word), "{what} lacks {word:?}: {shown:?}");
+    }
+}
+
+/// All that the commands say to people of a node in this state: from a pipe, from a terminal, to systemd, on the console.
+fn all_that_is_shown(node: &Instance, words: &[&str]) {
+    node.write("/dev/console", "");
+    let systemd = node.machine().inside(|| UnixDatagram::bind("/run/notify").unwrap()).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let mut command = node.agent(&RUN);
+    let ran = thread::spawn(move || command.env("NOTIFY_SOCKET", "/run/notify").output().unwrap());
+    let mut datagram = vec![0; 1 << 16];
+    loop {
+        let ended = ran.is_finished();
+        while let Ok(size) = systemd.recv(&mut datagram) {
+            let told = String::from_utf8(datagram[..size].to_vec()).unwrap();
+            is_harmless("the status for systemd", &told, &[]);
+            assert!(told.lines().all(|line| line.starts_with("STATUS=")), "{told:?}");
+        }
+        if ended {
+            break;
+        }
+    }
+    let ran = ran.join().unwrap();
+    assert_ne!(ran.status.code(), Some(0));
+    is_harmless("run", &String::from_utf8(ran.stderr).unwrap(), words);
+    is_harmless("the console", &node.read("/dev/console"), &[]);
+    for command in ["status", "plan", "retry", "check"] {
+        let output = node.agent(&[command]).output().unwrap();
+        let shown = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        // A plan runs no hook, and a check mounts nothing.
+        let words = if matches!(command, "plan" | "check") { &[][..] } else { words };
+        is_harmless(command, &shown, words);
+        is_harmless(command, &Terminal::start(on_terminal(node, "xterm-256color", &[command])).end().1, words);
+    }
+    is_harmless("a dumb terminal", &Terminal::start(on_terminal(node, "dumb", &RUN)).end().1, words);
+    is_harmless("the metrics", &node.shell("cat /run/node-agent/*.prom || true"), &[]);
+}
+
+#[test]
+fn what_a_hook_prints_controls_nobodys_terminal() {
+    let world = World::new();
+    let node = node(&world, &format!("echo '{FOREIGN}'\nfalse"));
+
+    // Of a line that was rewritten in place, the last state.
+    all_that_is_shown(&node, &WORDS[2..]);
+
+    let (document, _) = support::status(&node);
+    assert!(document.to_string().contains("\\u001b]0;owned\\u0007"), "JSON has each character: {document}");
+}
+
+#[test]
+fn the_name_of_a_file_controls_nobodys_terminal() {
+    let world = World::new();
+    let node = node(&world, OUTPUT);
+    node.write(&format!("/mydata/{FOREIGN}"), "");
+
+    all_that_is_shown(&node, &WORDS);
+}
+
+#[test]
+fn what_aws_says_controls_nobodys_terminal() {
+    let world = World::new();
+    let node = node(&world, OUTPUT);
+    // XML has no C0 controls.
+    let message = FOREIGN.replace(['\x1b', '\x07', '\r'], "");
+    let fault = Fault::Error { http: 400, code: "Foreign".to_owned(), message };
+    world.sim.add_fault(FaultRule::always("ec2:DescribeVolumes", fault)).unwrap();
+
+    all_that_is_shown(&node, &WORDS);
+
+    let tag = &world.sim.instance_tags(&node.id).unwrap()["node-agent:status"];
+    is_harmless("the tag", tag, &WORDS);
+    is_harmless("a check", &String::from_utf8(node.agent(&["check"]).output().unwrap().stdout).unwrap(), &WORDS);
+}
+
+#[test]
+fn a_configurations_values_control_nobodys_terminal() {
+    let world = World::new();
+    let node = node(&world, OUTPUT);
+    let toml: String = FOREIGN.chars().map(|char| format!("\\U{:08X}", u32::from(char))).collect();
+    let config = node.read("/etc/node-agent/config.toml");
+    node.write("/etc/node-agent/config.toml", config.replace("\"xfs\"", &format!("\"{toml}\"")));
+
+    all_that_is_shown(&node, &[]);
+}
+
+#[test]
+fn remedies_name_the_programs_path_where_sudo_would_not_find_it() {
+    let world = World::new();
+    let node = node(&world, "false");
+    node.shell(&format!("umount {INSTALLED}; rm {INSTALLED}; mkdir -p /usr/local/bin; cp {PROGRAM} /usr/local/bin/"));
+    let agent = |arguments: &[&str]| {
+        let mut command = node.machine().command("/usr/local/bin/node-agent");
+        let like = node.agent(arguments);
+        command.args(arguments).env_clear().envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let output = command.current_dir("/").output().unwrap();
+        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+    };
+    let typed = "then: /usr/local/bin/node-agent retry, which calls the function anew";
+
+    let ran = agent(&RUN);
+    assert!(ran.lines().last().unwrap().contains(typed), "{ran}");
+    for shown in [agent(&["status"]), agent(&["status", "--json"]), agent(&["retry"])] {
+        assert!(shown.contains(typed) && !shown.contains(" node-agent retry"), "{shown}");
+    }
+    // Another binary may read it.
+    assert!(node.journal()["fault"]["error"]["remedy"].as_str().unwrap().contains("then: node-agent retry"));
+    // The same node with the program where packages install it.
+    node.shell("cp /usr/local/bin/node-agent /usr/bin/ && ln -sf /usr/bin/node-agent /usr/local/bin/node-agent");
+    let shown = agent(&["status"]);
+    assert!(shown.contains("then: node-agent retry, which"), "{shown}");
 }

@@ -100,7 +100,6 @@ fn a_unit_that_is_installed_but_stopped_is_started_by_retry_and_followed() {
     let waits = "echo \"configure $1\"; until [ -e /tmp/go ]; do sleep 0.05; done; echo \"configure";
     let node = prepared(&world, &HOOKS.replace("echo \"configure", waits));
     node.shell("mkdir -p /run/systemd/system");
-    install_agent(&node);
     node.write("/usr/bin/systemctl", SYSTEMCTL);
     node.shell("chmod 0755 /usr/bin/systemctl");
 
@@ -127,11 +126,6 @@ fn a_unit_that_is_installed_but_stopped_is_started_by_retry_and_followed() {
     assert_eq!(world.completions(), ["CONTINUE"]);
     let pid = node.shell("node-agent status --json | sed -n 's/.*\"pid\": \\([0-9]*\\).*/\\1/p'");
     node.shell(&format!("kill {pid}"));
-}
-
-/// Puts the agent's binary where programs are.
-fn install_agent(node: &Instance) {
-    node.shell(&format!("install -m 0755 {} /usr/bin/node-agent", support::PROGRAM));
 }
 
 #[test]

@@ -293,6 +293,8 @@ fn wrong_inputs_are_refused_by_the_plan() {
         (volume(&cluster(), "file_system_type", "btrfs"), "ext4 or xfs"),
         (with(cluster(), "node_files", Value::Array(vec![relative])), "absolute"),
         (one("node_config_script", &"A".repeat(16_384)), "16 KiB"),
+        (one("kms_key_arn", "arn:aws:kms:eu-central-1:123456789012:alias/ebs"), "not of an alias"),
+        (one("kms_key_arn", "1234abcd-12ab-34cd-56ef-1234567890ab"), "the ARN of a key"),
     ] {
         let error = user_data(&inputs).unwrap_err();
         assert!(error.contains(said), "{said:?} is not in {error:?}");

@@ -32,6 +32,8 @@ pub struct VolumeView {
     pub snapshot_id: Option<String>,
     /// Whether several instances can attach it at once.
     pub multi_attach: bool,
+    /// The KMS key that it is encrypted with. Of the AWS managed key `aws/ebs` and of others alike.
+    pub kms_key_id: Option<String>,
     /// Its tags.
     pub tags: BTreeMap<String, String>,
     /// Its attachments; their order means nothing.
@@ -157,12 +159,25 @@ impl Ec2 {
                 Err(Failure::new(Code::ZoneMismatch, said))
             }
             "AttachmentLimitExceeded" => Err(Failure::new(Code::AttachmentLimit, said)),
-            "CustomerKeyHasBeenRevoked" | "EncryptedVolumesNotSupported" => {
-                Err(Failure::new(Code::EncryptionRefused, said))
+            "EncryptedVolumesNotSupported" => Err(Failure::new(Code::EncryptionRefused, said)
+                .remedy("use an instance type that supports encrypted volumes: every current one does")),
+            code if code == "CustomerKeyHasBeenRevoked" || code.contains("KMSKey") => {
+                // The answer does not name the key.
+                let key = self.volume(volume).await.ok().and_then(|view| view.kms_key_id);
+                Err(key_refused(&said, key.as_deref().unwrap_or("KEY")))
             }
             _ => Err(error.about(format_args!("volume {volume}"))),
         }
     }
+}
+
+/// EC2 cannot use the key that a volume is encrypted with.
+pub fn key_refused(said: &str, key: &str) -> Failure {
+    Failure::new(Code::EncryptionRefused, format!("{said}; its key is {key}")).remedy(format!(
+        "see that the key is enabled and not to be deleted (aws kms describe-key --key-id {key}); allow the instance's role, in \
+         its policy and in the key's own, kms:CreateGrant (where kms:GrantIsForAWSResource is true), kms:Decrypt, \
+         kms:DescribeKey, kms:GenerateDataKeyWithoutPlaintext and kms:ReEncrypt*; then: node-agent retry"
+    ))
 }
 
 /// EC2 answers a dry run with an error, also where the call would be allowed.
@@ -188,6 +203,7 @@ fn view(volume: &Volume) -> VolumeView {
         size_gib: volume.size().and_then(|size| u64::try_from(size).ok()).unwrap_or_default(),
         snapshot_id: volume.snapshot_id().filter(|id| !id.is_empty()).map(str::to_owned),
         multi_attach: volume.multi_attach_enabled().unwrap_or_default(),
+        kms_key_id: volume.kms_key_id().filter(|id| !id.is_empty()).map(str::to_owned),
         tags: volume.tags().iter().map(|tag| (text(tag.key()), text(tag.value()))).collect(),
         attachments: volume
             .attachments()

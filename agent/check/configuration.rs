@@ -50,7 +50,7 @@ pub(super) async fn check(from: &str, imds: &Imds) -> (Vec<Finding>, Option<Conf
     };
     let name = texts.main.name.clone();
     let mut findings = Vec::new();
-    let config = match texts.clone().validate(Scope::ThisHost) {
+    let config = match texts.clone().validate_aside(Scope::ThisHost).await {
         Ok(config) => {
             let over = if texts.overrides.is_some() { " with override.toml in force" } else { "" };
             findings.push(Finding::ok(NAME, format!("{name}{over} is valid: {}", summary(&config))));

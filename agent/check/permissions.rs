@@ -210,6 +210,22 @@ fn with_condition(mut statement: Value, condition: Value) -> Value {
     statement
 }
 
+/// What the role needs to attach a volume with this key (EBS user guide, "Requirements for Amazon EBS encryption").
+pub(super) fn kms(region: &str, key: &str) -> Value {
+    let use_it = ["kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKeyWithoutPlaintext", "kms:ReEncrypt*"];
+    let service = format!("ec2.{region}.amazonaws.com");
+    json!([
+        with_condition(
+            allow("kms:CreateGrant", &json!(key)),
+            json!({ "Bool": { "kms:GrantIsForAWSResource": "true" } })
+        ),
+        {
+            "Effect": "Allow", "Action": use_it, "Resource": key,
+            "Condition": { "StringEquals": { "kms:ViaService": service } },
+        },
+    ])
+}
+
 /// The names of resources in IAM.
 struct Arns<'a>(&'a Scene<'a>);
 

@@ -1,11 +1,13 @@
 //! What the checks found, and how it is told.
 
-use std::io::{IsTerminal, Write};
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
 use std::process::ExitCode;
 
 use serde::Serialize;
 
 use crate::failure::{Class, Failure};
+use crate::readable::{self, Page};
 
 /// The version of the JSON. It grows when a field changes its meaning or goes, not when one is added.
 const SCHEMA: u32 = 1;
@@ -78,6 +80,7 @@ impl Report {
 
     pub(super) fn add(&mut self, findings: impl IntoIterator<Item = Finding>) {
         for finding in findings {
+            let finding = Finding { remedy: finding.remedy.as_deref().map(readable::remedy), ..finding };
             if !self.json {
                 print(&line(&finding, self.colours));
             }
@@ -116,20 +119,17 @@ fn line(finding: &Finding, colours: bool) -> String {
         Verdict::Unknown => ("?  ", "33"),
     };
     let mut lines = finding.seen.lines();
-    let mut text = if colours { format!("\x1b[{colour}m{mark}\x1b[0m") } else { mark.to_owned() };
-    text.push_str("   ");
-    text.push_str(&finding.name);
-    text.push_str(": ");
-    text.push_str(lines.next().unwrap_or_default());
+    let mut page = Page::new(colours);
+    page.paint(colour, mark);
+    // Writing to a Page cannot fail.
+    let _ = write!(page, "   {}: {}", finding.name, lines.next().unwrap_or_default());
     if let Some(remedy) = &finding.remedy {
-        text.push_str("; to do: ");
-        text.push_str(remedy);
+        let _ = write!(page, "; to do: {remedy}");
     }
     for more in lines {
-        text.push_str("\n      ");
-        text.push_str(more);
+        let _ = write!(page, "\n      {more}");
     }
-    text
+    page.into_text()
 }
 
 #[cfg(test)]

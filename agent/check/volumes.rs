@@ -1,24 +1,47 @@
 //! The volumes: there, in this zone, and free or already here.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
 use futures_util::future::join_all;
 
-use super::{Finding, Scene, ask};
+use super::{Finding, Scene, ask, permissions};
 use crate::aws::ec2::{Attachment, VolumeView};
 use crate::config;
 use crate::failure::{Code, Failure};
 
-/// One line a volume.
+/// One line a volume, and one a key that volumes are still to be attached with.
 pub(super) async fn check(scene: &Scene<'_>) -> Vec<Finding> {
-    join_all(scene.config.volumes.iter().map(|want| volume(scene, want))).await
+    let keys = RefCell::default();
+    let mut findings = join_all(scene.config.volumes.iter().map(|want| volume(scene, want, &keys))).await;
+    findings.extend(keys.into_inner().iter().map(|key| key_finding(scene, key)));
+    findings
 }
 
-async fn volume(scene: &Scene<'_>, want: &config::Volume) -> Finding {
+/// There is no dry run of KMS, and whose key it is only KMS can tell.
+fn key_finding(scene: &Scene<'_>, key: &str) -> Finding {
+    let seen = "cannot be tried without attaching a volume: a dry run of ec2:AttachVolume does not ask KMS";
+    let statement = permissions::kms(&scene.node.region, key);
+    Finding::unknown(format!("KMS key {key}"), seen).advise(format!(
+        "nothing where it is the AWS managed key aws/ebs; for a key of your own see that it is enabled, that the role's policy \
+         has {statement}, and that the key's policy allows the role or the account the same"
+    ))
+}
+
+async fn volume(scene: &Scene<'_>, want: &config::Volume, keys: &RefCell<BTreeSet<String>>) -> Finding {
     let name = format!("volume {}", want.id);
     if let Err(why) = &scene.ways.ec2 {
         return Finding::unknown(name, format!("not looked at: {why}"));
     }
     match ask(async || scene.services.ec2.volume(want.id.as_str()).await).await {
-        Ok(view) => judge(scene, name, &view).await,
+        Ok(view) => {
+            let here = |attachment: &Attachment| attachment.instance_id == scene.node.instance_id;
+            // Of a volume that is attached here, the key was used.
+            if !view.attachments.iter().any(here) {
+                keys.borrow_mut().extend(view.kms_key_id.clone());
+            }
+            judge(scene, name, &view).await
+        }
         Err(failure) if failure.code == Code::AccessDenied => {
             Finding::unknown(name, "not looked at: ec2:DescribeVolumes is not allowed")
         }
@@ -36,7 +59,8 @@ async fn judge(scene: &Scene<'_>, name: String, view: &VolumeView) -> Finding {
     if view.multi_attach {
         return fix(Failure::new(Code::MultiAttach, "has Multi-Attach on"));
     }
-    let size = format!("{} GiB in {}", view.size_gib, view.zone);
+    let encrypted = if view.kms_key_id.is_some() { ", encrypted" } else { "" };
+    let size = format!("{} GiB in {}{encrypted}", view.size_gib, view.zone);
     let attachments = || view.attachments.iter().filter(|attachment| attachment.state != "detached");
     if let Some(other) = attachments().find(|attachment| attachment.instance_id != node.instance_id) {
         return held(scene, name, &size, other).await;

@@ -239,9 +239,9 @@ table! {
     FILE_SYSTEM "file_system" Choice(&["xfs", "ext4"]), Required, "filesystem", "\"xfs\"";
     /// Mount options, one an entry.
     MOUNT_OPTIONS "mount_options" List, Default(L::EmptyList), "mount", "[\"noatime\"]";
-    /// The mount point's owner.
+    /// The mount point's owner. A name is looked up in `/etc/passwd`, then by `getent` (LDAP, SSSD).
     OWNER "owner" Account, Optional, "ownership", "\"kafka\"";
-    /// The mount point's group.
+    /// The mount point's group, looked up alike.
     GROUP "group" Account, Optional, "ownership", "\"kafka\"";
     /// Whether owner and group are set on everything below the mount point on every boot, or whenever the mount point's own differ.
     RECURSIVE "recursive" FlagOr(&["when-owner-differs"]), Default(L::Flag(false)), "ownership", "false";

@@ -1,28 +1,243 @@
 //! Users and groups.
+//!
+//! The static binary's C library, musl, reads `/etc/passwd` and `/etc/group` and nothing else. Accounts of a directory (LDAP,
+//! SSSD, Active Directory) are known to glibc's name service alone, which `getent` asks.
+
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use nix::unistd::{Group, User};
 
+use super::command::{self, Asked};
 use crate::config::Account;
-use crate::failure::{Code, Failure, Named};
+use crate::failure::{Code, Failure};
 
-/// The user's id.
-pub fn user(account: &Account) -> Result<u32, Failure> {
-    match account {
-        Account::Id(id) => Ok(*id),
-        Account::Name(name) => User::from_name(name)
-            .named(format_args!("looking up user {name}"))?
-            .map(|user| user.uid.as_raw())
-            .ok_or_else(|| Failure::new(Code::UnknownAccount, format!("user {name} does not exist on this machine"))),
+/// How long `getent` may take for one name: a name service that hangs waits for its server.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Until so long after the start of the machine, an account that is not known may only be one whose name service is not up yet.
+const EARLY: Duration = Duration::from_mins(2);
+/// Between two questions.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Which database a name is looked up in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Database {
+    /// The users'.
+    Users,
+    /// The groups'.
+    Groups,
+}
+
+impl Database {
+    /// `user`, `group`
+    pub fn noun(self) -> &'static str {
+        match self {
+            Database::Users => "user",
+            Database::Groups => "group",
+        }
+    }
+
+    /// As nsswitch.conf(5) and getent(1) call it; the file has the same name.
+    fn name(self) -> &'static str {
+        match self {
+            Database::Users => "passwd",
+            Database::Groups => "group",
+        }
+    }
+
+    fn in_file(self, name: &str) -> Result<Option<u32>, nix::Error> {
+        match self {
+            Database::Users => User::from_name(name).map(|user| user.map(|user| user.uid.as_raw())),
+            Database::Groups => Group::from_name(name).map(|group| group.map(|group| group.gid.as_raw())),
+        }
     }
 }
 
-/// The group's id.
+/// Why an account has no id, as the end of a sentence that begins with its name.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unfound {
+    /// There is none.
+    Absent(String),
+    /// It cannot be told.
+    Unclear(String),
+}
+
+/// The user's id. May block for [`LIMIT`] and, on a machine that has just started, longer.
+pub fn user(account: &Account) -> Result<u32, Failure> {
+    id(Database::Users, account)
+}
+
+/// The group's id. Blocks like [`user`].
 pub fn group(account: &Account) -> Result<u32, Failure> {
-    match account {
-        Account::Id(id) => Ok(*id),
-        Account::Name(name) => Group::from_name(name)
-            .named(format_args!("looking up group {name}"))?
-            .map(|group| group.gid.as_raw())
-            .ok_or_else(|| Failure::new(Code::UnknownAccount, format!("group {name} does not exist on this machine"))),
+    id(Database::Groups, account)
+}
+
+fn id(database: Database, account: &Account) -> Result<u32, Failure> {
+    let name = match account {
+        Account::Id(id) => return Ok(*id),
+        Account::Name(name) => name,
+    };
+    let noun = database.noun();
+    find(database, name).map_err(|unfound| match unfound {
+        Unfound::Absent(why) => Failure::new(Code::UnknownAccount, format!("{noun} {name} {why}")),
+        Unfound::Unclear(why) => Failure::new(Code::ToolFailed, format!("{noun} {name} {why}")).remedy(format!(
+            "see why the machine's name service does not tell (time getent {} {name}; systemctl status sssd), or write the \
+             {noun}'s number in the configuration, then: node-agent retry",
+            database.name()
+        )),
+    })
+}
+
+/// The id of the account with this name. Blocks like [`user`].
+pub fn find(database: Database, name: &str) -> Result<u32, Unfound> {
+    loop {
+        match find_once(database, name) {
+            Err(Unfound::Absent(_)) if may_come(database) => thread::sleep(PAUSE),
+            found => return found,
+        }
+    }
+}
+
+fn find_once(database: Database, name: &str) -> Result<u32, Unfound> {
+    match database.in_file(name) {
+        Ok(Some(id)) => return Ok(id),
+        Ok(None) => {}
+        Err(errno) => return Err(Unfound::Unclear(format!("cannot be looked up: {}", errno.desc()))),
+    }
+    let file = format!("/etc/{}", database.name());
+    // getent takes what strtoul(3) reads as a number for an id, not for a name.
+    if name.starts_with('+') {
+        return Err(Unfound::Absent(format!("is not in {file}")));
+    }
+    let began = Instant::now();
+    match command::ask("getent", &[database.name(), "--", name], LIMIT) {
+        Ok(Asked::Ended(output)) => answered(&file, name, output.status.code(), &output.stdout),
+        Ok(Asked::Hung) => {
+            let waited = began.elapsed().as_secs();
+            Err(Unfound::Unclear(format!("is not in {file}, and getent has not answered for {waited} s")))
+        }
+        Err(failure) if failure.code == Code::ToolMissing => {
+            Err(Unfound::Absent(format!("is not in {file}, and getent is not installed")))
+        }
+        Err(failure) => Err(Unfound::Unclear(format!("is not in {file}, and {failure}"))),
+    }
+}
+
+/// Reads getent's answer: passwd(5) and group(5) both have the id in the third place.
+fn answered(file: &str, name: &str, code: Option<i32>, answer: &[u8]) -> Result<u32, Unfound> {
+    match code {
+        Some(0) => {}
+        // getent(1): a key was not found.
+        Some(2) => return Err(Unfound::Absent(format!("is neither in {file} nor known to getent (exit 2)"))),
+        Some(code) => return Err(Unfound::Unclear(format!("is not in {file}, and getent ended with exit {code}"))),
+        None => return Err(Unfound::Unclear(format!("is not in {file}, and getent was killed"))),
+    }
+    let answer = String::from_utf8_lossy(answer);
+    let line = answer.lines().next().unwrap_or_default();
+    let fields: Vec<_> = line.split(':').collect();
+    let id = fields.get(2).filter(|id| id.bytes().all(|byte| byte.is_ascii_digit())).and_then(|id| id.parse().ok());
+    match (fields.first(), id) {
+        // chown(2) takes the highest number as "leave it as it is".
+        (Some(told), Some(id)) if fields.len() >= 4 && id != u32::MAX && is_same(told, name) => Ok(id),
+        _ => Err(Unfound::Unclear(format!("is not in {file}, and getent's answer is not about it: {line:?}"))),
+    }
+}
+
+/// Whether it is the account that was asked for: directories take names in any case, and with their domain.
+fn is_same(told: &str, asked: &str) -> bool {
+    let bare = |name: &str| name.split('@').next().unwrap_or_default().to_lowercase();
+    told == asked || (bare(told) == bare(asked) && !bare(asked).is_empty())
+}
+
+/// Whether an account that is not known now may be known in a moment: the machine has just started, and a service that starts
+/// with it is asked for accounts, too.
+fn may_come(database: Database) -> bool {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    // proc_uptime(5)
+    let uptime =
+        read("/proc/uptime").split('.').next().and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
+    uptime.is_some_and(|uptime| uptime < EARLY) && asks_a_service(&read("/etc/nsswitch.conf"), database)
+}
+
+/// Whether nsswitch.conf(5) names a source of accounts that needs a service of its own.
+fn asks_a_service(switch: &str, database: Database) -> bool {
+    let line =
+        switch.lines().find_map(|line| line.trim().strip_prefix(database.name())?.trim_start().strip_prefix(':'));
+    line.is_some_and(|sources| sources.split_whitespace().any(|source| ["sss", "ldap", "winbind"].contains(&source)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_counts_only_if_it_is_whole_and_about_the_account() {
+        let of = |name: &str, code, answer: &str| answered("/etc/passwd", name, code, answer.as_bytes());
+        for (name, answer, id) in [
+            ("kafka", "kafka:*:70001:70000:Kafka:/home/kafka:/bin/bash\n", 70_001),
+            ("brokers", "brokers:*:70002:kafka,zk\n", 70_002),
+            ("kafka@corp.example", "kafka:*:70001:70000::/:/bin/sh\n", 70_001),
+            ("kafka", "kafka@corp.example:*:70001:70000::/:/bin/sh\n", 70_001),
+            ("Kafka", "kafka:*:70001:70000::/:/bin/sh\n", 70_001),
+            ("-x", "-x:*:5:5::/:/bin/sh\n", 5),
+        ] {
+            assert_eq!(of(name, Some(0), answer), Ok(id), "{answer}");
+        }
+        for answer in [
+            "",
+            "\n",
+            "kafka",
+            "kafka:*:70001",
+            "kafka:*::70000::/:",
+            "kafka:*:-1:0::/:",
+            "kafka:*:+1:0::/:",
+            "kafka:*:4294967295:0::/:",
+            "kafka:*:99999999999:0::/:",
+            "kafka:*:0x10:0::/:",
+            "root:x:0:0:root:/root:/bin/bash",
+            "warning: sssd is offline\nkafka:*:70001:70000::/:",
+        ] {
+            let told = of("kafka", Some(0), answer);
+            assert!(
+                matches!(&told, Err(Unfound::Unclear(why)) if why.contains("is not about it")),
+                "{answer}: {told:?}"
+            );
+        }
+        assert!(matches!(of("@", Some(0), "@corp:*:1:1::/:"), Err(Unfound::Unclear(_))));
+        assert_eq!(
+            of("kafka", Some(2), ""),
+            Err(Unfound::Absent("is neither in /etc/passwd nor known to getent (exit 2)".to_owned()))
+        );
+        assert!(matches!(of("kafka", Some(1), ""), Err(Unfound::Unclear(why)) if why.ends_with("with exit 1")));
+        assert!(matches!(of("kafka", None, ""), Err(Unfound::Unclear(why)) if why.ends_with("was killed")));
+    }
+
+    #[test]
+    fn what_is_here_is_found_and_what_is_not_is_told_with_where_was_looked() {
+        assert_eq!(find(Database::Users, "root"), Ok(0));
+        assert_eq!(find(Database::Groups, "root"), Ok(0));
+        for name in ["nobody-here", "-x", "--help", "a b", "ä", "%s", "$(id)"] {
+            let told = find_once(Database::Users, name);
+            let expected = "is neither in /etc/passwd nor known to getent (exit 2)".to_owned();
+            assert_eq!(told, Err(Unfound::Absent(expected)), "{name}");
+        }
+        // getent would tell of user 0.
+        assert_eq!(find_once(Database::Users, "+0"), Err(Unfound::Absent("is not in /etc/passwd".to_owned())));
+        assert_eq!(user(&Account::Id(7)).unwrap(), 7);
+        assert_eq!(user(&Account::Name("nobody-here".to_owned())).unwrap_err().code, Code::UnknownAccount);
+    }
+
+    #[test]
+    fn only_sources_with_a_service_may_know_an_account_later() {
+        for (switch, later) in [
+            ("passwd: files systemd\ngroup: files sss\n", false),
+            ("passwd:         files sss\n", true),
+            ("  passwd : compat ldap [NOTFOUND=return]\n", true),
+            ("passwd: files winbind", true),
+            ("# passwd: files sss\npasswd_compat: sss\n", false),
+            ("", false),
+        ] {
+            assert_eq!(asks_a_service(switch, Database::Users), later, "{switch}");
+        }
     }
 }

@@ -1,12 +1,16 @@
 //! Other programs, run to their end.
 
 use std::fs::File;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
-use nix::unistd::{AccessFlags, access};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::{AccessFlags, Pid, access};
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -27,10 +31,44 @@ pub async fn run(program: &str, args: &[&str], device: Option<&File>) -> Result<
     // A group of its own: Ctrl-C and a hangup of the terminal are for the agent; they must not cut mkfs or e2fsck off.
     command.args(args).env("LC_ALL", "C").stdin(stdin).process_group(0);
     let output = command.output().await;
-    output.map_err(|error| match error.kind() {
+    output.map_err(|error| unstarted(program, error))
+}
+
+/// What became of a question to a program.
+#[derive(Debug)]
+pub enum Asked {
+    /// It ended.
+    Ended(Output),
+    /// It did not end in time, and was killed.
+    Hung,
+}
+
+/// Asks a program that only answers and may hang; it is killed then. For threads that may block.
+pub fn ask(program: &str, args: &[&str], limit: Duration) -> Result<Asked, Failure> {
+    tracing::debug!("running {program} {}", args.join(" "));
+    let mut command = std::process::Command::new(program);
+    command.args(args).env("LC_ALL", "C").process_group(0);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().map_err(|error| unstarted(program, error))?;
+    let group = i32::try_from(child.id()).map(Pid::from_raw);
+    let (sender, receiver) = mpsc::channel();
+    // Nobody waits for this thread: a program that not even a kill ends is left behind with it.
+    thread::spawn(move || sender.send(child.wait_with_output()));
+    if let Ok(output) = receiver.recv_timeout(limit) {
+        return Ok(Asked::Ended(output.map_err(|error| unstarted(program, error))?));
+    }
+    if let Ok(group) = group {
+        // It may have ended just now.
+        let _ = killpg(group, Signal::SIGKILL);
+    }
+    Ok(Asked::Hung)
+}
+
+fn unstarted(program: &str, error: io::Error) -> Failure {
+    match error.kind() {
         ErrorKind::NotFound => Failure::new(Code::ToolMissing, format!("{program} is not installed")),
         _ => Failure::new(Code::ToolFailed, format!("{program} cannot be started")).because(error),
-    })
+    }
 }
 
 /// Where a program is, looked for as [`run`] finds it.

@@ -25,7 +25,7 @@ use console::{Term, truncate_str};
 use serde::de::value::Error as Unknown;
 use serde::de::{Deserialize, IntoDeserializer};
 
-use super::text::{CYAN, DIM, GREEN, PLAIN, RED, YELLOW, on_terminal};
+use super::text::{CYAN, DIM, GREEN, PLAIN, RED, YELLOW};
 use super::{Kind, Level, Line, Sink};
 use crate::step::{StepName, rough};
 
@@ -134,9 +134,9 @@ impl Live {
     fn failed(&mut self, step: StepName, line: &Line) {
         let spent = self.ended(step, line);
         self.settle(|before| before < step);
-        let why = on_terminal(&line.message);
+        let why = line.message.as_str();
         // The time stands in its column.
-        let why = why.strip_prefix("failed (").and_then(|rest| rest.split_once("): ")).map_or(&*why, |(_, why)| why);
+        let why = why.strip_prefix("failed (").and_then(|rest| rest.split_once("): ")).map_or(why, |(_, why)| why);
         let cross = self.look.tint(RED, self.look.cross);
         self.above += &row(&cross, step, &rough(spent), line.volume.as_deref(), why);
         self.above.push('\n');
@@ -274,7 +274,7 @@ impl Look {
 
     /// A line that is no step's row.
     fn said(&self, line: &Line) -> String {
-        let (place, message) = (line.place(), on_terminal(&line.message));
+        let (place, message) = (line.place(), &line.message);
         match (line.kind, line.level) {
             (Kind::Output, _) => format!("  {} {message}\n", self.tint(DIM, "|")),
             (_, Level::Error) => format!("{} {place}{message}\n", self.tint(RED, self.cross)),
@@ -304,7 +304,7 @@ fn gist(line: &Line) -> String {
     let message = message.rsplit_once(" (attempt ").map_or(message, |(gist, _)| gist);
     let about = format!("volume {} ", line.volume.as_deref().unwrap_or_default());
     let message = message.strip_prefix(&about).unwrap_or(message);
-    on_terminal(message).replace(['\n', '\t'], " ")
+    message.replace(['\n', '\t'], " ")
 }
 
 fn time(line: &Line) -> SystemTime {

@@ -32,6 +32,8 @@ use journal::Journal;
 use live::Live;
 use text::Text;
 
+use crate::readable;
+
 /// `--log-format`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -136,6 +138,22 @@ impl Line {
         line
     }
 
+    /// As people may see it. Of what a hook rewrote in place, the last state.
+    fn readable(&self) -> Self {
+        let shown = |text: &Option<String>| text.as_deref().map(|text| readable::line(text).into_owned());
+        let message = match self.kind {
+            Kind::Output => readable::last_state(&self.message).into(),
+            _ => readable::commands(&self.message),
+        };
+        Line {
+            time: readable::line(&self.time).into_owned(),
+            step: shown(&self.step),
+            volume: shown(&self.volume),
+            message: readable::text(&message).into_owned(),
+            ..*self
+        }
+    }
+
     /// The step and the volume, for the start of a line: `attach vol-0abc: `.
     fn place(&self) -> String {
         match (&self.step, &self.volume) {
@@ -207,9 +225,9 @@ impl Sink {
     /// All but live progress write at once.
     fn write(&self, line: &Line) {
         match self {
-            Sink::Text(text) => write(&text.render(line)),
+            Sink::Text(text) => write(&text.render(&line.readable())),
             Sink::Json => write(&json(line)),
-            Sink::Journal(journal) => journal.send(line),
+            Sink::Journal(journal) => journal.send(&line.readable()),
             Sink::Live(_) => {}
         }
     }
@@ -259,7 +277,7 @@ pub fn follow() -> broadcast::Receiver<Line> {
 /// Shows a line, this process's or another's.
 pub fn show(line: &Line) {
     let paint = match &mut *sink() {
-        Sink::Live(progress) => progress.take(line),
+        Sink::Live(progress) => progress.take(&line.readable()),
         _ if line.kind == Kind::Begin => false,
         plain => {
             plain.write(line);
@@ -283,7 +301,7 @@ pub fn finish() {
 pub fn say(level: Level, text: &str) {
     finish();
     match &*sink() {
-        Sink::Text(_) | Sink::Live(_) => write(&format!("{}\n", text::on_terminal(text))),
+        Sink::Text(_) | Sink::Live(_) => write(&format!("{}\n", readable::text(text))),
         sink => sink.write(&Line::note(level, text)),
     }
 }
@@ -297,7 +315,8 @@ pub fn last_words(level: Level, text: &str, console: &str) {
         // O_NONBLOCK: a console that nobody empties must not hold the agent up. O_NOCTTY: nor become its terminal.
         let flags = OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
         let device = OpenOptions::new().append(true).custom_flags(flags.bits()).open("/dev/console");
-        let _ = device.and_then(|device| write_within(device, format!("{console}\n").as_bytes(), CONSOLE));
+        let _ = device
+            .and_then(|device| write_within(device, format!("{}\n", readable::text(console)).as_bytes(), CONSOLE));
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use super::report::Overall;
 use crate::journal::{Outcome, Phase, State};
+use crate::readable;
 
 /// The whole file.
 pub(crate) fn of(state: &State) -> String {
@@ -80,7 +81,7 @@ struct Escaped<'a>(&'a str);
 
 impl Display for Escaped<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for char in self.0.chars() {
+        for char in readable::text(self.0).chars() {
             match char {
                 '\\' => f.write_str("\\\\")?,
                 '"' => f.write_str("\\\"")?,

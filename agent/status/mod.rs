@@ -18,6 +18,7 @@ use crate::failure::{Code, Failure};
 use crate::host;
 use crate::journal::{self, State};
 use crate::publish::LIVE;
+use crate::readable;
 use crate::service::control::{self, Request};
 use crate::session::Places;
 
@@ -55,7 +56,11 @@ pub async fn wait(places: &Places, timeout: Option<Duration>) -> Result<Report, 
 /// The report as it is printed.
 pub fn render(report: &Report, json: bool) -> String {
     if json {
-        return serde_json::to_string_pretty(report).unwrap_or_default() + "\n";
+        let mut report = report.clone();
+        if let Some(fault) = &mut report.failure {
+            fault.error.remedy = readable::remedy(&fault.error.remedy);
+        }
+        return serde_json::to_string_pretty(&report).unwrap_or_default() + "\n";
     }
     let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     text::render(report, colours)

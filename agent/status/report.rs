@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use crate::journal::{Fault, LaunchOutcome, Outcome, Phase, State, StepRecord, Subject, Warning};
+use crate::readable;
 use crate::step::{StepName, rough};
 
 /// The version of this document. A reader can rely on every field of a version; new ones may be added to it.
@@ -323,7 +324,11 @@ pub fn in_a_line(state: &State) -> String {
     let failed = || {
         state.fault.as_ref().map_or_else(String::new, |fault| {
             let step = fault.step.map_or("start", StepName::as_str);
-            format!("{step}: {}; {}", fault.error.message.lines().next().unwrap_or_default(), fault.error.remedy)
+            format!(
+                "{step}: {}; {}",
+                fault.error.message.lines().next().unwrap_or_default(),
+                readable::remedy(&fault.error.remedy)
+            )
         })
     };
     match state.phase {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::report::{Overall, Report, StepOutcome, StepReport};
 use crate::journal::LaunchOutcome;
+use crate::readable::{self, Page};
 use crate::step::rough;
 
 const GREEN: &str = "32";
@@ -14,10 +15,11 @@ const DIM: &str = "2";
 
 /// The whole text.
 pub(super) fn render(report: &Report, colours: bool) -> String {
-    let paint = |code: &str, text: &str| if colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() };
-    let mut text = String::new();
-    // Writing to a String cannot fail.
-    let _ = writeln!(text, "{}{}", subject(report), paint(colour(report.state), &headline(report)));
+    let mut text = Page::new(colours);
+    // Writing to a Page cannot fail.
+    let _ = text.write_str(&subject(report));
+    text.paint(colour(report.state), &headline(report));
+    let _ = text.write_str("\n");
     let mut untold = report.failure.as_ref();
     for step in &report.steps {
         let (word, code) = match step.outcome {
@@ -28,7 +30,9 @@ pub(super) fn render(report: &Report, colours: bool) -> String {
             StepOutcome::Failed => ("FAIL", RED),
         };
         let line = format!("{:<13} {}", step.step.as_str(), details(step));
-        let _ = writeln!(text, "  {}  {}", paint(code, &format!("{word:<4}")), line.trim_end());
+        let _ = text.write_str("  ");
+        text.paint(code, &format!("{word:<4}"));
+        let _ = writeln!(text, "  {}", line.trim_end());
         if let Some(why) = step.waiting.as_ref().filter(|_| step.outcome == StepOutcome::Running) {
             let _ = writeln!(text, "        waits: {why}");
         }
@@ -39,7 +43,7 @@ pub(super) fn render(report: &Report, colours: bool) -> String {
                 let _ = writeln!(text, "        {line}");
             }
             for line in &step.output {
-                let _ = writeln!(text, "        | {line}");
+                let _ = writeln!(text, "        | {}", readable::last_state(line));
             }
         }
     }
@@ -48,17 +52,18 @@ pub(super) fn render(report: &Report, colours: bool) -> String {
     }
     for warning in &report.warnings {
         let volume = warning.subject.as_deref().map(|volume| format!(" {volume}")).unwrap_or_default();
-        let line = format!("warning: {}{volume}: {}", warning.step, warning.message);
-        let _ = writeln!(text, "{}", paint(YELLOW, &line));
+        let line = format!("warning: {}{volume}: {}", warning.step, readable::commands(&warning.message));
+        text.paint(YELLOW, &line);
+        let _ = text.write_str("\n");
     }
     if let Some(failure) = &report.failure {
         if !matches!(report.state, Overall::Running) {
-            let _ = writeln!(text, "what to do: {}", failure.error.remedy);
+            let _ = writeln!(text, "what to do: {}", readable::remedy(&failure.error.remedy));
         }
     } else if let Some(what) = what_to_do(report.state) {
-        let _ = writeln!(text, "what to do: {what}");
+        let _ = writeln!(text, "what to do: {}", readable::remedy(what));
     }
-    text
+    text.into_text()
 }
 
 fn colour(state: Overall) -> &'static str {

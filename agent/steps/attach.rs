@@ -1,12 +1,12 @@
 //! `attach`: the volume is attached to this instance. Never taken from a live one.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::aws::ec2::{AttachAnswer, Attachment, Ec2, VolumeView};
+use crate::aws::ec2::{self, AttachAnswer, Attachment, Ec2, VolumeView};
 use crate::config;
 use crate::failure::{Code, Failure};
 use crate::step::{Observed, Step, StepName};
@@ -30,6 +30,8 @@ pub struct Attach<'a> {
     pub taken: &'a RefCell<BTreeSet<String>>,
     /// The state of the instance that has the volume, and when it was asked.
     pub holder: RefCell<Option<Holder>>,
+    /// How often EC2 has accepted the request to attach.
+    pub accepted: Cell<u32>,
 }
 
 /// What was last heard of the instance that has the volume.
@@ -43,6 +45,9 @@ pub struct Holder {
 /// The holder's state is only told to people, so it is asked less often than whether the volume is free: the request quota is
 /// the whole account's.
 const HOLDER_FRESH: Duration = Duration::from_secs(5);
+
+/// EC2 refuses to attach what it is attaching: a request that it accepts so often was dropped each time before.
+const DROPPED: u32 = 3;
 
 /// A volume attached to this instance.
 #[derive(Clone, Debug)]
@@ -97,6 +102,15 @@ impl<'a> Step for Attach<'a> {
             _ => {}
         }
         match view.state.as_str() {
+            // EC2 validates the key after it has accepted the request, too (EBS user guide, "EventBridge events", attachVolume).
+            "available" if self.accepted.get() >= DROPPED && view.kms_key_id.is_some() => {
+                let said = format!(
+                    "EC2 has accepted {} times to attach volume {id}, which is encrypted, and each time it was available again \
+                     afterwards",
+                    self.accepted.get()
+                );
+                Err(ec2::key_refused(&said, view.kms_key_id.as_deref().unwrap_or_default()))
+            }
             "available" => Ok(Observed::Todo(format!("volume {id} is available"))),
             "error" | "deleting" | "deleted" => {
                 Err(Failure::new(Code::VolumeUnusable, format!("volume {id} is in state {}", view.state)))
@@ -109,7 +123,10 @@ impl<'a> Step for Attach<'a> {
         self.launch.must_be_wanted().await?;
         let name = self.free_name()?;
         match self.ec2.attach(self.want.id.as_str(), &self.node.instance_id, &name).await? {
-            AttachAnswer::Accepted => Ok(()),
+            AttachAnswer::Accepted => {
+                self.accepted.set(self.accepted.get().saturating_add(1));
+                Ok(())
+            }
             // Who has it is for the next look to find out; the description may lag behind.
             AttachAnswer::HeldAlready => {
                 let text = format!("volume {} is attached already, as EC2 says", self.want.id);

@@ -57,11 +57,15 @@ impl Step for WriteFiles<'_> {
 
     async fn act(&self) -> Result<(), Failure> {
         // Looked up first, so that an unknown account leaves everything as it was.
-        let owners: Vec<_> = self
-            .files
-            .iter()
-            .map(|file| Ok((accounts::user(&file.owner)?, accounts::group(&file.group)?)))
-            .collect::<Result<_, Failure>>()?;
+        let accounts: Vec<_> = self.files.iter().map(|file| (file.owner.clone(), file.group.clone())).collect();
+        // A name service may not answer for seconds.
+        let owners = tokio::task::spawn_blocking(move || {
+            let ids = accounts.iter().map(|(user, group)| Ok((accounts::user(user)?, accounts::group(group)?)));
+            ids.collect::<Result<Vec<_>, Failure>>()
+        });
+        let owners = owners
+            .await
+            .unwrap_or_else(|panicked| Err(Failure::io("looking up the owners", io::Error::other(panicked))))?;
         for ((file, fetched), (user, group)) in self.files.iter().zip(self.contents).zip(owners) {
             let what = || format!("writing {}", file.destination.display());
             let nameless = || io::Error::other("a path without a directory");

@@ -48,7 +48,7 @@ impl Step for Own<'_> {
     }
 
     async fn observe(&self) -> Result<Observed<()>, Failure> {
-        let owner = self.wanted()?;
+        let owner = self.wanted().await?;
         let path = self.volume.want.mount_path.display();
         let stat = self.mount_point()?.stat().named(format_args!("looking at {path}"))?;
         if owner.differs(&stat) {
@@ -61,7 +61,7 @@ impl Step for Own<'_> {
     }
 
     async fn act(&self) -> Result<(), Failure> {
-        let owner = self.wanted()?;
+        let owner = self.wanted().await?;
         let what = format!("changing the owner of {}", self.volume.want.mount_path.display());
         let mount_point = self.mount_point()?;
         let always = self.sweeps_always();
@@ -87,12 +87,16 @@ impl Step for Own<'_> {
 }
 
 impl Own<'_> {
-    fn wanted(&self) -> Result<Owner, Failure> {
-        let want = self.volume.want;
-        Ok(Owner {
-            user: want.owner.as_ref().map(accounts::user).transpose()?,
-            group: want.group.as_ref().map(accounts::group).transpose()?,
-        })
+    async fn wanted(&self) -> Result<Owner, Failure> {
+        let (owner, group) = (self.volume.want.owner.clone(), self.volume.want.group.clone());
+        // A name service may not answer for seconds.
+        let found = tokio::task::spawn_blocking(move || {
+            Ok(Owner {
+                user: owner.as_ref().map(accounts::user).transpose()?,
+                group: group.as_ref().map(accounts::group).transpose()?,
+            })
+        });
+        found.await.unwrap_or_else(|panicked| Err(Failure::io("looking up the owner", io::Error::other(panicked))))
     }
 
     fn mount_point(&self) -> Result<Folder, Failure> {

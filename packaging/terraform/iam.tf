@@ -164,4 +164,44 @@ data "aws_iam_policy_document" "node_policy" {
       resources = ["arn:${data.aws_partition.current.partition}:s3:::${trimprefix(statement.value, "s3://")}"]
     }
   }
+
+  # For volumes that are encrypted with a key of the user's own: EC2 asks KMS in the name of the role that attaches
+  # (EBS user guide, "Requirements for Amazon EBS encryption").
+  dynamic "statement" {
+    for_each = var.kms_key_arn == null ? [] : [var.kms_key_arn]
+
+    content {
+      sid       = "GrantKeyToEC2"
+      actions   = ["kms:CreateGrant"]
+      resources = [statement.value]
+
+      condition {
+        test     = "Bool"
+        variable = "kms:GrantIsForAWSResource"
+        values   = ["true"]
+      }
+    }
+  }
+
+  dynamic "statement" {
+    for_each = var.kms_key_arn == null ? [] : [var.kms_key_arn]
+
+    content {
+      sid = "UseKeyThroughEC2"
+      actions = [
+        "kms:Decrypt",
+        "kms:DescribeKey",
+        "kms:GenerateDataKeyWithoutPlaintext",
+        "kms:ReEncrypt*",
+      ]
+      resources = [statement.value]
+
+      condition {
+        test     = "StringLike"
+        variable = "kms:ViaService"
+        # In China the name ends with .cn.
+        values = ["ec2.${data.aws_region.current.id}.amazonaws.com*"]
+      }
+    }
+  }
 }

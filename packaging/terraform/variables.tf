@@ -175,3 +175,15 @@ variable "node_agent_sha256" {
     error_message = "node_agent_sha256 must be 64 lower-case hex digits, as sha256sum prints them."
   }
 }
+
+variable "kms_key_arn" {
+  type        = string
+  default     = null
+  description = "ARN of your own KMS key, where the account's EBS encryption by default uses one: the nodes' role gets what attaching a volume with it needs. Not needed for the AWS managed key aws/ebs."
+
+  validation {
+    # The key itself: IAM does not follow an alias.
+    condition     = var.kms_key_arn == null || can(regex("^arn:[a-z-]+:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]+$", var.kms_key_arn))
+    error_message = "kms_key_arn must be the ARN of a key, as arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab, not of an alias."
+  }
+}

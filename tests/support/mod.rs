@@ -33,6 +33,8 @@ pub static AGENT: LazyLock<String> =
     LazyLock::new(|| std::env::var("NODE_AGENT").unwrap_or_else(|_| just_built().display().to_string()));
 /// The agent on a machine.
 pub const PROGRAM: &str = "/opt/under-test/node-agent";
+/// The same file where packages install it, so that remedies name commands as they do on most nodes.
+pub const INSTALLED: &str = "/usr/bin/node-agent";
 /// What the simulator's https server is verified against.
 pub const CA: &str = "/etc/ssl/simulator.pem";
 /// A run that takes longer than this is stuck.
@@ -71,7 +73,8 @@ impl Ground {
 
     /// Boots a machine that has the agent.
     fn boot(disk: &RootDisk, by_id: &Path) -> Machine {
-        Machine::boot_with(disk, by_id, &[(Path::new(Ground::AGENT), Path::new(PROGRAM))]).unwrap()
+        let agent = Path::new(Ground::AGENT);
+        Machine::boot_with(disk, by_id, &[(agent, Path::new(PROGRAM)), (agent, Path::new(INSTALLED))]).unwrap()
     }
 }
 

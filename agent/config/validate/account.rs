@@ -1,22 +1,13 @@
 //! Users and groups.
 
-use nix::unistd::{Group, User};
-
 use super::value::is_blank;
 use crate::config::Scope;
 use crate::config::model::Account;
 use crate::config::reader::{Given, Sheet};
 use crate::config::report::{Quoted, Reported};
 use crate::config::schema::Key;
-
-/// Which database a name is looked up in.
-#[derive(Clone, Copy)]
-pub(super) enum Database {
-    /// The users'.
-    Users,
-    /// The groups'.
-    Groups,
-}
+pub(super) use crate::host::accounts::Database;
+use crate::host::accounts::{self, Unfound};
 
 /// A key's account; a name must exist on this host when that is asked.
 pub(super) fn read(
@@ -62,23 +53,20 @@ fn account(given: &Given<'_, &str>, database: Database, scope: Scope) -> Result<
     if scope == Scope::Offline {
         return Ok(Account::Name(text.to_owned()));
     }
-    // Names with a NUL, for which these calls panic, are refused above.
-    let (kind, exists) = match database {
-        Database::Users => ("user", User::from_name(text).map(|found| found.is_some())),
-        Database::Groups => ("group", Group::from_name(text).map(|found| found.is_some())),
-    };
-    match exists {
-        Ok(true) => Ok(Account::Name(text.to_owned())),
-        Ok(false) => Err(spot.mistake(
-            format_args!("there is no {kind} {} on this host", Quoted(text)),
+    // Names with a NUL, for which this panics, are refused above.
+    let noun = database.noun();
+    match accounts::find(database, text) {
+        Ok(_) => Ok(Account::Name(text.to_owned())),
+        Err(Unfound::Absent(why)) => Err(spot.mistake(
+            format_args!("there is no {noun} {} on this host: it {why}", Quoted(text)),
             format_args!(
-                "create the {kind} before the agent starts ({kind}add --system {}), or write its number",
+                "create the {noun} before the agent starts ({noun}add --system {}), or write its number",
                 Quoted(text)
             ),
         )),
-        Err(errno) => Err(spot.mistake(
-            format_args!("the {kind} {} cannot be looked up: {}", Quoted(text), errno.desc()),
-            format_args!("write the {kind}'s number"),
+        Err(Unfound::Unclear(why)) => Err(spot.mistake(
+            format_args!("the {noun} {} {why}", Quoted(text)),
+            format_args!("see why the name service does not tell, or write the {noun}'s number"),
         )),
     }
 }

@@ -126,6 +126,10 @@ pub struct VolumeSpec {
     pub snapshot_id: Option<String>,
     /// Whether several instances may hold it at once (io2 Multi-Attach).
     pub multi_attach: bool,
+    /// The KMS key that it is encrypted with. An instance whose role is denied `kms:CreateGrant` cannot attach it.
+    pub kms_key_id: Option<String>,
+    /// Whether that key is disabled: EC2 accepts to attach the volume, and then it is available again.
+    pub kms_key_disabled: bool,
     /// Its tags.
     pub tags: BTreeMap<String, String>,
 }
@@ -138,6 +142,8 @@ impl Default for VolumeSpec {
             id: None,
             snapshot_id: None,
             multi_attach: false,
+            kms_key_id: None,
+            kms_key_disabled: false,
             tags: BTreeMap::new(),
         }
     }

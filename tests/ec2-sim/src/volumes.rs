@@ -30,6 +30,8 @@ pub(crate) fn create(core: &Core, spec: VolumeSpec) -> Result<VolumeId, SimError
         zone: spec.zone.unwrap_or_else(|| core.config.zone.clone()),
         snapshot_id: spec.snapshot_id,
         multi_attach: spec.multi_attach,
+        kms_key_id: spec.kms_key_id,
+        kms_key_disabled: spec.kms_key_disabled,
         tags: spec.tags,
         created: core.clock.now(),
         backing,
@@ -67,10 +69,16 @@ pub(crate) fn attach(core: &Arc<Core>, volume: &str, instance: &str, device: &st
     kept.change(|volume| volume.attachments.push(attachment.clone()));
     tell(core, kept.get(), Some(&attachment));
     let (volume, instance) = (kept.get().id.clone(), attachment.instance.clone());
+    let unusable = kept.get().kms_key_disabled;
     drop(world);
 
     let latencies = &core.config.latencies;
     let of = volume.clone();
+    if unusable {
+        let dropped = attachment.clone();
+        core.later(latencies.attach, move |core| end_attachment(core, &mut core.world(), &of, &dropped));
+        return Ok(attachment);
+    }
     core.later(latencies.attach, move |core| {
         let mut world = core.world();
         set_status(core, &mut world, &of, generation, AttachmentStatus::Attaching, AttachmentStatus::Attached);
@@ -99,6 +107,14 @@ fn refuse_attach(world: &World, volume: &str, instance: &str, device: &str) -> R
         } else {
             ApiError::client("VolumeInUse", format!("{} is already attached to an instance", volume.id))
         });
+    }
+    let denied = |action: &str| instance.spec.denied.iter().any(|denied| denied == action);
+    if volume.kms_key_id.is_some() && denied("kms:CreateGrant") {
+        let message = format!(
+            "Volume {} cannot be attached. The encrypted volume was unable to access the KMS master key.",
+            volume.id
+        );
+        return Err(ApiError::client("CustomerKeyHasBeenRevoked", message));
     }
     if world.attached_to(&instance.id).any(|(_, attachment)| attachment.device == device) {
         let message = format!("Invalid value '{device}' for unixDevice. Attachment point {device} is already in use");

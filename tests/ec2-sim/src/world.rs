@@ -92,6 +92,8 @@ pub(crate) struct Volume {
     pub(crate) zone: String,
     pub(crate) snapshot_id: Option<String>,
     pub(crate) multi_attach: bool,
+    pub(crate) kms_key_id: Option<String>,
+    pub(crate) kms_key_disabled: bool,
     pub(crate) tags: BTreeMap<String, String>,
     pub(crate) created: OffsetDateTime,
     pub(crate) backing: PathBuf,

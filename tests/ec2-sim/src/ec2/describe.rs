@@ -46,7 +46,7 @@ fn volume_node(volume: &Volume) -> Node {
         .iter()
         .map(|attachment| Node::new("item").children(attachment_fields(&volume.id, attachment)));
     let kind = if volume.multi_attach { "io2" } else { "gp3" };
-    Node::new("item")
+    let mut item = Node::new("item")
         .with("volumeId", &volume.id)
         .with("size", volume.size_gib())
         .with("snapshotId", volume.snapshot_id.as_deref().unwrap_or_default())
@@ -57,8 +57,12 @@ fn volume_node(volume: &Volume) -> Node {
         .child(Node::new("tagSet").children(tag_items(&volume.tags)))
         .with("volumeType", kind)
         .with("iops", 3000)
-        .with("encrypted", false)
-        .with("multiAttachEnabled", volume.multi_attach)
+        .with("encrypted", volume.kms_key_id.is_some())
+        .with("multiAttachEnabled", volume.multi_attach);
+    if let Some(key) = &volume.kms_key_id {
+        item = item.with("kmsKeyId", key);
+    }
+    item
 }
 
 fn volume_field(volume: &Volume, name: &str) -> Option<Vec<String>> {

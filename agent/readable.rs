@@ -1,0 +1,276 @@
+//! Text on its way to a person: harmless on a terminal, and with commands that work where they are typed.
+//!
+//! A hook, a file's name, a tool, AWS and the configuration can hold any character. Every place that shows text to people sends
+//! it through here; JSON keeps each character, as an escape, and so do the state files.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::OnceLock;
+
+/// As it may be shown: nothing in it moves a cursor, clears a screen, sets a title or turns the order of what is read. Lines
+/// and tabs stay; escape sequences and other control characters go, and what divides words becomes a space.
+pub fn text(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_unfit) {
+        return Cow::Borrowed(text);
+    }
+    // Line by line: a sequence that is never ended must not take the next line along.
+    let lines = text.split('\n').map(|line| {
+        let line = console::strip_ansi_codes(line.strip_suffix('\r').unwrap_or(line));
+        let fit = line.chars().filter_map(|char| match char {
+            '\r' | '\u{2028}' | '\u{2029}' | '\u{b}' | '\u{c}' | '\u{85}' => Some(' '),
+            _ => (!is_unfit(char)).then_some(char),
+        });
+        fit.collect::<String>()
+    });
+    Cow::Owned(lines.collect::<Vec<_>>().join("\n"))
+}
+
+/// As [`text`], on one line: for places where a second line would be taken for something else.
+pub fn line(of: &str) -> Cow<'_, str> {
+    match text(of) {
+        shown if shown.contains(['\n', '\t']) => Cow::Owned(shown.trim_end().replace(['\n', '\t'], " ")),
+        shown => shown,
+    }
+}
+
+/// The last state of a line that was rewritten in place: of `10%\r20%`, the `20%`.
+pub fn last_state(line: &str) -> &str {
+    line.trim_end_matches('\r').rsplit('\r').next().unwrap_or_default()
+}
+
+/// Whether a person should not meet this character: controls (C0 without tab and newline, DEL, C1), the ends of lines and
+/// paragraphs that only some programs know, and those that reorder what stands around them (UAX #9).
+fn is_unfit(char: char) -> bool {
+    match char {
+        '\n' | '\t' => false,
+        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}' => true,
+        _ => char.is_control(),
+    }
+}
+
+/// A text for people that is put together piece by piece. Each piece is made readable; colours are the page's own.
+#[derive(Debug, Default)]
+pub struct Page {
+    text: String,
+    colours: bool,
+}
+
+impl Page {
+    /// An empty page.
+    pub fn new(colours: bool) -> Self {
+        Page { text: String::new(), colours }
+    }
+
+    /// Adds text in a colour: the parameter of ECMA-48's SGR.
+    pub fn paint(&mut self, colour: &'static str, piece: &str) {
+        let piece = text(piece);
+        if self.colours {
+            self.text.extend(["\x1b[", colour, "m", &piece, "\x1b[0m"]);
+        } else {
+            self.text.push_str(&piece);
+        }
+    }
+
+    /// All of it.
+    pub fn into_text(self) -> String {
+        self.text
+    }
+}
+
+impl fmt::Write for Page {
+    fn write_str(&mut self, piece: &str) -> fmt::Result {
+        self.text.push_str(&text(piece));
+        Ok(())
+    }
+}
+
+/// The agent's commands, as remedies name them.
+pub(crate) const COMMANDS: [&str; 9] =
+    ["run", "status", "retry", "complete", "plan", "install", "check", "config", "completions"];
+/// The program's name in remedies.
+const NAME: &str = "node-agent";
+/// Where root's shell finds programs also by sudo as RHEL and Amazon Linux have it (sudoers, `secure_path`).
+const SECURE_PATH: [&str; 4] = ["/sbin", "/bin", "/usr/sbin", "/usr/bin"];
+
+/// A remedy as it is to be read: [`commands`], and commands for AWS say that they are none of the node's.
+pub fn remedy(remedy: &str) -> String {
+    let text = commands(remedy);
+    if names_aws(&text) { text.into_owned() + OPERATOR } else { text.into_owned() }
+}
+
+/// With commands of the agent that work where they are typed: they get the program's path where root's shell would not find
+/// it by its name.
+pub fn commands(text: &str) -> Cow<'_, str> {
+    static PROGRAM: OnceLock<Option<String>> = OnceLock::new();
+    let own = || path_to_type(&std::env::current_exe().ok()?, &SECURE_PATH.map(Path::new));
+    PROGRAM.get_or_init(own).as_deref().map_or(Cow::Borrowed(text), |program| with_program(text, program).into())
+}
+
+/// What a remedy with commands of the AWS CLI ends with: the node may lack the program, and its role the rights.
+const OPERATOR: &str = "; the aws commands: from an operator's machine, because the node's role lacks the rights";
+
+/// Whether it has commands of the AWS CLI.
+fn names_aws(remedy: &str) -> bool {
+    let services = ["ec2", "autoscaling", "s3", "kms", "sts", "iam", "ssm"];
+    remedy.split("aws ").skip(1).any(|rest| services.contains(&rest.split(' ').next().unwrap_or_default()))
+}
+
+/// The path to type for this executable; none where its name is enough.
+fn path_to_type(executable: &Path, secure_path: &[&Path]) -> Option<String> {
+    // proc_pid_exe(5): what Linux shows of a file that was replaced by an upgrade.
+    let path = executable.to_str()?;
+    let path = path.strip_suffix(" (deleted)").unwrap_or(path);
+    let own = same_file(Path::new(path))?;
+    if secure_path.iter().any(|dir| same_file(&dir.join(NAME)) == Some(own)) {
+        return None;
+    }
+    Some(quoted(path))
+}
+
+/// What tells a file from others, by whichever path it is reached.
+fn same_file(path: &Path) -> Option<(u64, u64)> {
+    path.metadata().ok().map(|meta| (meta.dev(), meta.ino()))
+}
+
+/// As one word of a shell.
+fn quoted(path: &str) -> String {
+    let plain = |char: char| char.is_ascii_alphanumeric() || "/._-+".contains(char);
+    if path.chars().all(plain) { path.to_owned() } else { format!("'{}'", path.replace('\'', r"'\''")) }
+}
+
+/// The text with `program` wherever a command of the agent stands; its unit, its folders and its name stay as they are.
+fn with_program(text: &str, program: &str) -> String {
+    let mut result = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(NAME) {
+        let (before, from) = rest.split_at(at);
+        let after = &from[NAME.len()..];
+        result.push_str(before);
+        let begins = !result.ends_with(|char: char| char.is_alphanumeric() || "/._-@".contains(char));
+        let word = after.strip_prefix(' ').map(|after| {
+            let end = after.find(|char: char| !(char.is_ascii_alphanumeric() || char == '-')).unwrap_or(after.len());
+            &after[..end]
+        });
+        let is_command = begins && word.is_some_and(|word| COMMANDS.contains(&word));
+        result.push_str(if is_command { program } else { NAME });
+        rest = after;
+    }
+    result + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+    use std::fs::{self, File};
+    use std::os::unix::fs::symlink;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_does_not_control_the_terminal_and_the_rest_stays() {
+        for (foreign, shown) in [
+            ("plain, tab\tand\nnewline: ä ✓ 日本", "plain, tab\tand\nnewline: ä ✓ 日本"),
+            ("\x1b]0;title\x07\x1b[31mred\x1b[0m\x1b[2J\tend\x08", "red\tend"),
+            ("\u{9b}2Jcleared\u{9d}0;title\u{9c}", "cleared0;title"),
+            ("a\x1b]0;never ended\nthe reason\x07", "a\nthe reason"),
+            ("10%\r55%\r\nend\r", "10% 55%\nend"),
+            ("a\u{202e}gpj.exe\u{2066}b\u{2069}", "agpj.exeb"),
+            ("one\u{2028}two\u{2029}three\u{85}four", "one two three four"),
+            ("nul\0del\x7f", "nuldel"),
+        ] {
+            assert_eq!(text(foreign), shown, "{foreign:?}");
+        }
+        assert_eq!(line("one\ntwo\tthree\n"), "one two three");
+        assert_eq!(last_state("10%\r55%\r100%\r"), "100%");
+        assert_eq!(last_state("whole"), "whole");
+    }
+
+    #[test]
+    fn a_page_has_no_colours_but_its_own() {
+        let page = |colours| {
+            let mut page = Page::new(colours);
+            let foreign = "\x1b[31mforeign\x1b[0m";
+            write!(page, "{foreign} ").unwrap();
+            page.paint("32", "\x1b[2Jours");
+            page.into_text()
+        };
+        assert_eq!(page(true), "foreign \x1b[32mours\x1b[0m");
+        assert_eq!(page(false), "foreign ours");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_text_keeps_an_unfit_character_or_loses_a_line(foreign in prop::collection::vec(prop_oneof![
+            prop::sample::select(vec![
+                "\x1b[", "\x1b]0;", "\x07", "\x1b\\", "\x1bP", "\u{9b}", "\u{9d}", "\u{9c}", "\r", "\n", "2J", "m",
+                "\u{202e}", "\u{2068}", "\u{2028}", "\u{85}", "\x7f", "\x08", "word", "\t", "ä",
+            ]).prop_map(str::to_owned),
+            any::<char>().prop_map(String::from),
+        ], 0..24).prop_map(|parts| parts.concat())) {
+            let shown = text(&foreign);
+            prop_assert!(!shown.contains(is_unfit), "{foreign:?}: {shown:?}");
+            prop_assert_eq!(shown.matches('\n').count(), foreign.matches('\n').count());
+            prop_assert_eq!(&text(&shown), &shown);
+            prop_assert!(!line(&foreign).contains(['\n', '\t']));
+        }
+
+        #[test]
+        fn text_without_unfit_characters_stays_as_it_is(fit in "[^\\p{C}\u{2028}\u{2029}]*") {
+            prop_assert_eq!(&text(&fit), &fit);
+        }
+    }
+
+    #[test]
+    fn only_commands_get_the_programs_path() {
+        for (remedy, typed) in [
+            ("correct it, then: node-agent retry", "correct it, then: /x/node-agent retry"),
+            ("umount /d && node-agent retry, which", "umount /d && /x/node-agent retry, which"),
+            ("sudo node-agent status", "sudo /x/node-agent status"),
+            ("(node-agent status --wait)", "(/x/node-agent status --wait)"),
+            ("node-agent retry; node-agent check", "/x/node-agent retry; /x/node-agent check"),
+            ("/usr/bin/node-agent retry", "/usr/bin/node-agent retry"),
+            ("/etc/node-agent/config.toml", "/etc/node-agent/config.toml"),
+            ("journalctl -u node-agent, then look", "journalctl -u node-agent, then look"),
+            ("systemctl restart node-agent (what runs", "systemctl restart node-agent (what runs"),
+            ("node-agent.service and node-agent-mounted.target", "node-agent.service and node-agent-mounted.target"),
+            ("my-node-agent retry", "my-node-agent retry"),
+            ("node-agent retrying", "node-agent retrying"),
+        ] {
+            assert_eq!(with_program(remedy, "/x/node-agent"), typed);
+        }
+    }
+
+    #[test]
+    fn the_path_is_typed_only_where_the_name_does_not_find_this_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |name: &str| dir.path().join(name);
+        for folder in ["bin", "local", "my tools"] {
+            fs::create_dir(of(folder)).unwrap();
+        }
+        for file in ["bin/node-agent", "local/node-agent", "my tools/node-agent"] {
+            File::create(of(file)).unwrap();
+        }
+        let typed = |executable: &str| path_to_type(&of(executable), &[&of("none"), &of("bin")]);
+        let path = |name: &str| of(name).display().to_string();
+        assert_eq!(typed("bin/node-agent"), None);
+        assert_eq!(typed("bin/node-agent (deleted)"), None, "an upgrade has replaced it");
+        assert_eq!(typed("local/node-agent"), Some(path("local/node-agent")), "the name finds another program");
+        assert_eq!(typed("my tools/node-agent"), Some(format!("'{}'", path("my tools/node-agent"))));
+        assert_eq!(typed("gone/node-agent"), None, "a path that leads nowhere helps nobody");
+        fs::remove_file(of("bin/node-agent")).unwrap();
+        symlink(of("local/node-agent"), of("bin/node-agent")).unwrap();
+        assert_eq!(typed("local/node-agent"), None, "the name leads to it");
+    }
+
+    #[test]
+    fn a_remedy_tells_that_aws_commands_are_for_an_operator() {
+        assert!(remedy("take one: aws ec2 create-snapshot --volume-id vol-0").ends_with(OPERATOR));
+        assert_eq!(remedy("raise timeouts.aws or look at aws itself"), "raise timeouts.aws or look at aws itself");
+    }
+}
