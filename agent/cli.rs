@@ -13,7 +13,7 @@ use crate::aws::Aws;
 use crate::check::Check;
 use crate::config::json_schema;
 use crate::failure::Failure;
-use crate::host::blank;
+use crate::host::{blank, hook_reader};
 use crate::journal::Fault;
 use crate::log::{self, Format, Level};
 use crate::service::Service;
@@ -58,6 +58,9 @@ enum Command {
     /// Reads the device on the standard input and says whether it is blank
     #[command(name = blank::READER, hide = true)]
     ReadBlank { arguments: Vec<String> },
+    /// Reads a hook's output on the standard input until nothing can print any more, for the log and for the agent
+    #[command(name = hook_reader::READER, hide = true)]
+    ReadHook { state_dir: PathBuf, step: StepName },
 }
 
 #[derive(Debug, Args)]
@@ -162,9 +165,11 @@ impl Common {
             };
             given.or_else(|| std::env::var_os(variable).and_then(first)).unwrap_or_else(|| PathBuf::from(usual))
         };
+        let state_dir = dir(self.state_dir, "STATE_DIRECTORY", "/var/lib/node-agent");
         Places {
             config: self.config,
-            state_dir: dir(self.state_dir, "STATE_DIRECTORY", "/var/lib/node-agent"),
+            // Hooks and the reader of their output have another working directory.
+            state_dir: std::path::absolute(&state_dir).unwrap_or(state_dir),
             runtime_dir: dir(self.runtime_dir, "RUNTIME_DIRECTORY", "/run/node-agent"),
         }
     }
@@ -191,13 +196,8 @@ impl Cli {
                 print(format!("{:#}\n", json_schema::document()).as_bytes(), ExitCode::SUCCESS)
             }
             Command::Completions { shell } => print(&completions(shell), ExitCode::SUCCESS),
-            Command::ReadBlank { arguments } => match blank::read_stdin(&arguments) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => {
-                    log::say(Level::Error, &error.to_string());
-                    ExitCode::FAILURE
-                }
-            },
+            Command::ReadBlank { arguments } => child_part(blank::read_stdin(&arguments)),
+            Command::ReadHook { state_dir, step } => child_part(hook_reader::read_stdin(&state_dir, step.as_str())),
         }
     }
 }
@@ -282,6 +282,17 @@ impl Plan {
                 print(text.as_bytes(), ExitCode::from(plan::exit_code(&planned)))
             }
             Err(fault) => finish(Err(fault)),
+        }
+    }
+}
+
+/// How a hidden command ends, which only the agent calls.
+fn child_part(result: std::io::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::say(Level::Error, &error.to_string());
+            ExitCode::FAILURE
         }
     }
 }

@@ -247,6 +247,7 @@ impl Session {
             aws: &self.aws,
             site: &self.site,
             scratch: &self.scratch,
+            state_dir: &self.places.state_dir,
             unwritable: &self.unwritable,
             boot_id: &self.boot_id,
             allowance: &self.allowance,
