@@ -43,6 +43,8 @@ pub struct Boot<'a> {
     pub site: &'a OnceCell<Site>,
     /// A private directory for fetched contents.
     pub scratch: &'a Path,
+    /// `--state-dir`
+    pub state_dir: &'a Path,
     /// Why the state cannot be written: then no launch begins, but a node in service is still mounted.
     pub unwritable: &'a RefCell<Option<Failure>>,
     /// This boot.
@@ -211,9 +213,11 @@ impl Boot<'_> {
                         journal,
                         launch,
                         script,
+                        config: &config.origin,
                         function,
                         arguments: [&config.node.id, &config.node.ip.to_string()],
                         environment,
+                        state_dir: self.state_dir,
                         after: &inputs,
                         boot_id: self.boot_id,
                         deadline: config.timeouts.hooks,

@@ -13,7 +13,7 @@ use crate::aws::Aws;
 use crate::check::Check;
 use crate::config::json_schema;
 use crate::failure::Failure;
-use crate::host::blank;
+use crate::host::{blank, hook_reader};
 use crate::journal::Fault;
 use crate::log::{self, Format, Level};
 use crate::service::Service;
@@ -85,6 +85,9 @@ enum Command {
     /// Reads the device on the standard input and says whether it is blank
     #[command(name = blank::READER, hide = true)]
     ReadBlank { arguments: Vec<String> },
+    /// Reads a hook's output on the standard input until nothing can print any more, for the log and for the agent
+    #[command(name = hook_reader::READER, hide = true)]
+    ReadHook { state_dir: PathBuf, step: StepName },
 }
 
 #[derive(Debug, Args)]
@@ -214,13 +217,8 @@ impl Cli {
                 print(format!("{:#}\n", json_schema::document()).as_bytes(), ExitCode::SUCCESS)
             }
             Command::Completions { shell } => print(&completions(shell), ExitCode::SUCCESS),
-            Command::ReadBlank { arguments } => match blank::read_stdin(&arguments) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => {
-                    log::say(Level::Error, &error.to_string());
-                    ExitCode::FAILURE
-                }
-            },
+            Command::ReadBlank { arguments } => child_part(blank::read_stdin(&arguments)),
+            Command::ReadHook { state_dir, step } => child_part(hook_reader::read_stdin(&state_dir, step.as_str())),
         }
     }
 }
@@ -236,7 +234,11 @@ impl Command {
             Command::Plan(_) => Some("plan"),
             Command::Install(_) => Some("install"),
             Command::Check(check) if check.is_of_this_host() => Some("check"),
-            Command::Check(_) | Command::Config(_) | Command::Completions { .. } | Command::ReadBlank { .. } => None,
+            Command::Check(_)
+            | Command::Config(_)
+            | Command::Completions { .. }
+            | Command::ReadBlank { .. }
+            | Command::ReadHook { .. } => None,
         }
     }
 }
@@ -342,6 +344,17 @@ impl Plan {
                 print(text.as_bytes(), ExitCode::from(plan::exit_code(&planned)))
             }
             Err(fault) => finish(Err(fault)),
+        }
+    }
+}
+
+/// How a hidden command ends, which only the agent calls.
+fn child_part(result: std::io::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::say(Level::Error, &error.to_string());
+            ExitCode::FAILURE
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::path::PathBuf;
 
 /// How a failure is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,7 +198,7 @@ catalogue! {
     HookUnusable "hook-unusable" Config "give a bash script, in UTF-8 and with Unix line endings, then: node-agent retry";
     /// The hook script lacks a function.
     HookMissing "hook-missing" Config "define the function in the hook script, or correct its name in [hooks], then: node-agent retry";
-    /// A hook function failed.
+    /// A hook function failed, or its script ended before the call.
     HookFailed "hook-failed" Permanent "correct what its last lines say, then: node-agent retry, which calls the function anew";
     /// A hook function did not end in time.
     HookTimedOut "hook-timed-out" Permanent "find out what it waits for, or raise timeouts.hooks, then: node-agent retry";
@@ -224,8 +225,8 @@ pub struct Failure {
     pub message: String,
     remedy: Option<String>,
     source: Option<Box<dyn Error + Send + Sync>>,
-    /// The last lines of a hook's output. They may hold secrets, so they stay on the machine.
-    output: Option<Vec<String>>,
+    /// The last lines of a hook's output, and where all of it is. They may hold secrets, so they stay on the machine.
+    output: Option<(Vec<String>, PathBuf)>,
 }
 
 impl Failure {
@@ -248,10 +249,10 @@ impl Failure {
         self
     }
 
-    /// With the last lines of a hook's output.
+    /// With the last lines of a hook's output, all of which is in the file `all`.
     #[must_use]
-    pub fn with_output(mut self, lines: Vec<String>) -> Self {
-        self.output = Some(lines);
+    pub fn with_output(mut self, last: Vec<String>, all: PathBuf) -> Self {
+        self.output = Some((last, all));
         self
     }
 
@@ -287,10 +288,12 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.in_public())?;
-        match self.output.as_deref() {
+        match &self.output {
             None => Ok(()),
-            Some([]) => f.write_str("; it printed nothing"),
-            Some(lines) => write!(f, "; its last lines: {}", lines.join(" | ")),
+            Some((last, _)) if last.is_empty() => f.write_str("; it printed nothing"),
+            Some((last, all)) => {
+                write!(f, "; its last lines: {} (all of its output: {})", last.join(" | "), all.display())
+            }
         }
     }
 }

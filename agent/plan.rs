@@ -30,6 +30,7 @@ pub async fn make(places: &Places, stop: watch::Receiver<bool>) -> Result<Vec<Pl
         aws: &aws,
         site: &OnceCell::new(),
         scratch: scratch.path(),
+        state_dir: &places.state_dir,
         unwritable: &RefCell::default(),
         boot_id: &host::boot_id()?,
         allowance: &Allowance::default(),

@@ -49,9 +49,11 @@ impl Places {
             };
             given.or_else(|| std::env::var_os(variable).and_then(first)).unwrap_or_else(|| PathBuf::from(usual))
         };
+        let state_dir = dir(state_dir, "STATE_DIRECTORY", "/var/lib/node-agent");
         Places {
             config,
-            state_dir: dir(state_dir, "STATE_DIRECTORY", "/var/lib/node-agent"),
+            // Hooks and the reader of their output have another working directory.
+            state_dir: std::path::absolute(&state_dir).unwrap_or(state_dir),
             runtime_dir: dir(runtime_dir, "RUNTIME_DIRECTORY", "/run/node-agent"),
         }
     }
@@ -271,6 +273,7 @@ impl Session {
             aws: &self.aws,
             site: &self.site,
             scratch: &self.scratch,
+            state_dir: &self.places.state_dir,
             unwritable: &self.unwritable,
             boot_id: &self.boot_id,
             allowance: &self.allowance,

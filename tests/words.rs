@@ -4,6 +4,8 @@
 
 mod support;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use ec2_sim::{Fault, FaultRule, InstanceSpec, VolumeId};
 use serde_json::Value;
 use support::{HOOKS, Instance, Outcome, Running, World, config, config_with, status, volume_at, wait_until};
@@ -116,6 +118,35 @@ fn a_held_node_says_what_abandon_does_and_how_much_time_is_left() {
     let text = run(&node, &["status"]).log;
     assert!(text.contains("HELD, 59 min left, then ABANDON, which terminates this instance\n"), "{text}");
     assert!(!text.contains("attempts"), "{text}");
+}
+
+#[test]
+fn a_failed_hook_says_where_its_text_and_its_files_come_from() {
+    let world = World::new();
+    world.sim.put_object("config", "hooks.sh", BROKEN);
+    let file =
+        "the files of [[file]] come from /etc/node-agent/config.toml, and what is changed in them on this node is lost";
+    let script = "script = \"/usr/local/lib/node/hooks.sh\"";
+    for (key, origin) in [
+        (script.to_owned(), "is in /usr/local/lib/node/hooks.sh (hooks.script of /etc/node-agent/config.toml); "),
+        (
+            "script_source = \"s3://config/hooks.sh\"".to_owned(),
+            "is in s3://config/hooks.sh (hooks.script_source of /etc/node-agent/config.toml); ",
+        ),
+        (
+            format!("script_base64 = \"{}\"", STANDARD.encode(BROKEN)),
+            "is in hooks.script_base64 of /etc/node-agent/config.toml; ",
+        ),
+    ] {
+        let node = world.launch();
+        node.write("/usr/local/lib/node/hooks.sh", BROKEN);
+
+        let outcome = node.run(&config(&[]).replace(script, &key));
+
+        outcome.must_fail(1, &["code=hook-failed", origin, file]);
+        // Nor is it called by the name of a copy that is gone tomorrow.
+        assert!(!outcome.log.contains("/var/lib/node-agent/fetched"), "{}", outcome.log);
+    }
 }
 
 #[test]

@@ -68,6 +68,7 @@ pub fn load(main: Text, overrides: Option<Text>, scope: Scope) -> Result<Config,
     let digest = digest(&texts);
     let faults: Vec<_> = texts.iter().map(|text| fault::of_config(&text.text, text.name == USER_DATA)).collect();
     let layers = texts.len();
+    let origin = texts.first().map(|text| text.name.clone()).unwrap_or_default();
     let mut report = report::Report::new(texts);
     // Of a text that is no TOML at all one line says more than what its first line lacks, and its second, and so on.
     for (layer, fault) in faults.iter().enumerate().filter_map(|(layer, fault)| Some((layer, fault.as_ref()?))) {
@@ -81,7 +82,7 @@ pub fn load(main: Text, overrides: Option<Text>, scope: Scope) -> Result<Config,
     let warnings = report.take_warnings();
     let mistakes = report.into_mistakes();
     match config {
-        Ok(config) if mistakes.is_empty() => Ok(Config { warnings, ..config }),
+        Ok(config) if mistakes.is_empty() => Ok(Config { warnings, origin, ..config }),
         _ => Err(mistakes),
     }
 }

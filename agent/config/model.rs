@@ -27,6 +27,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Lower-case hex SHA-256 over the texts of both layers: tells whether the configuration changed.
     pub digest: String,
+    /// Where it was read from, for those who are to correct it: a path, or the user data.
+    pub origin: String,
     /// What is valid and hardly meant.
     pub warnings: Vec<Mistake>,
 }

@@ -27,8 +27,22 @@ const OPEN_FILES: u64 = 1024;
 /// so goes.
 const OF_A_SESSION: [&str; 8] = ["SSH_", "SUDO_", "XDG_", "LD_", "TMPDIR", "DISPLAY", "MAIL", "OLDPWD"];
 
-/// Variables that tell of a language, gone for the hooks.
-const OF_A_LOCALE: [&str; 2] = ["LC_", "LANGUAGE"];
+/// Variables that tell of a language, and bash's own: all that begins so is gone for the hooks.
+const NOT_FOR_HOOKS: [&str; 3] = ["LC_", "LANGUAGE", "BASH"];
+
+/// Other variables that bash acts on.
+const OF_BASH: [&str; 10] = [
+    "ENV",
+    "SHELLOPTS",
+    "POSIXLY_CORRECT",
+    "POSIX_PEDANTIC",
+    "CDPATH",
+    "GLOBIGNORE",
+    "EXECIGNORE",
+    "IFS",
+    "PS4",
+    "TMOUT",
+];
 
 /// Sets what this process has inherited: umask, path, home, open files, signals and, where it is no service of systemd's, whose
 /// unit says them, resource limits and the OOM score. Called first thing, before there is a second thread.
@@ -44,10 +58,11 @@ pub fn settle() {
     }
 }
 
-/// The environment of the user's functions, on top of this process's own.
+/// The environment of the user's functions, on top of this process's own: bash acts on some variables by itself, and a
+/// caller's options, functions and files to be read first (`BASH_ENV`) are not for the hook.
 pub fn of_hooks(command: &mut Command) {
     for (name, _) in env::vars_os() {
-        if begins_with_one_of(&name, &OF_A_LOCALE) {
+        if begins_with_one_of(&name, &NOT_FOR_HOOKS) || OF_BASH.iter().any(|of_bash| name == *of_bash) {
             command.env_remove(name);
         }
     }

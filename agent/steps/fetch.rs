@@ -19,6 +19,9 @@ use crate::step::{Observed, Step, StepName};
 /// How long a role or a policy may lack effect before the embedded script is taken instead of the one at its source.
 const FALL_BACK_AFTER: Duration = Duration::from_secs(30);
 
+/// The key of the script that is in the configuration itself.
+const EMBEDDED: &str = "hooks.script_base64";
+
 /// Fetches everything.
 #[derive(Debug)]
 pub struct Fetch<'a> {
@@ -59,6 +62,10 @@ pub struct Staged {
 pub struct StagedScript {
     /// Where it is.
     pub path: PathBuf,
+    /// Where it comes from, as the configuration names it: a path, an address, or the key that holds it.
+    pub name: String,
+    /// The configuration's key for it.
+    pub key: &'static str,
     /// Of its contents.
     pub sha256: Sha256Digest,
 }
@@ -123,20 +130,20 @@ impl Fetch<'_> {
     }
 
     async fn script(&self, hooks: &Hooks) -> Result<StagedScript, Failure> {
-        let (name, contents) = match &hooks.script {
+        let (name, key, contents) = match &hooks.script {
             Script::Path(path) => {
                 let contents = fs::read(path).named(format_args!("reading the hook script {}", path.display()))?;
-                let script = StagedScript { path: path.clone(), sha256: Sha256Digest::of(&contents) };
-                defined(&path.display().to_string(), &contents, hooks)?;
-                return Ok(script);
+                let (name, sha256) = (path.display().to_string(), Sha256Digest::of(&contents));
+                defined(&name, &contents, hooks)?;
+                return Ok(StagedScript { path: path.clone(), name, key: "hooks.script", sha256 });
             }
-            Script::Inline(contents) => ("hooks.script_base64".to_owned(), contents.clone()),
+            Script::Inline(contents) => (EMBEDDED.to_owned(), EMBEDDED, contents.clone()),
             Script::Remote { source, fallback } => {
                 match (self.remote(&source.to_string(), source, hooks).await, fallback) {
-                    (Ok(contents), _) => (source.to_string(), contents),
+                    (Ok(contents), _) => (source.to_string(), "hooks.script_source", contents),
                     (Err(failure), Some(fallback)) if self.falls_back(&failure) => {
-                        tracing::warn!("{failure}; falling back to hooks.script_base64");
-                        ("hooks.script_base64".to_owned(), fallback.clone())
+                        tracing::warn!("{failure}; falling back to {EMBEDDED}");
+                        (EMBEDDED.to_owned(), EMBEDDED, fallback.clone())
                     }
                     (Err(failure), _) => return Err(failure),
                 }
@@ -145,7 +152,7 @@ impl Fetch<'_> {
         defined(&name, &contents, hooks)?;
         let path = self.scratch.join("hooks.sh");
         Replacement::new(&path).mode(0o600).write(&contents).named(format_args!("writing {}", path.display()))?;
-        Ok(StagedScript { path, sha256: Sha256Digest::of(&contents) })
+        Ok(StagedScript { path, name, key, sha256: Sha256Digest::of(&contents) })
     }
 
     async fn remote(&self, name: &str, source: &config::Source, hooks: &Hooks) -> Result<Vec<u8>, Failure> {

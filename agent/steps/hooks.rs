@@ -1,35 +1,37 @@
 //! `configure` and `health-check`: the user's functions.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
-use std::os::fd::OwnedFd;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use nix::fcntl::OFlag;
 use tokio::io::AsyncWriteExt;
-use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::Sha256Digest;
 use crate::failure::{Code, Failure, Named};
-use crate::host::{environment, group};
+use crate::host::environment;
+use crate::host::group;
+use crate::host::hook_log::{self, Lines};
+use crate::host::hook_reader::{Output, Patience};
 use crate::journal::{Journal, Process};
 use crate::step::{Observed, Step, StepName, rough, stopped};
 use crate::steps::fetch::StagedScript;
 use crate::steps::lifecycle::Launch;
 
-/// Waits for the word to go, which comes once the process group is journaled; without it the agent has died.
-/// The script is sourced with the node's id and address as its arguments, as the function is called.
-const SHELL: &str =
-    r#"read -r go || exit 125; unset go; exec </dev/null; umask 022; set -Eeuo pipefail; source "$0" "$2" "$3"; "$@""#;
-
 /// As `status` and the error show them.
 const LAST_LINES: usize = 10;
 
-/// A line longer than this is logged in pieces.
-const LINE: usize = 4096;
+/// The [`Mark`]'s name in the state directory.
+const MARK: &str = "hook-called";
 
 /// Runs one function of the hook script.
 #[derive(Debug)]
@@ -42,12 +44,16 @@ pub struct Hook<'a> {
     pub launch: &'a Launch<'a>,
     /// The script.
     pub script: &'a StagedScript,
+    /// Where the configuration was read from.
+    pub config: &'a str,
     /// The function.
     pub function: &'a str,
     /// The node's id and address.
     pub arguments: [&'a str; 2],
     /// What the script finds in its environment.
     pub environment: &'a BTreeMap<&'static str, String>,
+    /// Where the log of its output is, and the mark of its call.
+    pub state_dir: &'a Path,
     /// The digest of what came before: when that is redone, so is this.
     pub after: &'a str,
     /// This boot.
@@ -80,29 +86,37 @@ impl Step for Hook<'_> {
         if self.journal.once_done(self.step, &inputs) {
             return Ok(Observed::Done(inputs));
         }
-        Ok(Observed::Todo(format!("{} {} of {}", self.function, self.arguments.join(" "), self.script.path.display())))
+        Ok(Observed::Todo(format!("{} {} of {}", self.function, self.arguments.join(" "), self.script.name)))
     }
 
     async fn act(&self) -> Result<(), Failure> {
         self.launch.must_be_wanted().await?;
         let deadline = Instant::now() + self.deadline;
-        let (mut child, output) = self.spawn().await?;
+        let mark = Mark::unset(self.state_dir.join(MARK))?;
+        let (mut child, mut output) = self.spawn(&mark).await?;
         let mut tail = Tail::new(self.step);
-        let ended = self.follow(&mut child, output, &mut tail, deadline).await;
+        let ended = self.follow(&mut child, &mut output, &mut tail, deadline).await;
+        let called = mark.is_set()?;
+        mark.remove();
         let printed = Vec::from(tail.last);
         self.journal.update(|state| {
             state.hook = None;
             state.output.insert(self.step, printed.clone());
         })?;
-        let status = match ended {
-            Ok(status) => status,
-            Err(failure) => return Err(failure.with_output(printed)),
+        let failure = match ended {
+            Ok(status) if called && status.success() => {
+                return self.journal.record_once(self.step, &self.inputs());
+            }
+            Ok(status) if called => self.failed(status),
+            Ok(status) => self.ended_early(status),
+            Err(mut failure) => {
+                if !called && failure.code == Code::HookTimedOut {
+                    failure.message.push_str(": the script was still being sourced");
+                }
+                failure
+            }
         };
-        if status.success() {
-            return self.journal.record_once(self.step, &self.inputs());
-        }
-        let text = format!("{} ended with {status}", self.function);
-        Err(Failure::new(Code::HookFailed, text).with_output(printed))
+        Err(failure.with_output(printed, hook_log::path(self.state_dir)))
     }
 }
 
@@ -115,16 +129,43 @@ impl Hook<'_> {
         Sha256Digest::of(line.as_bytes()).to_string()
     }
 
+    /// The function was called and has failed. Who repairs it has to know where its text and its files come from.
+    fn failed(&self, status: ExitStatus) -> Failure {
+        let (function, origin, config) = (self.function, self.origin(), self.config);
+        Failure::new(Code::HookFailed, format!("{function} ended with {status}")).remedy(format!(
+            "correct what its last lines say: {function} is in {origin}; the files of [[file]] come from {config}, and what is \
+             changed in them on this node is lost when they are written again; then: node-agent retry, which reads all of it \
+             again and calls {function} anew"
+        ))
+    }
+
+    /// Where the script is to be changed.
+    fn origin(&self) -> String {
+        let StagedScript { name, key, .. } = self.script;
+        let config = self.config;
+        if name == key { format!("{key} of {config}") } else { format!("{name} ({key} of {config})") }
+    }
+
+    /// The shell has ended without having called the function. Whatever its exit status, nothing was done.
+    fn ended_early(&self, status: ExitStatus) -> Failure {
+        let (script, function) = (&self.script.name, self.function);
+        let text = format!("the script {script} ended before {function} was called ({status})");
+        Failure::new(Code::HookFailed, text).remedy(format!(
+            "the script is sourced, not executed: remove any `exit` or `exec` that it reaches outside its functions, or correct \
+             the error in its last lines; then: node-agent retry, which calls {function} anew"
+        ))
+    }
+
     /// Starts the function in a process group of its own, which is in the journal before it runs.
-    async fn spawn(&self) -> Result<(Child, pipe::Receiver), Failure> {
-        let (reader, writer) = io::pipe().named("a pipe for the hook")?;
-        let output = pipe::Receiver::from_owned_fd(OwnedFd::from(reader)).named("a pipe for the hook")?;
+    async fn spawn(&self, mark: &Mark) -> Result<(Child, Output), Failure> {
+        let (output, writer) = Output::start(self.state_dir, self.step.as_str()).await?;
         let mut command = Command::new("bash");
+        environment::of_hooks(&mut command);
         command
-            .args(["-c", SHELL])
-            .arg(&self.script.path)
-            .arg(self.function)
-            .args(self.arguments)
+            .arg("-c")
+            .arg(shell(&self.script.path, self.function, self.arguments, &mark.path))
+            // $0
+            .arg("bash")
             .envs(self.environment)
             // What systemd gives the service is not for what the service starts.
             .env_remove("NOTIFY_SOCKET")
@@ -135,7 +176,6 @@ impl Hook<'_> {
             .stdout(writer.try_clone().named("a pipe for the hook")?)
             .stderr(writer)
             .process_group(0);
-        environment::of_hooks(&mut command);
         let mut child = command.spawn().map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Failure::new(Code::ToolMissing, "bash is not installed"),
             _ => Failure::io("starting bash", error),
@@ -150,28 +190,26 @@ impl Hook<'_> {
         Ok((child, output))
     }
 
-    /// Logs the output until the function returns. What it left running may keep the output open: only what is there by
-    /// then is read.
+    /// Logs the output until the function returns. What it left running may keep the output open: the reader goes on alone.
     async fn follow(
         &self,
         child: &mut Child,
-        output: pipe::Receiver,
+        output: &mut Output,
         tail: &mut Tail,
         deadline: Instant,
     ) -> Result<ExitStatus, Failure> {
         let group = child.id().and_then(|id| i32::try_from(id).ok()).unwrap_or_default();
         let mut stop = self.stop.clone();
-        let mut open = true;
         loop {
             let cut_short = tokio::select! {
                 // Output that never ends must not hide the deadline.
                 biased;
                 status = child.wait() => {
-                    if open {
-                        tail.take(&output)?;
-                    }
+                    let status = status.named("waiting for the hook")?;
+                    let patience = if status.success() { Patience::Short } else { Patience::Long };
+                    output.finish(patience, |bytes| tail.take(bytes)).await;
                     tail.end();
-                    return status.named("waiting for the hook");
+                    return Ok(status);
                 }
                 () = sleep_until(deadline) => {
                     // An agent that did not run for a while learns of the deadline before it learns of the end.
@@ -182,21 +220,79 @@ impl Hook<'_> {
                     Failure::new(Code::HookTimedOut, text)
                 }
                 _stop = stop.wait_for(|stop| *stop) => stopped(),
-                ready = output.readable(), if open => {
-                    ready.named("the hook's output")?;
-                    open = tail.take(&output)?;
+                () = output.readable() => {
+                    output.take(|bytes| tail.take(bytes)).await;
                     continue;
                 }
             };
             tracing::warn!(step = self.step.as_str(), "ending {} with all it started", self.function);
             let ((), status) = tokio::join!(group::end(group), child.wait());
             status.named("waiting for the hook")?;
-            if open {
-                tail.take(&output)?;
-            }
+            output.finish(Patience::Long, |bytes| tail.take(bytes)).await;
             tail.end();
             return Err(cut_short);
         }
+    }
+}
+
+/// What bash runs. It begins with the word to go, which comes once the process group is journaled; without it the agent has
+/// died. Everything is written out and quoted, on lines of its own, because a sourced script can change all that a shell
+/// would fill in: the arguments (`set --`), IFS, aliases, variables. The mark is set by a redirection alone, which takes no
+/// program, no space on the disk, and nothing that a script can redefine.
+fn shell(script: &Path, function: &str, [id, address]: [&str; 2], mark: &Path) -> OsString {
+    let (script, mark) = (quoted(script.as_os_str()), quoted(mark.as_os_str()));
+    let [function, id, address] = [function, id, address].map(|word| quoted(word.as_ref()));
+    let lines: [&[&[u8]]; 3] = [
+        &[b"read -r go || exit 125\nunset go\nexec </dev/null\numask 022\nset -Eeuo pipefail\n"],
+        &[b"source ", &script, b" ", &id, b" ", &address, b"\n"],
+        &[b">| ", &mark, b" || exit 125\n", &function, b" ", &id, b" ", &address, b"\n"],
+    ];
+    OsString::from_vec(lines.concat().concat())
+}
+
+/// One word for the shell, whatever is in it.
+fn quoted(word: &OsStr) -> Vec<u8> {
+    let mut quoted = vec![b'\''];
+    for byte in word.as_bytes() {
+        match byte {
+            b'\'' => quoted.extend_from_slice(br"'\''"),
+            other => quoted.push(*other),
+        }
+    }
+    quoted.push(b'\'');
+    quoted
+}
+
+/// The proof that the script was sourced to its end: a file with one byte, which the shell empties right before it calls the
+/// function. An exit status is no proof, since a script's `exit 0` ends the shell before any function is called.
+struct Mark {
+    path: PathBuf,
+    file: File,
+}
+
+impl Mark {
+    /// The file is opened once: what is removed or made at the same path later is not taken for it.
+    fn unset(path: PathBuf) -> Result<Self, Failure> {
+        let write = || -> io::Result<File> {
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).truncate(true).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
+            let mut file = options.open(&path)?;
+            file.write_all(b"-")?;
+            Ok(file)
+        };
+        let file = write()
+            .map_err(|error| Failure::new(Code::StateUnusable, format!("writing {}", path.display())).because(error))?;
+        Ok(Mark { path, file })
+    }
+
+    fn is_set(&self) -> Result<bool, Failure> {
+        let metadata = self.file.metadata().named(format_args!("reading {}", self.path.display()))?;
+        Ok(metadata.len() == 0)
+    }
+
+    fn remove(&self) {
+        // One that stays is made anew before the next hook.
+        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -214,51 +310,30 @@ pub async fn end_survivor(journal: &Journal, boot_id: &str) {
 struct Tail {
     step: StepName,
     last: VecDeque<String>,
-    partial: Vec<u8>,
+    lines: Lines,
 }
 
 impl Tail {
     fn new(step: StepName) -> Self {
-        Tail { step, last: VecDeque::new(), partial: Vec::new() }
+        Tail { step, last: VecDeque::new(), lines: Lines::default() }
     }
 
-    /// Reads what is there. False once the output is closed.
-    fn take(&mut self, output: &pipe::Receiver) -> Result<bool, Failure> {
-        let mut buffer = [0_u8; LINE];
-        // Bounded, so that endless output cannot hold up the deadline; a pipe holds 16 of these.
-        for _ in 0..32 {
-            match output.try_read(&mut buffer) {
-                Ok(0) => return Ok(false),
-                Ok(got) => {
-                    for byte in &buffer[..got] {
-                        if *byte == b'\n' || self.partial.len() >= LINE {
-                            self.line();
-                        }
-                        if *byte != b'\n' {
-                            self.partial.push(*byte);
-                        }
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
-                Err(error) => return Err(Failure::io("the hook's output", error)),
-            }
-        }
-        Ok(true)
+    fn take(&mut self, bytes: &[u8]) {
+        let Tail { step, last, lines } = self;
+        lines.push(bytes, |line| log(*step, last, line));
     }
 
     fn end(&mut self) {
-        if !self.partial.is_empty() {
-            self.line();
-        }
+        let Tail { step, last, lines } = self;
+        lines.end(|line| log(*step, last, line));
     }
+}
 
-    fn line(&mut self) {
-        let line = String::from_utf8_lossy(&self.partial).trim_end().to_owned();
-        self.partial.clear();
-        tracing::info!(step = self.step.as_str(), kind = "output", "{line}");
-        if self.last.len() == LAST_LINES {
-            self.last.pop_front();
-        }
-        self.last.push_back(line);
+fn log(step: StepName, last: &mut VecDeque<String>, line: &[u8]) {
+    let line = String::from_utf8_lossy(line).trim_end().to_owned();
+    tracing::info!(step = step.as_str(), kind = "output", "{line}");
+    if last.len() == LAST_LINES {
+        last.pop_front();
     }
+    last.push_back(line);
 }

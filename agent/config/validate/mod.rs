@@ -69,6 +69,7 @@ pub(super) fn config(report: &Report, fields: &Fields, scope: Scope, digest: Str
         hooks: hooks?,
         timeouts: timeouts?,
         digest,
+        origin: String::new(),
         warnings: Vec::new(),
     })
 }
