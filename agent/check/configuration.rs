@@ -12,14 +12,14 @@ use crate::settings;
 const NAME: &str = "configuration";
 
 /// The text alone, as it is before it reaches a node.
-pub(super) fn offline(from: &str) -> Finding {
+pub(super) async fn offline(from: &str) -> Finding {
     let elsewhere = |what: String| {
         Finding::attention(NAME, what, "save the user data to a file, and check that: --offline --config FILE")
     };
     if from == settings::IMDS {
         return elsewhere("the instance's user data cannot be read offline".to_owned());
     }
-    match settings::read_alone(from) {
+    match settings::read_alone(from).await {
         Ok(texts) if config::wants_user_data(&texts.main.text) => {
             elsewhere(format!("{from} points at the instance's user data, which cannot be read offline"))
         }
@@ -39,7 +39,7 @@ pub(super) async fn check(from: &str, imds: &Imds) -> (Vec<Finding>, Option<Conf
     };
     let name = texts.main.name.clone();
     let mut findings = Vec::new();
-    let config = match texts.clone().validate(Scope::ThisHost) {
+    let config = match texts.clone().validate_aside(Scope::ThisHost).await {
         Ok(config) => {
             let over = if texts.overrides.is_some() { " with override.toml in force" } else { "" };
             findings.push(Finding::ok(NAME, format!("{name}{over} is valid: {}", summary(&config))));

@@ -74,7 +74,7 @@ impl Check {
 
     async fn run(&self, report: &mut Report) {
         if self.offline {
-            return report.add([configuration::offline(&self.config)]);
+            return report.add([configuration::offline(&self.config).await]);
         }
         let aws = &Aws::new();
         let ((told, config), (seen, node)) =
