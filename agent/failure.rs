@@ -114,6 +114,10 @@ catalogue! {
     WrongNode "wrong-node" Safety "this instance must not take that node's data: attach the node's network interface (aws ec2 attach-network-interface), or correct node.ip, then: node-agent retry";
     /// An AWS service cannot be reached, or its answer cannot be read.
     ApiUnreachable "api-unreachable" Outage "try the address from this machine (curl -v), and check route, DNS, security group, network ACL and VPC endpoints, then: node-agent retry";
+    /// A variable of the environment names no proxy that can be used.
+    ProxyInvalid "proxy-invalid" Permanent "correct the variable where the service gets it (systemctl cat node-agent; Environment= or EnvironmentFile=): http://HOST:PORT or http://USER:PASSWORD@HOST:PORT, other characters than letters and digits in PASSWORD as %XX; then: systemctl daemon-reload && systemctl restart node-agent";
+    /// A proxy does not accept this machine.
+    ProxyRefused "proxy-refused" Permanent "write the user name and password that the proxy accepts into the variable (http://USER:PASSWORD@HOST:PORT, other characters than letters and digits as %XX) where the service gets it (systemctl cat node-agent), then: systemctl daemon-reload && systemctl restart node-agent";
     /// This machine does not trust a server's certificate, or the certificate is not valid now.
     CertificateUntrusted "certificate-untrusted" Outage "install the CA certificates (package ca-certificates), and those of a proxy or endpoint of your own in between; see that the clock is right (timedatectl); then: systemctl restart node-agent (what runs keeps the certificates it has read)";
     /// An AWS service throttles or has an internal error.
@@ -190,12 +194,20 @@ catalogue! {
     UnknownAccount "unknown-account" Config "create the account, here and in the image (useradd, groupadd), or set its number, then: node-agent retry";
     /// A file or script cannot be fetched.
     DownloadFailed "download-failed" Permanent "check the source and who may read it, then: node-agent retry";
+    /// An S3 bucket is in another region than this one, and cannot be read there.
+    BucketElsewhere "bucket-elsewhere" Permanent "copy the object to a bucket of this instance's region (aws s3 cp SOURCE s3://BUCKET/KEY) and correct the source in the configuration; or, where an endpoint of your own is set (AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_S3), unset it, as it serves one region alone; then: node-agent retry";
+    /// An S3 bucket is in another region than this one, and S3 does not answer there.
+    BucketUnreachable "bucket-unreachable" Outage "give this subnet a way to S3 in the bucket's region (a gateway endpoint reaches its own region alone: NAT gateway, proxy), or copy the object to a bucket of this instance's region and correct the source in the configuration; then: node-agent retry";
+    /// A web server leads to an address that is not encrypted, in a circle, or nowhere.
+    RedirectRefused "redirect-refused" Permanent "look where the address leads (curl -sSIL URL), and write the https:// address of the file itself as the source, then: node-agent retry";
     /// A file or script is not what its checksum says.
     ChecksumMismatch "checksum-mismatch" Permanent "restore the source, or correct the checksum in the configuration, then: node-agent retry";
     /// A file or script is larger than the limit.
     DownloadTooLarge "download-too-large" Permanent "make it smaller, or have the hook fetch it to the data volume, then: node-agent retry";
     /// The hook script is nothing that bash can run.
     HookUnusable "hook-unusable" Config "give a bash script, in UTF-8 and with Unix line endings, then: node-agent retry";
+    /// The storage that a local file is on does not answer.
+    StorageSilent "storage-silent" Permanent "see what the file is on (findmnt -T FILE) and whether that answers (timeout 5 stat FILE); bring the server back or copy the file to the root disk; then: node-agent retry";
     /// The hook script lacks a function.
     HookMissing "hook-missing" Config "define the function in the hook script, or correct its name in [hooks], then: node-agent retry";
     /// A hook function failed, or its script ended before the call.

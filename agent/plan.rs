@@ -15,12 +15,15 @@ use crate::journal::{self, Journal};
 use crate::readable::{self, Page};
 use crate::session::Places;
 use crate::settings;
-use crate::step::{Finding, Planned, StepName};
+use crate::step::{Finding, Planned, StepName, stopped};
 
 /// Makes the plan. Takes no lock and changes nothing; what is fetched goes to a directory that is gone afterwards.
-pub async fn make(places: &Places, stop: watch::Receiver<bool>) -> Result<Vec<Planned>, Failure> {
+pub async fn make(places: &Places, mut stop: watch::Receiver<bool>) -> Result<Vec<Planned>, Failure> {
     let aws = Aws::new();
-    let config = settings::load(&places.config, &aws.imds, Scope::ThisHost).await?;
+    let config = tokio::select! {
+        config = settings::load(&places.config, &aws.imds, Scope::ThisHost) => config?,
+        _ = stop.wait_for(|stop| *stop) => return Err(stopped()),
+    };
     // A journal that cannot be read would be set aside.
     let journal = Journal::look(journal::read(&places.state_dir).ok().flatten().unwrap_or_default());
     let scratch = tempfile::tempdir().named("making a temporary directory")?;

@@ -214,8 +214,13 @@ impl Session {
         if !reboot::is_in_service(&self.journal) {
             return Ok(());
         }
-        let kept = || settings::read_kept(&self.places.config, &self.places.state_dir)?.validate(Scope::Offline);
-        match given.map_or_else(|| kept().map(Cow::Owned), |config| Ok(Cow::Borrowed(config))) {
+        let kept =
+            async { settings::read_kept(&self.places.config, &self.places.state_dir).await?.validate(Scope::Offline) };
+        let config = match given {
+            Some(config) => Ok(Cow::Borrowed(config)),
+            None => kept.await.map(Cow::Owned),
+        };
+        match config {
             Ok(config) => reboot::mount(&self.boot(&config)).await,
             // The full read reports any mistake.
             Err(failure) => {
@@ -237,7 +242,13 @@ impl Session {
             Ok(texts) => texts,
             Err(failure) => return Attempt { result: Err(failure.into()), config: None, lifecycle: None },
         };
-        let config = match texts.clone().validate_aside(Scope::ThisHost).await {
+        let validated = tokio::select! {
+            validated = texts.clone().validate_aside(Scope::ThisHost) => validated,
+            _ = stop.wait_for(|stop| *stop) => {
+                return Attempt { result: Err(crate::step::stopped().into()), config: None, lifecycle: None };
+            }
+        };
+        let config = match validated {
             Ok(config) => {
                 texts.keep(&self.places.state_dir);
                 config

@@ -1,7 +1,7 @@
 //! Where the configuration comes from: a file, or the instance's user data.
 
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use crate::aws::imds::Imds;
 use crate::config::{self, Config, Scope, Text, fault};
 use crate::failure::{Class, Code, Failure};
 use crate::host::atomic::Replacement;
+use crate::host::read::{self, Pipes, Unreadable};
 
 /// The configuration's usual place.
 pub const CONFIG: &str = "/etc/node-agent/config.toml";
@@ -44,38 +45,43 @@ pub async fn load(from: &str, imds: &Imds, scope: Scope) -> Result<Config, Failu
 
 /// Reads the texts of the configuration named by `--config`. `patience` is for the metadata service.
 pub async fn read(from: &str, imds: &Imds, patience: Duration) -> Result<Texts, Failure> {
-    let (main, from_user_data) = match own_file(from)? {
+    let (main, from_user_data) = match own_file(from).await? {
         Some(text) => (text, false),
         None => (user_data(imds, patience).await?, true),
     };
-    Ok(Texts { main, overrides: overrides()?, from_user_data })
+    Ok(Texts { main, overrides: overrides().await?, from_user_data })
 }
 
 /// As [`read`], without asking anybody: in place of user data what [`Texts::keep`] has kept of it in `state_dir`.
-pub fn read_kept(from: &str, state_dir: &Path) -> Result<Texts, Failure> {
-    let (main, from_user_data) = match own_file(from)? {
+pub async fn read_kept(from: &str, state_dir: &Path) -> Result<Texts, Failure> {
+    let (main, from_user_data) = match own_file(from).await? {
         Some(text) => (text, false),
-        None => (file(&state_dir.join(KEPT))?, true),
+        None => (file(&state_dir.join(KEPT), Pipes::Refused).await?, true),
     };
-    Ok(Texts { main, overrides: overrides()?, from_user_data })
+    Ok(Texts { main, overrides: overrides().await?, from_user_data })
 }
 
 /// Reads one text and nothing beside it: a configuration that is for another machine.
-pub fn read_alone(from: &str) -> Result<Texts, Failure> {
-    Ok(Texts { main: file(Path::new(from))?, overrides: None, from_user_data: false })
+pub async fn read_alone(from: &str) -> Result<Texts, Failure> {
+    Ok(Texts { main: file(Path::new(from), Pipes::Taken).await?, overrides: None, from_user_data: false })
 }
 
 /// The configuration's file; none where it is in the user data.
-fn own_file(from: &str) -> Result<Option<Text>, Failure> {
+async fn own_file(from: &str) -> Result<Option<Text>, Failure> {
     if from == IMDS {
         return Ok(None);
     }
-    let text = file(Path::new(from))?;
+    let text = file(Path::new(from), Pipes::Taken).await?;
     Ok(if config::wants_user_data(&text.text) { None } else { Some(text) })
 }
 
-fn overrides() -> Result<Option<Text>, Failure> {
-    if fs::exists(OVERRIDE).unwrap_or(true) { file(Path::new(OVERRIDE)).map(Some) } else { Ok(None) }
+async fn overrides() -> Result<Option<Text>, Failure> {
+    let path = Path::new(OVERRIDE);
+    match read::text_async(path.to_owned(), Pipes::Refused).await {
+        Ok(bytes) => text(path, bytes).map(Some),
+        Err(why) if why.is_missing() => Ok(None),
+        Err(why) => Err(unreadable(path, &why)),
+    }
 }
 
 impl Texts {
@@ -111,18 +117,32 @@ impl Texts {
     }
 }
 
-fn file(path: &Path) -> Result<Text, Failure> {
-    let unreadable = |why: String| Failure::new(Code::ConfigUnreadable, format!("{}: {why}", path.display()));
-    let bytes = fs::read(path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => unreadable("there is no such file".to_owned()),
-        _ => unreadable(error.to_string()),
-    })?;
+async fn file(path: &Path, pipes: Pipes) -> Result<Text, Failure> {
+    let bytes = read::text_async(path.to_owned(), pipes).await.map_err(|why| unreadable(path, &why))?;
+    text(path, bytes)
+}
+
+fn text(path: &Path, bytes: Vec<u8>) -> Result<Text, Failure> {
+    let name = path.display().to_string();
     if let Some(fault) = fault::of_bytes(&bytes) {
-        return Err(Failure::new(Code::ConfigUnreadable, format!("{} {}, not TOML", path.display(), fault.what))
+        return Err(Failure::new(Code::ConfigUnreadable, format!("{name} {}, not TOML", fault.what))
             .remedy(format!("{}, then: node-agent retry", fault.instead)));
     }
-    let text = String::from_utf8(bytes).map_err(|error| unreadable(format!("not UTF-8 text: {error}")))?;
-    Ok(Text { name: path.display().to_string(), text })
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(Text { name, text }),
+        Err(error) => Err(Failure::new(Code::ConfigUnreadable, format!("{name}: not UTF-8 text: {error}"))),
+    }
+}
+
+fn unreadable(path: &Path, why: &Unreadable) -> Failure {
+    let failure = Failure::new(Code::ConfigUnreadable, format!("{} {why}", path.display()));
+    match why {
+        Unreadable::Silent(_) => failure.remedy(
+            "see what the file is on (findmnt -T FILE) and whether that answers (timeout 5 stat FILE), or put the \
+             configuration on the root disk; then: node-agent retry",
+        ),
+        _ => failure,
+    }
 }
 
 async fn user_data(imds: &Imds, patience: Duration) -> Result<Text, Failure> {

@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use ec2_sim::{Fault, FaultRule};
+use ec2_sim::{Fault, FaultRule, WrongRegion};
 use support::{CA, HOOKS, World, config_with, volume_at};
 
 const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -194,4 +194,126 @@ fn a_service_whose_certificate_this_machine_cannot_trust_is_told_from_one_that_i
     for text in ["step=attach code=certificate-untrusted", "ec2:DescribeVolumes", "install the CA certificates"] {
         assert!(said.contains(text), "{text:?} is missing in\n{said}");
     }
+}
+
+#[test]
+fn a_bucket_in_another_region_is_read_there() {
+    let world = World::new();
+    world.sim.put_object("config", "hooks.sh", HOOKS);
+    world.sim.put_object("strict", "file", "from far away");
+    world.sim.place_bucket("config", "us-west-2", WrongRegion::Redirect);
+    world.sim.place_bucket("strict", "ap-southeast-2", WrongRegion::Malformed);
+    let node = world.launch();
+    let hooks = format!("script_source = \"s3://config/hooks.sh\"\nscript_base64 = \"{}\"", embedded());
+    let file = "[[file]]\ndestination = \"/etc/app/x\"\nsource = \"s3://strict/file\"\n";
+
+    let outcome = node.come_up(&config(&hooks, file));
+
+    assert!(!outcome.log.contains("falling back"), "{}", outcome.log);
+    assert!(node.read("/var/log/hooks.log").starts_with("configure"));
+    assert_eq!(node.read("/etc/app/x"), "from far away");
+}
+
+#[test]
+fn a_bucket_elsewhere_that_cannot_be_read_fails_at_once_and_names_both_regions() {
+    let redirect = |code: &str| Fault::Error { http: 301, code: code.to_owned(), message: "Elsewhere.".to_owned() };
+    let again = FaultRule::always("s3:GetObject", redirect("PermanentRedirect")).after(1);
+    let nowhere = FaultRule::always("s3:GetObject", redirect("PermanentRedirect"));
+    // The region that S3 names, what goes wrong, and what must be said.
+    let cases = [
+        ("us-west-2", Some(again), vec!["config", "is in us-west-2", "eu-west-1"]),
+        ("eu-west-1", Some(nowhere), vec!["config", "is in another region", "eu-west-1"]),
+        ("evil.example.com/", None, vec!["config", "evil.example.com/", "is no region"]),
+    ];
+    for (region, fault, said) in cases {
+        let world = World::new();
+        world.sim.put_object("config", "hooks.sh", HOOKS);
+        world.sim.place_bucket("config", region, WrongRegion::Redirect);
+        if let Some(fault) = fault {
+            world.sim.add_fault(fault).unwrap();
+        }
+        let node = world.launch();
+        let hooks = format!("script_source = \"s3://config/hooks.sh\"\nscript_base64 = \"{}\"", embedded());
+
+        let outcome = node.run(&config(&hooks, ""));
+
+        outcome.must_fail(1, &["step=files code=bucket-elsewhere"]);
+        outcome.must_fail(1, &said);
+        assert!(outcome.took < Duration::from_secs(20), "{:?}", outcome.took);
+        assert!(!outcome.log.contains("falling back"), "{}", outcome.log);
+        assert_eq!(node.shell("ls /var/log/hooks.log 2>/dev/null || echo none"), "none");
+        assert!(world.completions().is_empty());
+    }
+}
+
+#[test]
+fn the_embedded_script_does_not_stand_in_for_a_bucket_whose_region_is_out_of_reach() {
+    let world = World::new();
+    world.sim.put_object("config", "hooks.sh", HOOKS);
+    world.sim.place_bucket("config", "us-west-2", WrongRegion::Redirect);
+    world.sim.add_fault(FaultRule::always("s3:GetObject", Fault::Throttling).after(1)).unwrap();
+    let node = world.launch();
+    let hooks = format!("script_source = \"s3://config/hooks.sh\"\nscript_base64 = \"{}\"", embedded());
+    let text = config(&hooks, "").replace("downloads = \"10s\"", "downloads = \"2s\"");
+
+    let outcome = node.run(&text);
+
+    outcome.must_fail(1, &["step=files code=bucket-unreachable", "us-west-2", "SlowDown"]);
+    assert!(!outcome.log.contains("falling back"), "{}", outcome.log);
+    assert!(world.completions().is_empty());
+}
+
+#[test]
+fn a_web_server_that_leads_astray_is_refused_at_once() {
+    let world = World::new();
+    let signed = "?X-Amz-Signature=SECRET";
+    let loops = world.sim.put_redirect("/loop", None);
+    world.sim.put_redirect("/loop", Some(&format!("{loops}{signed}")));
+    let plain =
+        world.sim.put_redirect("/plain", Some("http://user:SECRET@example.com/hooks.sh?X-Amz-Signature=SECRET"));
+    let lost = world.sim.put_redirect("/lost", None);
+    let cases = [
+        (&loops, "leads back to", "loop"),
+        (&plain, "not encrypted: http://example.com/hooks.sh?…", "https"),
+        (&lost, "302 Found", "where to"),
+    ];
+    for (url, said, more) in cases {
+        let node = world.launch();
+        let hooks = format!("script_source = \"{url}{signed}\"\nscript_base64 = \"{}\"", embedded());
+
+        let outcome = node.run(&config(&hooks, ""));
+
+        outcome.must_fail(1, &["step=files code=redirect-refused", url, said, more]);
+        assert!(outcome.took < Duration::from_secs(10), "{:?}", outcome.took);
+        for never in ["SECRET", "falling back", "DNS"] {
+            assert!(!outcome.log.contains(never), "{never:?} in\n{}", outcome.log);
+        }
+        node.terminate();
+    }
+}
+
+#[test]
+fn a_redirect_to_another_page_by_https_is_followed() {
+    let world = World::new();
+    world.sim.put_page("/hooks.sh", HOOKS);
+    let url = world.sim.put_redirect("/latest", Some("/hooks.sh"));
+    let node = world.launch();
+
+    node.come_up(&config(&format!("script_source = \"{url}\""), ""));
+
+    assert!(node.read("/var/log/hooks.log").starts_with("configure"));
+}
+
+#[test]
+fn the_query_of_a_presigned_url_is_in_no_message() {
+    let world = World::new();
+    let url = world.sim.put_page("/there", HOOKS);
+    world.sim.add_fault(FaultRule::always("https:GET /*", Fault::Reset)).unwrap();
+    let node = world.launch();
+    let hooks = format!("script_source = \"{url}?X-Amz-Signature=SECRET\"");
+
+    let outcome = node.run(&config(&hooks, "").replace("downloads = \"10s\"", "downloads = \"1s\""));
+
+    outcome.must_fail(1, &["code=api-unreachable", &url]);
+    assert!(!outcome.log.contains("SECRET"), "{}", outcome.log);
 }

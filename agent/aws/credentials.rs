@@ -22,8 +22,10 @@ use crate::failure::{Code, Failure, with_sources};
 pub(super) struct Chain(DefaultCredentialsChain);
 
 impl Chain {
-    pub(super) async fn new(provider: ProviderConfig, region: Region) -> Self {
-        Chain(DefaultCredentialsChain::builder().configure(provider).region(region).build().await)
+    /// `metadata` is what asks for the instance profile: by no proxy, wherever the metadata service is.
+    pub(super) async fn new(provider: ProviderConfig, metadata: &ProviderConfig, region: Region) -> Self {
+        let imds = aws_config::imds::Client::builder().configure(metadata).build();
+        Chain(DefaultCredentialsChain::builder().imds_client(imds).configure(provider).region(region).build().await)
     }
 }
 

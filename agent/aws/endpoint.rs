@@ -6,9 +6,11 @@ use aws_config::SdkConfig;
 use aws_smithy_types::DateTime;
 use aws_smithy_types::date_time::Format;
 use aws_types::service_config::ServiceConfigKey;
+use reqwest::Url;
 use reqwest::redirect::Policy;
 
 use super::error::is_untrusted;
+use super::proxy::{Proxy, ProxyError};
 use crate::failure::{Code, Failure};
 
 /// The services' addresses.
@@ -73,13 +75,23 @@ impl Endpoints {
 }
 
 /// Sends a request that is not signed. Any answer will do: it proves the way there and carries the service's time.
-pub async fn ask(url: &str, limit: Duration) -> Result<Answer, Failure> {
+///
+/// It goes the way of the SDK's clients: through this proxy, or directly.
+pub async fn ask(url: &str, proxy: Option<&Proxy>, limit: Duration) -> Result<Answer, Failure> {
+    let about = format!("{url} does not answer");
     let unreachable = |error: reqwest::Error| {
         let code = if is_untrusted(&error) { Code::CertificateUntrusted } else { Code::ApiUnreachable };
-        Failure::new(code, format!("{url} does not answer")).because(error)
+        let failure = Failure::new(code, about.clone());
+        let Some(proxy) = proxy else { return failure.because(error.without_url()) };
+        let host = Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
+        let error = ProxyError::new(proxy, &host, error.without_url());
+        error.refine(failure).because(error)
     };
-    // As the SDK's client: no proxy. An answer that leads elsewhere is an answer.
+    // An answer that leads elsewhere is an answer.
     let mut client = reqwest::Client::builder().no_proxy().redirect(Policy::none()).timeout(limit);
+    if let Some(proxy) = proxy {
+        client = client.proxy(reqwest::Proxy::all(proxy.url().clone()).map_err(unreachable)?);
+    }
     if url.starts_with("http:") {
         // Without the trust store, which takes longer to read than the answer to come.
         client = client.tls_certs_only([]);
@@ -87,6 +99,11 @@ pub async fn ask(url: &str, limit: Duration) -> Result<Answer, Failure> {
     let client = client.build().map_err(unreachable)?;
     let asked = SystemTime::now();
     let answer = client.get(url).send().await.map_err(unreachable)?;
+    if let Some(proxy) = proxy
+        && answer.status().as_u16() == 407
+    {
+        return Err(Failure::new(Code::ProxyRefused, about).because(ProxyError::unauthorized(proxy)));
+    }
     let middle = asked + asked.elapsed().unwrap_or_default() / 2;
     let date = answer.headers().get(reqwest::header::DATE).and_then(|date| date.to_str().ok());
     let date = date.and_then(|date| DateTime::from_str(date, Format::HttpDate).ok());

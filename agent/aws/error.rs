@@ -6,6 +6,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
+use super::proxy::{BadProxy, ProxyError};
 use crate::failure::{Code, Failure, with_sources};
 
 /// A call that did not succeed.
@@ -46,6 +47,11 @@ where
         _ => None,
     };
     let Some((code, message, status)) = service else {
+        if let Some(bad) = find::<BadProxy>(error) {
+            let mut failure = bad.failure();
+            failure.message = format!("{action}: {}", failure.message);
+            return CallError { code: None, message: bad.to_string(), failure };
+        }
         let text = with_sources(format!("{action}: {error}"), error.source());
         // Credentials are resolved within the call, and their absence is no error kind of its own.
         let code = if text.contains("credential") || text.contains("identity") {
@@ -55,7 +61,12 @@ where
         } else {
             Code::ApiUnreachable
         };
-        return CallError { code: None, message: text.clone(), failure: Failure::new(code, text) };
+        let failure = Failure::new(code, text.clone());
+        let failure = match find::<ProxyError>(error) {
+            Some(proxy) => proxy.refine(failure),
+            None => failure,
+        };
+        return CallError { code: None, message: text, failure };
     };
     let Some(code) = code else {
         let text = format!("{action}: an answer that cannot be read (HTTP {status})");
@@ -97,6 +108,18 @@ where
         _ => Failure::new(Code::ApiRefused, text),
     };
     CallError { code: Some(code), message, failure }
+}
+
+/// What of this type is beneath it.
+pub(super) fn find<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e E> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
 }
 
 /// Whether a certificate is at the bottom of it. Told by rustls's words: both HTTP clients hide the type.

@@ -1,7 +1,8 @@
 //! The AWS services the agent talks to, as concrete clients. The seam for tests is the endpoint.
 //!
 //! No client retries by itself: the step runner does (agent/step.rs), and `check` for a few seconds. One HTTP client and one client per
-//! service, because the SDK corrects clock skew per client.
+//! service, because the SDK corrects clock skew per client. Instance metadata is always asked directly, everything else as
+//! the environment's proxies say (`proxy`).
 
 pub mod autoscaling;
 pub mod credentials;
@@ -9,8 +10,11 @@ pub mod download;
 pub mod ec2;
 pub mod endpoint;
 mod error;
+mod http;
 pub mod imds;
+pub mod proxy;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::provider_config::ProviderConfig;
@@ -18,8 +22,8 @@ use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::provider::SharedCredentialsProvider;
-use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use proxy::Proxies;
 
 /// Connecting within a region takes milliseconds; a lost SYN is sent again after 1 s.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -30,7 +34,10 @@ const ATTEMPT: Duration = Duration::from_secs(6);
 /// What is there before the region is known.
 #[derive(Debug)]
 pub struct Aws {
+    /// Takes no proxy.
+    direct: SharedHttpClient,
     http: SharedHttpClient,
+    proxies: Arc<Proxies>,
     /// The instance metadata service.
     pub imds: imds::Imds,
 }
@@ -48,6 +55,8 @@ pub struct Services {
     pub credentials: credentials::Credentials,
     /// Where the services are.
     pub endpoints: endpoint::Endpoints,
+    /// Which proxies lead there.
+    pub proxies: Arc<Proxies>,
 }
 
 impl Aws {
@@ -55,10 +64,10 @@ impl Aws {
     pub fn new() -> Self {
         // For reqwest, which brings none of its own. An error means that one is installed already, which is as good.
         drop(rustls::crypto::ring::default_provider().install_default());
-        let http =
-            aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
-        let provider = ProviderConfig::without_region().with_http_client(http.clone());
-        Aws { imds: imds::Imds::new(&provider), http }
+        let proxies = Arc::new(Proxies::from_env());
+        let direct = http::direct();
+        let provider = ProviderConfig::without_region().with_http_client(direct.clone());
+        Aws { imds: imds::Imds::new(&provider), http: http::routed(&direct, &proxies), direct, proxies }
     }
 
     /// The services of the region: the environment's, or else the instance's.
@@ -69,7 +78,9 @@ impl Aws {
             .unwrap_or_else(|| instance_region.to_owned());
         let region = Region::new(region);
         let provider = ProviderConfig::without_region().with_http_client(self.http.clone());
-        let credentials = SharedCredentialsProvider::new(credentials::Chain::new(provider, region.clone()).await);
+        let metadata = ProviderConfig::without_region().with_http_client(self.direct.clone());
+        let chain = credentials::Chain::new(provider, &metadata, region.clone()).await;
+        let credentials = SharedCredentialsProvider::new(chain);
         let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ATTEMPT).build();
         let config = aws_config::defaults(BehaviorVersion::v2026_01_12())
             .http_client(self.http.clone())
@@ -82,9 +93,10 @@ impl Aws {
         Services {
             ec2: ec2::Ec2::new(&config),
             autoscaling: autoscaling::AutoScaling::new(&config),
-            sources: download::Sources::new(&config),
+            sources: download::Sources::new(&config, Arc::clone(&self.proxies)),
             credentials: credentials::Credentials(credentials),
             endpoints: endpoint::Endpoints::new(config),
+            proxies: Arc::clone(&self.proxies),
         }
     }
 }

@@ -12,14 +12,14 @@ use crate::settings;
 const NAME: &str = "configuration";
 
 /// The text alone, as it is before it reaches a node.
-pub(super) fn offline(from: &str) -> Vec<Finding> {
+pub(super) async fn offline(from: &str) -> Vec<Finding> {
     let elsewhere = |what: String| {
         vec![Finding::attention(NAME, what, "save the user data to a file, and check that: --offline --config FILE")]
     };
     if from == settings::IMDS {
         return elsewhere("the instance's user data cannot be read offline".to_owned());
     }
-    match settings::read_alone(from) {
+    match settings::read_alone(from).await {
         Ok(texts) if config::wants_user_data(&texts.main.text) => {
             elsewhere(format!("{from} points at the instance's user data, which cannot be read offline"))
         }

@@ -88,7 +88,7 @@ impl Check {
 
     async fn run(&self, report: &mut Report) {
         if self.offline {
-            return report.add(configuration::offline(&self.config));
+            return report.add(configuration::offline(&self.config).await);
         }
         let places = Places::new(self.config.clone(), self.state_dir.clone(), self.runtime_dir.clone());
         report.add(standing::check(&places));

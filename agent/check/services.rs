@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::{Finding, LIMIT, ask};
 use crate::aws::credentials::Origin;
 use crate::aws::imds::Imds;
+use crate::aws::proxy::Proxy;
 use crate::aws::{Services, download, endpoint};
 use crate::config::{Config, Contents, Script, Source};
 use crate::failure::{Code, Failure};
@@ -36,7 +37,9 @@ pub(super) struct Ways {
 struct Place {
     service: String,
     url: String,
+    /// What has to be found by this machine: the service's host, or the proxy's.
     host: String,
+    proxy: Option<Proxy>,
 }
 
 /// What there is to reach.
@@ -75,14 +78,20 @@ pub(super) async fn check(services: &Services, imds: &Imds, config: Option<&Conf
         .collect();
     let mut findings = Vec::new();
     let secure = |place: &Result<Place, Failure>| place.as_ref().is_ok_and(|place| place.url.starts_with("https:"));
-    let trust = if places.iter().any(secure) || !web.is_empty() { Some(trust()) } else { None };
+    let trust = if places.iter().any(secure) || !web.is_empty() { Some(trust(services)) } else { None };
     let trusted = trust.as_ref().is_none_or(Result::is_ok);
     findings.extend(trust.map(|trust| match trust {
         Ok(()) => Finding::ok("CA certificates", "found"),
         Err(failure) => Finding::failed("CA certificates", &failure).advise("install the package ca-certificates"),
     }));
 
-    let hosts = places.iter().flatten().map(|place| place.host.as_str()).chain(web.iter().filter_map(Url::host_str));
+    // Behind a proxy it is the proxy that looks the host up.
+    let web = web.iter().filter_map(|url| match services.proxies.of(url) {
+        Ok(Some(proxy)) => Some(proxy.host()),
+        Ok(None) => url.host_str(),
+        Err(_) => None,
+    });
+    let hosts = places.iter().flatten().map(|place| place.host.as_str()).chain(web);
     let hosts: BTreeSet<&str> = hosts.filter(|host| !is_address(host)).collect();
     let names = join_all(hosts.iter().map(|host| resolve(host))).await;
     let unknown: BTreeSet<&str> =
@@ -121,12 +130,21 @@ async fn place(services: &Services, api: Api<'_>) -> Result<Place, Failure> {
         Api::AutoScaling => ("Auto Scaling".to_owned(), services.endpoints.autoscaling().await?),
         Api::Bucket(bucket) => (format!("S3 bucket {bucket}"), services.endpoints.bucket(bucket).await?),
     };
-    let host = Url::parse(&url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
-    Ok(Place { service, url, host })
+    let parsed = Url::parse(&url).ok();
+    let proxy = match parsed.as_ref().map(|url| services.proxies.of(url)) {
+        Some(Err(bad)) => return Err(bad.failure()),
+        Some(Ok(proxy)) => proxy.cloned(),
+        None => None,
+    };
+    let host = match &proxy {
+        Some(proxy) => proxy.host().to_owned(),
+        None => parsed.and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default(),
+    };
+    Ok(Place { service, url, host, proxy })
 }
 
-fn trust() -> Result<(), Failure> {
-    download::https_client().map(drop)
+fn trust(services: &Services) -> Result<(), Failure> {
+    download::https_client(&services.proxies).map(drop)
 }
 
 fn is_address(host: &str) -> bool {
@@ -159,7 +177,7 @@ fn name(host: &str, resolved: &Result<Vec<IpAddr>, String>) -> Finding {
 
 /// Asks a service for any answer: the finding, whether its calls are worth trying, and how far its clock is ahead.
 async fn reach(place: &Result<Place, Failure>, unknown: &BTreeSet<&str>, trusted: bool) -> (Finding, Way, Option<i64>) {
-    let Place { service, url, host } = match place {
+    let Place { service, url, host, proxy } = match place {
         Ok(place) => place,
         Err(failure) => return (Finding::failed("endpoint", failure), Err(failure.to_string()), None),
     };
@@ -170,8 +188,9 @@ async fn reach(place: &Result<Place, Failure>, unknown: &BTreeSet<&str>, trusted
     if !trusted && url.starts_with("https:") {
         return skipped("there are no CA certificates");
     }
-    match ask(async || endpoint::ask(url, LIMIT).await).await {
-        Ok(answer) => (Finding::ok(service, format!("{url} answers")), Ok(()), answer.ahead_seconds),
+    let by = proxy.as_ref().map(|proxy| format!(" through {proxy}")).unwrap_or_default();
+    match ask(async || endpoint::ask(url, proxy.as_ref(), LIMIT).await).await {
+        Ok(answer) => (Finding::ok(service, format!("{url} answers{by}")), Ok(()), answer.ahead_seconds),
         Err(failure) => (Finding::failed(service, &failure), Err(format!("{service} does not answer")), None),
     }
 }

@@ -23,6 +23,8 @@ mod tests;
 use sha2::{Digest, Sha256};
 use toml::de::DeTable;
 
+pub(crate) use model::without_secrets;
+
 pub use mistake::{Mistake, Mistakes};
 pub use model::{
     Account, BadDigest, BadVolumeId, Config, Contents, File, FileSystemType, Format, Hooks, Lifecycle, Node, OnFailure,

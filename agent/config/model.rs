@@ -267,7 +267,7 @@ impl fmt::Debug for Source {
 }
 
 /// A URL without user, password, query and fragment.
-pub(super) fn without_secrets(url: &str) -> String {
+pub(crate) fn without_secrets(url: &str) -> String {
     let (bare, query) = match url.find(['?', '#']) {
         Some(at) => (&url[..at], "?…"),
         None => (url, ""),

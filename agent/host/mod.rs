@@ -21,6 +21,7 @@ pub mod owner;
 pub mod path;
 pub mod preen;
 pub mod probe;
+pub mod read;
 pub mod remains;
 pub mod resize;
 pub mod systemd;

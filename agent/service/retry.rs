@@ -89,8 +89,12 @@ pub async fn complete(places: Places, result: LaunchResult) -> Result<(), Fault>
     if let Some(pending) = control::ask(&places.runtime_dir, Request::Complete { result }).await? {
         return ended(pending.follow().await?);
     }
-    let session = Session::open(places, Aws::new(), stop_signal()?)?;
-    let texts = settings::read(&session.places.config, &session.aws.imds, settings::IMDS_DEADLINE).await?;
+    let mut stop = stop_signal()?;
+    let session = Session::open(places, Aws::new(), stop.clone())?;
+    let texts = tokio::select! {
+        texts = settings::read(&session.places.config, &session.aws.imds, settings::IMDS_DEADLINE) => texts?,
+        _ = stop.wait_for(|stop| *stop) => return Err(stopped().into()),
+    };
     let (lifecycle, deadline) = match (texts.clone().validate(Scope::Offline), texts.lifecycle()) {
         (Ok(config), _) => (config.lifecycle, config.timeouts.complete),
         // What is wrong elsewhere does not matter here.

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::aws::download::{Fetched, Sources};
+use crate::aws::download::{Fetched, Sources, unreadable};
 use crate::config::script::{Definition, defines};
 use crate::config::{self, Contents, Hooks, Script, Sha256Digest, fault};
 use crate::failure::{Class, Code, Failure, Named};
 use crate::host::atomic::Replacement;
+use crate::host::read::{self, Pipes};
 use crate::step::{Observed, Step, StepName};
 
 /// How long a role or a policy may lack effect before the embedded script is taken instead of the one at its source.
@@ -122,7 +123,7 @@ impl Fetch<'_> {
         match &file.contents {
             Contents::Inline(contents) => Fetched::inline(contents, self.scratch),
             Contents::Source(source) => {
-                let fetched = self.sources.fetch(source, self.scratch).await?;
+                let fetched = self.sources.fetch(source, self.scratch, self.deadline).await?;
                 check(&source.to_string(), &fetched, file.sha256.as_ref())?;
                 Ok(fetched)
             }
@@ -132,7 +133,9 @@ impl Fetch<'_> {
     async fn script(&self, hooks: &Hooks) -> Result<StagedScript, Failure> {
         let (name, key, contents) = match &hooks.script {
             Script::Path(path) => {
-                let contents = fs::read(path).named(format_args!("reading the hook script {}", path.display()))?;
+                let contents = read::text_async(path.clone(), Pipes::Refused).await;
+                let contents =
+                    contents.map_err(|why| unreadable(&format!("the hook script {}", path.display()), &why))?;
                 let (name, sha256) = (path.display().to_string(), Sha256Digest::of(&contents));
                 defined(&name, &contents, hooks)?;
                 return Ok(StagedScript { path: path.clone(), name, key: "hooks.script", sha256 });
@@ -156,9 +159,13 @@ impl Fetch<'_> {
     }
 
     async fn remote(&self, name: &str, source: &config::Source, hooks: &Hooks) -> Result<Vec<u8>, Failure> {
-        let mut fetched = self.sources.fetch(source, self.scratch).await?;
+        let mut fetched = self.sources.fetch(source, self.scratch, self.deadline).await?;
         if fetched.size == 0 {
             return Err(Failure::new(Code::DownloadFailed, format!("{name} is empty")));
+        }
+        if fetched.size > read::TEXT_LIMIT {
+            let text = format!("{name} is larger than {} MiB, too large for a script", read::TEXT_LIMIT >> 20);
+            return Err(Failure::new(Code::DownloadTooLarge, text));
         }
         check(name, &fetched, hooks.sha256.as_ref())?;
         let mut contents = Vec::new();
@@ -166,10 +173,12 @@ impl Fetch<'_> {
         Ok(contents)
     }
 
-    /// Never on a checksum mismatch: somebody may have changed the script.
+    /// Where the script cannot be fetched or is empty. Never on a checksum mismatch: somebody may have changed the script. Nor
+    /// where the script is known to be elsewhere: the embedded one may be an older one.
     fn falls_back(&self, failure: &Failure) -> bool {
         match failure.class() {
             _ if failure.code == Code::DownloadFailed => true,
+            _ if failure.code == Code::BucketUnreachable => false,
             Class::Settling => self.began.elapsed() >= FALL_BACK_AFTER.min(self.deadline),
             Class::Outage => self.began.elapsed() >= self.deadline,
             _ => false,

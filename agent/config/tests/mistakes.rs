@@ -462,7 +462,7 @@ fn what_depends_on_the_host_is_told_only_there() {
             ],
         ),
         (hooks(&folder.path().join("none.sh")), &[(5, 10, "no such file", "put the script there")]),
-        (hooks(folder.path()), &[(5, 10, "is not a regular file", "the script itself")]),
+        (hooks(folder.path()), &[(5, 10, "is a directory; a regular file is wanted", "the script itself")]),
         (hooks(&empty), &[(5, 10, "the script is empty", "defines")]),
         (
             hooks(&script),

@@ -1,7 +1,5 @@
 //! `[hooks]`.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use super::path::{self, Trailing};
@@ -13,6 +11,7 @@ use crate::config::reader::{Given, Sheet, nearest};
 use crate::config::report::{Quoted, Reported, Spot};
 use crate::config::schema::{Key, hooks as keys};
 use crate::config::script::{self, Definition};
+use crate::host::read::{self, Pipes, Unreadable};
 
 pub(super) fn read(sheet: &Sheet<'_>, scope: Scope) -> Result<Hooks, Reported> {
     let script = script(sheet, scope);
@@ -105,26 +104,22 @@ fn remote(text: &str, spot: &Spot<'_>) -> Result<Source, Reported> {
     source::source(text, spot)
 }
 
-/// The largest script that is read; bash scripts are a thousandth of it.
-const LARGEST: u64 = 16 << 20;
-
 fn read_script(path: &Path, spot: &Spot<'_>) -> Result<Vec<u8>, Reported> {
-    let unreadable = |error: &std::io::Error| {
-        let what = format_args!("{} cannot be read: {}", Quoted(spot_path(path)), plain(error));
-        spot.mistake(what, "put the script there, or write the path where it is")
-    };
-    // Asked before it is opened: to open a named pipe would wait for its writer.
-    let about = std::fs::metadata(path).map_err(|error| unreadable(&error))?;
-    if !about.is_file() {
-        let what = format_args!("{} is not a regular file", Quoted(spot_path(path)));
-        return Err(spot.write(what, "the path of the script itself"));
-    }
-    if about.len() > LARGEST {
-        let what = format_args!("{} is larger than 16 MiB", Quoted(spot_path(path)));
-        return Err(spot.write(what, "the path of a bash script"));
-    }
-    let mut text = Vec::new();
-    File::open(path).and_then(|file| file.take(LARGEST).read_to_end(&mut text)).map_err(|error| unreadable(&error))?;
+    let shown = Quoted(spot_path(path));
+    let text = read::text(path, Pipes::Refused).map_err(|why| match why {
+        Unreadable::Io(error) => {
+            let what = format_args!("{shown} cannot be read: {}", plain(&error));
+            spot.mistake(what, "put the script there, or write the path where it is")
+        }
+        Unreadable::Silent(_) => {
+            let remedy = format_args!("see what it is on (findmnt -T {}), or put it on the root disk", path.display());
+            spot.mistake(format_args!("{shown} {why}"), remedy)
+        }
+        Unreadable::Not(_) | Unreadable::EmptyPipe => {
+            spot.write(format_args!("{shown} {why}"), "the path of the script itself")
+        }
+        Unreadable::TooLarge(_) => spot.write(format_args!("{shown} {why}"), "the path of a bash script"),
+    })?;
     full(text, spot)
 }
 

@@ -179,6 +179,12 @@ impl ApiServer {
         let fault = core.strike(&name);
         call.fault = fault.as_ref().map(|fault| fault.name().to_owned());
         let handled = serve::under(fault.as_ref(), &api, |back| {
+            if api == Api::S3
+                && let Some((code, refusal)) = s3::misplaced(core, request)
+            {
+                call.code = Some(code.to_owned());
+                return if request.method == "HEAD" { refusal.head_only() } else { refusal };
+            }
             let answer = permit(core, api, &name, caller).and_then(|()| match api {
                 Api::Ec2 => ec2::call(core, &name, params, back).map(|nodes| ec2::response(&name, nodes)),
                 Api::AutoScaling => {

@@ -32,6 +32,7 @@ pub(crate) struct Core {
     pub(crate) objects: Objects,
     pub(crate) pages: Pages,
     pub(crate) api: SocketAddr,
+    pub(crate) api_https: SocketAddr,
     pub(crate) https: SocketAddr,
     pub(crate) runtime: Handle,
     pub(crate) state: Mutex<World>,

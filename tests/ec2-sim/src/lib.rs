@@ -66,6 +66,7 @@ pub use events::{
 pub use faults::{Fault, FaultRule, RandomFaults, Times};
 pub use ids::{InstanceId, VolumeId};
 pub use quota::Quota;
+pub use s3::WrongRegion;
 pub use scenario::{Attach, Page, Running, Scenario, StoredObject, Terminate};
 pub use sim::{AttachmentView, Sim, VolumeView};
 pub use world::InstanceState;

@@ -22,14 +22,25 @@ const LINK_LOCAL: &str = "169.254.169.254";
 
 /// What the server has, by path.
 #[derive(Default)]
-pub(crate) struct Pages(Mutex<BTreeMap<String, Vec<u8>>>);
+pub(crate) struct Pages(Mutex<BTreeMap<String, Page>>);
+
+#[derive(Clone)]
+enum Page {
+    Contents(Vec<u8>),
+    /// 302, to this address if the answer says where to.
+    Redirect(Option<String>),
+}
 
 impl Pages {
     pub(crate) fn put(&self, path: String, bytes: Vec<u8>) {
-        lock(&self.0).insert(path, bytes);
+        lock(&self.0).insert(path, Page::Contents(bytes));
     }
 
-    fn get(&self, path: &str) -> Option<Vec<u8>> {
+    pub(crate) fn redirect(&self, path: String, location: Option<String>) {
+        lock(&self.0).insert(path, Page::Redirect(location));
+    }
+
+    fn get(&self, path: &str) -> Option<Page> {
         lock(&self.0).get(path).cloned()
     }
 }
@@ -44,8 +55,16 @@ impl Service for PageServer {
         let action = format!("https:{} {}", request.method, request.path);
         let fault = self.core.strike(&action);
         let handled = serve::under(fault.as_ref(), &PlainWords, |_| match self.core.pages.get(&request.path) {
-            Some(body) if request.method == "GET" => Response::new(200, "application/octet-stream", body),
-            Some(body) if request.method == "HEAD" => Response::new(200, "application/octet-stream", body).head_only(),
+            Some(Page::Redirect(location)) => {
+                let response = plain(302, "elsewhere");
+                location.into_iter().fold(response, |response, location| response.with("Location", location))
+            }
+            Some(Page::Contents(body)) if request.method == "GET" => {
+                Response::new(200, "application/octet-stream", body)
+            }
+            Some(Page::Contents(body)) if request.method == "HEAD" => {
+                Response::new(200, "application/octet-stream", body).head_only()
+            }
             Some(_) => plain(405, "method not allowed"),
             None => plain(404, "not found"),
         })
@@ -88,8 +107,9 @@ pub(crate) fn tls(ca_pem: &Path) -> Result<TlsAcceptor, SimError> {
     std::fs::write(ca_pem, ca_certificate.pem()).map_err(SimError::io(format!("write {}", ca_pem.display())))?;
 
     let key = KeyPair::generate().map_err(|error| failed(&error))?;
-    // The last is where the guest of a virtual machine may see its host's loopback address.
-    let names = ["127.0.0.1".to_owned(), "localhost".to_owned(), LINK_LOCAL.to_owned()];
+    // The address is where the guest of a virtual machine may see its host's loopback address; the last two are for tests in
+    // which a proxy leads here.
+    let names = ["127.0.0.1", "localhost", LINK_LOCAL, "*.sim.example", "*.s3.sim.example"].map(str::to_owned);
     let leaf = CertificateParams::new(names)
         .and_then(|params| params.signed_by(&key, &Issuer::new(ca, ca_key)))
         .map_err(|error| failed(&error))?;

@@ -13,6 +13,7 @@ use crate::error::ApiError;
 use crate::ids::random_hex;
 use crate::lock;
 use crate::query::Node;
+use crate::sigv4::Authorization;
 use crate::wire::{Request, Response};
 
 /// An object.
@@ -22,23 +23,93 @@ struct Object {
     modified: OffsetDateTime,
 }
 
+/// What S3 answers to a request that is for another region than the bucket's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WrongRegion {
+    /// 301 `PermanentRedirect`, as a regional endpoint does; the region is in the header `x-amz-bucket-region`.
+    Redirect,
+    /// 400 `AuthorizationHeaderMalformed`, as the endpoint of the bucket's own region does to a signature for another
+    /// one; the region is in the body.
+    Malformed,
+}
+
+/// A bucket.
+#[derive(Default)]
+struct Bucket {
+    objects: BTreeMap<String, Object>,
+    /// Its region, where it has one of its own, and the answer to requests for another one.
+    placed: Option<(String, WrongRegion)>,
+}
+
 /// The buckets. Putting an object makes its bucket.
 #[derive(Default)]
-pub(crate) struct Objects(Mutex<BTreeMap<String, BTreeMap<String, Object>>>);
+pub(crate) struct Objects(Mutex<BTreeMap<String, Bucket>>);
 
 impl Objects {
     pub(crate) fn put(&self, bucket: &str, key: &str, bytes: Vec<u8>, modified: OffsetDateTime) {
         let object = Object { bytes, modified };
-        lock(&self.0).entry(bucket.to_owned()).or_default().insert(key.to_owned(), object);
+        lock(&self.0).entry(bucket.to_owned()).or_default().objects.insert(key.to_owned(), object);
+    }
+
+    pub(crate) fn place(&self, bucket: &str, region: &str, answer: WrongRegion) {
+        lock(&self.0).entry(bucket.to_owned()).or_default().placed = Some((region.to_owned(), answer));
     }
 
     fn get(&self, bucket: &str, key: &str) -> Result<Object, ApiError> {
         let buckets = lock(&self.0);
-        let objects = buckets
+        let bucket = buckets
             .get(bucket)
             .ok_or_else(|| ApiError::new(404, "NoSuchBucket", "The specified bucket does not exist"))?;
-        objects.get(key).cloned().ok_or_else(|| ApiError::new(404, "NoSuchKey", "The specified key does not exist."))
+        let object = bucket.objects.get(key).cloned();
+        object.ok_or_else(|| ApiError::new(404, "NoSuchKey", "The specified key does not exist."))
     }
+}
+
+/// The refusal of a request that is for another region than the bucket's, with its error code. S3 looks at the region before
+/// it looks at permissions.
+pub(crate) fn misplaced(core: &Core, request: &Request) -> Option<(&'static str, Response)> {
+    let (name, _) = locate(request);
+    let (region, answer) = lock(&core.objects.0).get(&name)?.placed.clone()?;
+    let signed = request.header("authorization").and_then(Authorization::parse)?.region;
+    if signed == region {
+        return None;
+    }
+    Some(match answer {
+        WrongRegion::Redirect => {
+            let body = Node::new("Error")
+                .with("Code", "PermanentRedirect")
+                .with(
+                    "Message",
+                    "The bucket you are attempting to access must be addressed using the specified endpoint. Please send all \
+                     future requests to this endpoint.",
+                )
+                .with("Endpoint", format!("{name}.s3.{region}.amazonaws.com"))
+                .with("Bucket", &name)
+                .with("RequestId", random_hex(16).to_uppercase())
+                .with("HostId", random_hex(32))
+                .document(None);
+            ("PermanentRedirect", Response::new(301, "application/xml", body).with("x-amz-bucket-region", region))
+        }
+        WrongRegion::Malformed => {
+            let body = Node::new("Error")
+                .with("Code", "AuthorizationHeaderMalformed")
+                .with(
+                    "Message",
+                    format!(
+                        "The authorization header is malformed; the region '{signed}' is wrong; expecting '{region}'"
+                    ),
+                )
+                .with("Region", &region)
+                .with("RequestId", random_hex(16).to_uppercase())
+                .with("HostId", random_hex(32))
+                .document(None);
+            let response = Response::new(400, "application/xml", body);
+            // The answer to HEAD has no body.
+            let response =
+                if request.method == "HEAD" { response.with("x-amz-bucket-region", region) } else { response };
+            ("AuthorizationHeaderMalformed", response)
+        }
+    })
 }
 
 /// The bucket and key a request names: by its host (`bucket.localhost`, `bucket.s3.…`) or by its path.

@@ -36,7 +36,8 @@ pub(crate) enum Denial {
 pub(crate) struct Authorization<'a> {
     key: &'a str,
     date: &'a str,
-    region: &'a str,
+    /// The region it is signed for.
+    pub(crate) region: &'a str,
     /// The service's signing name, by which requests are routed.
     pub(crate) service: &'a str,
     signed_headers: &'a str,

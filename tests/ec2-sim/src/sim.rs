@@ -1,5 +1,6 @@
 //! The handle scenarios hold.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
@@ -24,7 +25,7 @@ use crate::lifecycle;
 use crate::lock;
 use crate::pages::{self, PageServer, Pages};
 use crate::quota::Quotas;
-use crate::s3::Objects;
+use crate::s3::{Objects, WrongRegion};
 use crate::volumes;
 use crate::wire;
 use crate::world::{Group, Instance, InstanceState};
@@ -109,6 +110,7 @@ impl Sim {
         let quotas = Quotas::new(config.quotas.clone())?;
         let acceptor = pages::tls(&work_dir.join("ca.pem"))?;
         let (api_listener, api) = wire::bind()?;
+        let (api_https_listener, api_https) = wire::bind()?;
         let (https_listener, https) = wire::bind()?;
         let (engine, runtime) = Engine::start()?;
         let core = Arc::new(Core {
@@ -123,11 +125,13 @@ impl Sim {
             objects: Objects::default(),
             pages: Pages::default(),
             api,
+            api_https,
             https,
             runtime: runtime.clone(),
             state: Mutex::default(),
         });
         wire::serve(&runtime, api_listener, None, ApiServer { core: Arc::clone(&core) });
+        wire::serve(&runtime, api_https_listener, Some(acceptor.clone()), ApiServer { core: Arc::clone(&core) });
         wire::serve(&runtime, https_listener, Some(acceptor), PageServer { core: Arc::clone(&core) });
         Ok(Self { shared: Arc::new(Shared { core, engine: Mutex::new(Some(engine)) }) })
     }
@@ -209,6 +213,11 @@ impl Sim {
         format!("http://{}", self.core().api)
     }
 
+    /// Where the same services answer by https. The certificate is good for `*.sim.example` and `*.s3.sim.example`, too.
+    pub fn api_https_address(&self) -> SocketAddr {
+        self.core().api_https
+    }
+
     /// Where the instance's metadata service answers; a port that never does for an instance that was never launched.
     pub fn imds_url(&self, instance: &InstanceId) -> String {
         let world = self.core().world();
@@ -223,6 +232,19 @@ impl Sim {
     /// Puts an object into S3; its bucket is made with it.
     pub fn put_object(&self, bucket: &str, key: &str, bytes: impl Into<Vec<u8>>) {
         self.core().objects.put(bucket, key, bytes.into(), self.core().clock.now());
+    }
+
+    /// Puts a bucket into a region of its own, and says what requests for another region are answered.
+    pub fn place_bucket(&self, bucket: &str, region: &str, answer: WrongRegion) {
+        self.core().objects.place(bucket, region, answer);
+    }
+
+    /// Puts a page on the https file server that leads elsewhere, by the status 302, and tells its address. Without a
+    /// `location` the answer does not say where to.
+    pub fn put_redirect(&self, path: &str, location: Option<&str>) -> String {
+        let path = format!("/{}", path.trim_start_matches('/'));
+        self.core().pages.redirect(path.clone(), location.map(str::to_owned));
+        format!("https://{}{path}", self.core().https)
     }
 
     /// Puts a page on the https file server and tells its address. `path` begins with a slash.

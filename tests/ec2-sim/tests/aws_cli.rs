@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use common::{GROUP, HOOK, PATIENCE, World, block_on};
-use ec2_sim::Sim;
+use ec2_sim::{Sim, WrongRegion};
 use serde_json::Value;
 
 /// The CLI given by `EC2_SIM_AWS_CLI`, or one from `PyPI`, installed once into a cache that all runs share.
@@ -169,6 +169,17 @@ fn fetch(world: &World, cli: &Cli<'_>) {
     assert_eq!(fs::read_to_string(&file).unwrap(), "broker.id=0\n");
     let missing = cli.error(&[&get[..], &["nothing", "/dev/null"]].concat());
     assert!(missing.contains("(NoSuchKey)"), "{missing}");
+    // The CLI signs anew for the region that the answer names.
+    for (bucket, answer) in [("moved", WrongRegion::Redirect), ("strict", WrongRegion::Malformed)] {
+        world.sim.put_object(bucket, "key", bucket);
+        world.sim.place_bucket(bucket, "us-west-2", answer);
+        cli.ok(&["s3api", "get-object", "--bucket", bucket, "--key", "key", file.to_str().unwrap()]);
+        assert_eq!(fs::read_to_string(&file).unwrap(), bucket);
+        assert_eq!(
+            cli.ok(&["s3api", "head-object", "--bucket", bucket, "--key", "key"])["ContentLength"],
+            5 + i64::from(bucket == "strict")
+        );
+    }
 }
 
 fn autoscaling<'a>(arguments: &[&'a str]) -> Vec<&'a str> {

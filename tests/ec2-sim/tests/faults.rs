@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use common::{Client, PATIENCE, World, request};
-use ec2_sim::{Event, Fault, FaultRule, Quota, RandomFaults, SimError, What};
+use ec2_sim::{Event, Fault, FaultRule, Quota, RandomFaults, SimError, What, WrongRegion};
 use time::OffsetDateTime;
 
 /// Tags the instance under a fault; what the client saw and whether the tag is there.
@@ -224,4 +224,29 @@ fn objects_are_read_by_path_by_host_and_in_ranges() {
         let missing = client.get_object(path, &[]).unwrap();
         assert_eq!((missing.status, missing.element("Code").unwrap().as_str()), (404, code));
     }
+}
+
+#[test]
+fn a_bucket_of_another_region_answers_as_s3_does_and_names_its_region() {
+    let world = World::new();
+    // The client signs for eu-west-1.
+    for (bucket, answer) in [("moved", WrongRegion::Redirect), ("strict", WrongRegion::Malformed)] {
+        world.sim.put_object(bucket, "key", "there");
+        world.sim.place_bucket(bucket, "us-west-2", answer);
+    }
+    let client = world.client();
+    let moved = client.get_object("/moved/key", &[]).unwrap();
+    assert_eq!((moved.status, moved.header("x-amz-bucket-region")), (301, Some("us-west-2")));
+    assert_eq!(moved.element("Code").as_deref(), Some("PermanentRedirect"));
+    assert_eq!(moved.element("Endpoint").as_deref(), Some("moved.s3.us-west-2.amazonaws.com"));
+    let strict = client.get_object("/strict/key", &[]).unwrap();
+    assert_eq!((strict.status, strict.header("x-amz-bucket-region")), (400, None));
+    assert_eq!(strict.element("Code").as_deref(), Some("AuthorizationHeaderMalformed"));
+    assert_eq!(strict.element("Region").as_deref(), Some("us-west-2"));
+    for (path, status) in [("/moved/key", 301), ("/strict/key", 400)] {
+        let head = client.send("s3", "HEAD", path, &[], b"", PATIENCE).unwrap();
+        assert_eq!((head.status, head.header("x-amz-bucket-region"), head.body.len()), (status, Some("us-west-2"), 0));
+    }
+    world.sim.place_bucket("moved", "eu-west-1", WrongRegion::Redirect);
+    assert_eq!(client.get_object("/moved/key", &[]).unwrap().text(), "there");
 }

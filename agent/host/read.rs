@@ -1,0 +1,277 @@
+//! Reading files that a configuration names, without being at their mercy.
+//!
+//! Such a path may lead to a FIFO without a writer, to a device without an end, or to a network filesystem whose server is
+//! away. The file is opened and read on a thread of its own, so that the agent goes on whatever becomes of it, and only up
+//! to a limit; nothing but a regular file is read, however many symlinks lead to it.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+/// How long the storage of a configuration or a script may take. Both are small: a disk takes milliseconds.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The largest configuration or script that is read; real ones are a thousandth of it.
+pub const TEXT_LIMIT: u64 = 16 << 20;
+
+/// Why a file was not read.
+#[derive(Debug)]
+pub enum Unreadable {
+    /// It could not be opened or read.
+    Io(io::Error),
+    /// What is there is no regular file, but this.
+    Not(&'static str),
+    /// A pipe that nobody has written to.
+    EmptyPipe,
+    /// It is longer than this many bytes.
+    TooLarge(u64),
+    /// Nothing came within this time.
+    Silent(Duration),
+}
+
+impl Unreadable {
+    /// Whether there is nothing at the path.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Unreadable::Io(error) if error.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+/// Goes behind the file's name: `/x is a FIFO; a regular file is wanted`.
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unreadable::Io(error) if error.kind() == io::ErrorKind::NotFound => f.write_str("does not exist"),
+            Unreadable::Io(error) => write!(f, "cannot be read: {error}"),
+            Unreadable::Not(kind) => write!(f, "is {kind}; a regular file is wanted"),
+            Unreadable::EmptyPipe => f.write_str("is a FIFO that nobody has written to; a regular file is wanted"),
+            Unreadable::TooLarge(limit) => write!(f, "is larger than {} MiB", limit >> 20),
+            Unreadable::Silent(patience) => write!(
+                f,
+                "could not be read within {}: the storage it is on does not answer",
+                humantime::format_duration(*patience)
+            ),
+        }
+    }
+}
+
+impl From<io::Error> for Unreadable {
+    fn from(error: io::Error) -> Self {
+        Unreadable::Io(error)
+    }
+}
+
+/// Whether a pipe may stand in for a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pipes {
+    /// As for a file that is read again at the next start.
+    Refused,
+    /// As in `--config <(…)` and `--config /dev/stdin`.
+    Taken,
+}
+
+/// The whole contents of a text, up to [`TEXT_LIMIT`] and within [`PATIENCE`].
+pub fn text(path: &Path, pipes: Pipes) -> Result<Vec<u8>, Unreadable> {
+    let path = path.to_owned();
+    aside(PATIENCE, move || {
+        let mut contents = Vec::new();
+        let mut file = open(&path, TEXT_LIMIT, pipes)?;
+        copy(&mut file, TEXT_LIMIT, |chunk| {
+            contents.extend_from_slice(chunk);
+            Ok::<(), Unreadable>(())
+        })?;
+        if contents.is_empty() && pipes == Pipes::Taken && file.metadata()?.file_type().is_fifo() {
+            return Err(Unreadable::EmptyPipe);
+        }
+        Ok(contents)
+    })
+}
+
+/// As [`text`], for those who have other work meanwhile.
+pub async fn text_async(path: PathBuf, pipes: Pipes) -> Result<Vec<u8>, Unreadable> {
+    // Ends within its patience, so that no thread of the runtime's is lost.
+    tokio::task::spawn_blocking(move || text(&path, pipes))
+        .await
+        .map_err(|error| Unreadable::Io(io::Error::other(error)))?
+}
+
+/// Opens a file of at most `limit` bytes. No FIFO makes it wait and no terminal becomes the agent's.
+pub fn open(path: &Path, limit: u64, pipes: Pipes) -> Result<File, Unreadable> {
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let file = match File::options().read(true).custom_flags(flags.bits()).open(path) {
+        // A socket cannot be opened; its kind says more than the error.
+        Err(error) => return Err(kind_of(path).map_or(Unreadable::Io(error), Unreadable::Not)),
+        Ok(file) => file,
+    };
+    let about = file.metadata()?;
+    match kind(about.file_type()) {
+        None if about.len() > limit => return Err(Unreadable::TooLarge(limit)),
+        None => {}
+        Some(_) if pipes == Pipes::Taken && about.file_type().is_fifo() => {}
+        Some(kind) => return Err(Unreadable::Not(kind)),
+    }
+    // Reads wait from here on: that is what the thread and its deadline are for.
+    fcntl(file.as_fd(), FcntlArg::F_SETFL(OFlag::empty())).map_err(io::Error::from)?;
+    Ok(file)
+}
+
+/// Reads to the end and hands on what it reads. The file's size proves nothing: it is 0 in /proc, and a file may grow.
+pub fn copy<E: From<Unreadable>>(
+    file: &mut File,
+    limit: u64,
+    mut take: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut buffer = vec![0; 64 << 10];
+    let mut size = 0;
+    loop {
+        let count = match file.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(Unreadable::Io(error).into()),
+        };
+        size += count as u64;
+        if size > limit {
+            return Err(Unreadable::TooLarge(limit).into());
+        }
+        take(&buffer[..count])?;
+    }
+}
+
+/// Does work that may never end on a thread of its own. One that does not end in time is left behind.
+pub fn aside<T: Send + 'static, E: From<Unreadable> + Send + 'static>(
+    patience: Duration,
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
+    let (sender, receiver) = sync_channel(1);
+    // Nobody may be waiting any more.
+    let work = move || drop(sender.send(work()));
+    thread::Builder::new().name("read".to_owned()).spawn(work).map_err(Unreadable::Io)?;
+    receiver.recv_timeout(patience).unwrap_or_else(|error| {
+        Err(match error {
+            RecvTimeoutError::Timeout => Unreadable::Silent(patience),
+            RecvTimeoutError::Disconnected => Unreadable::Io(io::Error::other("the reader has ended")),
+        }
+        .into())
+    })
+}
+
+fn kind_of(path: &Path) -> Option<&'static str> {
+    path.metadata().ok().and_then(|about| kind(about.file_type()))
+}
+
+/// What it is in place of a regular file.
+fn kind(file_type: std::fs::FileType) -> Option<&'static str> {
+    match file_type {
+        other if other.is_file() => None,
+        other if other.is_dir() => Some("a directory"),
+        other if other.is_fifo() => Some("a FIFO"),
+        other if other.is_socket() => Some("a socket"),
+        other if other.is_char_device() => Some("a character device"),
+        other if other.is_block_device() => Some("a block device"),
+        _ => Some("no file"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+    use std::time::Instant;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
+    use super::*;
+
+    fn read(path: &str) -> Result<Vec<u8>, Unreadable> {
+        text(Path::new(path), Pipes::Refused)
+    }
+
+    #[test]
+    fn only_a_regular_file_is_read_and_what_else_is_there_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        mkfifo(at("fifo").as_str(), Mode::S_IRWXU).unwrap();
+        let _socket = UnixListener::bind(at("socket")).unwrap();
+        fs::write(at("file"), "contents").unwrap();
+        symlink("file", at("link")).unwrap();
+        symlink("link", at("second")).unwrap();
+        symlink("fifo", at("to-fifo")).unwrap();
+        symlink("round", at("round")).unwrap();
+
+        for (path, said) in [
+            (at("fifo"), "is a FIFO; a regular file is wanted"),
+            (at("to-fifo"), "is a FIFO"),
+            (at("socket"), "is a socket"),
+            (dir.path().display().to_string(), "is a directory"),
+            ("/dev/zero".to_owned(), "is a character device"),
+            ("/dev/tty".to_owned(), "is a character device"),
+            (at("none"), "does not exist"),
+            (at("round"), "symbolic links"),
+            // Its size is 0, and it ends at once.
+            ("/proc/kmsg/x".to_owned(), "ot a directory"),
+        ] {
+            let began = Instant::now();
+            let text = read(&path).unwrap_err().to_string();
+            assert!(text.contains(said), "{path} {text}");
+            assert!(began.elapsed() < PATIENCE, "{path}");
+        }
+        for path in ["file", "link", "second"] {
+            assert_eq!(read(&at(path)).unwrap(), b"contents", "{path}");
+        }
+        // Not empty, whatever its size says.
+        assert!(!read("/proc/self/status").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_file_that_is_too_large_is_refused_before_and_while_it_is_read() {
+        let sparse = tempfile::NamedTempFile::new().unwrap();
+        sparse.as_file().set_len(TEXT_LIMIT).unwrap();
+        assert_eq!(text(sparse.path(), Pipes::Refused).unwrap().len() as u64, TEXT_LIMIT);
+        sparse.as_file().set_len(TEXT_LIMIT + 1).unwrap();
+        let refused = text(sparse.path(), Pipes::Refused).unwrap_err();
+        assert_eq!(refused.to_string(), "is larger than 16 MiB");
+        // One that says nothing of its size.
+        let mut endless = File::open("/dev/zero").unwrap();
+        let mut seen = 0;
+        let result: Result<(), Unreadable> = copy(&mut endless, 1 << 20, |chunk| {
+            seen += chunk.len();
+            Ok(())
+        });
+        assert!(matches!(result, Err(Unreadable::TooLarge(_))));
+        assert_eq!(seen, 1 << 20);
+    }
+
+    #[test]
+    fn a_reader_that_never_answers_is_left_behind() {
+        let patience = Duration::from_millis(50);
+        let result: Result<(), Unreadable> = aside(patience, || {
+            loop {
+                thread::park();
+            }
+        });
+        let text = result.unwrap_err().to_string();
+        assert_eq!(text, "could not be read within 50ms: the storage it is on does not answer");
+    }
+
+    #[test]
+    fn a_pipe_is_read_to_its_end_where_pipes_are_taken() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        writer.write_all(b"[node]").unwrap();
+        drop(writer);
+        let path = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader)));
+        assert_eq!(text(&path, Pipes::Taken).unwrap(), b"[node]");
+        assert!(matches!(text(&path, Pipes::Taken), Err(Unreadable::EmptyPipe)));
+        assert!(matches!(text(&path, Pipes::Refused), Err(Unreadable::Not("a FIFO"))));
+    }
+}
