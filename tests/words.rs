@@ -125,7 +125,7 @@ fn a_failed_hook_says_where_its_text_and_its_files_come_from() {
     let world = World::new();
     world.sim.put_object("config", "hooks.sh", BROKEN);
     let file =
-        "the files of [[file]] come from /etc/node-agent/config.toml, and what is changed in them on this node is lost";
+        "the files of [[file]] come from /etc/node-agent/config.toml, and an edit of them on this node is overwritten";
     let script = "script = \"/usr/local/lib/node/hooks.sh\"";
     for (key, origin) in [
         (script.to_owned(), "is in /usr/local/lib/node/hooks.sh (hooks.script of /etc/node-agent/config.toml); "),

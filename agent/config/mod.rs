@@ -84,7 +84,7 @@ pub fn load(main: Text, overrides: Option<Text>, scope: Scope) -> Result<Config,
     let warnings = report.take_warnings();
     let mistakes = report.into_mistakes();
     match config {
-        Ok(config) if mistakes.is_empty() => Ok(Config { warnings, origin, ..config }),
+        Ok(config) if mistakes.is_empty() => Ok(Config { origin, warnings, ..config }),
         _ => Err(mistakes),
     }
 }

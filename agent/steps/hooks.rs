@@ -133,9 +133,8 @@ impl Hook<'_> {
     fn failed(&self, status: ExitStatus) -> Failure {
         let (function, origin, config) = (self.function, self.origin(), self.config);
         Failure::new(Code::HookFailed, format!("{function} ended with {status}")).remedy(format!(
-            "correct what its last lines say: {function} is in {origin}; the files of [[file]] come from {config}, and what is \
-             changed in them on this node is lost when they are written again; then: node-agent retry, which reads all of it \
-             again and calls {function} anew"
+            "correct what its last lines say, then: node-agent retry, which calls the function anew; the function is in {origin}; \
+             the files of [[file]] come from {config}, and an edit of them on this node is overwritten"
         ))
     }
 
