@@ -199,7 +199,7 @@ catalogue! {
     /// An S3 bucket is in another region than this one, and S3 does not answer there.
     BucketUnreachable "bucket-unreachable" Outage "give this subnet a way to S3 in the bucket's region (a gateway endpoint reaches its own region alone: NAT gateway, proxy), or copy the object to a bucket of this instance's region and correct the source in the configuration; then: node-agent retry";
     /// A web server leads to an address that is not encrypted, in a circle, or nowhere.
-    RedirectRefused "redirect-refused" Permanent "look where the address leads (curl -sSIL URL), and write the https:// address of the file itself as the source, then: node-agent retry";
+    RedirectRefused "redirect-refused" Permanent "follow the address (curl -sSIL URL), and write the https:// address of the file itself as the source, then: node-agent retry";
     /// A file or script is not what its checksum says.
     ChecksumMismatch "checksum-mismatch" Permanent "restore the source, or correct the checksum in the configuration, then: node-agent retry";
     /// A file or script is larger than the limit.

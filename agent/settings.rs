@@ -52,7 +52,7 @@ pub async fn read(from: &str, imds: &Imds, patience: Duration) -> Result<Texts, 
     Ok(Texts { main, overrides: overrides().await?, from_user_data })
 }
 
-/// As [`read`], without asking anybody: in place of user data what [`Texts::keep`] has kept of it in `state_dir`.
+/// As [`read()`], without asking anybody: in place of user data what [`Texts::keep`] has kept of it in `state_dir`.
 pub async fn read_kept(from: &str, state_dir: &Path) -> Result<Texts, Failure> {
     let (main, from_user_data) = match own_file(from).await? {
         Some(text) => (text, false),

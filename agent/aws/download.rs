@@ -126,7 +126,7 @@ impl Sources {
                 Whereabouts::Named(region) => {
                     let said = refused.failure;
                     let text =
-                        format!("the bucket {bucket} is in {region:?} by S3's answer, which is no region: {said}");
+                        format!("S3 says that the bucket {bucket} is in {region:?}, which is no region: {said}");
                     refused.failure = Failure::new(Code::BucketElsewhere, text);
                     return Err(refused);
                 }
@@ -153,7 +153,7 @@ impl Sources {
             self.elsewhere.borrow_mut().remove(bucket);
             let said = refused.failure;
             let text = format!(
-                "the bucket {bucket} is in {region} by S3's answer, not in {ours}, and cannot be read there either: {said}"
+                "S3 says that the bucket {bucket} is in {region}, not in {ours}, and it cannot be read there either: {said}"
             );
             refused.failure = Failure::new(Code::BucketElsewhere, text);
             return Err(refused);

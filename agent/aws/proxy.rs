@@ -178,7 +178,7 @@ impl Proxy {
         let url = Url::parse(&url).map_err(|error| bad(format!("its value is no URL ({error})")))?;
         match url.scheme() {
             "http" | "https" if url.path() != "/" || url.query().is_some() || url.fragment().is_some() => {
-                Err(bad("its URL goes on behind the port".to_owned()))
+                Err(bad("its URL has something after the port".to_owned()))
             }
             "http" | "https" => Ok(Proxy { variable, url }),
             scheme => Err(bad(format!("a proxy of the kind {scheme}:// is not supported"))),

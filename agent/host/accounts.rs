@@ -62,7 +62,7 @@ pub enum Unfound {
     Unclear(String),
 }
 
-/// The user's id. May block for [`LIMIT`] and, on a machine that has just started, longer.
+/// The user's id. May block for ten seconds and, on a machine that has just started, longer.
 pub fn user(account: &Account) -> Result<u32, Failure> {
     id(Database::Users, account)
 }
@@ -81,7 +81,7 @@ fn id(database: Database, account: &Account) -> Result<u32, Failure> {
     find(database, name).map_err(|unfound| match unfound {
         Unfound::Absent(why) => Failure::new(Code::UnknownAccount, format!("{noun} {name} {why}")),
         Unfound::Unclear(why) => Failure::new(Code::ToolFailed, format!("{noun} {name} {why}")).remedy(format!(
-            "see why the machine's name service does not tell (time getent {} {name}; systemctl status sssd), or write the \
+            "see why the machine's name service does not answer (time getent {} {name}; systemctl status sssd), or write the \
              {noun}'s number in the configuration, then: node-agent retry",
             database.name()
         )),

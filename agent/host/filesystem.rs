@@ -49,7 +49,7 @@ impl Maker {
         let output = command::run(maker(kind), &["-V"], None).await?;
         let said = command::printed(&output);
         let version = parse_version(&said).ok_or_else(|| {
-            Failure::new(Code::ToolFailed, format!("{} -V does not tell its version: {}", maker(kind), said.trim()))
+            Failure::new(Code::ToolFailed, format!("{} -V does not print a version: {}", maker(kind), said.trim()))
         })?;
         Ok(Maker { kind, version })
     }

@@ -30,7 +30,7 @@ pub fn path(state_dir: &Path) -> PathBuf {
 /// Several processes append to the file and rotate it at the same time, each with a value of this type.
 ///
 /// The file is opened for each write: one that was rotated, removed or replaced meanwhile is never written to by mistake. Lines
-/// that the file does not take (a full disk, a directory that is gone) are held, and those beyond [`HELD`] are counted; both
+/// that the file does not take (a full disk, a directory that is gone) are held, and those beyond 1 MiB are counted; both
 /// are written once that is possible.
 #[derive(Debug)]
 pub struct HookLog {

@@ -66,7 +66,7 @@ fn account(given: &Given<'_, &str>, database: Database, scope: Scope) -> Result<
         )),
         Err(Unfound::Unclear(why)) => Err(spot.mistake(
             format_args!("the {noun} {} {why}", Quoted(text)),
-            format_args!("see why the name service does not tell, or write the {noun}'s number"),
+            format_args!("see why the name service does not answer, or write the {noun}'s number"),
         )),
     }
 }
