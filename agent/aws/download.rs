@@ -125,8 +125,7 @@ impl Sources {
                 Whereabouts::Named(region) if is_region(&region) => region,
                 Whereabouts::Named(region) => {
                     let said = refused.failure;
-                    let text =
-                        format!("S3 says that the bucket {bucket} is in {region:?}, which is no region: {said}");
+                    let text = format!("S3 says that the bucket {bucket} is in {region:?}, which is no region: {said}");
                     refused.failure = Failure::new(Code::BucketElsewhere, text);
                     return Err(refused);
                 }
