@@ -445,7 +445,8 @@ impl Journal {
         let mut next = self.state.borrow().clone();
         change(&mut next);
         if let Some(dir) = &self.dir {
-            let text = serde_json::to_vec_pretty(&next).map_err(|error| Failure::io("writing the journal", error.into()))?;
+            let text =
+                serde_json::to_vec_pretty(&next).map_err(|error| Failure::io("writing the journal", error.into()))?;
             let written = atomic::Replacement::new(dir.join(FILE)).mode(0o600).write(&text);
             self.unwritable.set(written.is_err());
             written.map_err(|error| {

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use self::control::{Asked, Control, Request};
+use crate::aws::autoscaling::LifecycleState;
 use crate::boot::Up;
 use crate::config;
 use crate::failure::{Class, Code, Failure};
@@ -207,7 +208,7 @@ impl Service {
                     }
                 },
                 _ = poll.tick() => match self.session.aws.imds.target_lifecycle_state().await {
-                    Ok(Some(target)) if target.starts_with("Warmed:") => {}
+                    Ok(Some(target)) if matches!(LifecycleState::parse(&target), LifecycleState::Warmed(_)) => {}
                     Ok(target) => {
                         let target = target.unwrap_or_else(|| "no group".to_owned());
                         tracing::info!("the instance leaves its warm pool for {target}");
