@@ -50,7 +50,7 @@ fn complete(plan: &mut Vec<Planned>, config: &Config, journal: &Journal) {
     plan.retain(|planned| planned.step <= open || planned.finding != Finding::AlreadySo);
     // The identity step has something to do only where the instance is launched anew.
     let anew = plan.iter().any(|planned| planned.step == StepName::Identity && planned.finding == Finding::WouldDo);
-    let launched = journal.launch_outcome().is_some() && !anew;
+    let launched = journal.is_set_up(config) && !anew;
     for step in StepName::ALL.into_iter().filter(|step| *step > open) {
         let asked_for = match step {
             StepName::Identity => true,
