@@ -357,3 +357,34 @@ fn a_held_node_becomes_known_as_soon_as_the_metadata_are_back() {
     service.end().must_fail(5, &["the hold has ended"]);
     assert_eq!(world.completions(), ["ABANDON"]);
 }
+
+#[test]
+fn a_disk_that_fills_up_in_a_hold_keeps_no_node_from_being_given_up() {
+    // Full; then read-only, too; full, and what is published lies on it.
+    each(&["full", "read-only", "one disk"], |how| {
+        let world = World::new();
+        let node = world.launch();
+        node.shell("mkdir -p /var/lib/node-agent; mount -t tmpfs -o size=512k tmpfs /var/lib/node-agent");
+        if *how == "one disk" {
+            node.shell("mkdir -p /var/lib/node-agent/run /run/node-agent; mount --bind /var/lib/node-agent/run /run/node-agent");
+        }
+        let service = serve(&node, &broken("configure"), &config_with("hold_for = \"8s\"", &[], ""));
+        service.wait_for("held for");
+        wait_for_state(&node, "held", &service);
+        node.shell("cat /dev/zero > /var/lib/node-agent/core 2>/dev/null || true");
+        if *how == "read-only" {
+            node.shell("D=/var/lib/node-agent; mount --bind $D $D; mount -o remount,bind,ro $D");
+        }
+        run(&node, &["retry"]).must_fail(1, &["code=state-unusable"]);
+
+        service.end().must_fail(1, &["the hold has ended", "code=state-unusable"]);
+
+        assert_eq!(world.completions(), ["ABANDON"], "{how}");
+        // Where nothing more can be written, nothing more can be told.
+        if *how != "one disk" {
+            let (document, code) = status(&node);
+            let told = (code, &document["state"], &document["launch"]);
+            assert_eq!(told, (1, &"failed".into(), &"abandoned".into()), "{how}: {document}");
+        }
+    });
+}
