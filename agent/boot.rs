@@ -26,7 +26,7 @@ use crate::steps::filesystem::MakeFilesystem;
 use crate::steps::grow::Grow;
 use crate::steps::hooks::{Hook, end_survivor};
 use crate::steps::identity::{Identify, Node, RightNode};
-use crate::steps::lifecycle::{Complete, EnterPool, Launch, LaunchResult, Relaunch, Standing};
+use crate::steps::lifecycle::{Complete, EnterPool, FindLost, Launch, LaunchResult, Relaunch, Standing};
 use crate::steps::mount::MountVolume;
 use crate::steps::ownership::Own;
 
@@ -164,6 +164,7 @@ impl Boot<'_> {
             let (deadline, began) = (self.config.timeouts.aws, Instant::now());
             run.step(Relaunch { journal, launch, config, deadline, began, planning: run.is_planning() }).await?;
         }
+        self.find_what_was_lost(run, launch).await?;
         let launched = self.launched_before().map_err(at(StepName::Identity))?;
         // Whatever its steps came to, a node in service is mounted first.
         let in_service = journal.launch_outcome().is_some();
@@ -242,6 +243,28 @@ impl Boot<'_> {
         }
         run.step(self.complete(launch, LaunchResult::Continue)).await?;
         Ok(Up::Done)
+    }
+
+    /// Decides what a journal that may have been lost means for the once-per-instance steps, once for a journal.
+    async fn find_what_was_lost(&self, run: &Runner<'_>, launch: &Launch<'_>) -> Result<(), Stopped> {
+        let journal = self.journal;
+        let lost = journal.lost().filter(|lost| FindLost::has_trace(*lost, &self.config.volumes));
+        if let (Some(lost), Some(config)) = (lost, self.config.lifecycle.as_ref()) {
+            let deadline = self.config.timeouts.aws;
+            if run.step(FindLost { launch, config, lost, deadline }).await? {
+                journal.presume_set_up();
+            }
+        }
+        journal.nothing_lost();
+        if journal.read(|state| state.lifecycle.presumed) {
+            let text = format!(
+                "the journal was lost, and {} is in service: files, configure and health-check count as done, and are not \
+                 called; if this node was never set up: node-agent retry --from files",
+                launch.node.instance_id
+            );
+            journal.warn(StepName::Identity, None, text);
+        }
+        Ok(())
     }
 
     /// Mounts these, and tells applications that all of them are mounted.

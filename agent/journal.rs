@@ -27,6 +27,9 @@ pub const SCHEMA: u32 = 1;
 const FILE: &str = "state.json";
 const STALE: &str = "state.json.stale";
 
+/// Where contents are fetched to, in the state directory.
+pub const SCRATCH: &str = "fetched";
+
 /// How a step ended, or that it has not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -255,6 +258,9 @@ pub struct LifecycleRecord {
     /// When the hold ends by the clock that nobody sets; `hold_until` is the same end for people and for other boots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold_deadline: Option<HoldDeadline>,
+    /// The journal was lost on a node in service: that its steps are done is concluded, not recorded.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub presumed: bool,
 }
 
 /// `[lifecycle]` as it was read: what a hold needs to keep its promise without the configuration.
@@ -417,6 +423,9 @@ pub struct State {
     /// The inputs' digest of each completed once-per-instance step.
     #[serde(default)]
     pub once: BTreeMap<StepName, String>,
+    /// An earlier journal may have been lost. None once that is decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<Lost>,
     /// Whether every once-per-instance step before `complete` is done, whatever Auto Scaling was told. Journals of earlier
     /// versions do not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -427,6 +436,18 @@ pub struct State {
     /// The launch lifecycle action.
     #[serde(default)]
     pub lifecycle: LifecycleRecord,
+}
+
+/// Why there is no record of what was done, where there may have been one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lost {
+    /// The journal could not be read.
+    Unreadable,
+    /// There was none, although an agent has been at work here before.
+    Missing,
+    /// There was none, as on a machine's first boot.
+    Absent,
 }
 
 impl State {
@@ -466,19 +487,19 @@ impl Journal {
         if let Err(error) = atomic::remove_leftovers(dir) {
             tracing::debug!("clearing {}: {error}", dir.display());
         }
-        let before = read(dir).unwrap_or_else(|why| {
+        let (mut state, unreadable) = begin_from(dir);
+        if let Some(why) = unreadable {
             tracing::warn!("the journal {} is unreadable ({why}); set aside as {STALE}", dir.join(FILE).display());
             set_aside(dir);
-            None
-        });
-        let mut state = before.unwrap_or_default();
+        }
         state.schema = SCHEMA;
         boot_id.clone_into(&mut state.boot_id);
         Journal { publisher, ..Journal::with(Some(dir.to_owned()), state) }
     }
 
-    /// A journal to look at: changes stay in memory.
-    pub fn look(state: State) -> Self {
+    /// A journal to look at: changes stay in memory. One that cannot be read would be set aside.
+    pub fn look(dir: &Path) -> Self {
+        let (state, _) = begin_from(dir);
         Journal::with(None, state)
     }
 
@@ -720,6 +741,30 @@ impl Journal {
         })
     }
 
+    /// Whether an earlier journal of this launch may have been lost, which nobody has looked into yet.
+    pub fn lost(&self) -> Option<Lost> {
+        self.read(|state| state.lost.filter(|_| state.lifecycle.outcome.is_none()))
+    }
+
+    /// What is recorded from now on is all there is.
+    pub fn nothing_lost(&self) {
+        if self.read(|state| state.lost.is_some()) {
+            self.keep(|state| state.lost = None);
+        }
+    }
+
+    /// The journal was lost, but the instance is in service: its launch was completed and its steps were done, as far as
+    /// can be told.
+    pub fn presume_set_up(&self) {
+        self.keep(|state| {
+            state.lost = None;
+            state.once_complete = Some(true);
+            state.lifecycle.outcome = Some(LaunchOutcome::Continued);
+            state.lifecycle.completed_in = Some(state.boot_id.clone());
+            state.lifecycle.presumed = true;
+        });
+    }
+
     /// How this instance's launch ended, if it has.
     pub fn launch_outcome(&self) -> Option<LaunchOutcome> {
         self.read(|state| state.lifecycle.outcome)
@@ -778,6 +823,7 @@ impl Journal {
             state.once.retain(|done, _| *done < step);
             if step < StepName::Complete {
                 state.once_complete = Some(false);
+                state.lifecycle.presumed = false;
             }
             if matches!(state.lifecycle.outcome, Some(LaunchOutcome::NoGroup | LaunchOutcome::NoHook)) {
                 state.lifecycle.outcome = None;
@@ -813,6 +859,18 @@ pub fn read(dir: &Path) -> Result<Option<State>, String> {
         Ok(text) => parse(&text).map(Some),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The state to begin with in `dir`, and why the one that is there cannot be read.
+fn begin_from(dir: &Path) -> (State, Option<String>) {
+    let lost = |lost| State { lost: Some(lost), ..State::default() };
+    match read(dir) {
+        Ok(Some(state)) => (state, None),
+        // Every run makes it once its journal is written.
+        Ok(None) if dir.join(SCRATCH).is_dir() => (lost(Lost::Missing), None),
+        Ok(None) => (lost(Lost::Absent), None),
+        Err(why) => (lost(Lost::Unreadable), Some(why)),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::config::{Config, Scope};
 use crate::failure::{Failure, Named};
 use crate::heartbeat::Allowance;
 use crate::host;
-use crate::journal::{self, Journal};
+use crate::journal::Journal;
 use crate::session::Places;
 use crate::settings;
 use crate::step::{Finding, Planned, StepName};
@@ -21,7 +21,7 @@ pub async fn make(places: &Places, stop: watch::Receiver<bool>) -> Result<Vec<Pl
     let aws = Aws::new();
     let config = settings::load(&places.config, &aws.imds, Scope::ThisHost).await?;
     // A journal that cannot be read would be set aside.
-    let journal = Journal::look(journal::read(&places.state_dir).ok().flatten().unwrap_or_default());
+    let journal = Journal::look(&places.state_dir);
     let scratch = tempfile::tempdir().named("making a temporary directory")?;
     let boot = Boot {
         config: &config,

@@ -162,7 +162,7 @@ impl Session {
         let lock = take_lock(&places)?;
         let boot_id = host::boot_id()?;
         let journal = Journal::open(state_dir, &boot_id, Publisher::new(&places.runtime_dir));
-        let scratch = state_dir.join("fetched");
+        let scratch = state_dir.join(journal::SCRATCH);
         Ok(Session {
             journal,
             aws,

@@ -8,11 +8,12 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::aws::autoscaling::{AutoScaling, Completion, LifecycleState};
+use crate::aws::autoscaling::{AutoScaling, Completion, LaunchHook, LifecycleState};
 use crate::aws::imds::Imds;
 use crate::config;
 use crate::failure::{Class, Code, Failure};
-use crate::journal::{Journal, LaunchOutcome, State};
+use crate::host::fstab;
+use crate::journal::{Journal, LaunchOutcome, Lost, State};
 use crate::step::{Observed, SETTLING, Step, StepName, Stopped};
 use crate::steps::identity::Node;
 
@@ -415,6 +416,72 @@ impl Step for Relaunch<'_> {
 
     async fn act(&self) -> Result<(), Failure> {
         self.journal.launched_anew()
+    }
+}
+
+/// Whether a journal that was lost was that of a node in service. Only Auto Scaling can tell, and a node that was never set up
+/// must not pass for one: an instance whose group has no launch hook, or got one after its first instance, is in service from
+/// the start. So there must be a trace of an earlier run on this machine, too; a journal that cannot be read is one.
+#[derive(Debug)]
+pub struct FindLost<'a> {
+    /// The launch.
+    pub launch: &'a Launch<'a>,
+    /// `[lifecycle]`
+    pub config: &'a config::Lifecycle,
+    /// How the journal was lost.
+    pub lost: Lost,
+    /// `timeouts.aws`
+    pub deadline: Duration,
+}
+
+impl FindLost<'_> {
+    /// Whether there is a trace of an earlier run: this machine's fstab has one of the configured volumes, say.
+    pub fn has_trace(lost: Lost, volumes: &[config::Volume]) -> bool {
+        let is_in_fstab = |volume: &config::Volume| matches!(fstab::ours(volume.id.as_str()), Ok(Some(_)));
+        match lost {
+            Lost::Unreadable | Lost::Missing => true,
+            Lost::Absent => volumes.iter().any(is_in_fstab),
+        }
+    }
+}
+
+impl Step for FindLost<'_> {
+    /// Whether the once-per-instance steps count as done.
+    type Output = bool;
+
+    fn name(&self) -> StepName {
+        StepName::Identity
+    }
+
+    fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    fn only_looks(&self) -> bool {
+        true
+    }
+
+    async fn observe(&self) -> Result<Observed<bool>, Failure> {
+        let autoscaling = self.launch.autoscaling;
+        if autoscaling.state(&self.launch.node.instance_id).await? != LifecycleState::InService {
+            return Ok(Observed::Done(false));
+        }
+        if self.lost == Lost::Unreadable {
+            return Ok(Observed::Done(true));
+        }
+        // The trace may have come with an image. Then a launch hook tells that somebody has sent CONTINUE for this instance.
+        match autoscaling.hooks(&self.config.asg_name).await {
+            Ok(hooks) => Ok(Observed::Done(hooks.is_some_and(|hooks| hooks.iter().any(LaunchHook::is_for_launches)))),
+            Err(failure) if failure.code == Code::AccessDenied => {
+                tracing::debug!("whether the group has a launch hook cannot be told: {failure}");
+                Ok(Observed::Done(true))
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn act(&self) -> Result<(), Failure> {
+        Ok(())
     }
 }
 
