@@ -26,7 +26,7 @@ use crate::steps::filesystem::MakeFilesystem;
 use crate::steps::grow::Grow;
 use crate::steps::hooks::{Hook, end_survivor};
 use crate::steps::identity::{Identify, Node, RightNode};
-use crate::steps::lifecycle::{Complete, EnterPool, Launch, LaunchResult, Relaunch, Standing};
+use crate::steps::lifecycle::{Complete, EnterPool, FindLost, Launch, LaunchResult, Relaunch, Standing};
 use crate::steps::mount::MountVolume;
 use crate::steps::ownership::Own;
 
@@ -77,9 +77,20 @@ impl Site {
             return Ok(site);
         }
         let node = run.step(Identify { imds: &aws.imds, deadline }).await?;
+        Ok(Site::settle(known, aws, journal, node).await)
+    }
+
+    /// Asks the metadata service once and says nothing of it, for one who goes on asking.
+    pub async fn try_find(known: &OnceCell<Site>, aws: &Aws, journal: &Journal) -> Result<(), Failure> {
+        let document = aws.imds.identity().await?;
+        Site::settle(known, aws, journal, document.into()).await;
+        Ok(())
+    }
+
+    async fn settle<'a>(known: &'a OnceCell<Site>, aws: &Aws, journal: &Journal, node: Node) -> &'a Site {
         journal.claim(&node.instance_id);
         let services = aws.connect(&node.region).await;
-        Ok(known.get_or_init(|| Site { node, services }))
+        known.get_or_init(|| Site { node, services })
     }
 
     /// This instance's launch.
@@ -155,8 +166,11 @@ impl Boot<'_> {
             let (deadline, began) = (self.config.timeouts.aws, Instant::now());
             run.step(Relaunch { journal, launch, config, deadline, began, planning: run.is_planning() }).await?;
         }
+        self.find_what_was_lost(run, launch).await?;
         let launched = self.launched_before().map_err(at(StepName::Identity))?;
-        if !launched && let Some(failure) = self.unwritable.take() {
+        // Whatever its steps came to, a node in service is mounted first.
+        let in_service = journal.launch_outcome().is_some();
+        if !in_service && let Some(failure) = self.unwritable.take() {
             return Err(at(StepName::Identity)(failure));
         }
 
@@ -202,6 +216,9 @@ impl Boot<'_> {
 
         // What follows is done once per instance.
         let Some(staged) = staged else { return Ok(Up::Done) };
+        if let Some(failure) = self.unwritable.take() {
+            return Err(at(StepName::Files)(failure));
+        }
         let mut inputs = run.step(WriteFiles { journal, files: &config.files, contents: &staged.files }).await?;
         if let (Some(hooks), Some(script)) = (&config.hooks, &staged.script) {
             let environment = &self.hook_environment(node, &volumes);
@@ -226,8 +243,33 @@ impl Boot<'_> {
                     .await?;
             }
         }
+        if !run.is_planning() {
+            journal.record_once_complete();
+        }
         run.step(self.complete(launch, LaunchResult::Continue)).await?;
         Ok(Up::Done)
+    }
+
+    /// Decides what a journal that may have been lost means for the once-per-instance steps, once for a journal.
+    async fn find_what_was_lost(&self, run: &Runner<'_>, launch: &Launch<'_>) -> Result<(), Stopped> {
+        let journal = self.journal;
+        let lost = journal.lost().filter(|lost| FindLost::has_trace(*lost, &self.config.volumes));
+        if let (Some(lost), Some(config)) = (lost, self.config.lifecycle.as_ref()) {
+            let deadline = self.config.timeouts.aws;
+            if run.step(FindLost { launch, config, lost, deadline }).await? {
+                journal.presume_set_up();
+            }
+        }
+        journal.nothing_lost();
+        if journal.read(|state| state.lifecycle.presumed) {
+            let text = format!(
+                "the journal was lost, and {} is in service: files, configure and health-check count as done, and are not \
+                 called; if this node was never set up: node-agent retry --from files",
+                launch.node.instance_id
+            );
+            journal.warn(StepName::Identity, None, text);
+        }
+        Ok(())
     }
 
     /// Mounts these, and tells applications that all of them are mounted.
@@ -269,15 +311,13 @@ impl Boot<'_> {
         Complete { journal: self.journal, launch, result, deadline, began, accepted: Cell::default() }
     }
 
-    /// Whether the once-per-instance steps are behind this instance, and nobody wants them redone. One that was abandoned is
-    /// not to be used.
+    /// Whether the once-per-instance steps are behind this instance. One that was abandoned is not to be used.
     fn launched_before(&self) -> Result<bool, Failure> {
         match self.journal.launch_outcome() {
-            None => Ok(false),
             Some(LaunchOutcome::Abandoned) => {
                 Err(Failure::new(Code::LaunchAbandoned, "the launch of this instance was abandoned before"))
             }
-            Some(_) => Ok(self.journal.read(|state| state.redo_from.is_none())),
+            _ => Ok(self.journal.is_set_up(self.config)),
         }
     }
 

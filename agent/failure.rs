@@ -222,8 +222,10 @@ catalogue! {
     LaunchAbandoned "launch-abandoned" LifecycleLost "nothing to do: the group terminates and replaces the instance";
     /// The launch was completed before, with another result.
     LaunchCompleted "launch-completed" LifecycleLost "nothing can be sent any more; to replace the instance, terminate it: aws autoscaling terminate-instance-in-auto-scaling-group --no-should-decrement-desired-capacity --instance-id INSTANCE";
-    /// IAM does not let the result be reported to Auto Scaling.
-    ReportRefused "report-refused" LifecycleWaiting "allow autoscaling:CompleteLifecycleAction on the group in the instance role's policy, then: node-agent retry";
+    /// The result cannot be reported to Auto Scaling: IAM, the service or this machine's disk does not let it be.
+    ReportRefused "report-refused" LifecycleWaiting "correct what the message says: allow autoscaling:CompleteLifecycleAction on the group in the instance role's policy, or correct lifecycle.asg_name and hook_name, then: node-agent retry";
+    /// There is no lifecycle action to complete.
+    NothingToComplete "nothing-to-complete" Permanent "repair the node, then: node-agent retry; or replace it: aws ec2 terminate-instances --instance-ids INSTANCE";
     /// Auto Scaling does not wait for this lifecycle action.
     LifecycleNotWaiting "lifecycle-not-waiting" LifecycleWaiting "see the hooks there are: aws autoscaling describe-lifecycle-hooks --auto-scaling-group-name GROUP; correct lifecycle.asg_name or hook_name, or allow autoscaling:CompleteLifecycleAction, then: node-agent retry";
 }

@@ -16,7 +16,10 @@ use crate::steps::lifecycle::Launch;
 /// The shortest timeout that Auto Scaling lets a hook have (FACTS); taken where nobody says how long it is.
 const SHORTEST: Duration = Duration::from_secs(30);
 
-/// The first heartbeat comes no later than this: the hook has been waiting since before the agent began.
+/// Heartbeats come no faster, whatever the hook's timeout is said to be.
+const FASTEST: Duration = Duration::from_secs(1);
+
+/// The first heartbeat comes no later than this after the agent began, if it can: the hook has been waiting since before.
 const FIRST: Duration = Duration::from_secs(10);
 
 /// How often the journal is asked whether there is a launch to be kept waiting.
@@ -29,8 +32,10 @@ const CONTRADICTIONS: u32 = 3;
 const AFTER_CONTRADICTION: Duration = Duration::from_secs(5);
 
 /// Who may have heartbeats, and until when.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Allowance {
+    /// When the agent began: the hook has been waiting since before.
+    began: Instant,
     given: RefCell<BTreeMap<u64, Option<Instant>>>,
     last: Cell<u64>,
     /// When the last heartbeat was sent: the next one is due by it, also where one heart takes over from another.
@@ -42,6 +47,12 @@ pub struct Allowance {
 pub struct Permit<'a> {
     allowance: &'a Allowance,
     number: u64,
+}
+
+impl Default for Allowance {
+    fn default() -> Self {
+        Allowance { began: Instant::now(), given: RefCell::default(), last: Cell::default(), beat: Cell::default() }
+    }
 }
 
 impl Allowance {
@@ -82,11 +93,10 @@ impl Heart<'_> {
     pub async fn beat(&self) -> Failure {
         let Some(config) = self.launch.config else { return std::future::pending().await };
         self.until_there_is_a_launch().await;
-        let began = Instant::now();
-        let third = self.timeout(config).await / 3;
+        let third = (self.timeout(config).await / 3).max(FASTEST);
         let mut pause = match self.allowance.beat.get() {
             Some(last) => third.saturating_sub(last.elapsed()),
-            None => third.min(FIRST).saturating_sub(began.elapsed()),
+            None => third.min(FIRST).saturating_sub(self.allowance.began.elapsed()),
         };
         let mut denied = false;
         let mut contradictions = 0;

@@ -15,9 +15,9 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Config;
+use crate::config::{self, Config, OnFailure};
 use crate::failure::{Code, Failure};
-use crate::host::{atomic, group};
+use crate::host::{self, atomic, group};
 use crate::publish::Publisher;
 use crate::step::StepName;
 
@@ -26,6 +26,9 @@ pub const SCHEMA: u32 = 1;
 
 const FILE: &str = "state.json";
 const STALE: &str = "state.json.stale";
+
+/// Where contents are fetched to, in the state directory.
+pub const SCRATCH: &str = "fetched";
 
 /// How a step ended, or that it has not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -249,7 +252,101 @@ pub struct LifecycleRecord {
     /// The instance was seen in a warm pool since then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pooled_since: bool,
+    /// The action as a configuration last named it: for a hold whose configuration is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<Action>,
+    /// When the hold ends by the clock that nobody sets; `hold_until` is the same end for people and for other boots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_deadline: Option<HoldDeadline>,
+    /// The journal was lost on a node in service: that its steps are done is concluded, not recorded.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub presumed: bool,
 }
+
+/// `[lifecycle]` as it was read: what a hold needs to keep its promise without the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Action {
+    /// `asg_name`
+    pub asg_name: String,
+    /// `hook_name`
+    pub hook_name: String,
+    /// Whether `on_failure` is `abandon`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub abandons: bool,
+    /// `hold_for`, in milliseconds.
+    pub hold_for_ms: u64,
+    /// `heartbeat_timeout`, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat_timeout_ms: Option<u64>,
+}
+
+impl From<&config::Lifecycle> for Action {
+    fn from(lifecycle: &config::Lifecycle) -> Self {
+        Action {
+            asg_name: lifecycle.asg_name.clone(),
+            hook_name: lifecycle.hook_name.clone(),
+            abandons: lifecycle.on_failure == OnFailure::Abandon,
+            hold_for_ms: millis(lifecycle.hold_for),
+            heartbeat_timeout_ms: lifecycle.heartbeat_timeout.map(millis),
+        }
+    }
+}
+
+impl From<&Action> for config::Lifecycle {
+    fn from(action: &Action) -> Self {
+        config::Lifecycle {
+            asg_name: action.asg_name.clone(),
+            hook_name: action.hook_name.clone(),
+            on_failure: if action.abandons { OnFailure::Abandon } else { OnFailure::Hold },
+            hold_for: Duration::from_millis(action.hold_for_ms),
+            heartbeat_timeout: action.heartbeat_timeout_ms.map(Duration::from_millis),
+            terminate_hook_name: None,
+        }
+    }
+}
+
+/// The end of a hold by a boot's own clock. A wall clock can be stepped at any time, and is wrong on many machines at first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldDeadline {
+    /// The boot whose clock it is.
+    pub boot_id: String,
+    /// The end, in milliseconds since that boot (`CLOCK_BOOTTIME`).
+    pub since_boot_ms: u64,
+    /// How long the hold was to be, in milliseconds: in another boot there is never more of it left.
+    pub hold_for_ms: u64,
+}
+
+impl LifecycleRecord {
+    /// How much is left of the hold that was promised, at this moment of this boot; none where none was.
+    pub fn hold_left(&self, boot_id: &str, since_boot: Duration, now: SystemTime) -> Option<Duration> {
+        let until = self.hold_until.as_ref()?;
+        if let Some(end) = self.hold_deadline.as_ref().filter(|end| end.boot_id == boot_id) {
+            return Some(Duration::from_millis(end.since_boot_ms).saturating_sub(since_boot));
+        }
+        let promised = self.hold_deadline.as_ref().map(|end| end.hold_for_ms);
+        // Earlier versions recorded the wall clock's end alone.
+        let promised = promised.or(self.action.as_ref().map(|action| action.hold_for_ms));
+        let most = promised.map_or(Duration::MAX, Duration::from_millis);
+        let left = humantime::parse_rfc3339(until).map(|until| until.duration_since(now).unwrap_or_default());
+        Some(left.unwrap_or(most).min(most))
+    }
+
+    /// The end of the hold for people, RFC 3339: as it was promised, unless the wall clock was stepped since.
+    pub fn hold_until(&self, boot_id: &str, since_boot: Duration, now: SystemTime) -> Option<String> {
+        let promised = self.hold_until.clone()?;
+        let end = now + self.hold_left(boot_id, since_boot, now)?;
+        let promised_end = humantime::parse_rfc3339(&promised).ok();
+        let apart = promised_end
+            .map(|promised| promised.duration_since(end).or_else(|_| end.duration_since(promised)).unwrap_or_default());
+        // An end in the past stays where it was.
+        let is_over = promised_end.is_some_and(|promised| promised <= now && end == now);
+        let unstepped = apart.is_some_and(|apart| apart < CLOCK_DRIFT);
+        Some(if unstepped || is_over { promised } else { humantime::format_rfc3339_seconds(end).to_string() })
+    }
+}
+
+/// Two clocks that were never stepped differ by less over a hold.
+const CLOCK_DRIFT: Duration = Duration::from_secs(5);
 
 /// How this instance's launch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -326,6 +423,13 @@ pub struct State {
     /// The inputs' digest of each completed once-per-instance step.
     #[serde(default)]
     pub once: BTreeMap<StepName, String>,
+    /// An earlier journal may have been lost. None once that is decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<Lost>,
+    /// Whether every once-per-instance step before `complete` is done, whatever Auto Scaling was told. Journals of earlier
+    /// versions do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub once_complete: Option<bool>,
     /// The hook at work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hook: Option<Process>,
@@ -333,6 +437,37 @@ pub struct State {
     #[serde(default)]
     pub lifecycle: LifecycleRecord,
 }
+
+/// Why there is no record of what was done, where there may have been one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lost {
+    /// The journal could not be read.
+    Unreadable,
+    /// There was none, although an agent has been at work here before.
+    Missing,
+    /// There was none, as on a machine's first boot.
+    Absent,
+}
+
+impl State {
+    /// For journals of earlier versions: without a completed launch, or after a once-per-instance step that failed or was
+    /// interrupted, not all of these steps are done. Otherwise the configuration decides ([`Journal::is_set_up`]).
+    fn settle_once_complete(&mut self) {
+        let once = |step: &StepName| ONCE.contains(step);
+        let unfinished =
+            |record: &StepRecord| once(&record.step) && matches!(record.outcome, Outcome::Running | Outcome::Failed);
+        let failed = self.fault.as_ref().and_then(|fault| fault.step).is_some_and(|step| once(&step));
+        if self.once_complete.is_none()
+            && (self.lifecycle.outcome.is_none() || failed || self.steps.iter().any(unfinished))
+        {
+            self.once_complete = Some(false);
+        }
+    }
+}
+
+/// The once-per-instance steps before `complete`.
+const ONCE: [StepName; 3] = [StepName::Files, StepName::Configure, StepName::HealthCheck];
 
 /// The open journal. Single-threaded: the agent's runtime is one thread.
 #[derive(Debug)]
@@ -352,20 +487,25 @@ impl Journal {
         if let Err(error) = atomic::remove_leftovers(dir) {
             tracing::debug!("clearing {}: {error}", dir.display());
         }
-        let before = read(dir).unwrap_or_else(|why| {
+        let (mut state, unreadable) = begin_from(dir);
+        if let Some(why) = unreadable {
             tracing::warn!("the journal {} is unreadable ({why}); set aside as {STALE}", dir.join(FILE).display());
             set_aside(dir);
-            None
-        });
-        let mut state = before.unwrap_or_default();
+        }
         state.schema = SCHEMA;
         boot_id.clone_into(&mut state.boot_id);
-        Journal { dir: Some(dir.to_owned()), publisher, state: RefCell::new(state), unwritable: Cell::new(false) }
+        Journal { publisher, ..Journal::with(Some(dir.to_owned()), state) }
     }
 
-    /// A journal to look at: changes stay in memory.
-    pub fn look(state: State) -> Self {
-        Journal { dir: None, publisher: None, state: RefCell::new(state), unwritable: Cell::new(false) }
+    /// A journal to look at: changes stay in memory. One that cannot be read would be set aside.
+    pub fn look(dir: &Path) -> Self {
+        let (state, _) = begin_from(dir);
+        Journal::with(None, state)
+    }
+
+    fn with(dir: Option<PathBuf>, mut state: State) -> Self {
+        state.settle_once_complete();
+        Journal { dir, publisher: None, state: RefCell::new(state), unwritable: Cell::new(false) }
     }
 
     /// A sequence begins, by this process. After an error only this process knows of it.
@@ -389,7 +529,55 @@ impl Journal {
                 ip: config.node.ip.to_string(),
                 asg_name: config.lifecycle.as_ref().map(|lifecycle| lifecycle.asg_name.clone()),
             };
+            state.lifecycle.action = config.lifecycle.as_ref().map(Action::from);
         });
+    }
+
+    /// The action of this launch as a configuration last named it; none once the launch is completed. Where a hold was
+    /// promised, it holds for this action.
+    pub fn action(&self) -> Option<config::Lifecycle> {
+        let open = |state: &State| state.lifecycle.action.clone().filter(|_| state.lifecycle.outcome.is_none());
+        self.read(open).as_ref().map(config::Lifecycle::from)
+    }
+
+    /// [`Journal::action`], where the end of a hold was promised for it.
+    pub fn promised_action(&self) -> Option<config::Lifecycle> {
+        self.action().filter(|_| self.read(|state| state.lifecycle.hold_until.is_some()))
+    }
+
+    /// How much is left of the hold. The first failure promises its end, for this action; later ones keep that end and only
+    /// take the action as it is called now. It becomes durable with the failure: a disk that is full is one to be repaired,
+    /// and the hold does not depend on it.
+    pub fn hold(&self, lifecycle: &config::Lifecycle) -> Duration {
+        let (since_boot, now) = (host::since_boot(), SystemTime::now());
+        let boot_id = self.read(|state| state.boot_id.clone());
+        let before = self.read(|state| state.lifecycle.hold_left(&boot_id, since_boot, now));
+        let left = before.unwrap_or(lifecycle.hold_for);
+        let hold_for_ms = |state: &State| state.lifecycle.hold_deadline.as_ref().map(|end| end.hold_for_ms);
+        let hold_for_ms = self.read(hold_for_ms).unwrap_or(millis(lifecycle.hold_for));
+        let left = left.min(Duration::from_millis(hold_for_ms));
+        self.note(|state| {
+            let record = &mut state.lifecycle;
+            record.action = Some(lifecycle.into());
+            if record.hold_deadline.as_ref().is_none_or(|end| end.boot_id != boot_id) {
+                record.hold_deadline = Some(HoldDeadline {
+                    boot_id: boot_id.clone(),
+                    since_boot_ms: millis(since_boot + left),
+                    hold_for_ms,
+                });
+            }
+            let until = record.hold_until(&boot_id, since_boot, now);
+            let until = until.unwrap_or_else(|| humantime::format_rfc3339_millis(now + left).to_string());
+            record.hold_until = Some(until);
+        });
+        left
+    }
+
+    /// Nobody can be told of the end of a hold any more: none is promised.
+    pub fn take_back_hold(&self) {
+        if self.read(|state| state.lifecycle.hold_until.is_some()) {
+            self.note(|state| (state.lifecycle.hold_until, state.lifecycle.hold_deadline) = (None, None));
+        }
     }
 
     /// The sequence has come to an end of this kind. Where that cannot be made durable, it is known all the same as long as
@@ -402,6 +590,7 @@ impl Journal {
             if phase == Phase::Done {
                 state.redo_from = None;
                 state.lifecycle.hold_until = None;
+                state.lifecycle.hold_deadline = None;
             }
         })
     }
@@ -411,6 +600,13 @@ impl Journal {
     pub fn claim(&self, instance_id: &str) {
         let before = self.state.borrow().instance_id.clone();
         if before == instance_id {
+            return;
+        }
+        // Of a run that has not learnt its instance, in this very boot: it was this instance's.
+        let own =
+            self.read(|state| state.lifecycle.hold_deadline.as_ref().is_some_and(|end| end.boot_id == state.boot_id));
+        if before.is_empty() && (own || self.read(|state| state.lifecycle.hold_until.is_none())) {
+            self.keep(|state| instance_id.clone_into(&mut state.instance_id));
             return;
         }
         if !before.is_empty()
@@ -430,6 +626,7 @@ impl Journal {
                 phase: state.phase,
                 since: state.since.clone(),
                 steps: state.steps.iter().filter(|record| record.step == StepName::Identity).cloned().collect(),
+                once_complete: Some(false),
                 ..State::default()
             };
         });
@@ -518,7 +715,54 @@ impl Journal {
         self.update(|state| {
             state.once.retain(|done, _| *done < step);
             state.once.insert(step, inputs.to_owned());
+            state.once_complete = Some(false);
         })
+    }
+
+    /// The last of the once-per-instance steps before `complete` is done. Each of them is durable, and what follows from
+    /// them is found again: a full disk is no reason to fail a node that is healthy.
+    pub fn record_once_complete(&self) {
+        if self.read(|state| state.once_complete != Some(true)) {
+            self.keep(|state| state.once_complete = Some(true));
+        }
+    }
+
+    /// Whether the once-per-instance steps are behind this instance: its launch is completed, the steps themselves are done,
+    /// and nobody wants one redone. That the launch is completed says nothing of the steps: people complete launches by hand.
+    pub fn is_set_up(&self, config: &Config) -> bool {
+        self.read(|state| {
+            // Earlier versions did not record it: then each step must be recorded that this configuration asks for.
+            let recorded = || {
+                let hooks = |step: &StepName| *step == StepName::Files || config.hooks.is_some();
+                ONCE.iter().filter(|step| hooks(step)).all(|step| state.once.contains_key(step))
+            };
+            let launched = state.lifecycle.outcome.is_some_and(|outcome| outcome != LaunchOutcome::Abandoned);
+            launched && state.redo_from.is_none() && state.once_complete.unwrap_or_else(recorded)
+        })
+    }
+
+    /// Whether an earlier journal of this launch may have been lost, which nobody has looked into yet.
+    pub fn lost(&self) -> Option<Lost> {
+        self.read(|state| state.lost.filter(|_| state.lifecycle.outcome.is_none()))
+    }
+
+    /// What is recorded from now on is all there is.
+    pub fn nothing_lost(&self) {
+        if self.read(|state| state.lost.is_some()) {
+            self.keep(|state| state.lost = None);
+        }
+    }
+
+    /// The journal was lost, but the instance is in service: its launch was completed and its steps were done, as far as
+    /// can be told.
+    pub fn presume_set_up(&self) {
+        self.keep(|state| {
+            state.lost = None;
+            state.once_complete = Some(true);
+            state.lifecycle.outcome = Some(LaunchOutcome::Continued);
+            state.lifecycle.completed_in = Some(state.boot_id.clone());
+            state.lifecycle.presumed = true;
+        });
     }
 
     /// How this instance's launch ended, if it has.
@@ -556,8 +800,9 @@ impl Journal {
     /// The instance is launched anew: what is done once for a launch is due again, and nothing has been sent for it yet.
     pub fn launched_anew(&self) -> Result<(), Failure> {
         self.update(|state| {
-            state.lifecycle = LifecycleRecord::default();
+            state.lifecycle = LifecycleRecord { action: state.lifecycle.action.take(), ..LifecycleRecord::default() };
             state.once.clear();
+            state.once_complete = Some(false);
         })
     }
 
@@ -576,6 +821,10 @@ impl Journal {
         self.update(|state| {
             state.redo_from = Some(step);
             state.once.retain(|done, _| *done < step);
+            if step < StepName::Complete {
+                state.once_complete = Some(false);
+                state.lifecycle.presumed = false;
+            }
             if matches!(state.lifecycle.outcome, Some(LaunchOutcome::NoGroup | LaunchOutcome::NoHook)) {
                 state.lifecycle.outcome = None;
             }
@@ -610,6 +859,18 @@ pub fn read(dir: &Path) -> Result<Option<State>, String> {
         Ok(text) => parse(&text).map(Some),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The state to begin with in `dir`, and why the one that is there cannot be read.
+fn begin_from(dir: &Path) -> (State, Option<String>) {
+    let lost = |lost| State { lost: Some(lost), ..State::default() };
+    match read(dir) {
+        Ok(Some(state)) => (state, None),
+        // Every run makes it once its journal is written.
+        Ok(None) if dir.join(SCRATCH).is_dir() => (lost(Lost::Missing), None),
+        Ok(None) => (lost(Lost::Absent), None),
+        Err(why) => (lost(Lost::Unreadable), Some(why)),
     }
 }
 
@@ -669,6 +930,68 @@ mod tests {
         journal.record_once(StepName::Configure, "2").unwrap();
         assert!(journal.once_done(StepName::Files, "1"));
         assert!(!journal.once_done(StepName::HealthCheck, "1"));
+    }
+
+    #[test]
+    fn the_rest_of_a_hold_follows_the_boots_clock_and_never_exceeds_the_promise() {
+        let seconds = Duration::from_secs;
+        let now = humantime::parse_rfc3339("2026-01-01T00:00:00Z").unwrap();
+        let record = |until: &str, boot: Option<&str>| LifecycleRecord {
+            hold_until: Some(until.to_owned()),
+            hold_deadline: boot.map(|boot_id| HoldDeadline {
+                boot_id: boot_id.to_owned(),
+                since_boot_ms: 5_000_000,
+                hold_for_ms: 3_600_000,
+            }),
+            ..LifecycleRecord::default()
+        };
+        // The recorded end, the boot it was recorded in, and what is left 4,400 s into boot b.
+        let cases = [
+            ("2026-01-01T00:10:00Z", Some("b"), seconds(600)),
+            ("2046-01-01T00:00:00Z", Some("b"), seconds(600)),
+            ("2006-01-01T00:00:00Z", Some("b"), seconds(600)),
+            ("2026-01-01T00:20:00Z", Some("a"), seconds(1200)),
+            ("2046-01-01T00:00:00Z", Some("a"), seconds(3600)),
+            ("2006-01-01T00:00:00Z", Some("a"), seconds(0)),
+            ("never", Some("a"), seconds(3600)),
+            ("2026-01-01T00:20:00Z", None, seconds(1200)),
+        ];
+        for (until, boot, left) in cases {
+            let record = record(until, boot);
+            assert_eq!(record.hold_left("b", seconds(4_400), now), Some(left), "{until} {boot:?}");
+            // What people are told is the same.
+            let told = record.hold_until("b", seconds(4_400), now).unwrap();
+            let end = humantime::parse_rfc3339(&told).unwrap_or_else(|error| panic!("{told}: {error}"));
+            assert_eq!(end.duration_since(now).unwrap_or_default(), left, "{until} {boot:?}: {told}");
+        }
+        assert_eq!(LifecycleRecord::default().hold_left("b", seconds(1), now), None);
+    }
+
+    #[test]
+    fn a_completed_launch_says_nothing_of_steps_that_are_not_done() {
+        let text = "[node]\nid = \"00\"\nip = \"10.0.1.10\"\n[hooks]\nscript = \"/h.sh\"\n";
+        let text = config::Text { name: "config.toml".to_owned(), text: text.to_owned() };
+        let config = config::load(text, None, config::Scope::Offline).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let journal = open(dir.path());
+        for step in ONCE {
+            journal.record_once(step, "1").unwrap();
+        }
+        journal.launch_ended(LaunchOutcome::Continued);
+        assert!(!journal.is_set_up(&config));
+        journal.record_once_complete();
+        assert!(journal.is_set_up(&config));
+        journal.redo_from(StepName::HealthCheck).unwrap();
+        journal.end(Phase::Done, None).unwrap();
+        assert!(!journal.is_set_up(&config));
+        journal.record_once_complete();
+        assert!(journal.is_set_up(&config));
+        journal.record_once(StepName::Configure, "2").unwrap();
+        assert!(!journal.is_set_up(&config));
+        journal.record_once_complete();
+        journal.launched_anew().unwrap();
+        journal.launch_ended(LaunchOutcome::Continued);
+        assert!(!journal.is_set_up(&config));
     }
 
     #[test]

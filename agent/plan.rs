@@ -11,7 +11,7 @@ use crate::config::{Config, Scope};
 use crate::failure::{Failure, Named};
 use crate::heartbeat::Allowance;
 use crate::host;
-use crate::journal::{self, Journal};
+use crate::journal::Journal;
 use crate::readable::{self, Page};
 use crate::session::Places;
 use crate::settings;
@@ -25,7 +25,7 @@ pub async fn make(places: &Places, mut stop: watch::Receiver<bool>) -> Result<Ve
         _ = stop.wait_for(|stop| *stop) => return Err(stopped()),
     };
     // A journal that cannot be read would be set aside.
-    let journal = Journal::look(journal::read(&places.state_dir).ok().flatten().unwrap_or_default());
+    let journal = Journal::look(&places.state_dir);
     let scratch = tempfile::tempdir().named("making a temporary directory")?;
     let boot = Boot {
         config: &config,
@@ -58,7 +58,7 @@ fn complete(plan: &mut Vec<Planned>, config: &Config, journal: &Journal) {
     plan.retain(|planned| planned.step <= open || planned.finding != Finding::AlreadySo);
     // The identity step has something to do only where the instance is launched anew.
     let anew = plan.iter().any(|planned| planned.step == StepName::Identity && planned.finding == Finding::WouldDo);
-    let launched = journal.launch_outcome().is_some() && !anew;
+    let launched = journal.is_set_up(config) && !anew;
     for step in StepName::ALL.into_iter().filter(|step| *step > open) {
         let asked_for = match step {
             StepName::Identity => true,

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::cell::{Cell, OnceCell, RefCell};
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use crate::aws::Aws;
 use crate::boot::{Boot, Site, Up};
 use crate::config::{self, Config, Scope};
 use crate::failure::{Class, Code, Failure, Named};
-use crate::heartbeat::Allowance;
+use crate::heartbeat::{Allowance, Heart};
 use crate::host;
 use crate::journal::{self, Fault, Journal, LaunchOutcome, Phase, Process};
 use crate::lock::Lock;
@@ -132,12 +133,18 @@ pub struct Attempt {
     pub result: Result<Up, Ended>,
     /// The configuration, if there was one without mistakes.
     pub config: Option<Config>,
-    /// `[lifecycle]`, also of a configuration with mistakes elsewhere.
+    /// `[lifecycle]`, also of a configuration with mistakes; without one, what is known of the launch from before.
     pub lifecycle: Option<config::Lifecycle>,
 }
 
 /// How long reading the user data may take once the instance is known.
 const READING_AGAIN: Duration = Duration::from_secs(30);
+
+/// How long a hold may be put off to learn first which instance this is.
+const BEFORE_A_HOLD: Duration = Duration::from_secs(10);
+
+/// How often a hold asks which instance this is.
+const ASKING_AGAIN: Duration = Duration::from_secs(5);
 
 /// Where no configuration says it: the default of `timeouts.aws`.
 const IDENTIFYING: Duration = Duration::from_mins(5);
@@ -158,7 +165,7 @@ impl Session {
         let lock = take_lock(&places)?;
         let boot_id = host::boot_id()?;
         let journal = Journal::open(state_dir, &boot_id, Publisher::new(&places.runtime_dir));
-        let scratch = state_dir.join("fetched");
+        let scratch = state_dir.join(journal::SCRATCH);
         Ok(Session {
             journal,
             aws,
@@ -181,9 +188,14 @@ impl Session {
         self.unwritable.replace(written.err());
         let mut attempt = match (Box::pin(self.mount_at_once(given.as_ref())).await, given) {
             (Err(stopped), config) => Attempt { result: Err(stopped.into()), config, lifecycle: None },
-            (Ok(()), Some(config)) => self.bring_up(config).await,
+            (Ok(()), Some(config)) => Box::pin(self.bring_up(config)).await,
             (Ok(()), None) => Box::pin(self.configured_attempt()).await,
         };
+        if attempt.lifecycle.is_none() {
+            // Without a configuration the last one counts; one that says nothing of the launch keeps what was promised.
+            let promised = || self.journal.promised_action();
+            attempt.lifecycle = if attempt.config.is_some() { promised() } else { self.journal.action() };
+        }
         let ended = match &attempt.result {
             Ok(Up::Done) => self.journal.end(Phase::Done, None),
             Ok(Up::Warm) => self.journal.end(Phase::Warm, None),
@@ -232,15 +244,21 @@ impl Session {
 
     async fn configured_attempt(&self) -> Attempt {
         let mut stop = self.stop.clone();
-        // A known instance may be held, and its launch needs heartbeats, which pause meanwhile.
+        // A known instance may be held, for an end that is not put off by much.
         let patience = if self.site.get().is_some() { READING_AGAIN } else { settings::IMDS_DEADLINE };
-        let read = tokio::select! {
-            read = settings::read(&self.places.config, &self.aws.imds, patience) => read,
-            _ = stop.wait_for(|stop| *stop) => Err(crate::step::stopped()),
+        let known = self.journal.action();
+        let launch = self.launch(known.as_ref());
+        let read = {
+            let _permit = self.allowance.permit(Some(Instant::now() + patience));
+            tokio::select! {
+                read = settings::read(&self.places.config, &self.aws.imds, patience) => read,
+                _ = stop.wait_for(|stop| *stop) => Err(crate::step::stopped()),
+                never = self.keep_waiting(launch.as_ref()) => match never {},
+            }
         };
         let texts = match read {
             Ok(texts) => texts,
-            Err(failure) => return Attempt { result: Err(failure.into()), config: None, lifecycle: None },
+            Err(failure) => return Box::pin(self.without_configuration(failure, None)).await,
         };
         let validated = tokio::select! {
             validated = texts.clone().validate_aside(Scope::ThisHost) => validated,
@@ -253,22 +271,48 @@ impl Session {
                 texts.keep(&self.places.state_dir);
                 config
             }
-            Err(failure) => {
-                let lifecycle = texts.lifecycle();
-                if lifecycle.is_some() {
-                    // For the hold. That the instance is not known is the lesser trouble.
-                    let run = Runner::new(&self.journal, IDENTIFYING, self.stop.clone(), &self.allowance);
-                    drop(self.identify(&run).await);
-                }
-                return Attempt { result: Err(failure.into()), config: None, lifecycle };
-            }
+            Err(failure) => return Box::pin(self.without_configuration(failure, texts.lifecycle())).await,
         };
         self.bring_up(config).await
     }
 
-    async fn bring_up(&self, config: Config) -> Attempt {
+    /// Has the launch wait, as long as heartbeats are allowed, and never returns: a launch that is lost is for the steps to find.
+    async fn keep_waiting(&self, launch: Option<&Launch<'_>>) -> Infallible {
+        if let Some(launch) = launch {
+            let _lost = Box::pin(Heart { launch, journal: &self.journal, allowance: &self.allowance }.beat()).await;
+        }
+        std::future::pending().await
+    }
+
+    /// There is no configuration to go by. For the hold the instance is asked for: what the journal knows of the launch is
+    /// this instance's only if the journal is. That it does not become known now is the lesser trouble: the hold goes on asking.
+    async fn without_configuration(&self, failure: Failure, lifecycle: Option<config::Lifecycle>) -> Attempt {
+        let in_launch = lifecycle.is_some() || self.journal.action().is_some();
+        if in_launch && failure.class() != Class::Stopped {
+            let run = Runner::new(&self.journal, BEFORE_A_HOLD, self.stop.clone(), &self.allowance);
+            drop(Site::find(&self.site, &run, &self.aws, &self.journal, BEFORE_A_HOLD).await);
+        }
+        Attempt { result: Err(failure.into()), config: None, lifecycle }
+    }
+
+    async fn bring_up(&self, mut config: Config) -> Attempt {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
+        }
+        if config.lifecycle.is_none() && self.journal.promised_action().is_some() {
+            let run = Runner::new(&self.journal, config.timeouts.aws, self.stop.clone(), &self.allowance);
+            if let Err(stopped) = Box::pin(self.identify(&run)).await {
+                return Attempt { result: Err(stopped.into()), config: Some(config), lifecycle: None };
+            }
+            config.lifecycle = self.journal.promised_action();
+            if let Some(promised) = &config.lifecycle {
+                let text = format!(
+                    "the configuration has no [lifecycle], but this launch waits for hook {} of {}, which was promised its end: \
+                     it is reported to that hook",
+                    promised.hook_name, promised.asg_name
+                );
+                self.journal.warn(StepName::Complete, None, text);
+            }
         }
         self.journal.configured(&config);
         let result = Box::pin(self.boot(&config).bring_up()).await.map_err(Ended::from);
@@ -311,6 +355,11 @@ impl Session {
                 return Err(Failure::new(Code::LaunchCompleted, text).into());
             }
         }
+        if lifecycle.is_none() {
+            let text =
+                format!("no lifecycle hook is configured, so nobody waits for {result}: there is nothing to complete");
+            return Err(Failure::new(Code::NothingToComplete, text).into());
+        }
         let run = Runner::new(&self.journal, deadline, self.stop.clone(), &self.allowance);
         let launch = Box::pin(self.identify(&run)).await?.launch(&self.aws, lifecycle);
         let (journal, began) = (&self.journal, Instant::now());
@@ -320,6 +369,16 @@ impl Session {
 
     async fn identify(&self, run: &Runner<'_>) -> Result<&Site, Stopped> {
         Site::find(&self.site, run, &self.aws, &self.journal, IDENTIFYING).await
+    }
+
+    /// Asks for this instance, quietly, until it is known.
+    pub async fn become_known(&self) {
+        while self.site.get().is_none() {
+            if let Err(failure) = Site::try_find(&self.site, &self.aws, &self.journal).await {
+                tracing::debug!("this instance is not known yet: {failure}");
+                sleep(ASKING_AGAIN).await;
+            }
+        }
     }
 
     /// This instance's launch, once the instance is known.

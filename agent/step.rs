@@ -456,9 +456,11 @@ fn delays(class: Class) -> Box<dyn Iterator<Item = Duration>> {
     };
     match class {
         // The jitter adds up to as much again: at most 0.5 s between polls for the first two minutes.
-        Class::Waiting | Class::SafetyWaiting | Class::LifecycleWaiting => {
+        Class::Waiting | Class::SafetyWaiting => {
             Box::new(exponential(20, 250).take(322).chain(exponential(500, 2_500)))
         }
+        // Nothing is lost by a report that comes some seconds later, and each try is a call of a quota that is the account's.
+        Class::LifecycleWaiting => Box::new(exponential(50, 5_000)),
         _ => Box::new(exponential(100, 4_000)),
     }
 }

@@ -7,7 +7,7 @@ mod support;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ec2_sim::{Fault, FaultRule, HookSpec, InstanceSpec, What};
 use nix::sys::signal::Signal;
@@ -63,6 +63,17 @@ fn tag(world: &World, node: &Instance) -> String {
 
 fn heartbeats(world: &World) -> usize {
     world.events().calls("autoscaling:RecordLifecycleActionHeartbeat").len()
+}
+
+/// Each case in a world of its own, some at a time.
+fn each<T: Sync>(cases: &[T], check: impl Fn(&T) + Sync) {
+    for some in cases.chunks(5) {
+        thread::scope(|scope| {
+            for case in some {
+                scope.spawn(|| check(case));
+            }
+        });
+    }
 }
 
 #[test]
@@ -625,4 +636,103 @@ fn a_root_disk_that_fills_up_is_held_and_repaired() {
     run(&node, &["retry"]).must_fail(0, &["result=done"]);
 
     assert_eq!(world.completions(), ["CONTINUE"]);
+}
+
+#[test]
+fn a_report_refused_in_any_words_is_sent_again_until_its_time_is_over() {
+    let refusal =
+        |code: &str, message: &str| Fault::Error { http: 400, code: code.to_owned(), message: message.to_owned() };
+    let refusals = [
+        refusal("ValidationError", "AutoScalingGroup name not found - null"),
+        refusal("ValidationError", "1 validation error detected"),
+        refusal("InvalidParameter", "Something is not as it should be"),
+    ];
+    each(&refusals, |fault| {
+        let world =
+            World::with_hook(&HookSpec { heartbeat_timeout: Duration::from_secs(6), ..HookSpec::default() }, |_| {});
+        let node = world.launch();
+        world.sim.add_fault(FaultRule::always("autoscaling:CompleteLifecycleAction", fault.clone())).unwrap();
+        let service = serve(&node, HOOKS, &config_with("on_failure = \"abandon\"", &[], ""));
+        service.wait_for("complete: wait: the node is healthy");
+        let so_far = heartbeats(&world);
+        wait_until(|| heartbeats(&world) >= so_far + 2, || service.log());
+        assert_eq!(status(&node).0["state"], "running");
+        world.sim.clear_faults();
+        wait_for_state(&node, "done", &service);
+        assert_eq!(world.completions(), ["CONTINUE"]);
+
+        // For all its time.
+        let node = world.launch();
+        world.sim.add_fault(FaultRule::always("autoscaling:CompleteLifecycleAction", fault.clone())).unwrap();
+        let brief = config_with("on_failure = \"abandon\"", &[], "[timeouts]\ncomplete = \"3s\"");
+        serve(&node, HOOKS, &brief).end().must_fail(7, &["step=complete code=report-refused", "the node is healthy"]);
+        let sent = world.events();
+        let sent = sent.attempts("autoscaling:CompleteLifecycleAction");
+        assert!(sent.iter().all(|call| call.parameters["LifecycleActionResult"] == "CONTINUE"));
+    });
+}
+
+#[test]
+fn an_instance_on_its_way_out_is_left_alone_in_every_such_state() {
+    let cases = ["Terminated", "Terminating", "Warmed:Terminating", "Warmed:Terminating:Wait", "Warmed:Terminated"];
+    let cases: Vec<_> = cases.iter().flat_map(|state| [(*state, true), (*state, false)]).collect();
+    each(&cases, |(state, readable)| {
+        let world = World::new();
+        let volume = world.volume(1);
+        let denied = if *readable { Vec::new() } else { vec!["autoscaling:Describe*".to_owned()] };
+        let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), denied, ..InstanceSpec::default() });
+        let now = || world.sim.lifecycle_state(&node.id);
+        wait_until(|| now().as_deref() == Some("Pending:Wait"), || format!("{:?}", now()));
+        world.sim.set_lifecycle_state(&node.id, state).unwrap();
+
+        let outcome = serve(&node, HOOKS, &config_with("", &[volume_at("/mydata", &volume, "xfs")], "")).end();
+
+        outcome.must_fail(7, &["code=terminating"]);
+        assert!(world.events().attempts("ec2:AttachVolume").is_empty(), "{state}");
+        assert!(world.events().attempts("autoscaling:CompleteLifecycleAction").is_empty(), "{state}");
+        assert!(node.machine().read("/var/log/hooks.log").is_err(), "{state}");
+    });
+}
+
+#[test]
+fn an_abandon_that_comes_too_late_is_decided_at_once_or_asked_slowly() {
+    // The state, whether it can be read, the most tries in the time there is, and what is said.
+    let cases = [
+        ("Detached", true, 1, "is Detached"),
+        ("Standby", true, 1, "is Standby"),
+        ("InService", true, 1, "is InService"),
+        ("Quarantined", true, 16, "is Quarantined"),
+        ("Standby", false, 16, "may not be looked at"),
+    ];
+    each(&cases, |case @ (state, readable, most, said)| {
+        let world = World::new();
+        let denied = if *readable { Vec::new() } else { vec!["autoscaling:Describe*".to_owned()] };
+        let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), denied, ..InstanceSpec::default() });
+        let text = config_with("hold_for = \"5s\"", &[], "[timeouts]\ncomplete = \"5s\"");
+        let service = serve(&node, BROKEN, &text);
+        service.wait_for("held for");
+        world.sim.set_lifecycle_state(&node.id, state).unwrap();
+
+        service.end().must_fail(1, &["the hold has ended", "code=hook-failed", said]);
+
+        let tries = world.events().attempts("autoscaling:CompleteLifecycleAction").len();
+        assert!((1..=*most).contains(&tries), "{case:?}: {tries}");
+        assert!(world.completions().is_empty());
+    });
+}
+
+#[test]
+fn a_hook_whose_timeout_is_nothing_gets_no_more_than_a_heartbeat_a_second() {
+    for written in ["1ms", "1s"] {
+        let world = World::new();
+        let denied = vec!["autoscaling:DescribeLifecycleHooks".to_owned()];
+        let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), denied, ..InstanceSpec::default() });
+        let service = serve(&node, BROKEN, &config_with(&format!("heartbeat_timeout = {written:?}"), &[], ""));
+        service.wait_for("held for");
+        wait_until(|| heartbeats(&world) >= 2, || service.log());
+        let (so_far, began) = (heartbeats(&world), Instant::now());
+        thread::sleep(Duration::from_secs(5));
+        let beats = heartbeats(&world) - so_far;
+        assert!(beats as u64 <= began.elapsed().as_secs() + 2, "{beats} heartbeats");
+    }
 }

@@ -4,7 +4,12 @@
 
 mod support;
 
-use support::{HOOKS, World, config, volume_at};
+use std::thread;
+
+use ec2_sim::{Fault, FaultRule, GroupSpec, InstanceSpec};
+use support::{GROUP, HOOKS, Instance, Outcome, Running, World, config, volume_at, wait_for_state, wait_until};
+
+const CONFIG: &str = "/etc/node-agent/config.toml";
 
 const JOURNAL: &str = "/var/lib/node-agent/state.json";
 const ASIDE: &str = "/var/lib/node-agent/state.json.stale";
@@ -57,4 +62,145 @@ fn the_status_of_a_journal_that_cannot_be_read_says_what_to_do() {
     node.write(JOURNAL, "{\"schema\": 1, \"inst");
 
     node.start_with(&["status"]).end().must_fail(1, &["code=state-unusable", "cannot be read", "node-agent retry"]);
+}
+
+fn serve(node: &Instance, hooks: &str, config: &str) -> Running {
+    node.write("/usr/local/lib/node/hooks.sh", hooks);
+    node.write(CONFIG, config);
+    node.start_with(&["run"])
+}
+
+fn run(node: &Instance, arguments: &[&str]) -> Outcome {
+    node.start_with(arguments).end()
+}
+
+/// The hooks that were called, in order.
+fn hooks_called(node: &Instance) -> Vec<String> {
+    let log = node.machine().read("/var/log/hooks.log").unwrap_or_default();
+    log.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect()
+}
+
+/// Each case in a world of its own, some at a time.
+fn each<T: Sync>(cases: &[T], check: impl Fn(&T) + Sync) {
+    for some in cases.chunks(5) {
+        thread::scope(|scope| {
+            for case in some {
+                scope.spawn(|| check(case));
+            }
+        });
+    }
+}
+
+/// A node in service, its service stopped, and its hooks' log empty.
+fn in_service(world: &World) -> (Instance, String) {
+    let volume = world.volume(1);
+    let node = world.launch();
+    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    let text = config(&[volume_at("/mydata", &volume, "xfs")]);
+    node.come_up(&text);
+    let now = || world.sim.lifecycle_state(&node.id);
+    wait_until(|| now().as_deref() == Some("InService"), || format!("{:?}", now()));
+    node.shell("rm /var/log/hooks.log");
+    (node, text)
+}
+
+const COUNTS_AS_DONE: &str = "files, configure and health-check count as done";
+
+#[test]
+fn a_node_in_service_whose_journal_is_gone_is_set_up_again_only_when_asked() {
+    let ways = [
+        "rm $J",
+        "rm -r /var/lib/node-agent",
+        ": > $J",
+        "head -c 700 $J > /tmp/half; cat /tmp/half > $J",
+        "head -c 2000 /dev/urandom > $J",
+    ];
+    each(&ways, |way| {
+        let world = World::new();
+        let (node, text) = in_service(&world);
+        node.shell(&format!("J={JOURNAL}; {way}"));
+
+        // Also where AWS does not answer at first, and the agent is started anew.
+        world.sim.add_fault(FaultRule::always("autoscaling:*", Fault::Reset)).unwrap();
+        node.run(&format!("{text}\n[timeouts]\naws = \"1s\"")).must_fail(1, &[]);
+        world.sim.clear_faults();
+        let service = serve(&node, HOOKS, &text);
+        wait_for_state(&node, "done", &service);
+
+        assert!(service.log().contains(COUNTS_AS_DONE), "{way}: {}", service.log());
+        assert!(hooks_called(&node).is_empty(), "{way}");
+        run(&node, &["status"]).must_fail(0, &["warning: identity: the journal was lost", COUNTS_AS_DONE]);
+        run(&node, &["retry"]).must_fail(0, &[COUNTS_AS_DONE]);
+        assert!(hooks_called(&node).is_empty(), "{way}");
+        run(&node, &["retry", "--from", "configure"]).must_fail(0, &["configure: start:"]);
+        assert_eq!(hooks_called(&node), ["configure", "health"], "{way}");
+        assert!(!run(&node, &["status"]).log.contains(COUNTS_AS_DONE), "{way}");
+        assert_eq!(world.completions(), ["CONTINUE"], "{way}");
+    });
+}
+
+#[test]
+fn a_first_launch_that_is_in_service_at_once_runs_its_hooks() {
+    // Whether the group has its launch hook, made after the instance; what an image has brought along.
+    let cases = [
+        (false, ""),
+        (true, ""),
+        (false, "echo '/dev/disk/by-id/x /mydata xfs nofail,x-node-agent=VOLUME 0 0' >> /etc/fstab"),
+        (false, "mkdir -p /var/lib/node-agent/fetched"),
+    ];
+    each(&cases, |case @ (hooked, brought)| {
+        let world = World::new();
+        world.sim.create_group(GroupSpec { name: "without".to_owned(), hooks: Vec::new() }).unwrap();
+        let group = if *hooked { GROUP } else { "without" };
+        let volume = world.volume(1);
+        let node = world.launch_as(InstanceSpec { group: Some(group.to_owned()), ..InstanceSpec::default() });
+        world.sim.set_lifecycle_state(&node.id, "InService").unwrap();
+        node.shell(&brought.replace("VOLUME", volume.as_str()));
+        node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+        let text = config(&[volume_at("/mydata", &volume, "xfs")]).replace(GROUP, group);
+
+        let outcome = node.come_up(&text);
+
+        assert_eq!(hooks_called(&node), ["configure", "health"], "{case:?}: {}", outcome.log);
+        assert!(!outcome.log.contains(COUNTS_AS_DONE));
+    });
+}
+
+#[test]
+fn no_damage_to_its_journal_sets_a_node_in_service_up_again() {
+    let world = World::new();
+    let (node, text) = in_service(&world);
+    let journal = node.machine().inside(|| std::fs::read(JOURNAL).unwrap()).unwrap();
+    node.write(CONFIG, text);
+    // 150 bytes spread over the journal, each with another of its bits flipped, and 30 lengths.
+    let flipped = (0..150).map(|number| {
+        let at = number * journal.len() / 150;
+        let mut bytes = journal.clone();
+        bytes[at] ^= 1 << (number % 8);
+        (format!("byte {at}"), bytes)
+    });
+    let cut = (0..30).map(|number| {
+        let length = number * journal.len() / 30;
+        (format!("{length} bytes"), journal[..length].to_vec())
+    });
+    let (mut again, mut presumed) = (0, 0);
+    for (what, bytes) in flipped.chain(cut) {
+        node.write(JOURNAL, &bytes);
+
+        let outcome = node.start_with(&["run", "--once"]).end();
+
+        let said = outcome.log.contains("set aside");
+        presumed += usize::from(outcome.log.contains(COUNTS_AS_DONE));
+        assert_eq!(outcome.code, Some(0), "{what}: {}", outcome.log);
+        let called = hooks_called(&node);
+        if !called.is_empty() {
+            // Another instance's journal, as it comes with an image.
+            assert!(said && outcome.log.contains("the journal is of instance"), "{what}: {}", outcome.log);
+            node.shell("rm /var/log/hooks.log");
+            again += 1;
+        }
+    }
+    println!("of 180: {presumed} counted as done, {again} were another instance's");
+    assert!(presumed >= 60 && again <= 4, "{presumed} {again}");
+    assert_eq!(world.completions(), ["CONTINUE"]);
 }

@@ -27,7 +27,7 @@ pub enum LifecycleState {
     PendingProceed,
     /// `InService`.
     InService,
-    /// `Terminating…`: on its way out.
+    /// `Terminating…`, `Terminated`, `Warmed:Terminating…`: on its way out.
     Terminating(String),
     /// `Warmed:…`: in the warm pool.
     Warmed(String),
@@ -54,13 +54,17 @@ impl fmt::Display for LifecycleState {
 }
 
 impl LifecycleState {
-    fn parse(text: &str) -> Self {
+    /// Reads a state as Auto Scaling and the metadata service write it.
+    pub fn parse(text: &str) -> Self {
         match text {
             "Pending" => LifecycleState::Pending,
             "Pending:Wait" => LifecycleState::PendingWait,
             "Pending:Proceed" => LifecycleState::PendingProceed,
             "InService" => LifecycleState::InService,
-            _ if text.starts_with("Terminating") => LifecycleState::Terminating(text.to_owned()),
+            // `Terminated` too, and an instance that leaves its warm pool for good.
+            _ if text.strip_prefix("Warmed:").unwrap_or(text).starts_with("Terminat") => {
+                LifecycleState::Terminating(text.to_owned())
+            }
             _ if text.starts_with("Warmed:") => LifecycleState::Warmed(text.to_owned()),
             _ => LifecycleState::Other(text.to_owned()),
         }
@@ -98,6 +102,13 @@ pub struct LaunchHook {
     pub transition: String,
     /// When an action ends whatever its heartbeats.
     pub global_timeout: Duration,
+}
+
+impl LaunchHook {
+    /// Whether instances wait for it when they are launched.
+    pub fn is_for_launches(&self) -> bool {
+        self.transition == "autoscaling:EC2_INSTANCE_LAUNCHING"
+    }
 }
 
 /// When an action ends whatever its heartbeats, by the hook's heartbeat timeout (FACTS: lifecycle).
@@ -214,5 +225,27 @@ fn launch_hook(hook: &LifecycleHook) -> LaunchHook {
         default_result: hook.default_result().unwrap_or("ABANDON").to_owned(),
         transition: hook.lifecycle_transition().unwrap_or_default().to_owned(),
         global_timeout: seconds(hook.global_timeout()).unwrap_or_else(|| global_limit(heartbeat_timeout)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_on_the_way_out_is_told_from_the_others() {
+        for out in [
+            "Terminating",
+            "Terminating:Wait",
+            "Terminating:Retained",
+            "Terminated",
+            "Warmed:Terminating:Wait",
+            "Warmed:Terminated",
+        ] {
+            assert_eq!(LifecycleState::parse(out), LifecycleState::Terminating(out.to_owned()));
+        }
+        for warm in ["Warmed:Pending:Wait", "Warmed:Stopped", "Warmed:Hibernated"] {
+            assert_eq!(LifecycleState::parse(warm), LifecycleState::Warmed(warm.to_owned()));
+        }
     }
 }

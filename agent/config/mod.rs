@@ -90,7 +90,8 @@ pub fn load(main: Text, overrides: Option<Text>, scope: Scope) -> Result<Config,
 }
 
 /// `[lifecycle]` of a configuration that has mistakes elsewhere: a node whose configuration is wrong is held as any other
-/// that fails, and for that its hook must be known.
+/// that fails, and for that its hook must be known. A wrong value of the table itself counts as its default, except the two
+/// names.
 pub fn lifecycle(main: Text, overrides: Option<Text>) -> Option<Lifecycle> {
     let texts: Vec<Text> = std::iter::once(main).chain(overrides).collect();
     let layers = texts.len();

@@ -28,6 +28,9 @@ pub mod systemd;
 pub mod unfinished;
 
 use std::fs;
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
 
 use crate::failure::{Failure, Named};
 
@@ -35,6 +38,12 @@ use crate::failure::{Failure, Named};
 pub fn boot_id() -> Result<String, Failure> {
     let path = "/proc/sys/kernel/random/boot_id";
     Ok(fs::read_to_string(path).named(format_args!("reading {path}"))?.trim().to_owned())
+}
+
+/// How long ago this boot began, sleep included. No step of the wall clock changes it.
+pub fn since_boot() -> Duration {
+    // The call cannot fail: every kernel that the agent runs on has this clock.
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
 }
 
 /// The instance's id as the machine itself has it, without asking anybody: Nitro hypervisors write it into the board's asset

@@ -6,7 +6,7 @@ pub mod retry;
 
 use std::fmt;
 use std::pin::pin;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use futures_util::FutureExt;
@@ -14,11 +14,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use self::control::{Asked, Control, Request};
+use crate::aws::autoscaling::LifecycleState;
 use crate::boot::Up;
 use crate::config;
 use crate::failure::{Class, Code, Failure};
 use crate::heartbeat::Heart;
-use crate::journal::{Fault, LaunchOutcome, Phase};
+use crate::journal::{Fault, LaunchOutcome, Phase, State};
 use crate::session::{Attempt, Ended, Session, last_words};
 use crate::step::{StepName, rough, stopped};
 use crate::steps::lifecycle::LaunchResult;
@@ -118,7 +119,7 @@ impl Service {
             {
                 let held = self.is_held(ended);
                 if held {
-                    self.hold_until(ended, attempt.lifecycle.as_ref());
+                    self.hold_left(ended, attempt.lifecycle.as_ref());
                 }
                 self.session.failed(ended, if held { Phase::Held } else { Phase::Failed });
             }
@@ -208,7 +209,7 @@ impl Service {
                     }
                 },
                 _ = poll.tick() => match self.session.aws.imds.target_lifecycle_state().await {
-                    Ok(Some(target)) if target.starts_with("Warmed:") => {}
+                    Ok(Some(target)) if matches!(LifecycleState::parse(&target), LifecycleState::Warmed(_)) => {}
                     Ok(target) => {
                         let target = target.unwrap_or_else(|| "no group".to_owned());
                         tracing::info!("the instance leaves its warm pool for {target}");
@@ -222,8 +223,7 @@ impl Service {
 
     /// The node has failed: it is kept for whoever repairs it, with heartbeats, until the hold ends.
     async fn hold(&mut self, ended: Ended, lifecycle: Option<&config::Lifecycle>, completing: Duration) -> Next {
-        let until = self.hold_until(&ended, lifecycle);
-        let left = until.map(|until| until.duration_since(SystemTime::now()).unwrap_or_default());
+        let left = self.hold_left(&ended, lifecycle);
         let how_long = left.map_or_else(String::new, |left| {
             format!(" for repair: {} left, then ABANDON, which terminates this instance", rough(left))
         });
@@ -265,13 +265,10 @@ impl Service {
         let end = left.map(|left| Instant::now() + left);
         let again_at = pause.map(|pause| Instant::now() + pause);
         let _permit = end.map(|end| session.allowance.permit(Some(end)));
-        let launch = session.launch(lifecycle.filter(|_| end.is_some()));
-        let mut heart = pin!(async {
-            let Some(launch) = &launch else { return std::future::pending().await };
-            Box::pin(Heart { launch, journal: &session.journal, allowance: &session.allowance }.beat()).await
-        });
+        let mut contact = pin!(contact(session, ended, lifecycle.filter(|_| end.is_some())));
+        let gives_up = end.map(|end| end + completing);
+        let mut waits = false;
         let mut end = end;
-        let mut tag = pin!(session.keep_tagging(Some(ended)).fuse());
         let mut stop = session.stop.clone();
         loop {
             tokio::select! {
@@ -298,28 +295,40 @@ impl Service {
                         }
                     }
                 },
-                () = &mut tag => {}
-                lost = &mut heart => return HoldEnd::Lost(lost),
-                () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => return HoldEnd::Over,
+                what = &mut contact => return what,
+                () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => {
+                    let now = Instant::now();
+                    if session.site.get().is_some() || gives_up.is_none_or(|gives_up| now >= gives_up) {
+                        return HoldEnd::Over;
+                    }
+                    // Without the instance there is nobody to be given up. Until the metadata service tells it, the node can
+                    // still be repaired.
+                    if !std::mem::replace(&mut waits, true) {
+                        tracing::warn!(
+                            "the hold's time is over, but which instance this is is not known: ABANDON waits for the \
+                             metadata service, at most {}",
+                            rough(completing)
+                        );
+                    }
+                    end = Some(now + Duration::from_secs(1));
+                }
                 () = sleep_until(again_at.unwrap_or_else(Instant::now)), if again_at.is_some() => return HoldEnd::Again,
             }
         }
     }
 
-    /// When the hold ends: as it was decided at the first failure. Without a launch that can be given up it has no end.
-    fn hold_until(&self, ended: &Ended, lifecycle: Option<&config::Lifecycle>) -> Option<SystemTime> {
+    /// How much is left of the hold, whose end was decided at the first failure. Without a launch that can be given up it has
+    /// no end.
+    fn hold_left(&self, ended: &Ended, lifecycle: Option<&config::Lifecycle>) -> Option<Duration> {
         let journal = &self.session.journal;
-        let waits = journal.launch_outcome().is_none() && ended.may_abandon();
-        let lifecycle = lifecycle.filter(|_| waits)?;
-        let known = journal.read(|state| state.lifecycle.hold_until.clone());
-        if let Some(until) = known.and_then(|text| humantime::parse_rfc3339(&text).ok()) {
-            return Some(until);
+        if journal.launch_outcome().is_some() || !ended.may_abandon() {
+            return None;
         }
-        let until = SystemTime::now() + lifecycle.hold_for;
-        let text = humantime::format_rfc3339_millis(until).to_string();
-        // It becomes durable with the failure. A disk that is full is one to be repaired: the hold does not depend on it.
-        journal.note(|state| state.lifecycle.hold_until = Some(text));
-        Some(until)
+        if lifecycle.is_none() {
+            // Recorded by an earlier version, which did not record for whom.
+            journal.take_back_hold();
+        }
+        lifecycle.map(|lifecycle| journal.hold(lifecycle))
     }
 
     /// The service is told to stop before the node is up.
@@ -330,6 +339,30 @@ impl Service {
     fn given_up(&self, ended: Ended) -> Next {
         self.session.failed(&ended, Phase::Failed);
         Next::End(Err(ended))
+    }
+}
+
+/// What a held node does for those outside, once it is known which instance this is: it says why it failed, and has the launch
+/// wait. Returns what ends the hold.
+async fn contact(session: &Session, ended: &Ended, lifecycle: Option<&config::Lifecycle>) -> HoldEnd {
+    session.become_known().await;
+    let promise_is_gone = |state: &State| state.lifecycle.outcome.is_none() && state.lifecycle.hold_until.is_none();
+    if lifecycle.is_some() && session.journal.read(promise_is_gone) {
+        // The journal, and the promise with it, were another instance's.
+        return HoldEnd::Again;
+    }
+    let tag = async {
+        session.keep_tagging(Some(ended)).await;
+        std::future::pending::<HoldEnd>().await
+    };
+    let heart = async {
+        let Some(launch) = session.launch(lifecycle) else { return std::future::pending().await };
+        let heart = Heart { launch: &launch, journal: &session.journal, allowance: &session.allowance };
+        HoldEnd::Lost(Box::pin(heart.beat()).await)
+    };
+    tokio::select! {
+        what = tag => what,
+        what = heart => what,
     }
 }
 

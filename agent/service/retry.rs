@@ -92,14 +92,18 @@ pub async fn complete(places: Places, result: LaunchResult) -> Result<(), Fault>
     let mut stop = stop_signal()?;
     let session = Session::open(places, Aws::new(), stop.clone())?;
     let texts = tokio::select! {
-        texts = settings::read(&session.places.config, &session.aws.imds, settings::IMDS_DEADLINE) => texts?,
+        texts = settings::read(&session.places.config, &session.aws.imds, settings::IMDS_DEADLINE) => texts,
         _ = stop.wait_for(|stop| *stop) => return Err(stopped().into()),
     };
-    let (lifecycle, deadline) = match (texts.clone().validate(Scope::Offline), texts.lifecycle()) {
-        (Ok(config), _) => (config.lifecycle, config.timeouts.complete),
-        // What is wrong elsewhere does not matter here.
-        (Err(_), Some(lifecycle)) => (Some(lifecycle), super::COMPLETING),
-        (Err(failure), None) => return Err(failure.into()),
+    let read = texts.map(|texts| (texts.clone().validate(Scope::Offline), texts.lifecycle()));
+    let journal = &session.journal;
+    let (lifecycle, deadline) = match read {
+        Ok((Ok(config), _)) => (config.lifecycle.or_else(|| journal.promised_action()), config.timeouts.complete),
+        // What is wrong elsewhere does not matter here, nor that the configuration is gone where the journal knows the hook.
+        Ok((Err(failure), lifecycle)) => {
+            (Some(lifecycle.or_else(|| journal.action()).ok_or(failure)?), super::COMPLETING)
+        }
+        Err(failure) => (Some(journal.action().ok_or(failure)?), super::COMPLETING),
     };
     session.complete(lifecycle.as_ref(), deadline, result).await.map_err(|ended| ended.fault())
 }

@@ -4,6 +4,7 @@ use std::fmt::{Display, Write as _};
 use std::time::SystemTime;
 
 use super::report::Overall;
+use crate::host;
 use crate::journal::{Outcome, Phase, State};
 use crate::readable;
 
@@ -36,8 +37,9 @@ pub(crate) fn of(state: &State) -> String {
     let states = states.map(|state| (vec![("state", state.as_str())], f64::from(u8::from(*state == now))));
     metric("state", "1 for how the node stands, 0 for all others.", states.collect());
     metric("state_since_timestamp_seconds", "Since when it stands so.", vec![(Vec::new(), seconds(&state.since))]);
-    let held = state.lifecycle.hold_until.as_deref().filter(|_| state.phase == Phase::Held);
-    let held: Vec<_> = held.map(|until| (Vec::new(), seconds(until))).into_iter().collect();
+    let until = || state.lifecycle.hold_until(&state.boot_id, host::since_boot(), SystemTime::now());
+    let held = Some(until).filter(|_| state.phase == Phase::Held && state.lifecycle.outcome.is_none());
+    let held: Vec<_> = held.and_then(|until| until()).map(|until| (Vec::new(), seconds(&until))).into_iter().collect();
     metric("hold_until_timestamp_seconds", "When a held node is given up.", held);
     let steps = |value: fn(&crate::journal::StepRecord) -> f64| {
         let sample = move |record| {

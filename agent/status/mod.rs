@@ -74,9 +74,16 @@ pub fn headline(report: &Report) -> String {
 /// How things stand now.
 pub fn look(places: &Places) -> Result<Report, Failure> {
     let boot_id = host::boot_id()?;
-    let state = match live(&places.runtime_dir, &boot_id) {
-        Some(state) => Some(state),
-        None => journal::read(&places.state_dir).map_err(|why| unreadable(&places.state_dir, &why))?,
+    let state = match live(&places.runtime_dir) {
+        Some(live) if live.agent.as_ref().is_some_and(|agent| agent.is_alive(&boot_id)) => Some(live),
+        live => {
+            let journal = journal::read(&places.state_dir).map_err(|why| unreadable(&places.state_dir, &why))?;
+            // How a process ended whose disk took no more journal is told by what it published last.
+            let is_later = |live: &State| {
+                journal.as_ref().is_none_or(|journal| live.agent == journal.agent && live.since > journal.since)
+            };
+            live.filter(|live| live.boot_id == boot_id && is_later(live)).or(journal)
+        }
     };
     let broken = state.as_ref().and_then(mounts::broken);
     let mut report = Report::of(state, &boot_id, SystemTime::now());
@@ -86,10 +93,9 @@ pub fn look(places: &Places) -> Result<Report, Failure> {
     Ok(report)
 }
 
-/// What a live agent says; newer than the journal.
-fn live(runtime_dir: &Path, boot_id: &str) -> Option<State> {
-    let state = journal::parse(&fs::read(runtime_dir.join(LIVE)).ok()?).ok()?;
-    state.agent.as_ref().is_some_and(|agent| agent.is_alive(boot_id)).then_some(state)
+/// What the present or the last process published.
+fn live(runtime_dir: &Path) -> Option<State> {
+    journal::parse(&fs::read(runtime_dir.join(LIVE)).ok()?).ok()
 }
 
 fn unreadable(dir: &Path, why: &str) -> Failure {

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use crate::host;
 use crate::journal::{Fault, LaunchOutcome, Outcome, Phase, State, StepRecord, Subject, Warning};
 use crate::readable;
 use crate::step::{StepName, rough};
@@ -208,14 +209,11 @@ impl Report {
             Phase::Running | Phase::Held if agent.is_none() => Overall::Dead,
             phase => phase.into(),
         };
-        let until = state
-            .lifecycle
-            .hold_until
-            .clone()
-            .filter(|_| state.lifecycle.outcome.is_none() && !matches!(overall, Overall::Done | Overall::Failed));
-        let hold = until.map(|until| {
-            let end = humantime::parse_rfc3339(&until).unwrap_or(now);
-            Hold { until, seconds_left: end.duration_since(now).unwrap_or_default().as_secs() }
+        let promised = state.lifecycle.outcome.is_none() && !matches!(overall, Overall::Done | Overall::Failed);
+        let since_boot = host::since_boot();
+        let hold = Some(&state.lifecycle).filter(|_| promised).and_then(|lifecycle| {
+            let seconds_left = lifecycle.hold_left(boot_id, since_boot, now)?.as_secs();
+            Some(Hold { until: lifecycle.hold_until(boot_id, since_boot, now)?, seconds_left })
         });
         Report {
             schema: SCHEMA,
@@ -333,7 +331,7 @@ pub fn in_a_line(state: &State) -> String {
     };
     match state.phase {
         Phase::Running => at_work(),
-        Phase::Held => match &state.lifecycle.hold_until {
+        Phase::Held => match state.lifecycle.hold_until(&state.boot_id, host::since_boot(), SystemTime::now()) {
             Some(until) if state.lifecycle.outcome.is_none() => format!("held until {until}: {}", failed()),
             _ => format!("held: {}", failed()),
         },

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::aws::imds::Imds;
+use crate::aws::imds::{IdentityDocument, Imds};
 use crate::failure::{Code, Failure};
 use crate::step::{Observed, Step, StepName};
 use crate::steps::lifecycle::{Launch, Standing};
@@ -30,6 +30,17 @@ pub struct Node {
     pub primary_ip: Option<IpAddr>,
 }
 
+impl From<IdentityDocument> for Node {
+    fn from(document: IdentityDocument) -> Self {
+        Node {
+            instance_id: document.instance_id,
+            region: document.region,
+            zone: document.availability_zone,
+            primary_ip: document.private_ip,
+        }
+    }
+}
+
 impl Step for Identify<'_> {
     type Output = Node;
 
@@ -50,13 +61,7 @@ impl Step for Identify<'_> {
     }
 
     async fn observe(&self) -> Result<Observed<Node>, Failure> {
-        let document = self.imds.identity().await?;
-        Ok(Observed::Done(Node {
-            instance_id: document.instance_id,
-            region: document.region,
-            zone: document.availability_zone,
-            primary_ip: document.private_ip,
-        }))
+        Ok(Observed::Done(self.imds.identity().await?.into()))
     }
 
     async fn act(&self) -> Result<(), Failure> {

@@ -8,11 +8,12 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::aws::autoscaling::{AutoScaling, Completion, LifecycleState};
+use crate::aws::autoscaling::{AutoScaling, Completion, LaunchHook, LifecycleState};
 use crate::aws::imds::Imds;
 use crate::config;
 use crate::failure::{Class, Code, Failure};
-use crate::journal::{Journal, LaunchOutcome, State};
+use crate::host::fstab;
+use crate::journal::{Journal, LaunchOutcome, Lost, State};
 use crate::step::{Observed, SETTLING, Step, StepName, Stopped};
 use crate::steps::identity::Node;
 
@@ -49,9 +50,12 @@ impl Launch<'_> {
             LifecycleState::Terminating(state) => Err(self.terminating(&state)),
             LifecycleState::Warmed(state) => Ok(Standing::Warm(state)),
             LifecycleState::Unreadable => match self.imds.target_lifecycle_state().await? {
-                Some(target) if target.starts_with("Warmed:") => Ok(Standing::Warm(target)),
-                Some(target) if target == "Terminated" => Err(self.terminating("on its way to Terminated")),
-                _ => Ok(Standing::Wanted),
+                Some(target) => match LifecycleState::parse(&target) {
+                    LifecycleState::Terminating(state) => Err(self.terminating(&format!("on its way to {state}"))),
+                    LifecycleState::Warmed(state) => Ok(Standing::Warm(state)),
+                    _ => Ok(Standing::Wanted),
+                },
+                None => Ok(Standing::Wanted),
             },
             _ => Ok(Standing::Wanted),
         }
@@ -155,6 +159,16 @@ impl Step for Complete<'_> {
             self.record(LaunchOutcome::NoHook);
             return Ok(());
         };
+        self.report(config).await.map_err(|failure| match (self.result, failure.class()) {
+            // The node is healthy, and the group's name may be wrong only now, or the disk full.
+            (LaunchResult::Continue, Class::Permanent) => self.refused(config, &failure),
+            _ => failure,
+        })
+    }
+}
+
+impl Complete<'_> {
+    async fn report(&self, config: &config::Lifecycle) -> Result<(), Failure> {
         let autoscaling = self.launch.autoscaling;
         let instance = &self.launch.node.instance_id;
         // An intent that is there already was followed by a call whose effect nobody has seen.
@@ -185,40 +199,38 @@ impl Step for Complete<'_> {
                 if !unconfirmed && failure.class() != Class::Outage {
                     self.intend(None)?;
                 }
-                Err(match failure.code {
-                    Code::AccessDenied => {
-                        let text = format!("the node is healthy, but {} cannot be reported: {failure}", self.result);
-                        let failure = Failure::new(
-                            Code::ReportRefused,
-                            match self.result {
-                                LaunchResult::Continue => text,
-                                LaunchResult::Abandon => format!("{} cannot be reported: {failure}", self.result),
-                            },
-                        );
-                        failure.remedy(format!(
-                            "allow autoscaling:CompleteLifecycleAction on the group {} in the instance role's policy; it is tried again until the step's time is over, then: node-agent retry",
-                            config.asg_name
-                        ))
-                    }
-                    _ => failure,
-                })
+                Err(if failure.code == Code::AccessDenied { self.refused(config, &failure) } else { failure })
             }
         }
     }
-}
 
-impl Complete<'_> {
+    /// The failure of a report that is refused, which is tried again as long as it may: time or a person may mend it.
+    fn refused(&self, config: &config::Lifecycle, failure: &Failure) -> Failure {
+        let to_do = match failure.code {
+            Code::AccessDenied => format!(
+                "allow autoscaling:CompleteLifecycleAction on the group {} in the instance role's policy",
+                config.asg_name
+            ),
+            Code::StateUnusable => "make the state directory writable and give it space (ls -ld, df -h)".to_owned(),
+            _ => format!(
+                "correct what the message says: lifecycle.asg_name is {}, hook_name {}",
+                config.asg_name, config.hook_name
+            ),
+        };
+        let text = format!("{} cannot be reported: {failure}", self.result);
+        let refused = match self.result {
+            LaunchResult::Continue => Failure::new(Code::ReportRefused, format!("the node is healthy, but {text}")),
+            LaunchResult::Abandon => Failure::new(Code::ReportRefused, text),
+        };
+        refused.remedy(format!("{to_do}; it is tried again until the step's time is over, then: node-agent retry"))
+    }
+
     /// Whether the state shows that the instance has moved on as the result says.
     fn has_taken_effect(&self, state: &LifecycleState) -> bool {
         match (self.result, state) {
             (LaunchResult::Continue, LifecycleState::PendingProceed | LifecycleState::InService)
             | (LaunchResult::Abandon, LifecycleState::Terminating(_)) => true,
-            // It has been in service before (FACTS: lifecycle states).
-            (LaunchResult::Continue, LifecycleState::Other(state)) => {
-                ["Standby", "EnteringStandby", "ReplacingRootVolume", "RootVolumeReplaced", "Detach"]
-                    .iter()
-                    .any(|known| state.starts_with(known))
-            }
+            (LaunchResult::Continue, LifecycleState::Other(state)) => was_in_service(state),
             _ => false,
         }
     }
@@ -247,6 +259,13 @@ impl Complete<'_> {
                 self.record(self.sent());
                 Ok(())
             }
+            // An ABANDON that nobody took ends no launch.
+            LifecycleState::NoGroup if self.result == LaunchResult::Abandon => Err(Failure::new(
+                Code::NothingToComplete,
+                format!(
+                    "{instance} is in no Auto Scaling group, so nobody takes ABANDON: there is nothing to complete"
+                ),
+            )),
             LifecycleState::NoGroup => {
                 let text = format!("{instance} is in no Auto Scaling group: there is nothing to complete");
                 self.journal.warn(StepName::Complete, None, text);
@@ -273,14 +292,27 @@ impl Complete<'_> {
                 Ok(())
             }
             LifecycleState::Unreadable => waiting("may not be looked at (autoscaling:DescribeAutoScalingInstances)"),
-            LifecycleState::Warmed(state) | LifecycleState::Other(state) => waiting(&format!("is {state}")),
-            LifecycleState::PendingProceed => waiting("is Pending:Proceed: its hooks are through"),
-            LifecycleState::InService => {
-                let text = format!("{} was not taken: {message}; {instance} is InService", self.result);
-                Err(Failure::new(Code::ApiRefused, text)
-                    .remedy("if it is to be replaced: aws autoscaling terminate-instance-in-auto-scaling-group --instance-id INSTANCE --no-should-decrement-desired-capacity"))
+            // An instance that has left its launch behind does not come back to it.
+            LifecycleState::InService | LifecycleState::PendingProceed | LifecycleState::Warmed(_)
+                if self.result == LaunchResult::Abandon =>
+            {
+                Err(self.too_late(&state, message))
             }
+            LifecycleState::Other(ref other) if self.result == LaunchResult::Abandon && was_in_service(other) => {
+                Err(self.too_late(&state, message))
+            }
+            LifecycleState::Warmed(_)
+            | LifecycleState::Other(_)
+            | LifecycleState::InService
+            | LifecycleState::PendingProceed => waiting(&format!("is {state}")),
         }
+    }
+
+    /// ABANDON comes after the launch.
+    fn too_late(&self, state: &LifecycleState, message: &str) -> Failure {
+        let instance = &self.launch.node.instance_id;
+        let text = format!("{} was not taken: {message}; {instance} is {state}", self.result);
+        Failure::new(Code::ApiRefused, text).remedy("if it is to be replaced: aws autoscaling terminate-instance-in-auto-scaling-group --instance-id INSTANCE --no-should-decrement-desired-capacity")
     }
 
     fn sent(&self) -> LaunchOutcome {
@@ -304,6 +336,13 @@ impl Complete<'_> {
     fn record(&self, outcome: LaunchOutcome) {
         self.journal.launch_ended(outcome);
     }
+}
+
+/// Whether an instance in this state has been in service (FACTS: lifecycle states).
+fn was_in_service(state: &str) -> bool {
+    ["Standby", "EnteringStandby", "ReplacingRootVolume", "RootVolumeReplaced", "Detach"]
+        .iter()
+        .any(|known| state.starts_with(known))
 }
 
 /// Tells a new launch of the same instance from the one that is completed: a warm pool that is reused on scale-in launches its
@@ -377,6 +416,72 @@ impl Step for Relaunch<'_> {
 
     async fn act(&self) -> Result<(), Failure> {
         self.journal.launched_anew()
+    }
+}
+
+/// Whether a journal that was lost was that of a node in service. Only Auto Scaling can tell, and a node that was never set up
+/// must not pass for one: an instance whose group has no launch hook, or got one after its first instance, is in service from
+/// the start. So there must be a trace of an earlier run on this machine, too; a journal that cannot be read is one.
+#[derive(Debug)]
+pub struct FindLost<'a> {
+    /// The launch.
+    pub launch: &'a Launch<'a>,
+    /// `[lifecycle]`
+    pub config: &'a config::Lifecycle,
+    /// How the journal was lost.
+    pub lost: Lost,
+    /// `timeouts.aws`
+    pub deadline: Duration,
+}
+
+impl FindLost<'_> {
+    /// Whether there is a trace of an earlier run: this machine's fstab has one of the configured volumes, say.
+    pub fn has_trace(lost: Lost, volumes: &[config::Volume]) -> bool {
+        let is_in_fstab = |volume: &config::Volume| matches!(fstab::ours(volume.id.as_str()), Ok(Some(_)));
+        match lost {
+            Lost::Unreadable | Lost::Missing => true,
+            Lost::Absent => volumes.iter().any(is_in_fstab),
+        }
+    }
+}
+
+impl Step for FindLost<'_> {
+    /// Whether the once-per-instance steps count as done.
+    type Output = bool;
+
+    fn name(&self) -> StepName {
+        StepName::Identity
+    }
+
+    fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    fn only_looks(&self) -> bool {
+        true
+    }
+
+    async fn observe(&self) -> Result<Observed<bool>, Failure> {
+        let autoscaling = self.launch.autoscaling;
+        if autoscaling.state(&self.launch.node.instance_id).await? != LifecycleState::InService {
+            return Ok(Observed::Done(false));
+        }
+        if self.lost == Lost::Unreadable {
+            return Ok(Observed::Done(true));
+        }
+        // The trace may have come with an image. Then a launch hook tells that somebody has sent CONTINUE for this instance.
+        match autoscaling.hooks(&self.config.asg_name).await {
+            Ok(hooks) => Ok(Observed::Done(hooks.is_some_and(|hooks| hooks.iter().any(LaunchHook::is_for_launches)))),
+            Err(failure) if failure.code == Code::AccessDenied => {
+                tracing::debug!("whether the group has a launch hook cannot be told: {failure}");
+                Ok(Observed::Done(true))
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn act(&self) -> Result<(), Failure> {
+        Ok(())
     }
 }
 

@@ -335,3 +335,29 @@ fn the_schema_is_whole() {
         }
     }
 }
+
+#[test]
+fn a_wrong_value_leaves_the_launch_hooks_names_known() {
+    let names = "[lifecycle]\nasg_name = \"a\"\nhook_name = \"h\"\n";
+    // Below the names, and what is read of it: hold_for in minutes, on_failure, heartbeat_timeout in minutes.
+    let cases = [
+        ("", (60, OnFailure::Hold, None)),
+        ("hold_for = 16", (60, OnFailure::Hold, None)),
+        ("hold_for = \"never\"\non_failure = \"abandon\"", (60, OnFailure::Abandon, None)),
+        ("on_failure = \"wait\"\nhold_for = \"2m\"", (2, OnFailure::Hold, None)),
+        ("heartbeat_timeout = 15m\nhold_for = \"2m\"", (2, OnFailure::Hold, None)),
+        ("heartbeat_timeout = \"15m\"\nhold_fro = \"2m\"", (60, OnFailure::Hold, Some(15))),
+        ("terminate_hook_name = \"\"", (60, OnFailure::Hold, None)),
+        ("[volume]\nid = 1", (60, OnFailure::Hold, None)),
+    ];
+    for (below, (hold_for, on_failure, heartbeat_timeout)) in cases {
+        let read = crate::config::lifecycle(text("config.toml", &format!("{names}{below}\n")), None);
+        let read = read.unwrap_or_else(|| panic!("{below}: nothing is known"));
+        assert_eq!((read.asg_name.as_str(), read.hook_name.as_str()), ("a", "h"), "{below}");
+        assert_eq!((read.hold_for, read.on_failure), (hold_for * MINUTE, on_failure), "{below}");
+        assert_eq!(read.heartbeat_timeout, heartbeat_timeout.map(|minutes: u32| minutes * MINUTE), "{below}");
+    }
+    for names in ["asg_name = \"a\"", "asg_name = \"a\"\nhook_name = 1", "asg_name = \"\"\nhook_name = \"h\""] {
+        assert_eq!(crate::config::lifecycle(text("config.toml", &format!("[lifecycle]\n{names}\n")), None), None);
+    }
+}

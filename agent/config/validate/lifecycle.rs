@@ -1,22 +1,36 @@
 //! `[lifecycle]`.
 
+use std::time::Duration;
+
 use super::value;
 use crate::config::model::{Lifecycle, OnFailure};
 use crate::config::reader::Sheet;
 use crate::config::report::Reported;
 use crate::config::schema::lifecycle as keys;
 
+/// The table of a configuration with mistakes: the two names, and for any other value that is wrong its default.
+pub(super) fn read_past_mistakes(sheet: &Sheet<'_>, unwritten: &Sheet<'_>) -> Option<Lifecycle> {
+    let asg_name = sheet.required(&keys::ASG_NAME).and_then(|given| given.check(value::name)).ok()?;
+    let hook_name = sheet.required(&keys::HOOK_NAME).and_then(|given| given.check(value::name)).ok()?;
+    Some(Lifecycle {
+        asg_name,
+        hook_name,
+        on_failure: on_failure(sheet).unwrap_or(OnFailure::Hold),
+        hold_for: value::span_of(sheet, &keys::HOLD_FOR)
+            .or_else(|_| value::span_of(unwritten, &keys::HOLD_FOR))
+            .ok()?,
+        heartbeat_timeout: heartbeat_timeout(sheet).ok().flatten(),
+        terminate_hook_name: terminate_hook_name(sheet).ok().flatten(),
+    })
+}
+
 pub(super) fn read(sheet: &Sheet<'_>) -> Result<Lifecycle, Reported> {
     let asg_name = sheet.required(&keys::ASG_NAME).and_then(|given| given.check(value::name));
     let hook_name = sheet.required(&keys::HOOK_NAME).and_then(|given| given.check(value::name));
-    let on_failure = sheet.choice(&keys::ON_FAILURE, &[("hold", OnFailure::Hold), ("abandon", OnFailure::Abandon)]);
+    let on_failure = on_failure(sheet);
     let hold_for = value::span_of(sheet, &keys::HOLD_FOR);
-    let heartbeat_timeout = sheet
-        .text(&keys::HEARTBEAT_TIMEOUT)
-        .and_then(|given| given.map(|given| given.check(value::duration)).transpose());
-    let terminate_hook_name = sheet
-        .text(&keys::TERMINATE_HOOK_NAME)
-        .and_then(|given| given.map(|given| given.check(value::name)).transpose());
+    let heartbeat_timeout = heartbeat_timeout(sheet);
+    let terminate_hook_name = terminate_hook_name(sheet);
     Ok(Lifecycle {
         asg_name: asg_name?,
         hook_name: hook_name?,
@@ -25,4 +39,18 @@ pub(super) fn read(sheet: &Sheet<'_>) -> Result<Lifecycle, Reported> {
         heartbeat_timeout: heartbeat_timeout?,
         terminate_hook_name: terminate_hook_name?,
     })
+}
+
+fn on_failure(sheet: &Sheet<'_>) -> Result<OnFailure, Reported> {
+    sheet.choice(&keys::ON_FAILURE, &[("hold", OnFailure::Hold), ("abandon", OnFailure::Abandon)])
+}
+
+fn heartbeat_timeout(sheet: &Sheet<'_>) -> Result<Option<Duration>, Reported> {
+    let given = sheet.text(&keys::HEARTBEAT_TIMEOUT)?;
+    given.map(|given| given.check(value::duration)).transpose()
+}
+
+fn terminate_hook_name(sheet: &Sheet<'_>) -> Result<Option<String>, Reported> {
+    let given = sheet.text(&keys::TERMINATE_HOOK_NAME)?;
+    given.map(|given| given.check(value::name)).transpose()
 }

@@ -21,7 +21,9 @@ use super::{IMDS, Scope};
 /// `[lifecycle]`, whatever is wrong elsewhere.
 pub(super) fn lifecycle_alone(report: &Report, fields: &Fields) -> Option<Lifecycle> {
     let root = Sheet::open(report, &schema::root::TABLE, fields);
-    lifecycle::read(&root.table(&schema::lifecycle::TABLE).ok()??).ok()
+    let unwritten = Fields::default();
+    let unwritten = Sheet::open(report, &schema::lifecycle::TABLE, &unwritten);
+    lifecycle::read_past_mistakes(&root.table(&schema::lifecycle::TABLE).ok()??, &unwritten)
 }
 
 /// Reads every table, wrong or right, before it gives the result.
