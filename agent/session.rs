@@ -176,6 +176,10 @@ impl Session {
     /// Brings the node up, with this configuration or with the one that is read now. A failure is for the caller to put down
     /// ([`Session::failed`]).
     pub async fn attempt(&self, given: Option<Config>) -> Attempt {
+        if let Some(site) = self.site.get() {
+            // The instance may have been given another role since.
+            site.services.credentials.forget();
+        }
         let began = Process::of(std::process::id().cast_signed(), &self.boot_id);
         let written = self.journal.begin(began).and_then(|()| prepare_scratch(&self.scratch));
         self.unwritable.replace(written.err());
