@@ -252,7 +252,7 @@ impl Run {
                 return retry::once(places, None).await.map_err(|ended| ended.fault());
             }
             let serve =
-                async { Box::pin(Service::open(Session::open(places, Aws::new(), stop_signal()?)?)?.run()).await };
+                async { Box::pin(Service::open(Session::open(places, Aws::new(), stop_signal()?)?).run()).await };
             serve.await.map_err(|ended: Ended| ended.fault())
         }))
     }
@@ -285,6 +285,9 @@ impl Status {
             status::look(&places).map_err(Fault::from)
         };
         log::finish();
+        if let Some(trouble) = report.as_ref().ok().and_then(|report| status::trouble(&places, report)) {
+            log::say(Level::Warning, &format!("{trouble}; {}", trouble.what_to_do()));
+        }
         match report {
             Ok(report) => print(status::render(&report, self.json).as_bytes(), ExitCode::from(report.exit_code)),
             Err(fault) => finish(Err(fault)),

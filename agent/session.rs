@@ -66,6 +66,8 @@ pub struct Session {
     pub places: Places,
     /// What was done.
     pub journal: Journal,
+    /// Tells others of it.
+    pub publisher: Publisher,
     /// The services.
     pub aws: Aws,
     /// The instance and its region's services, once they are known.
@@ -157,10 +159,12 @@ impl Session {
         let state_dir = &places.state_dir;
         let lock = take_lock(&places)?;
         let boot_id = host::boot_id()?;
-        let journal = Journal::open(state_dir, &boot_id, Publisher::new(&places.runtime_dir));
+        let publisher = Publisher::new(&places.runtime_dir);
+        let journal = Journal::open(state_dir, &boot_id, Some(publisher.clone()));
         let scratch = state_dir.join("fetched");
         Ok(Session {
             journal,
+            publisher,
             aws,
             site: OnceCell::new(),
             allowance: Allowance::default(),

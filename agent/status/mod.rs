@@ -38,8 +38,10 @@ pub async fn wait(places: &Places, timeout: Option<Duration>) -> Result<Report, 
             if report.state == Overall::Running
                 && let Ok(Some(pending)) = control::ask(&places.runtime_dir, Request::Follow).await
             {
-                drop(pending.follow().await);
-                continue;
+                match pending.follow().await {
+                    Err(failure) if failure.code == Code::ServiceHangs => return Err(failure),
+                    _ => continue,
+                }
             }
             sleep(POLL).await;
         }
@@ -74,9 +76,11 @@ pub fn headline(report: &Report) -> String {
 /// How things stand now.
 pub fn look(places: &Places) -> Result<Report, Failure> {
     let boot_id = host::boot_id()?;
-    let state = match live(&places.runtime_dir, &boot_id) {
-        Some(state) => Some(state),
-        None => journal::read(&places.state_dir).map_err(|why| unreadable(&places.state_dir, &why))?,
+    let live = live(&places.runtime_dir, &boot_id);
+    let state = match (live, journal::read(&places.state_dir)) {
+        (Some(live), Ok(Some(journal))) => Some(newer(live, journal)),
+        (Some(live), _) => Some(live),
+        (None, journal) => journal.map_err(|why| unreadable(&places.state_dir, &why))?,
     };
     let broken = state.as_ref().and_then(mounts::broken);
     let mut report = Report::of(state, &boot_id, SystemTime::now());
@@ -86,7 +90,19 @@ pub fn look(places: &Places) -> Result<Report, Failure> {
     Ok(report)
 }
 
-/// What a live agent says; newer than the journal.
+/// What keeps commands from reaching the service that the report tells of.
+pub fn trouble(places: &Places, report: &Report) -> Option<Failure> {
+    control::trouble(&places.runtime_dir, report.pid?)
+}
+
+/// The newer one of a living agent's two states: what only people look at is published and not journaled, and where the
+/// runtime directory takes no file, only the journal goes on.
+fn newer(live: State, journal: State) -> State {
+    let by_the_same = live.agent == journal.agent && live.boot_id == journal.boot_id;
+    if by_the_same && journal.revision > live.revision { journal } else { live }
+}
+
+/// What a live agent says.
 fn live(runtime_dir: &Path, boot_id: &str) -> Option<State> {
     let state = journal::parse(&fs::read(runtime_dir.join(LIVE)).ok()?).ok()?;
     state.agent.as_ref().is_some_and(|agent| agent.is_alive(boot_id)).then_some(state)
