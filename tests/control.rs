@@ -153,24 +153,22 @@ fn half_lines_up_to_the_descriptor_limit_neither_end_the_service_nor_keep_others
     let mut shell = node.machine().command("bash");
     shell.args(["-c", &format!("ulimit -n 40; exec {} run 2> /tmp/log", support::PROGRAM)]).env_clear();
     shell.envs(agent.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let mut child = shell.spawn().unwrap();
+    let mut child = support::Guarded(shell.spawn().unwrap());
     let log = || node.read("/tmp/log");
     wait_until(|| node.machine().inside(|| Path::new("/tmp/log").exists()).unwrap(), || "no log".to_owned());
     wait_until(|| log().contains("held for"), log);
-    let socket = PathBuf::from(format!("/proc/{}/root/run/node-agent/control.sock", child.id()));
+    let socket = PathBuf::from(format!("/proc/{}/root/run/node-agent/control.sock", child.0.id()));
 
     let mut clients: Vec<_> = (0..60).map(|_| UnixStream::connect(&socket).unwrap()).collect();
     clients.iter_mut().for_each(|client| client.write_all(b"{\"do\"").unwrap());
     let (took, answer) = first_answer(&socket, "{\"do\":\"retry\",\"from\":null}");
 
     assert!(answer.contains("accepted") && took < Duration::from_secs(20), "{answer} {took:?}\n{}", log());
-    assert!(child.try_wait().unwrap().is_none(), "{}", log());
+    assert!(child.0.try_wait().unwrap().is_none(), "{}", log());
     drop(clients);
     wait_until(|| log().matches("held for").count() == 2, log);
     node.shell("touch /tmp/repaired");
     node.start_with(&["retry"]).end().must_fail(0, &["result=done"]);
-    child.kill().unwrap();
-    child.wait().unwrap();
 }
 
 #[test]
