@@ -13,7 +13,7 @@ use crate::aws::Aws;
 use crate::check::Check;
 use crate::config::json_schema;
 use crate::failure::Failure;
-use crate::host::{blank, hook_reader};
+use crate::host::{blank, hook_reader, notify};
 use crate::journal::Fault;
 use crate::log::{self, Format, Level};
 use crate::service::Service;
@@ -60,6 +60,9 @@ While the node is held, its time runs on: a retry does not lengthen it, and one 
 end. Where it fails, the node is held for the time that is left, then ABANDON is sent: Auto Scaling terminates the instance. \
 Where it succeeds, CONTINUE is sent and the hold is over. The service does the work: a session that is cut off does not stop \
 it.";
+
+/// How long the end of a service waits for a systemd that does not read.
+const LAST_NOTICE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -196,6 +199,13 @@ impl Common {
 impl Cli {
     /// Carries the command out.
     pub fn run(self) -> ExitCode {
+        let code = self.carry_out();
+        log::flush();
+        notify::flush(LAST_NOTICE);
+        code
+    }
+
+    fn carry_out(self) -> ExitCode {
         if let Some(name) = self.command.needs_root()
             && !geteuid().is_root()
         {
@@ -252,7 +262,7 @@ impl Run {
                 return retry::once(places, None).await.map_err(|ended| ended.fault());
             }
             let serve =
-                async { Box::pin(Service::open(Session::open(places, Aws::new(), stop_signal()?)?)?.run()).await };
+                async { Box::pin(Service::open(Session::open(places, Aws::new(), stop_signal()?)?).run()).await };
             serve.await.map_err(|ended: Ended| ended.fault())
         }))
     }
@@ -285,6 +295,9 @@ impl Status {
             status::look(&places).map_err(Fault::from)
         };
         log::finish();
+        if let Some(trouble) = report.as_ref().ok().and_then(|report| status::trouble(&places, report)) {
+            log::say(Level::Warning, &format!("{trouble}; {}", trouble.what_to_do()));
+        }
         match report {
             Ok(report) => print(status::render(&report, self.json).as_bytes(), ExitCode::from(report.exit_code)),
             Err(fault) => finish(Err(fault)),
@@ -322,6 +335,7 @@ impl Complete {
 
 /// Whether the person at the terminal says yes.
 fn asked(question: &str) -> bool {
+    log::flush();
     let mut stderr = std::io::stderr();
     // A terminal that is gone gives no answer either.
     let _ = stderr.write_all(question.as_bytes()).and_then(|()| stderr.flush());
@@ -393,6 +407,7 @@ fn completions(shell: Shell) -> Vec<u8> {
 
 /// Writes to the standard output.
 fn print(text: &[u8], code: ExitCode) -> ExitCode {
+    log::flush();
     match std::io::stdout().write_all(text) {
         Ok(()) => code,
         // Whoever reads has seen enough.

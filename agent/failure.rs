@@ -92,6 +92,10 @@ catalogue! {
     Busy "busy" Locked "wait until it ends: node-agent status --wait";
     /// The resident service ended while it worked on a request.
     ServiceGone "service-gone" Stopped "see what it did: node-agent status, and its log: journalctl -u node-agent";
+    /// The resident service does not answer.
+    ServiceHangs "service-hangs" Stopped "see what it does (systemctl status node-agent), or: systemctl restart node-agent";
+    /// The resident service lives, but cannot be asked.
+    ServiceUnreachable "service-unreachable" Stopped "free space in /run (df -h /run; df -i /run), then its socket comes back within 10 s; or: systemctl restart node-agent";
     /// The state directory cannot be used.
     StateUnusable "state-unusable" Permanent "make the directory writable and give it space (ls -ld, df -h), then: node-agent retry";
     /// A step's time is over.

@@ -381,6 +381,9 @@ impl fmt::Display for LaunchOutcome {
 pub struct State {
     /// See [`SCHEMA`].
     pub schema: u32,
+    /// How often the state was changed, by whichever process: of two copies the one with the larger number is newer.
+    #[serde(default)]
+    pub revision: u64,
     /// The instance this is about; empty until it is known.
     pub instance_id: String,
     /// The boot in which it was last written.
@@ -618,6 +621,7 @@ impl Journal {
         self.keep(|state| {
             *state = State {
                 schema: SCHEMA,
+                revision: state.revision,
                 instance_id: instance_id.to_owned(),
                 boot_id: state.boot_id.clone(),
                 config_digest: state.config_digest.clone(),
@@ -641,6 +645,7 @@ impl Journal {
     pub fn update(&self, change: impl FnOnce(&mut State)) -> Result<(), Failure> {
         let mut next = self.state.borrow().clone();
         change(&mut next);
+        next.revision += 1;
         if let Some(dir) = &self.dir {
             let text =
                 serde_json::to_vec_pretty(&next).map_err(|error| Failure::io("writing the journal", error.into()))?;
@@ -674,7 +679,11 @@ impl Journal {
 
     /// Changes something that only people look at. It becomes durable with the next [`Journal::update`].
     pub fn note(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.state.borrow_mut());
+        {
+            let mut state = self.state.borrow_mut();
+            change(&mut state);
+            state.revision += 1;
+        }
         self.publish();
     }
 

@@ -1,6 +1,6 @@
 //! One process at a time.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -41,6 +41,18 @@ impl Lock {
             None => Ok(Lock { _held: held }),
         }
     }
+}
+
+impl Lock {
+    /// Takes the lock in a directory that was made again, for a process that has the other one.
+    pub fn again(dir: &Path) -> Result<Lock, Failure> {
+        lock(dir).map(|file| Lock { _held: vec![file] })
+    }
+}
+
+/// The process that has noted itself in a lock file, whether it still lives or not.
+pub fn holder(dir: &Path) -> Option<i32> {
+    fs::read_to_string(dir.join("lock")).ok()?.trim().parse().ok()
 }
 
 fn lock(dir: &Path) -> Result<Flock<File>, Failure> {

@@ -2,10 +2,13 @@
 //! `node_exporter`. Nothing here is read back by the agent itself.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::host::atomic::Replacement;
+use crate::host::notify;
 use crate::journal::State;
 use crate::readable;
 use crate::status::{metrics, report};
@@ -17,33 +20,72 @@ pub const METRICS: &str = "node_agent.prom";
 
 /// Makes the runtime directory where it is missing. Other users may read in it.
 pub fn make_dir(dir: &Path) {
-    if let Err(error) = fs::DirBuilder::new().recursive(true).mode(0o755).create(dir) {
+    if let Err(error) = try_make_dir(dir) {
         tracing::warn!("{} cannot be made ({error}): no live status and no metrics", dir.display());
     }
 }
 
-/// Publishes into the runtime directory.
-#[derive(Debug)]
+/// As [`make_dir`], for a caller who has something to say of the error.
+pub fn try_make_dir(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)
+}
+
+/// Publishes into the runtime directory. Clones share what was published last.
+#[derive(Clone, Debug)]
 pub struct Publisher {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
     dir: PathBuf,
+    last: Mutex<Option<Last>>,
+}
+
+/// What was published last.
+#[derive(Debug)]
+struct Last {
+    live: Vec<u8>,
+    metrics: Vec<u8>,
+    /// All of it is in the directory.
+    written: bool,
+}
+
+impl Last {
+    fn write(&mut self, dir: &Path) {
+        self.written = true;
+        for (name, mode, contents) in [(LIVE, 0o600, &self.live), (METRICS, 0o644, &self.metrics)] {
+            if let Err(error) = Replacement::new(dir.join(name)).mode(mode).write(contents) {
+                tracing::debug!("{name} cannot be written: {error}");
+                self.written = false;
+            }
+        }
+    }
 }
 
 impl Publisher {
-    /// For the runtime directory; none where [`make_dir`] could not make it: a node comes up without.
-    pub fn new(dir: &Path) -> Option<Self> {
-        dir.is_dir().then(|| Publisher { dir: dir.to_owned() })
+    /// For the runtime directory, whether it is there yet or not: a node comes up without.
+    pub fn new(dir: &Path) -> Self {
+        Publisher { shared: Arc::new(Shared { dir: dir.to_owned(), last: Mutex::default() }) }
     }
 
     /// Tells of the state. What cannot be told is no reason to stop.
     pub fn publish(&self, state: &State) {
         let live = serde_json::to_vec(state).unwrap_or_default();
-        let files = [(LIVE, 0o600, live), (METRICS, 0o644, metrics::of(state).into_bytes())];
-        for (name, mode, contents) in files {
-            if let Err(error) = Replacement::new(self.dir.join(name)).mode(mode).write(&contents) {
-                tracing::debug!("{name} cannot be written: {error}");
-            }
+        let mut last = Last { live, metrics: metrics::of(state).into_bytes(), written: false };
+        last.write(&self.shared.dir);
+        *self.shared.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(last);
+        notify::status(&readable::line(&report::in_a_line(state)));
+    }
+
+    /// Publishes the last state again where it is missing: it could not be written, or somebody has deleted it.
+    pub fn restore(&self) {
+        let dir = &self.shared.dir;
+        let mut last = self.shared.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = &mut *last
+            && !(last.written && dir.join(LIVE).exists() && dir.join(METRICS).exists())
+        {
+            last.write(dir);
         }
-        // Without systemd there is nobody to tell. A second line would be another variable (sd_notify(3)).
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&readable::line(&report::in_a_line(state)))]);
     }
 }

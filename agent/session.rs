@@ -67,6 +67,8 @@ pub struct Session {
     pub places: Places,
     /// What was done.
     pub journal: Journal,
+    /// Tells others of it.
+    pub publisher: Publisher,
     /// The services.
     pub aws: Aws,
     /// The instance and its region's services, once they are known.
@@ -164,10 +166,12 @@ impl Session {
         let state_dir = &places.state_dir;
         let lock = take_lock(&places)?;
         let boot_id = host::boot_id()?;
-        let journal = Journal::open(state_dir, &boot_id, Publisher::new(&places.runtime_dir));
+        let publisher = Publisher::new(&places.runtime_dir);
+        let journal = Journal::open(state_dir, &boot_id, Some(publisher.clone()));
         let scratch = state_dir.join(journal::SCRATCH);
         Ok(Session {
             journal,
+            publisher,
             aws,
             site: OnceCell::new(),
             allowance: Allowance::default(),
@@ -183,6 +187,10 @@ impl Session {
     /// Brings the node up, with this configuration or with the one that is read now. A failure is for the caller to put down
     /// ([`Session::failed`]).
     pub async fn attempt(&self, given: Option<Config>) -> Attempt {
+        if let Some(site) = self.site.get() {
+            // The instance may have been given another role since.
+            site.services.credentials.forget();
+        }
         let began = Process::of(std::process::id().cast_signed(), &self.boot_id);
         let written = self.journal.begin(began).and_then(|()| prepare_scratch(&self.scratch));
         self.unwritable.replace(written.err());

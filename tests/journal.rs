@@ -204,3 +204,23 @@ fn no_damage_to_its_journal_sets_a_node_in_service_up_again() {
     assert!(presumed >= 60 && again <= 4, "{presumed} {again}");
     assert_eq!(world.completions(), ["CONTINUE"]);
 }
+
+#[test]
+fn a_hook_group_in_the_journal_that_is_no_hooks_is_left_alone() {
+    let world = World::new();
+    let node = world.launch();
+    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    let config = config(&[volume_at("/mydata", world.volume(1), "xfs")]);
+    node.come_up(&config);
+    // Not -1, with which kill(2) reaches every process: a failure would not end with this test. The agent's own group is 0
+    // for killpg(2).
+    let mut journal = node.journal();
+    let boot_id = journal["boot_id"].clone();
+    journal["hook"] = serde_json::json!({ "pid": 0, "started": 0, "boot_id": boot_id });
+    node.write(JOURNAL, journal.to_string());
+
+    let outcome = node.come_up(&config);
+
+    assert!(!outcome.log.contains("a hook of an earlier run"), "{}", outcome.log);
+    assert!(node.journal()["hook"].is_null());
+}

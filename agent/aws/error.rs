@@ -6,6 +6,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
+use super::credentials;
 use super::proxy::{BadProxy, ProxyError};
 use crate::failure::{Code, Failure, with_sources};
 
@@ -73,6 +74,7 @@ where
         let text = with_sources(text, error.source());
         return CallError { code: None, message, failure: Failure::new(Code::ApiUnreachable, text) };
     };
+    credentials::answered_with(&code);
     let text = format!("{action}: {code}: {message}");
     let failure = match code.as_str() {
         "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" => Failure::new(Code::AccessDenied, text)
@@ -86,6 +88,7 @@ where
         | "InvalidClientTokenId"
         | "UnrecognizedClientException"
         | "InvalidAccessKeyId"
+        | "InvalidToken"
         | "MissingAuthenticationToken"
         | "ExpiredToken"
         | "ExpiredTokenException"

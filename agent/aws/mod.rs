@@ -17,6 +17,7 @@ pub mod proxy;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_config::identity::IdentityCache;
 use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
@@ -80,12 +81,14 @@ impl Aws {
         let provider = ProviderConfig::without_region().with_http_client(self.http.clone());
         let metadata = ProviderConfig::without_region().with_http_client(self.direct.clone());
         let chain = credentials::Chain::new(provider, &metadata, region.clone()).await;
-        let credentials = SharedCredentialsProvider::new(chain);
+        let credentials = SharedCredentialsProvider::new(credentials::Cache::new(chain));
         let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ATTEMPT).build();
         let config = aws_config::defaults(BehaviorVersion::v2026_01_12())
             .http_client(self.http.clone())
             .region(region)
             .credentials_provider(credentials.clone())
+            // The provider is one.
+            .identity_cache(IdentityCache::no_cache())
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts)
             .load()

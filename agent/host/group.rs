@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpgrp};
 use tokio::time::{Instant, sleep};
 
 /// Between TERM and KILL.
@@ -17,6 +17,12 @@ pub fn start_time(pid: i32) -> Option<u64> {
     // The second field is the program's name in parentheses, which may contain anything.
     let (_, after) = stat.rsplit_once(')')?;
     after.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// Whether this can be the group of a hook, by its number alone. To kill(2) 0 and 1 stand for the caller's own group and for
+/// every process, and a negative number for another one; none of these, nor the agent's own group, is ever signalled.
+pub fn may_be_signalled(group: i32) -> bool {
+    group > 1 && group != getpgrp().as_raw()
 }
 
 /// Whether a group has members that are more than zombies: one that nobody reaps would keep it for ever.
@@ -35,6 +41,9 @@ fn is_alive(group: i32) -> bool {
 
 /// Ends a whole process group: TERM, and after [`GRACE`] KILL.
 pub async fn end(group: i32) {
+    if !may_be_signalled(group) {
+        return;
+    }
     let pid = Pid::from_raw(group);
     // A group that is gone already is what is wanted.
     let _ = killpg(pid, Signal::SIGTERM);
@@ -50,8 +59,29 @@ pub async fn end(group: i32) {
 /// Whether the group that was led by a process started at `started` still has members. A group's id is not given out again
 /// while it has any, so without its leader it can be no other.
 pub fn survives(group: i32, started: u64) -> bool {
+    if !may_be_signalled(group) {
+        return false;
+    }
     match start_time(group) {
         Some(now) if now != started => false,
         _ => is_alive(group),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_stand_for_other_processes_are_no_group_of_a_hook() {
+        let own = getpgrp().as_raw();
+        for group in [i32::MIN, -own, -1, 0, 1, own] {
+            assert!(!may_be_signalled(group), "{group}");
+            // Whether the start time is that of a living process or not.
+            for started in [0, start_time(group).unwrap_or(1)] {
+                assert!(!survives(group, started), "{group} {started}");
+            }
+        }
+        assert!(may_be_signalled(i32::MAX));
     }
 }

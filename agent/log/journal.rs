@@ -31,12 +31,11 @@ impl Journal {
         Some(Journal { socket: UnixDatagram::unbound().ok()?, otherwise: Text::new() })
     }
 
-    pub(super) fn send(&self, line: &Line) {
+    /// Blocks as long as journald does not read. Returns whether the line was taken.
+    pub(super) fn send(&self, line: &Line) -> bool {
         // Addressed anew each time, because journald may be restarted. What is too large for a datagram, 200 KB by default, is
         // in better hands on the standard error.
-        if self.socket.send_to(&entry(line), SOCKET).is_err() {
-            super::write(&self.otherwise.render(line));
-        }
+        self.socket.send_to(&entry(line), SOCKET).is_ok() || super::write(&self.otherwise.render(line))
     }
 }
 

@@ -17,23 +17,20 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
-use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use console::{Term, truncate_str};
 use serde::de::value::Error as Unknown;
 use serde::de::{Deserialize, IntoDeserializer};
 
+use super::outlet::{Backlog, Item, Outlet};
 use super::text::{CYAN, DIM, GREEN, PLAIN, RED, YELLOW};
-use super::{Kind, Level, Line, Sink};
+use super::{Kind, Level, Line, Plain, Sink};
 use crate::step::{StepName, rough};
 
 /// Between two redraws.
 const FRAME: Duration = Duration::from_millis(125);
-
-/// Bytes that wait to be printed; whoever says more waits for the terminal.
-const MOST: usize = 1 << 20;
 
 /// `health-check`
 const STEP_WIDTH: usize = 12;
@@ -47,15 +44,28 @@ pub(super) struct Live {
     /// What is under way, and what is done but may go on (some steps have several parts).
     steps: BTreeMap<(StepName, Option<String>), Shown>,
     /// To be printed above with the next redraw.
-    above: String,
+    above: Backlog<Above>,
+    /// What is on the screen is not how things are.
+    stale: bool,
+    outlet: Outlet<Plain>,
     /// How many rows at the bottom are redrawn.
     rows: usize,
     /// The thread runs.
     animated: bool,
 }
 
-/// Whoever writes holds it, and nothing else while writing.
-static PEN: Mutex<()> = Mutex::new(());
+/// Rows that are not redrawn.
+struct Above(String);
+
+impl Item for Above {
+    fn size(&self) -> usize {
+        self.0.len()
+    }
+
+    fn dropped(lines: u64) -> Self {
+        Above(Look::new().said(&super::dropped(lines)))
+    }
+}
 
 struct Shown {
     /// By the parts before.
@@ -79,31 +89,69 @@ impl Live {
             terminal: Term::stderr(),
             look: Look::new(),
             steps: BTreeMap::new(),
-            above: String::new(),
+            above: Backlog::default(),
+            stale: false,
+            outlet: super::stderr(),
             rows: 0,
             animated: false,
         })
     }
 
-    /// True if it is to be painted at once.
-    pub(super) fn take(&mut self, line: &Line) -> bool {
+    pub(super) fn take(&mut self, line: &Line) {
         let step = line.step.as_deref().and_then(step_name);
         match (line.kind, step) {
             (Kind::Begin | Kind::Start | Kind::Wait, Some(step)) => self.at_work(step, line),
             (Kind::Done, Some(step)) => self.done(step, line),
             (Kind::Failed, Some(step)) => self.failed(step, line),
-            _ => self.above += &self.look.said(line),
+            _ => self.above.push(Above(self.look.said(line))),
         }
-        if !self.animated {
-            self.animated = thread::Builder::new().name("progress".to_owned()).spawn(animate).is_ok();
-        }
-        !self.animated || self.above.len() > MOST
+        self.changed();
     }
 
     /// What is done stays, what is under way goes.
     pub(super) fn finish(&mut self) {
         self.settle(|_| true);
         self.steps.clear();
+        self.changed();
+        self.paint();
+    }
+
+    /// As [`Live::finish`], with a text below.
+    pub(super) fn say(&mut self, text: &str) {
+        self.settle(|_| true);
+        self.steps.clear();
+        // Below it there is nothing more.
+        self.above.push(Above(format!("\x1b[J{text}\n")));
+        self.changed();
+        self.paint();
+    }
+
+    /// Has it painted soon.
+    fn changed(&mut self) {
+        self.stale = true;
+        if !self.animated {
+            self.animated = thread::Builder::new().name("progress".to_owned()).spawn(animate).is_ok();
+        }
+        if !self.animated {
+            self.paint();
+        }
+    }
+
+    /// Brings the screen up to date, in one write so that no state between shows. Returns whether it is: while the terminal
+    /// takes nothing, only the newest state is kept for it.
+    pub(super) fn paint(&mut self) -> bool {
+        if self.outlet.is_idle() {
+            let frame = self.frame();
+            if !frame.is_empty() {
+                self.outlet.push(Plain(frame));
+            }
+            self.stale = false;
+        }
+        !self.stale
+    }
+
+    pub(super) fn flush(&self) -> impl FnOnce(Instant) + use<> {
+        self.outlet.flush()
     }
 
     fn at_work(&mut self, step: StepName, line: &Line) {
@@ -138,8 +186,8 @@ impl Live {
         // The time stands in its column.
         let why = why.strip_prefix("failed (").and_then(|rest| rest.split_once("): ")).map_or(why, |(_, why)| why);
         let cross = self.look.tint(RED, self.look.cross);
-        self.above += &row(&cross, step, &rough(spent), line.volume.as_deref(), why);
-        self.above.push('\n');
+        let row = row(&cross, step, &rough(spent), line.volume.as_deref(), why);
+        self.above.push(Above(row + "\n"));
     }
 
     /// How long the step was at work, now that it is not any more.
@@ -160,15 +208,14 @@ impl Live {
         self.steps.retain(|(step, volume), shown| {
             let keep = matches!(shown.now, Now::AtWork { .. }) || !settled(*step);
             if !keep {
-                *above += &look.shown(*step, volume.as_deref(), shown);
-                above.push('\n');
+                above.push(Above(look.shown(*step, volume.as_deref(), shown) + "\n"));
             }
             keep
         });
     }
 
     fn is_busy(&self) -> bool {
-        !self.above.is_empty() || self.steps.values().any(|shown| matches!(shown.now, Now::AtWork { .. }))
+        self.stale || self.steps.values().any(|shown| matches!(shown.now, Now::AtWork { .. }))
     }
 
     /// What brings the screen up to date.
@@ -191,36 +238,34 @@ impl Live {
             // Writing to a String cannot fail.
             let _ = write!(frame, "\x1b[{}A", self.rows - 1);
         }
-        if !self.above.is_empty() {
+        let is_cleared = !self.above.is_empty();
+        if is_cleared {
             frame += "\x1b[J";
-            frame.push_str(&std::mem::take(&mut self.above));
+            while let Some((dropped, Above(text))) = self.above.pop() {
+                if dropped > 0 {
+                    frame += &Above::dropped(dropped).0;
+                }
+                frame += &text;
+            }
         }
         self.rows = rows.len();
         frame += &rows.join("\x1b[K\n");
-        frame += "\x1b[J";
+        if !(is_cleared && rows.is_empty()) {
+            frame += "\x1b[J";
+        }
         frame
     }
-}
-
-/// Brings the screen up to date, in one write so that no state between shows.
-pub(super) fn paint() {
-    let _pen = PEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let frame = match &mut *super::sink() {
-        Sink::Live(live) => live.frame(),
-        _ => return,
-    };
-    super::write(&frame);
 }
 
 /// Paints while something is under way.
 fn animate() {
     loop {
-        paint();
-        if let Sink::Live(live) = &mut *super::sink()
-            && !live.is_busy()
-        {
-            live.animated = false;
-            return;
+        if let Sink::Live(live) = &mut *super::sink() {
+            live.paint();
+            if !live.is_busy() {
+                live.animated = false;
+                return;
+            }
         }
         thread::sleep(FRAME);
     }

@@ -1,23 +1,28 @@
 //! What people and machines see of a run.
 //!
 //! Every event of the agent becomes a [`Line`], which goes to this process's one sink (text, JSON, systemd's journal or
-//! live progress on a terminal) and to those who [`follow`]. Nothing here fails or panics: a terminal that goes away and
-//! a closed pipe are no reason to leave a node half made, so errors of writing are ignored.
+//! live progress on a terminal) and to those who [`follow`]. Nothing here fails, panics or waits: a terminal that goes away
+//! or is stopped, a pipe that is closed or that nobody reads, are no reason to leave a node half made. Each is written to by a
+//! thread of its own ([`outlet`]); [`flush`] waits for it, for a bounded time.
 
 mod journal;
 mod live;
+mod outlet;
 mod text;
 
 use std::fmt::{self, Write as _};
 use std::fs::OpenOptions;
-use std::io::{self, IsTerminal, Write as _};
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::ValueEnum;
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::de::IntoDeserializer;
 use serde::de::value::Error as Unknown;
 use serde::{Deserialize, Serialize};
@@ -30,6 +35,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use journal::Journal;
 use live::Live;
+use outlet::{Item, Outlet};
 use text::Text;
 
 use crate::readable;
@@ -205,39 +211,105 @@ const OURS: &str = "node_agent";
 
 /// Where this process's lines go.
 enum Sink {
-    Text(Text),
-    Json,
-    Journal(Journal),
+    Text(Text, Outlet<Plain>),
+    Json(Outlet<Json>),
+    Journal(Outlet<Line>),
     Live(Live),
+}
+
+/// Text for the standard error or the console, with its newlines.
+struct Plain(String);
+
+/// One line of JSON.
+struct Json(String);
+
+impl Item for Plain {
+    fn size(&self) -> usize {
+        self.0.len()
+    }
+
+    fn dropped(lines: u64) -> Self {
+        Plain(Text::new().render(&dropped(lines)))
+    }
+}
+
+impl Item for Json {
+    fn size(&self) -> usize {
+        self.0.len()
+    }
+
+    fn dropped(lines: u64) -> Self {
+        Json(json(&dropped(lines)))
+    }
+}
+
+impl Item for Line {
+    fn size(&self) -> usize {
+        // And the names and short values.
+        self.message.len() + 256
+    }
+
+    fn dropped(lines: u64) -> Self {
+        dropped(lines)
+    }
+}
+
+/// In the place of lines for which there was no room.
+fn dropped(lines: u64) -> Line {
+    Line::note(Level::Warning, format!("{lines} lines were dropped here: nobody read them"))
 }
 
 impl Sink {
     fn choose(format: Format) -> Self {
         match format {
-            Format::Json => Sink::Json,
+            Format::Json => Sink::Json(Outlet::new(|line: &Json| write(&line.0))),
             Format::Text => Journal::if_connected()
-                .map(Sink::Journal)
+                .map(|journal| Sink::Journal(Outlet::new(move |line: &Line| journal.send(line))))
                 .or_else(|| Live::if_possible().map(Sink::Live))
-                .unwrap_or_else(|| Sink::Text(Text::new())),
+                .unwrap_or_else(Sink::text),
         }
     }
 
-    /// All but live progress write at once.
+    fn text() -> Self {
+        Sink::Text(Text::new(), stderr())
+    }
+
+    /// All but live progress.
     fn write(&self, line: &Line) {
         match self {
-            Sink::Text(text) => write(&text.render(&line.readable())),
-            Sink::Json => write(&json(line)),
-            Sink::Journal(journal) => journal.send(&line.readable()),
+            Sink::Text(text, outlet) => outlet.push(Plain(text.render(&line.readable()))),
+            Sink::Json(outlet) => outlet.push(Json(json(line))),
+            Sink::Journal(outlet) => outlet.push(line.readable()),
             Sink::Live(_) => {}
         }
     }
+
+    fn flush(&self) -> Box<dyn FnOnce(Instant)> {
+        match self {
+            Sink::Text(_, outlet) => Box::new(outlet.flush()),
+            Sink::Json(outlet) => Box::new(outlet.flush()),
+            Sink::Journal(outlet) => Box::new(outlet.flush()),
+            Sink::Live(live) => Box::new(live.flush()),
+        }
+    }
+}
+
+/// What writes text to the standard error.
+fn stderr() -> Outlet<Plain> {
+    Outlet::new(|text: &Plain| write(&text.0))
 }
 
 static SINK: OnceLock<Mutex<Sink>> = OnceLock::new();
 static FOLLOWERS: OnceLock<broadcast::Sender<Line>> = OnceLock::new();
 
+/// The machine's console.
+static CONSOLE: OnceLock<Outlet<Plain>> = OnceLock::new();
+
 /// How long the console may be busy.
-const CONSOLE: Duration = Duration::from_secs(1);
+const CONSOLE_BUSY: Duration = Duration::from_secs(1);
+
+/// How long a process that ends waits for those who read its lines.
+const FLUSHING: Duration = Duration::from_secs(2);
 
 /// How many lines a follower may be behind before it misses some.
 const FOLLOWED: usize = 512;
@@ -276,16 +348,10 @@ pub fn follow() -> broadcast::Receiver<Line> {
 
 /// Shows a line, this process's or another's.
 pub fn show(line: &Line) {
-    let paint = match &mut *sink() {
+    match &mut *sink() {
         Sink::Live(progress) => progress.take(&line.readable()),
-        _ if line.kind == Kind::Begin => false,
-        plain => {
-            plain.write(line);
-            false
-        }
-    };
-    if paint {
-        live::paint();
+        _ if line.kind == Kind::Begin => {}
+        plain => plain.write(line),
     }
 }
 
@@ -294,14 +360,35 @@ pub fn finish() {
     if let Sink::Live(progress) = &mut *sink() {
         progress.finish();
     }
-    live::paint();
+}
+
+/// Waits until all is written, at most [`FLUSHING`]: before the process ends, and before it writes elsewhere what comes after.
+pub fn flush() {
+    let end = Instant::now() + FLUSHING;
+    loop {
+        let (wait, complete) = {
+            let mut sink = sink();
+            let complete = match &mut *sink {
+                Sink::Live(live) => live.paint(),
+                _ => true,
+            };
+            (sink.flush(), complete)
+        };
+        wait(end);
+        if complete || Instant::now() >= end {
+            break;
+        }
+    }
+    if let Some(console) = CONSOLE.get() {
+        console.flush()(end);
+    }
 }
 
 /// Says something that stands for itself: on the standard error as it is, in JSON and in the journal as a note.
 pub fn say(level: Level, text: &str) {
-    finish();
-    match &*sink() {
-        Sink::Text(_) | Sink::Live(_) => write(&format!("{}\n", readable::text(text))),
+    match &mut *sink() {
+        Sink::Text(_, outlet) => outlet.push(Plain(format!("{}\n", readable::text(text)))),
+        Sink::Live(progress) => progress.say(&readable::text(text)),
         sink => sink.write(&Line::note(level, text)),
     }
 }
@@ -312,12 +399,17 @@ pub fn last_words(level: Level, text: &str, console: &str) {
     say(level, text);
     // Where the standard error is a terminal, somebody is reading it.
     if !io::stderr().is_terminal() {
-        // O_NONBLOCK: a console that nobody empties must not hold the agent up. O_NOCTTY: nor become its terminal.
-        let flags = OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
-        let device = OpenOptions::new().append(true).custom_flags(flags.bits()).open("/dev/console");
-        let _ = device
-            .and_then(|device| write_within(device, format!("{}\n", readable::text(console)).as_bytes(), CONSOLE));
+        let outlet = CONSOLE.get_or_init(|| Outlet::new(|text: &Plain| write_to_console(&text.0)));
+        outlet.push(Plain(format!("{}\n", readable::text(console))));
     }
+}
+
+/// Returns whether the console has taken it.
+fn write_to_console(text: &str) -> bool {
+    // O_NONBLOCK: a console that nobody empties takes nothing, for now. O_NOCTTY: it must not become the agent's terminal.
+    let flags = OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
+    let device = OpenOptions::new().append(true).custom_flags(flags.bits()).open("/dev/console");
+    device.and_then(|device| write_within(device, text.as_bytes(), CONSOLE_BUSY)).is_ok()
 }
 
 /// Writes to a device that does not block, and tries again where it is busy: Linux lets only one write to a terminal at a
@@ -340,13 +432,30 @@ fn write_within(mut device: impl io::Write, mut text: &[u8], patience: Duration)
 
 /// The sink; before [`init`], plain text.
 fn sink() -> MutexGuard<'static, Sink> {
-    let sink = SINK.get_or_init(|| Mutex::new(Sink::Text(Text::new())));
+    let sink = SINK.get_or_init(|| Mutex::new(Sink::text()));
     sink.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Writes to the standard error, if it is still there.
-fn write(text: &str) {
-    let _ = io::stderr().lock().write_all(text.as_bytes());
+/// Writes to the standard error, and returns whether it is still there. Called by threads that may wait.
+fn write(text: &str) -> bool {
+    let mut text = text.as_bytes();
+    while !text.is_empty() {
+        // Not by std's handle: its lock would be held while the reader sleeps.
+        match nix::unistd::write(io::stderr(), text) {
+            Ok(written) => text = &text[written..],
+            Err(Errno::EINTR) => {}
+            // Somebody else has made it non-blocking.
+            Err(Errno::EAGAIN) => {
+                let stderr = io::stderr();
+                let mut ready = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+                if poll(&mut ready, PollTimeout::NONE).is_err_and(|errno| errno != Errno::EINTR) {
+                    return false;
+                }
+            }
+            Err(_) => return false,
+        }
+    }
+    true
 }
 
 /// One object and a newline.
@@ -362,7 +471,7 @@ fn colours() -> bool {
 #[cfg(test)]
 mod tests {
     use nix::fcntl::{FcntlArg, fcntl};
-    use std::io::Read as _;
+    use std::io::{Read as _, Write as _};
 
     use super::*;
 

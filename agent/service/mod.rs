@@ -19,6 +19,7 @@ use crate::boot::Up;
 use crate::config;
 use crate::failure::{Class, Code, Failure};
 use crate::heartbeat::Heart;
+use crate::host::notify;
 use crate::journal::{Fault, LaunchOutcome, Phase, State};
 use crate::session::{Attempt, Ended, Session, last_words};
 use crate::step::{StepName, rough, stopped};
@@ -94,14 +95,14 @@ impl fmt::Debug for Pauses {
 }
 
 impl Service {
-    /// Takes the lock, opens the journal and the control socket, and tells systemd that it is ready: a node that takes its
-    /// time must not hold back the boot of the machine.
-    pub fn open(session: Session) -> Result<Self, Failure> {
-        let control = control::listen(&session.places.runtime_dir)?;
-        notify(&[sd_notify::NotifyState::Ready]);
+    /// Opens the control socket, and tells systemd that it is ready: a node that takes its time must not hold back the boot of
+    /// the machine.
+    pub fn open(session: Session) -> Self {
+        let control = control::listen(&session.places.runtime_dir, session.publisher.clone());
+        notify::ready();
         keep_watchdog_calm();
         say_when_stopping(session.stop.clone());
-        Ok(Service { session, control, followers: Vec::new(), pauses: Pauses::new() })
+        Service { session, control, followers: Vec::new(), pauses: Pauses::new() }
     }
 
     /// Runs until it is told to stop, which is no failure once the node is up, or a hold has ended.
@@ -421,15 +422,10 @@ async fn uninterrupted<T>(
     }
 }
 
-/// Tells systemd; without one there is nobody to tell.
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
-    let _ = sd_notify::notify(states);
-}
-
 fn say_when_stopping(mut stop: watch::Receiver<bool>) {
     tokio::spawn(async move {
         if stop.wait_for(|stop| *stop).await.is_ok() {
-            notify(&[sd_notify::NotifyState::Stopping]);
+            notify::stopping();
         }
     });
 }
@@ -441,7 +437,7 @@ fn keep_watchdog_calm() {
         let mut tick = tokio::time::interval(within / 2);
         loop {
             tick.tick().await;
-            notify(&[sd_notify::NotifyState::Watchdog]);
+            notify::watchdog();
         }
     });
 }

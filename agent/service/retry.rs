@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::control::{self, Request};
+use super::control::{self, Pending, Request};
 use crate::aws::Aws;
 use crate::config::Scope;
 use crate::failure::{Code, Failure};
-use crate::host::{self, systemd};
-use crate::journal::{Fault, Journal, Phase};
+use crate::host::{self, process, systemd};
+use crate::journal::{self, Fault, Journal, Phase};
+use crate::lock;
 use crate::session::{Ended, Places, Session, stop_signal, take_lock};
 use crate::settings;
 use crate::status;
@@ -21,6 +22,9 @@ use crate::steps::lifecycle::LaunchResult;
 const STARTING: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(100);
 
+/// How long a service without a socket may take to make it again.
+const REACHING: Duration = Duration::from_secs(7);
+
 /// Another go at the sequence: by the service, which is started if it is installed but does not run, or else by this
 /// process.
 pub async fn retry(places: Places, from: Option<StepName>) -> Result<(), Fault> {
@@ -31,7 +35,7 @@ pub async fn retry(places: Places, from: Option<StepName>) -> Result<(), Fault> 
              node-agent retry --from STEP"
         );
     }
-    if let Some(pending) = control::ask(&places.runtime_dir, Request::Retry { from }).await? {
+    if let Some(pending) = ask(&places, Request::Retry { from }).await? {
         return ended(pending.follow().await?);
     }
     if !systemd::has_unit(systemd::UNIT).await {
@@ -86,7 +90,7 @@ pub async fn once(places: Places, from: Option<StepName>) -> Result<(), Ended> {
 
 /// Completes the launch: by the service, which holds the node, or else by this process.
 pub async fn complete(places: Places, result: LaunchResult) -> Result<(), Fault> {
-    if let Some(pending) = control::ask(&places.runtime_dir, Request::Complete { result }).await? {
+    if let Some(pending) = ask(&places, Request::Complete { result }).await? {
         return ended(pending.follow().await?);
     }
     let mut stop = stop_signal()?;
@@ -106,6 +110,29 @@ pub async fn complete(places: Places, result: LaunchResult) -> Result<(), Fault>
         Err(failure) => (Some(journal.action().ok_or(failure)?), super::COMPLETING),
     };
     session.complete(lifecycle.as_ref(), deadline, result).await.map_err(|ended| ended.fault())
+}
+
+/// Asks the service; none where none runs. One whose socket is gone makes it again, if it can.
+async fn ask(places: &Places, request: Request) -> Result<Option<Pending>, Failure> {
+    let give_up = Instant::now() + REACHING;
+    loop {
+        if let Some(pending) = control::ask(&places.runtime_dir, request).await? {
+            return Ok(Some(pending));
+        }
+        match service(places) {
+            None => return Ok(None),
+            Some(pid) if Instant::now() >= give_up => return Err(control::unreachable(&places.runtime_dir, pid)),
+            Some(_) => sleep(POLL).await,
+        }
+    }
+}
+
+/// The service's process: whoever has noted itself in one of the locks or, where they took no note, in the journal.
+fn service(places: &Places) -> Option<i32> {
+    let noted = [&places.runtime_dir, &places.state_dir].into_iter().filter_map(|dir| lock::holder(dir));
+    let journaled =
+        journal::read(&places.state_dir).ok().flatten().and_then(|state| state.agent).map(|agent| agent.pid);
+    noted.chain(journaled).find(|pid| process::is_service(*pid))
 }
 
 fn ended(fault: Option<Fault>) -> Result<(), Fault> {

@@ -38,8 +38,10 @@ pub async fn wait(places: &Places, timeout: Option<Duration>) -> Result<Report, 
             if report.state == Overall::Running
                 && let Ok(Some(pending)) = control::ask(&places.runtime_dir, Request::Follow).await
             {
-                drop(pending.follow().await);
-                continue;
+                match pending.follow().await {
+                    Err(failure) if failure.code == Code::ServiceHangs => return Err(failure),
+                    _ => continue,
+                }
             }
             sleep(POLL).await;
         }
@@ -74,16 +76,13 @@ pub fn headline(report: &Report) -> String {
 /// How things stand now.
 pub fn look(places: &Places) -> Result<Report, Failure> {
     let boot_id = host::boot_id()?;
-    let state = match live(&places.runtime_dir) {
-        Some(live) if live.agent.as_ref().is_some_and(|agent| agent.is_alive(&boot_id)) => Some(live),
-        live => {
-            let journal = journal::read(&places.state_dir).map_err(|why| unreadable(&places.state_dir, &why))?;
-            // How a process ended whose disk took no more journal is told by what it published last.
-            let is_later = |live: &State| {
-                journal.as_ref().is_none_or(|journal| live.agent == journal.agent && live.since > journal.since)
-            };
-            live.filter(|live| live.boot_id == boot_id && is_later(live)).or(journal)
-        }
+    let live = live(&places.runtime_dir).filter(|live| live.boot_id == boot_id);
+    let lives = |live: &State| live.agent.as_ref().is_some_and(|agent| agent.is_alive(&boot_id));
+    let state = match (live, journal::read(&places.state_dir)) {
+        (Some(live), Ok(Some(journal))) => Some(current(live, journal, lives)),
+        (Some(live), Ok(None)) => Some(live),
+        (Some(live), Err(_)) if lives(&live) => Some(live),
+        (_, journal) => journal.map_err(|why| unreadable(&places.state_dir, &why))?,
     };
     let broken = state.as_ref().and_then(mounts::broken);
     let mut report = Report::of(state, &boot_id, SystemTime::now());
@@ -91,6 +90,19 @@ pub fn look(places: &Places) -> Result<Report, Failure> {
         report.has_lost(&volume, &failure);
     }
     Ok(report)
+}
+
+/// What keeps commands from reaching the service that the report tells of.
+pub fn trouble(places: &Places, report: &Report) -> Option<Failure> {
+    control::trouble(&places.runtime_dir, report.pid?)
+}
+
+/// Which of the two states tells how things are. Of one process it is the newer: what only people look at is published and not
+/// journaled, a runtime directory that takes no file leaves the journal alone, and a full disk does the reverse, also for what a
+/// process said last. Of two processes it is the one that lives, or else the one that journaled.
+fn current(live: State, journal: State, lives: impl Fn(&State) -> bool) -> State {
+    let wins = if live.agent == journal.agent { live.revision >= journal.revision } else { lives(&live) };
+    if wins { live } else { journal }
 }
 
 /// What the present or the last process published.

@@ -301,6 +301,16 @@ impl Drop for Running {
     }
 }
 
+/// A process that does not outlive its test, also where that fails.
+pub struct Guarded(pub std::process::Child);
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Whether this process runs; one that only waits to be reaped does not.
 fn runs(pid: impl Display) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

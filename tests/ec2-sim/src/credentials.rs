@@ -88,6 +88,13 @@ impl Issuer {
         credentials
     }
 
+    /// The instance's keys are not accepted any more, as those of a role that was replaced; new ones are issued.
+    pub(crate) fn revoke(&self, instance: &InstanceId) {
+        let mut state = lock(&self.state);
+        state.keys.retain(|_, issued| issued.instance.as_ref() != Some(instance));
+        state.current.retain(|(_, holder), _| holder != instance);
+    }
+
     pub(crate) fn find(&self, access_key_id: &str) -> Option<Issued> {
         lock(&self.state).keys.get(access_key_id).cloned()
     }

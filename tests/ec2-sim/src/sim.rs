@@ -229,6 +229,11 @@ impl Sim {
         self.core().issuer.fixed(self.core().clock.now())
     }
 
+    /// The keys that the instance's role has had so far are not accepted any more; its metadata service has new ones.
+    pub fn revoke_credentials(&self, instance: &InstanceId) {
+        self.core().issuer.revoke(instance);
+    }
+
     /// Puts an object into S3; its bucket is made with it.
     pub fn put_object(&self, bucket: &str, key: &str, bytes: impl Into<Vec<u8>>) {
         self.core().objects.put(bucket, key, bytes.into(), self.core().clock.now());

@@ -1,0 +1,274 @@
+//! Where lines are written, by a thread of its own: a pipe that nobody reads, a stopped terminal or a journald that hangs
+//! blocks its writers, and must not stop the work.
+//!
+//! What waits is bounded. Where there is too much, the oldest goes: what is worth most, the last words, comes last. How much
+//! went is said in its place as soon as the reader reads again.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Bytes that wait, before the oldest items go.
+const MOST: usize = 1 << 20;
+
+/// Something to be written.
+pub(super) trait Item: Send + 'static {
+    /// In bytes, roughly.
+    fn size(&self) -> usize;
+
+    /// The item that says how many lines were dropped in its place.
+    fn dropped(lines: u64) -> Self;
+}
+
+/// Items in their order, the oldest of which go where there are too many.
+#[derive(Debug)]
+pub(super) struct Backlog<T> {
+    items: VecDeque<T>,
+    size: usize,
+    dropped: u64,
+}
+
+impl<T> Default for Backlog<T> {
+    fn default() -> Self {
+        Backlog { items: VecDeque::new(), size: 0, dropped: 0 }
+    }
+}
+
+impl<T: Item> Backlog<T> {
+    pub(super) fn push(&mut self, item: T) {
+        self.size += item.size();
+        self.items.push_back(item);
+        // The newest stays, whatever its size.
+        while self.size > MOST && self.items.len() > 1 {
+            let oldest = self.items.pop_front();
+            self.size -= oldest.map_or(0, |oldest| oldest.size());
+            self.dropped += 1;
+        }
+    }
+
+    /// Counts items that were taken and could not be written.
+    fn lost(&mut self, items: u64) {
+        self.dropped += items;
+    }
+
+    /// The oldest one, and how many were dropped before it.
+    pub(super) fn pop(&mut self) -> Option<(u64, T)> {
+        let item = self.items.pop_front()?;
+        self.size -= item.size();
+        Some((std::mem::take(&mut self.dropped), item))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+}
+
+/// One reader, and the thread that writes to it.
+pub(super) struct Outlet<T> {
+    shared: Arc<Shared<T>>,
+}
+
+struct Shared<T> {
+    queue: Mutex<Queue<T>>,
+    changed: Condvar,
+    /// Writes an item, and tells whether the reader has taken it.
+    write: Box<dyn Fn(&T) -> bool + Send + Sync>,
+}
+
+struct Queue<T> {
+    backlog: Backlog<T>,
+    /// The thread is there.
+    served: bool,
+    /// An item is being written.
+    writing: bool,
+}
+
+impl<T: Item> Outlet<T> {
+    pub(super) fn new(write: impl Fn(&T) -> bool + Send + Sync + 'static) -> Self {
+        let queue = Queue { backlog: Backlog::default(), served: false, writing: false };
+        Outlet {
+            shared: Arc::new(Shared { queue: Mutex::new(queue), changed: Condvar::new(), write: Box::new(write) }),
+        }
+    }
+
+    /// Has an item written, after all before it.
+    pub(super) fn push(&self, item: T) {
+        let shared = &self.shared;
+        let mut queue = shared.lock();
+        if !queue.served {
+            let served = Arc::clone(shared);
+            queue.served = thread::Builder::new().name("log".to_owned()).spawn(move || served.serve()).is_ok();
+        }
+        if !queue.served {
+            // No thread is to be had: better late than never.
+            (shared.write)(&item);
+            return;
+        }
+        queue.backlog.push(item);
+        shared.changed.notify_all();
+    }
+
+    /// Whether all is written.
+    pub(super) fn is_idle(&self) -> bool {
+        self.shared.lock().is_idle()
+    }
+
+    /// A handle with which to wait until all is written.
+    pub(super) fn flush(&self) -> impl FnOnce(Instant) + use<T> {
+        let shared = Arc::clone(&self.shared);
+        move |end| {
+            let mut queue = shared.lock();
+            while !queue.is_idle() {
+                let left = end.saturating_duration_since(Instant::now());
+                if left == Duration::ZERO {
+                    return;
+                }
+                queue = shared.changed.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+            }
+        }
+    }
+}
+
+impl<T> Queue<T> {
+    fn is_idle(&self) -> bool {
+        !self.writing && self.backlog.items.is_empty()
+    }
+}
+
+impl<T: Item> Shared<T> {
+    fn lock(&self) -> MutexGuard<'_, Queue<T>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn serve(&self) {
+        let mut queue = self.lock();
+        loop {
+            let Some((dropped, item)) = queue.backlog.pop() else {
+                queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            queue.writing = true;
+            drop(queue);
+            let told = dropped == 0 || (self.write)(&T::dropped(dropped));
+            let lost = match (told, told && (self.write)(&item)) {
+                (_, true) => 0,
+                (true, false) => 1,
+                (false, false) => dropped + 1,
+            };
+            queue = self.lock();
+            queue.writing = false;
+            queue.backlog.lost(lost);
+            self.changed.notify_all();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Test {
+        number: u64,
+        size: usize,
+    }
+
+    impl Item for Test {
+        fn size(&self) -> usize {
+            self.size
+        }
+
+        fn dropped(lines: u64) -> Self {
+            Test { number: lines, size: 0 }
+        }
+    }
+
+    impl Item for String {
+        fn size(&self) -> usize {
+            self.len()
+        }
+
+        fn dropped(lines: u64) -> Self {
+            format!("{lines} dropped")
+        }
+    }
+
+    proptest! {
+        /// Whenever items are taken in between: what comes out is in order, and each gap is counted to the item.
+        #[test]
+        fn what_is_dropped_is_counted_where_it_is_missing(
+            steps in proptest::collection::vec((1_usize..MOST / 3, 0_usize..3), 1..60)
+        ) {
+            let mut backlog = Backlog::default();
+            let mut out = Vec::new();
+            let mut pushed = 0_u64;
+            for (size, taken) in steps {
+                backlog.push(Test { number: pushed, size });
+                pushed += 1;
+                prop_assert!(backlog.size <= MOST);
+                out.extend((0..taken).map_while(|_| backlog.pop()));
+            }
+            out.extend(std::iter::from_fn(|| backlog.pop()));
+            prop_assert!(backlog.is_empty() && backlog.size == 0);
+            let mut next = 0;
+            for (dropped, item) in out {
+                prop_assert_eq!(item.number, next + dropped);
+                next = item.number + 1;
+            }
+            prop_assert_eq!(next, pushed);
+        }
+    }
+
+    #[test]
+    fn what_a_reader_refuses_is_counted_and_said_once_it_takes_something() {
+        // None: the reader refuses what comes.
+        let reader = Arc::new(Mutex::new(None::<Vec<String>>));
+        let end = Arc::clone(&reader);
+        let outlet = Outlet::new(move |line: &String| {
+            end.lock().unwrap().as_mut().map(|lines| lines.push(line.clone())).is_some()
+        });
+        (0..7).for_each(|number| outlet.push(number.to_string()));
+        outlet.flush()(Instant::now() + Duration::from_mins(1));
+        *reader.lock().unwrap() = Some(Vec::new());
+        outlet.push("again".to_owned());
+        outlet.flush()(Instant::now() + Duration::from_mins(1));
+        assert_eq!(reader.lock().unwrap().take().unwrap(), ["7 dropped", "again"]);
+    }
+
+    #[test]
+    fn a_reader_that_reads_again_gets_the_rest_in_order_and_the_last_line() {
+        let (sender, receiver) = mpsc::sync_channel::<String>(0);
+        let outlet = Outlet::new(move |line: &String| sender.send(line.clone()).is_ok());
+        let long = "x".repeat(1 << 10);
+        for number in 0..4000 {
+            outlet.push(format!("{number} {long}"));
+        }
+        outlet.push("the last".to_owned());
+        assert!(!outlet.is_idle());
+
+        let (mut seen, mut next) = (Vec::new(), 0);
+        loop {
+            let line = receiver.recv().unwrap();
+            if line == "the last" {
+                break;
+            }
+            if let Some((number, _)) = line.split_once(&format!(" {long}")) {
+                assert_eq!(number.parse::<u64>().unwrap(), next);
+                next += 1;
+            } else {
+                let lines: u64 = line.strip_suffix(" dropped").unwrap().parse().unwrap();
+                next += lines;
+                seen.push(lines);
+            }
+        }
+        assert_eq!(next, 4000);
+        assert_eq!(seen.len(), 1, "{seen:?}");
+        outlet.flush()(Instant::now() + Duration::from_mins(1));
+        assert!(outlet.is_idle());
+    }
+}
