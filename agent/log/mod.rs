@@ -3,7 +3,7 @@
 //! Every event of the agent becomes a [`Line`], which goes to this process's one sink (text, JSON, systemd's journal or
 //! live progress on a terminal) and to those who [`follow`]. Nothing here fails, panics or waits: a terminal that goes away
 //! or is stopped, a pipe that is closed or that nobody reads, are no reason to leave a node half made. Each is written to by a
-//! thread of its own ([`outlet`]); [`flush`] waits for it, for a bounded time.
+//! thread of its own (`outlet.rs`); [`flush`] waits for it, for a bounded time.
 
 mod journal;
 mod live;
@@ -362,7 +362,7 @@ pub fn finish() {
     }
 }
 
-/// Waits until all is written, at most [`FLUSHING`]: before the process ends, and before it writes elsewhere what comes after.
+/// Waits until all is written, for two seconds at most: before the process ends, and before it writes elsewhere what comes after.
 pub fn flush() {
     let end = Instant::now() + FLUSHING;
     loop {
