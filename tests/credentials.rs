@@ -83,7 +83,8 @@ fn a_retry_signs_with_the_keys_of_a_role_that_was_replaced_meanwhile() {
     assert_eq!(retried.code, Some(0), "{}", retried.log);
     assert_eq!(world.completions(), ["CONTINUE"]);
     assert_eq!(refused(&world), 0, "{}", service.log());
-    assert_eq!(asked(&world), 2);
+    // Once, or twice where the heartbeats beside the reading of the configuration were cut off while they asked.
+    assert!((2..=3).contains(&asked(&world)), "{}", asked(&world));
 }
 
 #[test]

@@ -248,6 +248,10 @@ impl Newcomer {
             None if length == LONGEST => return Ok(Err(UNREADABLE)),
             Some(_) | None => {}
         }
+        // Whoever was told that the service hangs, and has left, must not be surprised by it later.
+        if matches!(stream.read(&mut [0]), Ok(0)) {
+            return Ok(Err("the client has left"));
+        }
         let stream = UnixStream::from_std(stream)?;
         if stream.peer_cred().is_ok_and(|peer| peer.uid() != 0) {
             return Ok(Err("the peer is not root"));
