@@ -82,6 +82,7 @@ fn follow_with(
     let options = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_EXITKILL;
     request(libc::PTRACE_SEIZE, leader, usize::try_from(options).unwrap()).expect("a tracer; it needs root");
     request(libc::PTRACE_INTERRUPT, leader, 0).unwrap();
+    seize_threads(leader, options);
     attached();
     let mut seen = BTreeMap::new();
     let mut number = |effect: &str| -> usize {
@@ -116,6 +117,24 @@ fn follow_with(
         }
         // A thread that was killed meanwhile is gone: its end is told next.
         let _ = request(libc::PTRACE_SYSCALL, thread, deliver);
+    }
+}
+
+/// Seizes the threads that are there already: one of them may make a later effect. Those that a seized thread makes are seized
+/// by the kernel.
+fn seize_threads(leader: libc::pid_t, options: libc::c_int) {
+    loop {
+        let tasks = fs::read_dir(format!("/proc/{leader}/task")).into_iter().flatten().flatten();
+        let threads = tasks.filter_map(|task| task.file_name().to_str()?.parse::<libc::pid_t>().ok());
+        let options = usize::try_from(options).unwrap();
+        // Refused for one that is seized already, and for one that has ended.
+        let new: Vec<_> = threads.filter(|thread| request(libc::PTRACE_SEIZE, *thread, options).is_ok()).collect();
+        if new.is_empty() {
+            return;
+        }
+        for thread in new {
+            let _ = request(libc::PTRACE_INTERRUPT, thread, 0);
+        }
     }
 }
 
