@@ -32,7 +32,7 @@ pub struct Cli {
     command: Command,
 }
 
-/// The commands of a repair, for whoever has nothing but `--help`.
+/// The commands of a repair, for a reader who has nothing but `--help`.
 const REPAIR: &str = "On a node that did not come up:
   node-agent status    which step failed, why, and what to do about it
   node-agent retry     once it is repaired: goes on at that step, and shows how it goes

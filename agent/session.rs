@@ -139,6 +139,9 @@ pub struct Attempt {
     pub lifecycle: Option<config::Lifecycle>,
 }
 
+/// A configuration that is read within this time needs no heartbeat meanwhile, and no question about the hook's timeout.
+const READ_IN_AN_INSTANT: Duration = Duration::from_secs(1);
+
 /// How long reading the user data may take once the instance is known.
 const READING_AGAIN: Duration = Duration::from_secs(30);
 
@@ -287,6 +290,7 @@ impl Session {
     /// Has the launch wait, as long as heartbeats are allowed, and never returns: a launch that is lost is for the steps to find.
     async fn keep_waiting(&self, launch: Option<&Launch<'_>>) -> Infallible {
         if let Some(launch) = launch {
+            sleep(READ_IN_AN_INSTANT).await;
             let _lost = Box::pin(Heart { launch, journal: &self.journal, allowance: &self.allowance }.beat()).await;
         }
         std::future::pending().await

@@ -15,23 +15,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use support::{Instance, Running, World, config, status, volume_at, wait_for_state, wait_until};
+use support::{Instance, Running, World, node_with, status, wait_for_state, wait_until};
 
 /// A configure function that fails until somebody repairs it.
 const BROKEN: &str =
     "configure_cluster_node() { [ -e /tmp/repaired ] || return 3; }\nwait_for_healthy_cluster() { :; }\n";
 const HANGS: &str = "configure_cluster_node() { echo here; sleep 600; }\nwait_for_healthy_cluster() { :; }\n";
 
-fn node(world: &World, hooks: &str) -> Instance {
-    let volume = world.volume(1);
-    let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", hooks);
-    node.write("/etc/node-agent/config.toml", config(&[volume_at("/mydata", &volume, "xfs")]));
-    node
-}
-
 fn held(world: &World) -> (Instance, Running) {
-    let node = node(world, BROKEN);
+    let node = node_with(world, BROKEN);
     let service = node.start_with(&["run"]);
     service.wait_for("held for");
     (node, service)
@@ -148,7 +140,7 @@ fn a_hundred_bad_clients_of_every_kind_keep_no_good_one_waiting() {
 #[test]
 fn half_lines_up_to_the_descriptor_limit_neither_end_the_service_nor_keep_others_out() {
     let world = World::new();
-    let node = node(&world, BROKEN);
+    let node = node_with(&world, BROKEN);
     let agent = node.agent(&[]);
     let mut shell = node.machine().command("bash");
     shell.args(["-c", &format!("ulimit -n 40; exec {} run 2> /tmp/log", support::PROGRAM)]).env_clear();
@@ -224,7 +216,7 @@ fn a_runtime_directory_that_takes_nothing_stops_neither_the_launch_nor_the_hold(
     ];
     for (name, spoil, repair) in cases {
         let world = World::new();
-        let node = node(&world, BROKEN);
+        let node = node_with(&world, BROKEN);
         node.shell(spoil);
 
         let service = node.start_with(&["run"]);
@@ -248,13 +240,13 @@ fn a_runtime_directory_that_takes_nothing_stops_neither_the_launch_nor_the_hold(
 #[test]
 fn a_runtime_directory_that_fills_up_later_leaves_status_with_the_journals_word() {
     let world = World::new();
-    let node = node(&world, BROKEN);
+    let node = node_with(&world, BROKEN);
     node.shell("mkdir /run/node-agent; mount -t tmpfs -o size=128k none /run/node-agent");
     let service = node.start_with(&["run"]);
     service.wait_for("held for");
     assert_eq!(status(&node).0["state"], "held");
 
-    node.shell("cat /dev/zero > /run/node-agent/full || true; touch /tmp/repaired");
+    node.shell("! cat /dev/zero > /run/node-agent/full; touch /tmp/repaired");
     node.start_with(&["retry"]).end().must_fail(0, &["result=done"]);
 
     let (document, code) = status(&node);
@@ -296,7 +288,7 @@ fn a_stopped_service_is_named_with_the_way_to_go_on() {
 #[test]
 fn status_that_waits_for_a_stopped_service_says_so() {
     let world = World::new();
-    let node = node(&world, HANGS);
+    let node = node_with(&world, HANGS);
     let service = node.start_with(&["run"]);
     service.wait_for("| here");
     let following = node.start_with(&["status", "--wait"]);
@@ -312,7 +304,7 @@ fn status_that_waits_for_a_stopped_service_says_so() {
 #[test]
 fn a_service_at_work_answers_at_once_whatever_it_is_asked() {
     let world = World::new();
-    let node = node(&world, HANGS);
+    let node = node_with(&world, HANGS);
     let service = node.start_with(&["run"]);
     service.wait_for("| here");
     for request in

@@ -13,7 +13,7 @@ use ec2_sim::{Fault, FaultRule, HookSpec, InstanceSpec, What};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::{
-    GROUP, HOOKS, Instance, Outcome, Running, World, config_with, status, volume_at, wait_for_state, wait_until,
+    GROUP, HOOKS, Instance, Running, World, config_with, run, serve, status, volume_at, wait_for_state, wait_until,
 };
 
 /// A hook script whose configure function fails until somebody repairs it.
@@ -38,16 +38,6 @@ fn held(world: &World, hooks: &str, lifecycle: &str, rest: &str) -> (Instance, R
     let node = world.launch();
     let service = serve(&node, hooks, &config_with(lifecycle, &[volume_at("/mydata", &volume, "xfs")], rest));
     (node, service)
-}
-
-fn serve(node: &Instance, hooks: &str, config: &str) -> Running {
-    node.write("/usr/local/lib/node/hooks.sh", hooks);
-    node.write("/etc/node-agent/config.toml", config);
-    node.start_with(&["run"])
-}
-
-fn run(node: &Instance, arguments: &[&str]) -> Outcome {
-    node.start_with(arguments).end()
 }
 
 /// Until then, the simulator moves the instance on by itself.

@@ -7,7 +7,7 @@ mod support;
 use std::thread;
 
 use ec2_sim::{Fault, FaultRule, GroupSpec, InstanceSpec};
-use support::{GROUP, HOOKS, Instance, Outcome, Running, World, config, volume_at, wait_for_state, wait_until};
+use support::{GROUP, HOOKS, Instance, World, config, run, serve, volume_at, wait_for_state, wait_until};
 
 const CONFIG: &str = "/etc/node-agent/config.toml";
 
@@ -62,16 +62,6 @@ fn the_status_of_a_journal_that_cannot_be_read_says_what_to_do() {
     node.write(JOURNAL, "{\"schema\": 1, \"inst");
 
     node.start_with(&["status"]).end().must_fail(1, &["code=state-unusable", "cannot be read", "node-agent retry"]);
-}
-
-fn serve(node: &Instance, hooks: &str, config: &str) -> Running {
-    node.write("/usr/local/lib/node/hooks.sh", hooks);
-    node.write(CONFIG, config);
-    node.start_with(&["run"])
-}
-
-fn run(node: &Instance, arguments: &[&str]) -> Outcome {
-    node.start_with(arguments).end()
 }
 
 /// The hooks that were called, in order.

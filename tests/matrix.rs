@@ -129,9 +129,7 @@ fn rows() -> Vec<Row> {
         row(
             "runtime directory",
             "full",
-            Shell(
-                "mkdir -p $R; mount -t tmpfs -o size=4k,nr_inodes=2 tmpfs $R; cat /dev/zero > $R/full 2>/dev/null || true",
-            ),
+            Shell("mkdir -p $R; mount -t tmpfs -o size=4k,nr_inodes=2 tmpfs $R; ! cat /dev/zero > $R/full 2>/dev/null"),
             false,
             ALL_ABANDON,
         ),
@@ -143,7 +141,7 @@ fn rows() -> Vec<Row> {
             ALL_ABANDON,
         ),
         // From the start on a disk of its own, which is then filled.
-        row("state directory", "full", Shell("cat /dev/zero > $S/full 2>/dev/null || true"), true, ALL_ABANDON),
+        row("state directory", "full", Shell("! cat /dev/zero > $S/full 2>/dev/null"), true, ALL_ABANDON),
         row("log reader", "reads no more", FullPipe, false, ALL_ABANDON),
         row("metadata", "away", Calls("imds:*", || Fault::Reset), false, known(Nobody(1), 1)),
         row("metadata", "401", Calls("imds:*", || answers(401)), false, known(Nobody(1), 1)),

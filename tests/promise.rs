@@ -11,7 +11,8 @@ use ec2_sim::{Fault, FaultRule, HookSpec, InstanceSpec};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::{
-    HOOK, HOOKS, Instance, Outcome, Running, World, config, config_with, status, volume_at, wait_for_state, wait_until,
+    HOOK, HOOKS, Instance, Running, World, config, config_with, run, serve, status, volume_at, wait_for_state,
+    wait_until,
 };
 
 const CONFIG: &str = "/etc/node-agent/config.toml";
@@ -20,16 +21,6 @@ const JOURNAL: &str = "/var/lib/node-agent/state.json";
 /// Hooks of which `step` fails until somebody repairs it.
 fn broken(step: &str) -> String {
     HOOKS.replace(&format!("echo \"{step}"), &format!("[ -e /tmp/repaired ] || return 3; echo \"{step}"))
-}
-
-fn serve(node: &Instance, hooks: &str, config: &str) -> Running {
-    node.write("/usr/local/lib/node/hooks.sh", hooks);
-    node.write(CONFIG, config);
-    node.start_with(&["run"])
-}
-
-fn run(node: &Instance, arguments: &[&str]) -> Outcome {
-    node.start_with(arguments).end()
 }
 
 fn stop(service: Running) {

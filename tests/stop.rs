@@ -5,13 +5,10 @@
 mod support;
 
 use nix::sys::signal::Signal;
-use support::{HOOKS, Instance, PROGRAM, Running, World, config, volume_at};
+use support::{HOOKS, Instance, PROGRAM, Running, World, node_with};
 
 fn serve(world: &World, hooks: &str) -> (Instance, Running) {
-    let volume = world.volume(1);
-    let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", hooks);
-    node.write("/etc/node-agent/config.toml", config(&[volume_at("/mydata", &volume, "xfs")]));
+    let node = node_with(world, hooks);
     let service = node.start_with(&["run"]);
     (node, service)
 }

@@ -6,38 +6,31 @@ mod support;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use ec2_sim::{Fault, FaultRule, InstanceSpec, VolumeId};
+use ec2_sim::{Fault, FaultRule, InstanceSpec};
 use serde_json::Value;
-use support::{HOOKS, Instance, Outcome, Running, World, config, config_with, status, volume_at, wait_until};
+use support::{HOOKS, Instance, Running, World, config, config_with, node_with, run, status, volume_at, wait_until};
 
 const BROKEN: &str = "configure_cluster_node() {\n  [ -e /tmp/repaired ] || { echo 'no such listener'; return 3; }\n}\n\
                       wait_for_healthy_cluster() { :; }\n";
 
 /// A node with one volume, and the service at work on it.
-fn serve(world: &World, hooks: &str) -> (Instance, VolumeId, Running) {
-    let volume = world.volume(1);
-    let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", hooks);
-    node.write("/etc/node-agent/config.toml", config(&[volume_at("/mydata", &volume, "xfs")]));
+fn serve(world: &World, hooks: &str) -> (Instance, Running) {
+    let node = node_with(world, hooks);
     node.shell("chmod 0600 /etc/node-agent/config.toml");
     let service = node.start_with(&["run"]);
-    (node, volume, service)
+    (node, service)
 }
 
 fn held(world: &World) -> (Instance, Running) {
-    let (node, _, service) = serve(world, BROKEN);
+    let (node, service) = serve(world, BROKEN);
     service.wait_for("held for");
     (node, service)
 }
 
 fn up(world: &World) -> (Instance, Running) {
-    let (node, _, service) = serve(world, HOOKS);
+    let (node, service) = serve(world, HOOKS);
     service.wait_for("result=done");
     (node, service)
-}
-
-fn run(node: &Instance, arguments: &[&str]) -> Outcome {
-    node.start_with(arguments).end()
 }
 
 /// Each step with how it stands, as `status --json` tells.
@@ -144,7 +137,7 @@ fn a_failed_hook_says_where_its_text_and_its_files_come_from() {
         let outcome = node.run(&config(&[]).replace(script, &key));
 
         outcome.must_fail(1, &["code=hook-failed", origin, file]);
-        // Nor is it called by the name of a copy that is gone tomorrow.
+        // The copy in the state directory is gone tomorrow: it is no name for the script.
         assert!(!outcome.log.contains("/var/lib/node-agent/fetched"), "{}", outcome.log);
     }
 }
@@ -188,7 +181,7 @@ fn a_retry_of_a_node_that_is_up_says_that_nothing_had_failed() {
 
     assert_eq!(outcome.code, Some(0), "{}", outcome.log);
     assert!(outcome.log.contains("this node is up and nothing has failed"), "{}", outcome.log);
-    // Nor where no service runs.
+    // The same where no service runs.
     drop(service);
     let outcome = run(&node, &["retry"]);
     assert!(outcome.log.contains("this node is up and nothing has failed"), "{}", outcome.log);
@@ -207,7 +200,7 @@ fn a_result_that_was_sent_before_is_said_without_a_question() {
         other.must_fail(7, &["ABANDON cannot be sent: the launch of this instance is completed (CONTINUE was sent)"]);
     };
     asked_again();
-    // Nor where no service runs.
+    // The same where no service runs.
     drop(service);
     asked_again();
     assert_eq!(world.completions(), ["CONTINUE"]);

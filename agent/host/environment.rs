@@ -1,5 +1,5 @@
-//! What a process inherits from whoever starts it, set to the same for all: by hand, by user data or by systemd, a node comes
-//! up alike.
+//! The surroundings that a process inherits, set to the same values for all: a node comes up alike when the agent is started by
+//! hand, by user data or by systemd.
 
 use std::env;
 use std::ffi::OsStr;
@@ -53,7 +53,7 @@ pub fn settle() {
     hear_signals();
     if !is_service() {
         raise_limits();
-        // Raising it needs no capability, lowering it does: then it stays.
+        // Without CAP_SYS_RESOURCE it cannot go below the lowest value it ever had: then it stays.
         let _ = fs::write("/proc/self/oom_score_adj", "0");
     }
 }

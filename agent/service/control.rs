@@ -1,6 +1,6 @@
 //! The control socket: how `retry` and `complete` ask the resident service, and hear how it goes.
 //!
-//! A line of JSON each way is a message. Only root may ask. Who goes away is not missed: the work goes on.
+//! A line of JSON each way is a message. Only root may ask. Clients may disconnect; the work continues.
 
 use std::fs;
 use std::io::{self, ErrorKind, Read};
@@ -106,7 +106,7 @@ impl Asked {
     }
 
     fn say(&self, answer: Answer) {
-        // Who has gone away is not missed.
+        // The client may have disconnected.
         let _ = self.answers.send(answer);
     }
 }
@@ -248,7 +248,7 @@ impl Newcomer {
             None if length == LONGEST => return Ok(Err(UNREADABLE)),
             Some(_) | None => {}
         }
-        // Whoever was told that the service hangs, and has left, must not be surprised by it later.
+        // The client was told that the service hangs, and has left: its request must not take effect later.
         if matches!(stream.read(&mut [0]), Ok(0)) {
             return Ok(Err("the client has left"));
         }

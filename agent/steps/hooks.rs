@@ -129,7 +129,7 @@ impl Hook<'_> {
         Sha256Digest::of(line.as_bytes()).to_string()
     }
 
-    /// The function was called and has failed. Who repairs it has to know where its text and its files come from.
+    /// The function was called and has failed. A repair needs to know where its text and its files come from.
     fn failed(&self, status: ExitStatus) -> Failure {
         let (function, origin, config) = (self.function, self.origin(), self.config);
         Failure::new(Code::HookFailed, format!("{function} ended with {status}")).remedy(format!(

@@ -35,6 +35,10 @@ pub static AGENT: LazyLock<String> =
 pub const PROGRAM: &str = "/opt/under-test/node-agent";
 /// The same file where packages install it, so that remedies name commands as they do on most nodes.
 pub const INSTALLED: &str = "/usr/bin/node-agent";
+/// Where a node's configuration is.
+const CONFIG_PATH: &str = "/etc/node-agent/config.toml";
+/// Where its hook script is.
+const HOOKS_PATH: &str = "/usr/local/lib/node/hooks.sh";
 /// What the simulator's https server is verified against.
 pub const CA: &str = "/etc/ssl/simulator.pem";
 /// A run that takes longer than this is stuck.
@@ -250,6 +254,21 @@ impl Instance {
     }
 }
 
+impl Drop for Instance {
+    /// Hooks outlive a killed agent, and what they start outlives them: it ends with its instance, by whose id it is known.
+    fn drop(&mut self) {
+        let mark = format!("INSTANCE_ID={}", self.id.as_str());
+        for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let environment = fs::read(process.path().join("environ")).unwrap_or_default();
+            if environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()) {
+                // One that has ended meanwhile needs no signal.
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+    }
+}
+
 /// The agent at work.
 pub struct Running {
     pub child: std::process::Child,
@@ -337,6 +356,27 @@ impl Outcome {
     pub fn last(&self) -> &str {
         self.log.lines().last().unwrap_or_default()
     }
+}
+
+/// A node with one volume and this hook script, configured and not started.
+pub fn node_with(world: &World, hooks: &str) -> Instance {
+    let volume = world.volume(1);
+    let node = world.launch();
+    node.write(HOOKS_PATH, hooks);
+    node.write(CONFIG_PATH, config(&[volume_at("/mydata", &volume, "xfs")]));
+    node
+}
+
+/// Starts the service with this hook script and this configuration.
+pub fn serve(node: &Instance, hooks: &str, config: &str) -> Running {
+    node.write(HOOKS_PATH, hooks);
+    node.write(CONFIG_PATH, config);
+    node.start_with(&["run"])
+}
+
+/// Runs the agent with these arguments to its end.
+pub fn run(node: &Instance, arguments: &[&str]) -> Outcome {
+    node.start_with(arguments).end()
 }
 
 /// The document of `status --json`, and its exit code.
