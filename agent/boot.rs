@@ -24,7 +24,7 @@ use crate::steps::fetch::Fetch;
 use crate::steps::files::WriteFiles;
 use crate::steps::filesystem::MakeFilesystem;
 use crate::steps::grow::Grow;
-use crate::steps::hooks::{Hook, end_survivor};
+use crate::steps::hooks::Hook;
 use crate::steps::identity::{Identify, Node, RightNode};
 use crate::steps::lifecycle::{Complete, EnterPool, FindLost, Launch, LaunchResult, Relaunch, Standing};
 use crate::steps::mount::MountVolume;
@@ -114,7 +114,6 @@ impl Boot<'_> {
         let Boot { config, journal, .. } = *self;
         let run = &Runner::new(journal, config.timeouts.aws, self.stop.clone(), self.allowance);
 
-        end_survivor(journal, self.boot_id).await;
         let site = self.identify(run).await?;
         let launch = &site.launch(self.aws, config.lifecycle.as_ref());
 

@@ -26,6 +26,7 @@ use crate::reboot;
 use crate::settings;
 use crate::step::{Runner, StepName, Stopped};
 use crate::steps::fetch::prepare_scratch;
+use crate::steps::hooks::end_survivor;
 use crate::steps::lifecycle::{Complete, Launch, LaunchResult, may_abandon};
 
 /// Where things are.
@@ -197,6 +198,8 @@ impl Session {
         let began = Process::of(std::process::id().cast_signed(), &self.boot_id);
         let written = self.journal.begin(began).and_then(|()| prepare_scratch(&self.scratch));
         self.unwritable.replace(written.err());
+        // Whatever becomes of the configuration: nobody waits for what it does any more.
+        end_survivor(&self.journal, &self.boot_id).await;
         let mut attempt = match (Box::pin(self.mount_at_once(given.as_ref())).await, given) {
             (Err(stopped), config) => Attempt { result: Err(stopped.into()), config, lifecycle: None },
             (Ok(()), Some(config)) => Box::pin(self.bring_up(config)).await,

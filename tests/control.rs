@@ -152,7 +152,8 @@ fn half_lines_up_to_the_descriptor_limit_neither_end_the_service_nor_keep_others
     let socket = PathBuf::from(format!("/proc/{}/root/run/node-agent/control.sock", child.0.id()));
 
     let mut clients: Vec<_> = (0..60).map(|_| UnixStream::connect(&socket).unwrap()).collect();
-    clients.iter_mut().for_each(|client| client.write_all(b"{\"do\"").unwrap());
+    // Some may have been dropped already.
+    clients.iter_mut().for_each(|client| drop(client.write_all(b"{\"do\"")));
     let (took, answer) = first_answer(&socket, "{\"do\":\"retry\",\"from\":null}");
 
     assert!(answer.contains("accepted") && took < Duration::from_secs(20), "{answer} {took:?}\n{}", log());

@@ -210,6 +210,26 @@ fn a_hook_that_outlived_its_killed_agent_is_ended_first() {
 }
 
 #[test]
+fn a_hook_that_outlived_its_killed_agent_is_ended_whatever_became_of_the_configuration() {
+    for spoil in ["rm /etc/node-agent/config.toml", "echo 'no = table' >> /etc/node-agent/config.toml"] {
+        let world = World::new();
+        let (node, config) = node(&world, "sleep 600 & echo $! > /tmp/child; echo here; wait", GOOD);
+        let config = config.replace("hooks = \"2s\"", "hooks = \"10m\"");
+        let running = node.start(&config);
+        running.wait_for("| here");
+        running.signal(Signal::SIGKILL);
+        running.end();
+        assert!(node.is_alive("/tmp/child"));
+        node.shell(spoil);
+
+        let service = node.start_with(&["run"]);
+        service.wait_for("held");
+
+        assert!(!node.is_alive("/tmp/child"), "{spoil}: {}", service.log());
+    }
+}
+
+#[test]
 fn a_second_agent_at_the_same_time_is_told_who_has_the_lock() {
     let world = World::new();
     let (node, config) = node(&world, "echo here; until [ -e /tmp/go ]; do sleep 0.05; done", GOOD);
