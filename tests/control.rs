@@ -138,6 +138,23 @@ fn a_hundred_bad_clients_of_every_kind_keep_no_good_one_waiting() {
 }
 
 #[test]
+fn a_request_is_read_whole_whenever_it_comes_after_the_connection() {
+    let world = World::new();
+    let (_node, service) = held(&world);
+    let socket = socket(&service);
+    // The service looks at a connection as soon as it is there, and may do so before, while or after the request comes.
+    for delay in (0..10_000).map(|number| Duration::from_nanos(number % 100 * 500)) {
+        let mut stream = UnixStream::connect(&socket).unwrap();
+        let began = Instant::now();
+        while began.elapsed() < delay {}
+        stream.write_all(b"{\"do\":\"follow\"}\n").unwrap();
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).unwrap();
+        assert!(answer.contains("ended"), "{delay:?} after the connection: {answer:?}\n{}", service.log());
+    }
+}
+
+#[test]
 fn half_lines_up_to_the_descriptor_limit_neither_end_the_service_nor_keep_others_out() {
     let world = World::new();
     let node = node_with(&world, BROKEN);

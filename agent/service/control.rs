@@ -235,22 +235,27 @@ impl Newcomer {
     fn new(stream: UnixStream) -> io::Result<Result<Self, &'static str>> {
         // tokio's own reads nothing before the next turn of its event loop.
         let mut stream = stream.into_std()?;
-        let mut sent = vec![0; LONGEST];
-        let length = match stream.read(&mut sent) {
-            Ok(0) => return Ok(Err("nothing was asked")),
-            Ok(length) => length,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
-            Err(_) => return Ok(Err("the connection was reset")),
-        };
-        sent.truncate(length);
+        let mut sent = Vec::new();
+        // To the end of what is there: it may still be coming in, and whatever is taken out of the socket counts.
+        while sent.len() < LONGEST {
+            let mut piece = [0; LONGEST];
+            match stream.read(&mut piece[sent.len()..]) {
+                Ok(0) if sent.is_empty() => return Ok(Err("nothing was asked")),
+                // The client was told that the service hangs, and has left: its request must not take effect later.
+                Ok(0) => return Ok(Err("the client has left")),
+                Ok(length) => {
+                    let began = sent.len();
+                    sent.extend_from_slice(&piece[began..began + length]);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => return Ok(Err("the connection was reset")),
+            }
+        }
         match sent.iter().position(|byte| *byte == b'\n') {
             Some(end) if serde_json::from_slice::<Request>(&sent[..end]).is_err() => return Ok(Err(UNREADABLE)),
-            None if length == LONGEST => return Ok(Err(UNREADABLE)),
+            None if sent.len() == LONGEST => return Ok(Err(UNREADABLE)),
             Some(_) | None => {}
-        }
-        // The client was told that the service hangs, and has left: its request must not take effect later.
-        if matches!(stream.read(&mut [0]), Ok(0)) {
-            return Ok(Err("the client has left"));
         }
         let stream = UnixStream::from_std(stream)?;
         if stream.peer_cred().is_ok_and(|peer| peer.uid() != 0) {
