@@ -253,8 +253,10 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let record = "2026-01-01T00:00:00.000Z step-0: line 10000\n".len();
             let total = batches.iter().flatten().sum::<usize>() * record;
-            // Never twice: the second rotation removes what the first has kept.
-            let limit = u64::try_from(total * 2 / 3).unwrap();
+            let largest = batches.iter().flatten().max().unwrap() * record;
+            // Never twice: the second rotation removes what the first has kept. It would need more than the limit before each of two
+            // batches, and the first of these counts in both.
+            let limit = u64::try_from((total + largest).div_ceil(2)).unwrap();
             thread::scope(|scope| {
                 for (number, batches) in batches.iter().enumerate() {
                     let mut log = HookLog::new(dir.path(), &format!("step-{number}"), limit);

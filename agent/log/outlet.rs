@@ -247,6 +247,10 @@ mod tests {
         let long = "x".repeat(1 << 10);
         for number in 0..4000 {
             outlet.push(format!("{number} {long}"));
+            // The thread is stuck with the first line before the others come.
+            while number == 0 && !outlet.shared.lock().backlog.is_empty() {
+                thread::yield_now();
+            }
         }
         outlet.push("the last".to_owned());
         assert!(!outlet.is_idle());
