@@ -80,7 +80,7 @@ impl Site {
         Ok(Site::settle(known, aws, journal, node).await)
     }
 
-    /// Asks the metadata service once and says nothing of it, for one who goes on asking.
+    /// Asks the metadata service once, without a step or a log line: the caller asks again.
     pub async fn try_find(known: &OnceCell<Site>, aws: &Aws, journal: &Journal) -> Result<(), Failure> {
         let document = aws.imds.identity().await?;
         Site::settle(known, aws, journal, document.into()).await;

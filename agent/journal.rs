@@ -317,6 +317,11 @@ pub struct HoldDeadline {
 }
 
 impl LifecycleRecord {
+    /// No end of a hold is promised any more.
+    fn take_back_hold(&mut self) {
+        (self.hold_until, self.hold_deadline) = (None, None);
+    }
+
     /// How much is left of the hold that was promised, at this moment of this boot; none where none was.
     pub fn hold_left(&self, boot_id: &str, since_boot: Duration, now: SystemTime) -> Option<Duration> {
         let until = self.hold_until.as_ref()?;
@@ -454,6 +459,13 @@ pub enum Lost {
 }
 
 impl State {
+    /// The launch has ended so, in this boot.
+    fn end_launch(&mut self, outcome: LaunchOutcome) {
+        self.lifecycle.outcome = Some(outcome);
+        self.lifecycle.completed_in = Some(self.boot_id.clone());
+        self.lifecycle.pooled_since = false;
+    }
+
     /// For journals of earlier versions: without a completed launch, or after a once-per-instance step that failed or was
     /// interrupted, not all of these steps are done. Otherwise the configuration decides ([`Journal::is_set_up`]).
     fn settle_once_complete(&mut self) {
@@ -579,7 +591,7 @@ impl Journal {
     /// Nobody can be told of the end of a hold any more: none is promised.
     pub fn take_back_hold(&self) {
         if self.read(|state| state.lifecycle.hold_until.is_some()) {
-            self.note(|state| (state.lifecycle.hold_until, state.lifecycle.hold_deadline) = (None, None));
+            self.note(|state| state.lifecycle.take_back_hold());
         }
     }
 
@@ -592,8 +604,7 @@ impl Journal {
             state.fault = fault;
             if phase == Phase::Done {
                 state.redo_from = None;
-                state.lifecycle.hold_until = None;
-                state.lifecycle.hold_deadline = None;
+                state.lifecycle.take_back_hold();
             }
         })
     }
@@ -755,7 +766,7 @@ impl Journal {
         self.read(|state| state.lost.filter(|_| state.lifecycle.outcome.is_none()))
     }
 
-    /// What is recorded from now on is all there is.
+    /// Records that nothing is missing from this journal.
     pub fn nothing_lost(&self) {
         if self.read(|state| state.lost.is_some()) {
             self.keep(|state| state.lost = None);
@@ -768,8 +779,7 @@ impl Journal {
         self.keep(|state| {
             state.lost = None;
             state.once_complete = Some(true);
-            state.lifecycle.outcome = Some(LaunchOutcome::Continued);
-            state.lifecycle.completed_in = Some(state.boot_id.clone());
+            state.end_launch(LaunchOutcome::Continued);
             state.lifecycle.presumed = true;
         });
     }
@@ -781,11 +791,7 @@ impl Journal {
 
     /// Records how the launch ended, in memory at least: nothing is sent for it any more.
     pub fn launch_ended(&self, outcome: LaunchOutcome) {
-        self.keep(|state| {
-            state.lifecycle.outcome = Some(outcome);
-            state.lifecycle.completed_in = Some(state.boot_id.clone());
-            state.lifecycle.pooled_since = false;
-        });
+        self.keep(|state| state.end_launch(outcome));
     }
 
     /// The instance is in a warm pool: where its launch is completed already, another one may follow.

@@ -10,6 +10,9 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::failure::{Code, Failure};
 
+/// The name of a lock file.
+const FILE: &str = "lock";
+
 /// Held as long as it lives. The files are never removed: whoever has one open has the same lock.
 #[derive(Debug)]
 pub struct Lock {
@@ -41,9 +44,7 @@ impl Lock {
             None => Ok(Lock { _held: held }),
         }
     }
-}
 
-impl Lock {
     /// Takes the lock in a directory that was made again, for a process that has the other one.
     pub fn again(dir: &Path) -> Result<Lock, Failure> {
         lock(dir).map(|file| Lock { _held: vec![file] })
@@ -52,11 +53,11 @@ impl Lock {
 
 /// The process that has noted itself in a lock file, whether it still lives or not.
 pub fn holder(dir: &Path) -> Option<i32> {
-    fs::read_to_string(dir.join("lock")).ok()?.trim().parse().ok()
+    fs::read_to_string(dir.join(FILE)).ok()?.trim().parse().ok()
 }
 
 fn lock(dir: &Path) -> Result<Flock<File>, Failure> {
-    let path = dir.join("lock");
+    let path = dir.join(FILE);
     let unusable = |error: std::io::Error| {
         Failure::new(Code::StateUnusable, format!("the lock {}", path.display())).because(error)
     };

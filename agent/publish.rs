@@ -78,7 +78,7 @@ impl Publisher {
         notify::status(&readable::line(&report::in_a_line(state)));
     }
 
-    /// Publishes the last state again where it is missing: it could not be written, or somebody has deleted it.
+    /// Writes the last state again if it is missing because it could not be written or was deleted.
     pub fn restore(&self) {
         let dir = &self.shared.dir;
         let mut last = self.shared.last.lock().unwrap_or_else(PoisonError::into_inner);

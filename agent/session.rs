@@ -198,7 +198,7 @@ impl Session {
         let began = Process::of(std::process::id().cast_signed(), &self.boot_id);
         let written = self.journal.begin(began).and_then(|()| prepare_scratch(&self.scratch));
         self.unwritable.replace(written.err());
-        // Whatever becomes of the configuration: nobody waits for what it does any more.
+        // With or without a configuration: no run waits for the hook of a killed agent any more.
         end_survivor(&self.journal, &self.boot_id).await;
         let mut attempt = match (Box::pin(self.mount_at_once(given.as_ref())).await, given) {
             (Err(stopped), config) => Attempt { result: Err(stopped.into()), config, lifecycle: None },

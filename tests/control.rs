@@ -29,6 +29,14 @@ fn held(world: &World) -> (Instance, Running) {
     (node, service)
 }
 
+/// A service in a hook that does not end.
+fn at_work(world: &World) -> (Instance, Running) {
+    let node = node_with(world, HANGS);
+    let service = node.start_with(&["run"]);
+    service.wait_for("| here");
+    (node, service)
+}
+
 /// The socket as it is seen from outside the machine.
 fn socket(service: &Running) -> PathBuf {
     PathBuf::from(format!("/proc/{}/root/run/node-agent/control.sock", service.child.id()))
@@ -94,6 +102,7 @@ fn a_hundred_bad_clients_of_every_kind_keep_no_good_one_waiting() {
                     .spawn_scoped(scope, move || {
                         while !over.load(Ordering::Relaxed) {
                             let Ok(mut stream) = UnixStream::connect(socket) else {
+                                // Whatever keeps it out, it comes back.
                                 thread::sleep(Duration::from_millis(20));
                                 continue;
                             };
@@ -142,7 +151,7 @@ fn a_request_is_read_whole_whenever_it_comes_after_the_connection() {
     let world = World::new();
     let (_node, service) = held(&world);
     let socket = socket(&service);
-    // The service looks at a connection as soon as it is there, and may do so before, while or after the request comes.
+    // The service reads from a connection as soon as it has accepted it: before, while or after the request arrives.
     for delay in (0..10_000).map(|number| Duration::from_nanos(number % 100 * 500)) {
         let mut stream = UnixStream::connect(&socket).unwrap();
         let began = Instant::now();
@@ -169,7 +178,7 @@ fn half_lines_up_to_the_descriptor_limit_neither_end_the_service_nor_keep_others
     let socket = PathBuf::from(format!("/proc/{}/root/run/node-agent/control.sock", child.0.id()));
 
     let mut clients: Vec<_> = (0..60).map(|_| UnixStream::connect(&socket).unwrap()).collect();
-    // Some may have been dropped already.
+    // The service may have closed some of these connections already.
     clients.iter_mut().for_each(|client| drop(client.write_all(b"{\"do\"")));
     let (took, answer) = first_answer(&socket, "{\"do\":\"retry\",\"from\":null}");
 
@@ -306,9 +315,7 @@ fn a_stopped_service_is_named_with_the_way_to_go_on() {
 #[test]
 fn status_that_waits_for_a_stopped_service_says_so() {
     let world = World::new();
-    let node = node_with(&world, HANGS);
-    let service = node.start_with(&["run"]);
-    service.wait_for("| here");
+    let (node, service) = at_work(&world);
     let following = node.start_with(&["status", "--wait"]);
     service.signal(Signal::SIGSTOP);
 
@@ -322,9 +329,7 @@ fn status_that_waits_for_a_stopped_service_says_so() {
 #[test]
 fn a_service_at_work_answers_at_once_whatever_it_is_asked() {
     let world = World::new();
-    let node = node_with(&world, HANGS);
-    let service = node.start_with(&["run"]);
-    service.wait_for("| here");
+    let (_node, service) = at_work(&world);
     for request in
         ["{\"do\":\"retry\",\"from\":null}", "{\"do\":\"complete\",\"result\":\"CONTINUE\"}", "{\"do\":\"follow\"}"]
     {

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use ec2_sim::{Fault, FaultRule};
-use support::{HOOKS, World, node_with, wait_until};
+use support::{HOOKS, World, heartbeats, node_with, wait_until};
 
 const CREDENTIALS: &str = "imds:GET /latest/meta-data/iam/security-credentials/node";
 
@@ -84,7 +84,7 @@ fn heartbeats_of_a_hold_outlive_the_role_that_the_hold_began_with() {
     let world = World::with_hook(&hook, |_| {});
     let node = node_with(&world, &HOOKS.replace("echo \"configure", "return 3; echo \"configure"));
     let service = node.start_with(&["run"]);
-    let beats = || world.events().calls("autoscaling:RecordLifecycleActionHeartbeat").len();
+    let beats = || heartbeats(&world);
     wait_until(|| beats() > 0, || service.log());
 
     world.sim.revoke_credentials(&node.id);

@@ -13,7 +13,8 @@ use ec2_sim::{Fault, FaultRule, HookSpec, InstanceSpec, What};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::{
-    GROUP, HOOKS, Instance, Running, World, config_with, run, serve, status, volume_at, wait_for_state, wait_until,
+    GROUP, HOOKS, Instance, Running, World, config_with, each, heartbeats, run, serve, status, volume_at,
+    wait_for_state, wait_until,
 };
 
 /// A hook script whose configure function fails until somebody repairs it.
@@ -49,21 +50,6 @@ fn wait_for_the_hook(world: &World, node: &Instance) {
 /// What the instance's tag says; nothing where it has none.
 fn tag(world: &World, node: &Instance) -> String {
     world.sim.instance_tags(&node.id).unwrap().remove("node-agent:status").unwrap_or_default()
-}
-
-fn heartbeats(world: &World) -> usize {
-    world.events().calls("autoscaling:RecordLifecycleActionHeartbeat").len()
-}
-
-/// Each case in a world of its own, some at a time.
-fn each<T: Sync>(cases: &[T], check: impl Fn(&T) + Sync) {
-    for some in cases.chunks(5) {
-        thread::scope(|scope| {
-            for case in some {
-                scope.spawn(|| check(case));
-            }
-        });
-    }
 }
 
 #[test]

@@ -4,10 +4,10 @@
 
 mod support;
 
-use std::thread;
-
 use ec2_sim::{Fault, FaultRule, GroupSpec, InstanceSpec};
-use support::{GROUP, HOOKS, Instance, World, config, run, serve, volume_at, wait_for_state, wait_until};
+use support::{
+    GROUP, HOOKS, Instance, World, config, each, hooks_called, run, serve, volume_at, wait_for_state, wait_until,
+};
 
 const CONFIG: &str = "/etc/node-agent/config.toml";
 
@@ -62,23 +62,6 @@ fn the_status_of_a_journal_that_cannot_be_read_says_what_to_do() {
     node.write(JOURNAL, "{\"schema\": 1, \"inst");
 
     node.start_with(&["status"]).end().must_fail(1, &["code=state-unusable", "cannot be read", "node-agent retry"]);
-}
-
-/// The hooks that were called, in order.
-fn hooks_called(node: &Instance) -> Vec<String> {
-    let log = node.machine().read("/var/log/hooks.log").unwrap_or_default();
-    log.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect()
-}
-
-/// Each case in a world of its own, some at a time.
-fn each<T: Sync>(cases: &[T], check: impl Fn(&T) + Sync) {
-    for some in cases.chunks(5) {
-        thread::scope(|scope| {
-            for case in some {
-                scope.spawn(|| check(case));
-            }
-        });
-    }
 }
 
 /// A node in service, its service stopped, and its hooks' log empty.

@@ -11,8 +11,8 @@ use ec2_sim::{Fault, FaultRule, HookSpec, InstanceSpec};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::{
-    HOOK, HOOKS, Instance, Running, World, config, config_with, run, serve, status, volume_at, wait_for_state,
-    wait_until,
+    HOOK, HOOKS, Instance, Running, World, config, config_with, each, heartbeats, hooks_called, run, serve, status,
+    volume_at, wait_for_state, wait_until,
 };
 
 const CONFIG: &str = "/etc/node-agent/config.toml";
@@ -35,35 +35,14 @@ fn without_lifecycle(config: &str) -> String {
     format!("{before}{rest}")
 }
 
-fn heartbeats(world: &World) -> usize {
-    world.events().calls("autoscaling:RecordLifecycleActionHeartbeat").len()
-}
-
 fn in_no_group(world: &World) -> Instance {
     world.launch_as(InstanceSpec { group: None, ..InstanceSpec::default() })
-}
-
-/// The hooks that were called, in order.
-fn hooks_called(node: &Instance) -> Vec<String> {
-    let log = node.machine().read("/var/log/hooks.log").unwrap_or_default();
-    log.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect()
 }
 
 fn edit_journal(node: &Instance, change: impl FnOnce(&mut Value)) {
     let mut journal = node.journal();
     change(&mut journal);
     node.write(JOURNAL, serde_json::to_string_pretty(&journal).unwrap());
-}
-
-/// Each case in a world of its own, some at a time.
-fn each<T: Sync + std::fmt::Debug>(cases: &[T], check: impl Fn(&T) + Sync) {
-    for some in cases.chunks(5) {
-        thread::scope(|scope| {
-            for case in some {
-                scope.spawn(|| check(case));
-            }
-        });
-    }
 }
 
 /// How the outcome of a launch came to be known although a hook has failed.
@@ -183,6 +162,7 @@ fn after_continue_by_hand_a_failed_node_is_held_without_end_and_mounted_at_boot(
     service.wait_for("held for");
     run(&node, &["complete", "continue", "--yes"]).must_fail(0, &["result=done"]);
     run(&node, &["retry"]).must_fail(1, &["code=hook-failed"]);
+    // The hold would have ended by then.
     thread::sleep(Duration::from_secs(10));
     run(&node, &["status"]).must_fail(1, &["FAILED after its launch was completed"]);
     stop(service);
@@ -362,7 +342,7 @@ fn a_disk_that_fills_up_in_a_hold_keeps_no_node_from_being_given_up() {
         let service = serve(&node, &broken("configure"), &config_with("hold_for = \"8s\"", &[], ""));
         service.wait_for("held for");
         wait_for_state(&node, "held", &service);
-        node.shell("cat /dev/zero > /var/lib/node-agent/core 2>/dev/null || true");
+        node.shell("! cat /dev/zero > /var/lib/node-agent/core 2>/dev/null");
         if *how == "read-only" {
             node.shell("D=/var/lib/node-agent; mount --bind $D $D; mount -o remount,bind,ro $D");
         }

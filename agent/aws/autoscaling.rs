@@ -98,16 +98,19 @@ pub struct LaunchHook {
     pub heartbeat_timeout: Duration,
     /// What an action whose time is over amounts to: `ABANDON` or `CONTINUE`.
     pub default_result: String,
-    /// `autoscaling:EC2_INSTANCE_LAUNCHING` or `autoscaling:EC2_INSTANCE_TERMINATING`.
+    /// [`LAUNCHING`] or `autoscaling:EC2_INSTANCE_TERMINATING`.
     pub transition: String,
     /// When an action ends whatever its heartbeats.
     pub global_timeout: Duration,
 }
 
+/// The transition of a launch hook.
+pub const LAUNCHING: &str = "autoscaling:EC2_INSTANCE_LAUNCHING";
+
 impl LaunchHook {
     /// Whether instances wait for it when they are launched.
     pub fn is_for_launches(&self) -> bool {
-        self.transition == "autoscaling:EC2_INSTANCE_LAUNCHING"
+        self.transition == LAUNCHING
     }
 }
 

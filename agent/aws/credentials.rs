@@ -60,26 +60,20 @@ const REFUSED_AFTER: Duration = Duration::from_secs(1);
 /// for each such call.
 const DENIED_AFTER: Duration = Duration::from_secs(30);
 
-/// What makes the cache of this process forget, and how often that has happened.
+/// How often something has happened that makes the cache of this process forget: somebody wanted it to, AWS refused the
+/// credentials, AWS denied a permission.
 static WANTED: AtomicU64 = AtomicU64::new(0);
 static REFUSED: AtomicU64 = AtomicU64::new(0);
 static DENIED: AtomicU64 = AtomicU64::new(0);
 
-/// Tells the cache that AWS has answered a call with this error code.
-pub(super) fn answered_with(code: &str) {
-    match code {
-        "AuthFailure"
-        | "ExpiredToken"
-        | "ExpiredTokenException"
-        | "InvalidAccessKeyId"
-        | "InvalidClientTokenId"
-        | "InvalidToken"
-        | "SignatureDoesNotMatch"
-        | "InvalidSignatureException"
-        | "UnrecognizedClientException" => REFUSED.fetch_add(1, Ordering::Relaxed),
-        "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" => DENIED.fetch_add(1, Ordering::Relaxed),
-        _ => 0,
-    };
+/// Tells the cache that AWS has refused the credentials of a call.
+pub(super) fn were_refused() {
+    REFUSED.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Tells the cache that AWS has denied a permission, which credentials of another role may have.
+pub(super) fn were_denied() {
+    DENIED.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Credentials until they are about to expire or AWS refuses them.

@@ -74,14 +74,15 @@ where
         let text = with_sources(text, error.source());
         return CallError { code: None, message, failure: Failure::new(Code::ApiUnreachable, text) };
     };
-    credentials::answered_with(&code);
     let text = format!("{action}: {code}: {message}");
     let failure = match code.as_str() {
-        "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" => Failure::new(Code::AccessDenied, text)
-            .remedy(format!(
+        "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" => {
+            credentials::were_denied();
+            Failure::new(Code::AccessDenied, text).remedy(format!(
                 "allow {action} in the instance role's policy (what else denies it: aws sts decode-authorization-message \
                  --encoded-message TEXT), then: node-agent retry"
-            )),
+            ))
+        }
         "AuthFailure"
         | "SignatureDoesNotMatch"
         | "InvalidSignatureException"
@@ -89,11 +90,15 @@ where
         | "UnrecognizedClientException"
         | "InvalidAccessKeyId"
         | "InvalidToken"
-        | "MissingAuthenticationToken"
         | "ExpiredToken"
-        | "ExpiredTokenException"
-        | "RequestExpired"
-        | "RequestTimeTooSkewed" => Failure::new(Code::Credentials, text),
+        | "ExpiredTokenException" => {
+            credentials::were_refused();
+            Failure::new(Code::Credentials, text)
+        }
+        // None were sent, or the clock is wrong: the credentials themselves are not in doubt.
+        "MissingAuthenticationToken" | "RequestExpired" | "RequestTimeTooSkewed" => {
+            Failure::new(Code::Credentials, text)
+        }
         "Throttling"
         | "ThrottlingException"
         | "ThrottledException"

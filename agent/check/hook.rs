@@ -6,13 +6,12 @@ use humantime::format_duration;
 use tokio::join;
 
 use super::{Finding, Scene, ask};
-use crate::aws::autoscaling::{LaunchHook, LifecycleState, global_limit};
+use crate::aws::autoscaling::{LAUNCHING, LaunchHook, LifecycleState, global_limit};
 use crate::config::{Lifecycle, OnFailure, Timeouts};
 use crate::failure::{Code, Failure};
 use crate::step::rough;
 
 const HEARTBEAT: &str = "launch hook's heartbeat timeout";
-const LAUNCHING: &str = "autoscaling:EC2_INSTANCE_LAUNCHING";
 /// Below this, a slow start of the agent alone can use the time up.
 const SHORTEST: Duration = Duration::from_mins(1);
 
@@ -55,7 +54,7 @@ async fn hook(scene: &Scene<'_>, lifecycle: &Lifecycle) -> Vec<Finding> {
         let remedy = format!("correct lifecycle.hook_name, or make the hook: {}", put(lifecycle, None));
         return vec![Finding::attention(name, seen, remedy)];
     };
-    if hook.transition != LAUNCHING {
+    if !hook.is_for_launches() {
         let seen = format!("{hook_name} of {group} is for {}, not for {LAUNCHING}", hook.transition);
         return vec![Finding::attention(name, seen, "name a launch hook as lifecycle.hook_name")];
     }

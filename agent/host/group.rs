@@ -8,15 +8,14 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, getpgrp};
 use tokio::time::{Instant, sleep};
 
+use super::process;
+
 /// Between TERM and KILL.
 pub const GRACE: Duration = Duration::from_secs(5);
 
 /// When a process started, in clock ticks since boot (proc(5), field 22 of stat); none where it is gone.
 pub fn start_time(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the program's name in parentheses, which may contain anything.
-    let (_, after) = stat.rsplit_once(')')?;
-    after.split_ascii_whitespace().nth(19)?.parse().ok()
+    process::stat(pid)?.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
 /// Whether this can be the group of a hook, by its number alone. To kill(2) 0 and 1 stand for the caller's own group and for
@@ -31,9 +30,8 @@ fn is_alive(group: i32) -> bool {
         return false;
     }
     let Ok(entries) = fs::read_dir("/proc") else { return true };
-    entries.filter_map(Result::ok).filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok()).any(|stat| {
-        let Some((_, after)) = stat.rsplit_once(')') else { return false };
-        let mut fields = after.split_ascii_whitespace();
+    entries.filter_map(Result::ok).filter_map(|entry| process::stat(entry.file_name().display())).any(|stat| {
+        let mut fields = stat.split_ascii_whitespace();
         let (state, member_of) = (fields.next(), fields.nth(1).and_then(|group| group.parse::<i32>().ok()));
         member_of == Some(group) && !matches!(state, Some("Z" | "X"))
     })

@@ -1,13 +1,19 @@
 //! Other processes, as /proc tells of them.
 
+use std::fmt::Display;
 use std::fs;
+
+/// The fields of a process's stat from the third one on, its state (proc(5)); none where the process is gone.
+pub(super) fn stat(pid: impl Display) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in parentheses, which may contain anything.
+    let (_, fields) = stat.rsplit_once(')')?;
+    Some(fields.trim_start().to_owned())
+}
 
 /// The state of a process, as ps(1) shows it; none where it is gone.
 pub fn state(pid: i32) -> Option<char> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the program's name in parentheses, which may contain anything.
-    let (_, after) = stat.rsplit_once(')')?;
-    after.trim_start().chars().next()
+    stat(pid)?.chars().next()
 }
 
 /// Whether a process of this state was stopped by a signal or a debugger.

@@ -247,7 +247,7 @@ mod tests {
         let long = "x".repeat(1 << 10);
         for number in 0..4000 {
             outlet.push(format!("{number} {long}"));
-            // The thread is stuck with the first line before the others come.
+            // The writing thread has the first line in its hands before the others come: otherwise there may be two gaps.
             while number == 0 && !outlet.shared.lock().backlog.is_empty() {
                 thread::yield_now();
             }

@@ -236,7 +236,8 @@ impl Newcomer {
         // tokio's own reads nothing before the next turn of its event loop.
         let mut stream = stream.into_std()?;
         let mut sent = Vec::new();
-        // To the end of what is there: it may still be coming in, and whatever is taken out of the socket counts.
+        // Until nothing is left to read: more may arrive between two reads, and every byte taken from the socket is a part of the
+        // request.
         while sent.len() < LONGEST {
             let mut piece = [0; LONGEST];
             match stream.read(&mut piece[sent.len()..]) {

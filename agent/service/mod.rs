@@ -302,11 +302,10 @@ impl Service {
                     if session.site.get().is_some() || gives_up.is_none_or(|gives_up| now >= gives_up) {
                         return HoldEnd::Over;
                     }
-                    // Without the instance there is nobody to be given up. Until the metadata service tells it, the node can
-                    // still be repaired.
+                    // ABANDON needs the instance's id. Until the metadata service tells it, the node can still be repaired.
                     if !std::mem::replace(&mut waits, true) {
                         tracing::warn!(
-                            "the hold's time is over, but which instance this is is not known: ABANDON waits for the \
+                            "the hold's time is over, but this instance's id is not known yet: ABANDON waits for the \
                              metadata service, at most {}",
                             rough(completing)
                         );
@@ -343,8 +342,8 @@ impl Service {
     }
 }
 
-/// What a held node does for those outside, once it is known which instance this is: it says why it failed, and has the launch
-/// wait. Returns what ends the hold.
+/// Keeps a held node in touch with AWS once its instance is known: tags the instance with the failure, and sends heartbeats.
+/// Returns what ends the hold.
 async fn contact(session: &Session, ended: &Ended, lifecycle: Option<&config::Lifecycle>) -> HoldEnd {
     session.become_known().await;
     let promise_is_gone = |state: &State| state.lifecycle.outcome.is_none() && state.lifecycle.hold_until.is_none();

@@ -379,6 +379,28 @@ pub fn run(node: &Instance, arguments: &[&str]) -> Outcome {
     node.start_with(arguments).end()
 }
 
+/// Each case in a world of its own, some at a time.
+pub fn each<T: Sync>(cases: &[T], check: impl Fn(&T) + Sync) {
+    for some in cases.chunks(5) {
+        thread::scope(|scope| {
+            for case in some {
+                scope.spawn(|| check(case));
+            }
+        });
+    }
+}
+
+/// The hooks that were called, in order.
+pub fn hooks_called(node: &Instance) -> Vec<String> {
+    let log = node.machine().read("/var/log/hooks.log").unwrap_or_default();
+    log.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect()
+}
+
+/// How many heartbeats Auto Scaling has taken.
+pub fn heartbeats(world: &World) -> usize {
+    world.events().calls("autoscaling:RecordLifecycleActionHeartbeat").len()
+}
+
 /// The document of `status --json`, and its exit code.
 pub fn status(node: &Instance) -> (serde_json::Value, i32) {
     let output = node.agent(&["status", "--json"]).output().unwrap();
