@@ -51,6 +51,11 @@ test-vm: needs-root ## Boot nodes on emulated machines against a simulated EC2; 
 	$(call headline,vm: disks; then machines that boot and lose their power)
 	@.ci/vm
 
+.PHONY: test-rollback
+test-rollback: needs-root packages ## Upgrade nodes from 0.1.0 and roll them back, in service, held, and in the middle of each step; needs root
+	$(call headline,rollback: the agent of 0.1.0; nodes that change between the versions)
+	@.ci/rollback
+
 .PHONY: bench
 bench: needs-root packages ## Measure what the agent adds to a boot; needs root
 	$(call headline,build: the agent as released)
@@ -85,7 +90,7 @@ dist-reproducible: ## Build once more elsewhere, for x86_64: the same bytes as t
 	@.ci/dist-reproducible
 
 .PHONY: release-check
-release-check: demo lint-packaging test dist dist-test dist-reproducible ## Before a release: all that CI runs, and what is shipped through the same and twenty power cuts; three hours
+release-check: demo lint-packaging test test-rollback dist dist-test dist-reproducible ## Before a release: all that CI runs, and what is shipped through the same and twenty power cuts; three hours
 	$(call headline,vm: the packages on machines that boot and lose their power)
 	@.ci/tools vm
 	@cargo build --workspace --bins --test vm

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -15,7 +16,7 @@ use crate::failure::{Code, Failure};
 use crate::heartbeat::{Allowance, Heart};
 use crate::host::device::Device;
 use crate::host::probe::Found;
-use crate::host::systemd;
+use crate::host::{fstab, systemd};
 use crate::journal::{Journal, LaunchOutcome};
 use crate::step::{Planned, Runner, StepName, Stopped};
 use crate::steps::attach::{Attach, Attached};
@@ -131,6 +132,9 @@ impl Boot<'_> {
             // The failure above is the run's result, whatever comes of reporting it.
             drop(run.step(self.complete(launch, LaunchResult::Abandon)).await);
         }
+        if matches!(result, Ok(Up::Done)) {
+            keep_in_isolation().await;
+        }
         result
     }
 
@@ -167,11 +171,7 @@ impl Boot<'_> {
         }
         self.find_what_was_lost(run, launch).await?;
         let launched = self.launched_before().map_err(at(StepName::Identity))?;
-        // Whatever its steps came to, a node in service is mounted first.
-        let in_service = journal.launch_outcome().is_some();
-        if !in_service && let Some(failure) = self.unwritable.take() {
-            return Err(at(StepName::Identity)(failure));
-        }
+        self.must_take_records().map_err(at(StepName::Identity))?;
 
         let attach = run.together(config.volumes.iter().map(|want| Attach {
             ec2: &services.ec2,
@@ -207,6 +207,9 @@ impl Boot<'_> {
                 deadline,
             }))
             .await?;
+        if !launched && !run.is_planning() {
+            self.forget_other_volumes();
+        }
         self.mount(run, disks().zip(&found).map(|((volume, device), found)| (volume.want, device, found)).collect())
             .await?;
         run.in_turn(disks().map(|(volume, device)| Grow { journal, volume, device, deadline, tried: Cell::default() }))
@@ -214,7 +217,10 @@ impl Boot<'_> {
         run.in_turn(volumes.iter().map(|volume| Own { journal, volume, swept: Cell::default() })).await?;
 
         // What follows is done once per instance.
-        let Some(staged) = staged else { return Ok(Up::Done) };
+        let Some(staged) = staged else {
+            self.is_set_up(run, disks().zip(&found));
+            return Ok(Up::Done);
+        };
         if let Some(failure) = self.unwritable.take() {
             return Err(at(StepName::Files)(failure));
         }
@@ -242,11 +248,35 @@ impl Boot<'_> {
                     .await?;
             }
         }
-        if !run.is_planning() {
-            journal.record_once_complete();
-        }
+        self.is_set_up(run, disks().zip(&found));
         run.step(self.complete(launch, LaunchResult::Continue)).await?;
         Ok(Up::Done)
+    }
+
+    /// A launch is begun only where it can be recorded. Whatever its steps came to, a node in service is mounted first.
+    fn must_take_records(&self) -> Result<(), Failure> {
+        let left_alone = self.journal.left_alone();
+        if self.journal.launch_outcome().is_none() {
+            let failure = self.unwritable.take().or(left_alone);
+            return failure.map_or(Ok(()), Err);
+        }
+        if let Some(failure) = left_alone {
+            self.journal.warn(StepName::Identity, None, format!("{failure}; {}", failure.what_to_do()));
+        }
+        Ok(())
+    }
+
+    /// All that is done once per instance is done, with these filesystems, and only Auto Scaling is to be told.
+    fn is_set_up<'b>(
+        &self,
+        run: &Runner<'_>,
+        disks: impl Iterator<Item = ((&'b Attached<'b>, &'b Device), &'b Found)>,
+    ) {
+        if !run.is_planning() {
+            self.journal.record_once_complete();
+            self.journal
+                .record_filesystems(disks.map(|((volume, _), found)| (volume.want.id.as_str(), found.uuid.as_str())));
+        }
     }
 
     /// Decides what a journal that may have been lost means for the once-per-instance steps, once for a journal.
@@ -269,6 +299,23 @@ impl Boot<'_> {
             journal.warn(StepName::Identity, None, text);
         }
         Ok(())
+    }
+
+    /// An image made of a node that was up has fstab lines for that node's volumes, for which each boot would wait.
+    fn forget_other_volumes(&self) {
+        let volumes: Vec<_> = self.config.volumes.iter().map(|volume| volume.id.as_str()).collect();
+        match fstab::drop_others(&volumes) {
+            Ok(dropped) => dropped.iter().for_each(|line| {
+                tracing::info!(step = "mount", "taken out of /etc/fstab, as this node has no such volume: {line}");
+            }),
+            Err(failure) => {
+                let text = format!(
+                    "/etc/fstab may have lines for volumes of another node: {failure}; {}",
+                    failure.what_to_do()
+                );
+                self.journal.warn(StepName::Mount, None, text);
+            }
+        }
     }
 
     /// Mounts these, and tells applications that all of them are mounted.
@@ -337,17 +384,18 @@ impl Boot<'_> {
         let config = self.config;
         let first = volumes.first();
         let text = |value: Option<String>| value.unwrap_or_default();
+        // Sorted by key, as 0.1.0 wrote it. This text is an input of the hooks: another order would have them called again.
         let all: Vec<_> = volumes
             .iter()
             .map(|volume| {
-                serde_json::json!({
-                    "id": volume.want.id.as_str(),
-                    "device_name": volume.device_name,
-                    "mount_path": volume.want.mount_path,
-                    "file_system": volume.want.file_system.as_str(),
-                    "owner": volume.want.owner.as_ref().map(ToString::to_string),
-                    "group": volume.want.group.as_ref().map(ToString::to_string),
-                })
+                BTreeMap::from([
+                    ("id", json!(volume.want.id.as_str())),
+                    ("device_name", json!(volume.device_name)),
+                    ("mount_path", json!(volume.want.mount_path)),
+                    ("file_system", json!(volume.want.file_system.as_str())),
+                    ("owner", json!(volume.want.owner.as_ref().map(ToString::to_string))),
+                    ("group", json!(volume.want.group.as_ref().map(ToString::to_string))),
+                ])
             })
             .collect();
         BTreeMap::from([
@@ -363,7 +411,7 @@ impl Boot<'_> {
             ("REGION", node.region.clone()),
             ("ASG_NAME", text(config.lifecycle.as_ref().map(|lifecycle| lifecycle.asg_name.clone()))),
             ("ASG_HOOK_NAME", text(config.lifecycle.as_ref().map(|lifecycle| lifecycle.hook_name.clone()))),
-            ("NODE_AGENT_VOLUMES", serde_json::Value::Array(all).to_string()),
+            ("NODE_AGENT_VOLUMES", json!(all).to_string()),
         ])
     }
 }
@@ -384,5 +432,14 @@ async fn announce_mounts() {
             "applications that wait for {} are not started: {failure}",
             systemd::MOUNTED_TARGET
         );
+    }
+}
+
+/// `systemctl isolate` is to leave the applications alone. Last, because systemd reads all units anew for it.
+async fn keep_in_isolation() {
+    if systemd::has_unit(systemd::MOUNTED_TARGET).await
+        && let Err(failure) = systemd::keep_in_isolation(systemd::MOUNTED_TARGET).await
+    {
+        tracing::warn!(step = "mount", "systemctl isolate would stop the applications: {failure}");
     }
 }

@@ -12,7 +12,7 @@ use nix::unistd::geteuid;
 use crate::aws::Aws;
 use crate::check::Check;
 use crate::config::json_schema;
-use crate::failure::Failure;
+use crate::failure::{Class, Failure};
 use crate::host::{blank, hook_reader, notify};
 use crate::journal::Fault;
 use crate::log::{self, Format, Level};
@@ -22,7 +22,7 @@ use crate::session::{Ended, Places, Session, last_words, stop_signal};
 use crate::status::report::Overall;
 use crate::step::StepName;
 use crate::steps::lifecycle::LaunchResult;
-use crate::{install, plan, settings, status};
+use crate::{install, plan, readable, settings, status};
 
 /// Brings a stateful EC2 node up: volumes, filesystems, files, hooks, then CONTINUE.
 #[derive(Debug, Parser)]
@@ -85,6 +85,9 @@ enum Command {
     Config(ConfigCommand),
     /// Prints a shell's completions, for bash: source <(node-agent completions bash)
     Completions { shell: Shell },
+    /// Mounts the volumes of a node in service at a reboot, without any answer from AWS
+    #[command(hide = true)]
+    MountAtBoot(Common),
     /// Reads the device on the standard input and says whether it is blank
     #[command(name = blank::READER, hide = true)]
     ReadBlank { arguments: Vec<String> },
@@ -220,13 +223,17 @@ impl Cli {
             Command::Plan(plan) => plan.make(),
             Command::Install(Install { now, root }) => {
                 log::init(Format::Text, false);
-                finish(block_on(async { Ok(install::install(&root, now).await?) }))
+                told(block_on(async { Ok(install::install(&root, now).await?) }))
             }
             Command::Check(check) => check.start(),
             Command::Config(ConfigCommand::Schema) => {
                 print(format!("{:#}\n", json_schema::document()).as_bytes(), ExitCode::SUCCESS)
             }
             Command::Completions { shell } => print(&completions(shell), ExitCode::SUCCESS),
+            Command::MountAtBoot(common) => {
+                let places = common.begin();
+                told(block_on(async { Ok(Session::open(places, Aws::new(), stop_signal()?)?.mount_at_boot().await?) }))
+            }
             Command::ReadBlank { arguments } => child_part(blank::read_stdin(&arguments)),
             Command::ReadHook { state_dir, step } => child_part(hook_reader::read_stdin(&state_dir, step.as_str())),
         }
@@ -243,6 +250,7 @@ impl Command {
             Command::Complete(_) => Some("complete"),
             Command::Plan(_) => Some("plan"),
             Command::Install(_) => Some("install"),
+            Command::MountAtBoot(_) => Some("mount-at-boot"),
             Command::Check(check) if check.is_of_this_host() => Some("check"),
             Command::Check(_)
             | Command::Config(_)
@@ -300,7 +308,7 @@ impl Status {
         }
         match report {
             Ok(report) => print(status::render(&report, self.json).as_bytes(), ExitCode::from(report.exit_code)),
-            Err(fault) => finish(Err(fault)),
+            Err(fault) => told(Err(fault)),
         }
     }
 }
@@ -357,7 +365,7 @@ impl Plan {
                 };
                 print(text.as_bytes(), ExitCode::from(plan::exit_code(&planned)))
             }
-            Err(fault) => finish(Err(fault)),
+            Err(fault) => told(Err(fault)),
         }
     }
 }
@@ -383,10 +391,21 @@ fn block_on<T>(work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault>
     result
 }
 
-/// The last line of every run, and the exit code.
+/// The last line of a run, which is the node's last word on the console, and the exit code. A run that another one kept off
+/// says nothing of the node.
 fn finish(result: Result<(), Fault>) -> ExitCode {
+    if result.as_ref().is_err_and(|fault| fault.exit_code == Class::Locked.exit_code()) {
+        return told(result);
+    }
     last_words(result.as_ref().err());
     result.map_or_else(|fault| ExitCode::from(fault.exit_code), |()| ExitCode::SUCCESS)
+}
+
+/// Says what failed and what to do, if something did; and the exit code.
+fn told(result: Result<(), Fault>) -> ExitCode {
+    let Err(Fault { exit_code, error, .. }) = result else { return ExitCode::SUCCESS };
+    log::say(Level::Error, &format!("{}; {}", error.message, readable::remedy(&error.remedy)));
+    ExitCode::from(exit_code)
 }
 
 #[derive(Debug, Subcommand)]

@@ -168,6 +168,8 @@ catalogue! {
     UnexpectedlyBlank "unexpectedly-blank" Safety "this may be data loss: check volume.id and the volume's history; only if it is to be empty, make the filesystem by hand (mkfs.xfs DEVICE or mkfs.ext4 DEVICE), then: node-agent retry";
     /// The disk has a filesystem of another type than configured.
     WrongFilesystem "wrong-filesystem" Safety "set volume.file_system to what is on the disk, or correct volume.id; the agent never converts or overwrites; then: node-agent retry";
+    /// A node in service finds another filesystem than before.
+    AnotherFilesystem "another-filesystem" Safety "find out who made it (aws ec2 describe-volumes --volume-ids VOLUME; journalctl -b; the shell history): the node's data may be lost or on another volume; only if this is the filesystem to use: node-agent retry --from filesystem";
     /// A program the agent needs is missing.
     ToolMissing "tool-missing" Permanent "install the package that has it, here and in the image, then: node-agent retry";
     /// A program the agent started failed.
@@ -178,6 +180,8 @@ catalogue! {
     FilesystemTooNew "filesystem-too-new" Safety "nothing is damaged: install an e2fsprogs, here and in the image, as new as the one that made the filesystem, then: node-agent retry";
     /// The filesystem check found damage it does not repair by itself.
     FilesystemDamaged "filesystem-damaged" Safety "take a snapshot first: aws ec2 create-snapshot --volume-id VOLUME; repair by hand: e2fsck DEVICE; then: node-agent retry";
+    /// The agent does not share the machine's mounts.
+    PrivateMounts "private-mounts" Safety "let the service share the machine's mounts (systemctl show node-agent | grep -E '^(Private|Protect)'), then: systemctl restart node-agent";
     /// Something else stands in the mount point's place.
     MountPointTaken "mount-point-taken" Safety "move it away, or set another mount_path, then: node-agent retry";
     /// /etc/fstab has a line of somebody else's for the mount point.
@@ -190,6 +194,8 @@ catalogue! {
     ReadOnly "read-only" Permanent "see why in dmesg; take a snapshot first: aws ec2 create-snapshot --volume-id VOLUME; stop what uses it (fuser -vm PLACE), then: umount PLACE && node-agent retry, which checks the filesystem and mounts it again";
     /// A volume that the agent mounted is no longer mounted.
     NotMounted "not-mounted" Permanent "see who unmounted it (journalctl -b); to mount it again: node-agent retry";
+    /// Somebody has stopped the target that starts the applications.
+    TargetStopped "target-stopped" Permanent "see who did it (journalctl -b -u node-agent-mounted.target); to start it and the applications again: systemctl start node-agent-mounted.target";
     /// A local file operation failed.
     LocalIo "local-io" Permanent "correct what the message ends with (df -h, df -i, ls -ld and dmesg tell most causes), then: node-agent retry";
     /// A path leads through a symlink that a user other than root may have made.

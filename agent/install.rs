@@ -1,23 +1,44 @@
-//! `node-agent install`: the binary puts itself and its units in their places.
+//! `node-agent install`: the binary puts itself and its units in their places, or enables the package that it is of.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::config::Sha256Digest;
 use crate::failure::{Code, Failure, Named};
 use crate::host::atomic::Replacement;
-use crate::host::{command, systemd};
+use crate::host::systemd;
 use crate::settings::CONFIG;
 
 /// Where a program that no package manager knows belongs (FHS, /usr/local).
 const BINARY: &str = "/usr/local/bin/node-agent";
 /// Where units that no package manager knows belong (systemd.unit(5)).
 const UNITS: &str = "/etc/systemd/system";
-const SERVICE: &str = include_str!("../systemd/node-agent.service");
-const TARGET: &str = include_str!("../systemd/node-agent-mounted.target");
 /// Where the packages install the binary, as the unit in the repository has it.
 const PACKAGED: &str = "/usr/bin/node-agent";
+/// Where the packages of this and other distributions have their units.
+const PACKAGED_UNITS: [&str; 2] = ["/usr/lib/systemd/system", "/lib/systemd/system"];
+/// Where an administrator masks a unit, for good or until the next boot.
+const MASKS: [&str; 2] = [UNITS, "/run/systemd/system"];
+/// A first boot enables what the presets name, and on some distributions disables all else.
+const PRESET: &str = "/etc/systemd/system-preset/50-node-agent.preset";
 
-/// Installs into `root`; with `now`, starts the service without waiting for it. What is in place already stays.
+const SERVICE: &str = include_str!("../systemd/node-agent.service");
+const MOUNT: &str = include_str!("../systemd/node-agent-mount.service");
+const TARGET: &str = include_str!("../systemd/node-agent-mounted.target");
+const ENABLED: &str = include_str!("../systemd/node-agent.preset");
+
+/// Begins the first line of an installed unit; the checksum of all that follows that line ends it. A unit of which that is not
+/// true is an administrator's.
+const MARK: &str = "# By node-agent install; SHA-256 of what follows: ";
+/// The checksums of the units that 0.1.0 installed, which has no such line.
+const UNMARKED: [&str; 2] = [
+    "b615a894217a49abf313e60a62446f4046e9d2e165b486da87ac45e3463a105e",
+    "1813bd5b0cb4ef14231f7d994957b28a93229e72d2f9a299e882006370b52192",
+];
+
+/// Installs into `root`; with `now`, starts the service without waiting for it. What is in place already stays. Returns once
+/// the service is enabled, or fails.
 pub async fn install(root: &Path, now: bool) -> Result<(), Failure> {
     let here = root == Path::new("/");
     if now && !here {
@@ -28,46 +49,105 @@ pub async fn install(root: &Path, now: bool) -> Result<(), Failure> {
         return Err(Failure::new(Code::InstallImpossible, "no systemd runs here, so no service can be started")
             .remedy("run it in the foreground: node-agent run --once"));
     }
-    let binary = put_binary(root)?;
-    // A packaged agent that is called here keeps its unit.
-    let service = SERVICE.replace(PACKAGED, BINARY);
-    put(&inside(root, UNITS).join(systemd::UNIT), service.as_bytes(), 0o644)?;
-    put(&inside(root, UNITS).join(systemd::MOUNTED_TARGET), TARGET.as_bytes(), 0o644)?;
-    if systemd::is_running() || !here {
-        let root_option = format!("--root={}", root.display());
-        let enable: &[&str] = if here { &["enable", systemd::UNIT] } else { &[&root_option, "enable", systemd::UNIT] };
-        if here {
-            systemd::reload().await?;
-        }
-        command::must("systemctl", enable, None).await?;
+    for unit in [systemd::UNIT, systemd::MOUNT_UNIT, systemd::MOUNTED_TARGET] {
+        must_not_be_masked(root, unit)?;
     }
-    tracing::info!("installed {} and {} in {UNITS}", binary.display(), systemd::UNIT);
-    if now {
-        if !fs::exists(CONFIG).unwrap_or(true) {
-            tracing::warn!(
-                "there is no {CONFIG} yet: the service starts once it is there: systemctl start {}",
-                systemd::UNIT
-            );
-        }
-        systemd::start(systemd::UNIT).await?;
-    }
-    Ok(())
+    let binary = if is_packaged(root) {
+        tracing::info!("this is the package's agent: its unit is enabled, and nothing is copied");
+        inside(root, PACKAGED)
+    } else {
+        put_all(root)?
+    };
+    enable(root).await?;
+    tracing::info!("{} is enabled: it runs {}", systemd::UNIT, binary.display());
+    if now { start(&binary).await } else { Ok(()) }
 }
 
 fn inside(root: &Path, path: &str) -> PathBuf {
     root.join(path.trim_start_matches('/'))
 }
 
+/// A mask is an administrator's word.
+fn must_not_be_masked(root: &Path, unit: &str) -> Result<(), Failure> {
+    for dir in MASKS {
+        let path = inside(root, dir).join(unit);
+        let masked = fs::read_link(&path).is_ok_and(|target| target == Path::new("/dev/null"))
+            || fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file() && meta.len() == 0);
+        if masked {
+            let text = format!("{unit} is masked: {}", path.display());
+            return Err(Failure::new(Code::InstallImpossible, text)
+                .remedy(format!("if it is to run after all: systemctl unmask {unit}, then install again")));
+        }
+    }
+    Ok(())
+}
+
+/// The package's unit, if the package is installed in `root`.
+fn packaged_unit(root: &Path) -> Option<PathBuf> {
+    PACKAGED_UNITS.iter().map(|dir| inside(root, dir).join(systemd::UNIT)).find(|path| path.exists())
+}
+
+/// Whether this process runs the program of the package that is installed in `root`.
+fn is_packaged(root: &Path) -> bool {
+    let same = |one: &Path, other: &Path| {
+        let file = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
+        file(one).is_ok_and(|one| file(other).is_ok_and(|other| one == other))
+    };
+    packaged_unit(root).is_some() && same(Path::new("/proc/self/exe"), &inside(root, PACKAGED))
+}
+
+fn put_all(root: &Path) -> Result<PathBuf, Failure> {
+    if let Some(unit) = packaged_unit(root) {
+        tracing::warn!(
+            "the package node-agent is installed, too: its unit {} has no effect any more, nor have its upgrades, until this copy is \
+             removed: rm {BINARY} {UNITS}/node-agent*.{{service,target}}; systemctl daemon-reload",
+            unit.display()
+        );
+    }
+    let binary = put_binary(root)?;
+    put_unit(root, systemd::UNIT, &SERVICE.replace(PACKAGED, BINARY))?;
+    put_unit(root, systemd::MOUNT_UNIT, &MOUNT.replace(PACKAGED, BINARY))?;
+    put_unit(root, systemd::MOUNTED_TARGET, TARGET)?;
+    put(&inside(root, PRESET), ENABLED.as_bytes(), 0o644)?;
+    Ok(binary)
+}
+
 fn put_binary(root: &Path) -> Result<PathBuf, Failure> {
     let path = inside(root, BINARY);
     let what = || format!("installing {}", path.display());
     let own = Path::new("/proc/self/exe");
+    if !own.exists() {
+        let text = "/proc is not mounted, by which the program finds its own file";
+        return Err(Failure::new(Code::InstallImpossible, text).remedy("mount -t proc proc /proc, then install again"));
+    }
     if fs::canonicalize(own).ok() != fs::canonicalize(&path).ok() {
         let mut contents = File::open(own).named(what())?;
         make_parent(&path)?;
         Replacement::new(&path).mode(0o755).write_from(&mut contents).named(what())?;
     }
     Ok(path)
+}
+
+/// Puts a unit in its place, unless an administrator has written or edited the one that is there.
+fn put_unit(root: &Path, name: &str, text: &str) -> Result<(), Failure> {
+    let path = inside(root, UNITS).join(name);
+    if fs::read_to_string(&path).is_ok_and(|there| there != text && !is_of_an_install(&there)) {
+        tracing::warn!(
+            "{} was written or edited by an administrator and stays as it is; to have this version's: rm {0}, then install again",
+            path.display()
+        );
+        return Ok(());
+    }
+    put(&path, format!("{MARK}{}\n{text}", checksum(text)).as_bytes(), 0o644)
+}
+
+fn is_of_an_install(text: &str) -> bool {
+    let marked = text.strip_prefix(MARK).and_then(|rest| rest.split_once('\n'));
+    marked.is_some_and(|(sum, rest)| sum == checksum(rest)) || UNMARKED.contains(&checksum(text).as_str())
+}
+
+fn checksum(text: &str) -> String {
+    Sha256Digest::of(text.as_bytes()).to_string()
 }
 
 fn put(path: &Path, contents: &[u8], mode: u32) -> Result<(), Failure> {
@@ -82,5 +162,59 @@ fn make_parent(path: &Path) -> Result<(), Failure> {
     match path.parent() {
         Some(dir) => fs::create_dir_all(dir).named(format_args!("making {}", dir.display())),
         None => Ok(()),
+    }
+}
+
+/// Enables the service: by systemd, or in its files where none runs, as in a chroot or an image.
+async fn enable(root: &Path) -> Result<(), Failure> {
+    let root_option = format!("--root={}", root.display());
+    let elsewhere = (root != Path::new("/")).then_some(root_option.as_str());
+    if elsewhere.is_none() {
+        // A reload that fails keeps nothing from being enabled; starting says more.
+        if let Err(failure) = systemd::reload().await {
+            tracing::warn!("{failure}");
+        }
+    }
+    for command in ["enable", "is-enabled"] {
+        let arguments: Vec<_> = elsewhere.into_iter().chain([command, systemd::UNIT]).collect();
+        systemd::must("systemctl", &arguments).await?;
+    }
+    Ok(())
+}
+
+/// Starts the service without waiting for it. One that runs already goes on.
+async fn start(binary: &Path) -> Result<(), Failure> {
+    if !fs::exists(CONFIG).unwrap_or(true) {
+        tracing::warn!(
+            "there is no {CONFIG} yet: the service starts once it is there: systemctl start {}",
+            systemd::UNIT
+        );
+    }
+    if let Some(pid) = systemd::main_process(systemd::UNIT).await {
+        let program = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+        if program(Path::new(&format!("/proc/{pid}/exe"))) != program(binary) {
+            tracing::warn!(
+                "{} runs already (process {pid}), and not from {}: it goes on until: systemctl restart {0}",
+                systemd::UNIT,
+                binary.display()
+            );
+        }
+    }
+    systemd::start(systemd::UNIT).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_that_somebody_has_edited_is_not_taken_for_an_installed_one() {
+        let installed = format!("{MARK}{}\n{SERVICE}", checksum(SERVICE));
+        assert!(is_of_an_install(&installed));
+        for edited in
+            [format!("{installed}\nNice=5\n"), SERVICE.to_owned(), installed.replacen("no", "yes", 1), String::new()]
+        {
+            assert!(!is_of_an_install(&edited), "{edited}");
+        }
     }
 }

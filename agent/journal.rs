@@ -14,14 +14,17 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::config::{self, Config, OnFailure};
 use crate::failure::{Code, Failure};
 use crate::host::{self, atomic, group};
 use crate::publish::Publisher;
 use crate::step::StepName;
+use crate::words::{self, Word};
 
-/// The layout of the file below; a reader of another number leaves the file alone.
+/// The layout of the file below. A file of a later one is left alone. What a version adds has a key of its own, so that the one
+/// before it passes over it.
 pub const SCHEMA: u32 = 1;
 
 const FILE: &str = "state.json";
@@ -119,6 +122,12 @@ pub struct VolumeRecord {
     /// How it was mounted when it was last looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mounted: Option<MountRecord>,
+    /// The UUID of the filesystem that the node was launched with: another one in its place is not mounted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filesystem_uuid: Option<String>,
+    /// Of a newer version.
+    #[serde(flatten)]
+    pub unknown: Map<String, Value>,
 }
 
 /// A volume's mount. The kernel does not tell of all options whether they are in force.
@@ -201,7 +210,7 @@ pub enum Phase {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Fault {
     /// The step, where it was in one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "words::known", skip_serializing_if = "Option::is_none")]
     pub step: Option<StepName>,
     /// The exit code that belongs to it.
     pub exit_code: u8,
@@ -240,8 +249,8 @@ pub struct LifecycleRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intent: Option<String>,
     /// How the launch ended; nothing is sent any more once this is set.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub outcome: Option<LaunchOutcome>,
+    #[serde(default, rename = "outcome", skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Word<LaunchOutcome>>,
     /// When a failed node is given up, RFC 3339: set at the first failure, so that neither a retry nor a restart of the
     /// service puts it off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -261,6 +270,9 @@ pub struct LifecycleRecord {
     /// The journal was lost on a node in service: that its steps are done is concluded, not recorded.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub presumed: bool,
+    /// Of a newer version.
+    #[serde(flatten)]
+    pub unknown: Map<String, Value>,
 }
 
 /// `[lifecycle]` as it was read: what a hold needs to keep its promise without the configuration.
@@ -317,6 +329,11 @@ pub struct HoldDeadline {
 }
 
 impl LifecycleRecord {
+    /// How the launch ended, if it has.
+    pub fn outcome(&self) -> Option<LaunchOutcome> {
+        self.ended.as_ref().map(|ended| ended.known().unwrap_or(LaunchOutcome::Unknown))
+    }
+
     /// No end of a hold is promised any more.
     fn take_back_hold(&mut self) {
         (self.hold_until, self.hold_deadline) = (None, None);
@@ -367,6 +384,9 @@ pub enum LaunchOutcome {
     NoHook,
     /// CONTINUE was sent, but nobody could see that it was taken: IAM does not let the state be read.
     Unconfirmed,
+    /// It ended in a way that only a newer version knows.
+    #[serde(skip_deserializing)]
+    Unknown,
 }
 
 impl fmt::Display for LaunchOutcome {
@@ -377,6 +397,7 @@ impl fmt::Display for LaunchOutcome {
             LaunchOutcome::NoGroup => "the instance is in no group",
             LaunchOutcome::NoHook => "no lifecycle hook is configured",
             LaunchOutcome::Unconfirmed => "CONTINUE was sent, unconfirmed",
+            LaunchOutcome::Unknown => "as a newer version of the agent has recorded",
         })
     }
 }
@@ -402,7 +423,7 @@ pub struct State {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<Process>,
     /// How far it has come.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "words::known")]
     pub phase: Phase,
     /// Since when, RFC 3339.
     #[serde(default)]
@@ -411,28 +432,28 @@ pub struct State {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
     /// What should be looked at.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "words::known_among", skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Warning>,
     /// The last lines that each hook printed.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub output: BTreeMap<StepName, Vec<String>>,
+    pub output: BTreeMap<Word<StepName>, Vec<String>>,
     /// The step from which on everything is to be redone, asked for by an operator and not completed yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub redo_from: Option<StepName>,
+    pub redo_from: Option<Word<StepName>>,
     /// The instance's tag says that the node failed.
     #[serde(default)]
     pub tagged: bool,
     /// The steps, in the order of the sequence.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "words::known_among")]
     pub steps: Vec<StepRecord>,
     /// By volume id.
     #[serde(default)]
     pub volumes: BTreeMap<String, VolumeRecord>,
     /// The inputs' digest of each completed once-per-instance step.
     #[serde(default)]
-    pub once: BTreeMap<StepName, String>,
+    pub once: BTreeMap<Word<StepName>, String>,
     /// An earlier journal may have been lost. None once that is decided.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "words::known", skip_serializing_if = "Option::is_none")]
     pub lost: Option<Lost>,
     /// Whether every once-per-instance step before `complete` is done, whatever Auto Scaling was told. Journals of earlier
     /// versions do not say it.
@@ -444,6 +465,9 @@ pub struct State {
     /// The launch lifecycle action.
     #[serde(default)]
     pub lifecycle: LifecycleRecord,
+    /// Of a newer version.
+    #[serde(flatten)]
+    pub unknown: Map<String, Value>,
 }
 
 /// Why there is no record of what was done, where there may have been one.
@@ -459,9 +483,19 @@ pub enum Lost {
 }
 
 impl State {
+    /// The steps from this one on are due again, and so are those of a newer version, which may come behind it.
+    fn forget_once_from(&mut self, step: StepName) {
+        self.once.retain(|done, _| done.known().is_some_and(|done| done < step));
+    }
+
+    /// The step from which on everything is to be redone. A step of a newer version is that version's affair.
+    pub fn redone_from(&self) -> Option<StepName> {
+        self.redo_from.as_ref().and_then(Word::known)
+    }
+
     /// The launch has ended so, in this boot.
     fn end_launch(&mut self, outcome: LaunchOutcome) {
-        self.lifecycle.outcome = Some(outcome);
+        self.lifecycle.ended = Some(outcome.into());
         self.lifecycle.completed_in = Some(self.boot_id.clone());
         self.lifecycle.pooled_since = false;
     }
@@ -474,7 +508,7 @@ impl State {
             |record: &StepRecord| once(&record.step) && matches!(record.outcome, Outcome::Running | Outcome::Failed);
         let failed = self.fault.as_ref().and_then(|fault| fault.step).is_some_and(|step| once(&step));
         if self.once_complete.is_none()
-            && (self.lifecycle.outcome.is_none() || failed || self.steps.iter().any(unfinished))
+            && (self.lifecycle.outcome().is_none() || failed || self.steps.iter().any(unfinished))
         {
             self.once_complete = Some(false);
         }
@@ -493,6 +527,8 @@ pub struct Journal {
     state: RefCell<State>,
     /// The last write failed.
     unwritable: Cell<bool>,
+    /// The schema of the file, which a newer version wrote: nothing is written to it.
+    left_alone: Option<u32>,
 }
 
 impl Journal {
@@ -503,13 +539,21 @@ impl Journal {
             tracing::debug!("clearing {}: {error}", dir.display());
         }
         let (mut state, unreadable) = begin_from(dir);
-        if let Some(why) = unreadable {
-            tracing::warn!("the journal {} is unreadable ({why}); set aside as {STALE}", dir.join(FILE).display());
-            set_aside(dir);
+        let mut left_alone = None;
+        match unreadable {
+            None => {}
+            Some(Unreadable::Newer(schema)) => {
+                tracing::warn!("{}", newer(dir, schema));
+                left_alone = Some(schema);
+            }
+            Some(Unreadable::Broken(why)) => {
+                tracing::warn!("the journal {} is unreadable ({why}); set aside as {STALE}", dir.join(FILE).display());
+                set_aside(dir);
+            }
         }
         state.schema = SCHEMA;
         boot_id.clone_into(&mut state.boot_id);
-        Journal { publisher, ..Journal::with(Some(dir.to_owned()), state) }
+        Journal { publisher, left_alone, ..Journal::with(Some(dir.to_owned()), state) }
     }
 
     /// A journal to look at: changes stay in memory. One that cannot be read would be set aside.
@@ -520,7 +564,7 @@ impl Journal {
 
     fn with(dir: Option<PathBuf>, mut state: State) -> Self {
         state.settle_once_complete();
-        Journal { dir, publisher: None, state: RefCell::new(state), unwritable: Cell::new(false) }
+        Journal { dir, publisher: None, state: RefCell::new(state), unwritable: Cell::new(false), left_alone: None }
     }
 
     /// A sequence begins, by this process. After an error only this process knows of it.
@@ -551,7 +595,7 @@ impl Journal {
     /// The action of this launch as a configuration last named it; none once the launch is completed. Where a hold was
     /// promised, it holds for this action.
     pub fn action(&self) -> Option<config::Lifecycle> {
-        let open = |state: &State| state.lifecycle.action.clone().filter(|_| state.lifecycle.outcome.is_none());
+        let open = |state: &State| state.lifecycle.action.clone().filter(|_| state.lifecycle.outcome().is_none());
         self.read(open).as_ref().map(config::Lifecycle::from)
     }
 
@@ -624,6 +668,7 @@ impl Journal {
             return;
         }
         if !before.is_empty()
+            && self.left_alone.is_none()
             && let Some(dir) = &self.dir
         {
             tracing::warn!("the journal is of instance {before}, this is {instance_id}; set aside as {STALE}");
@@ -657,6 +702,9 @@ impl Journal {
         let mut next = self.state.borrow().clone();
         change(&mut next);
         next.revision += 1;
+        if let (Some(dir), Some(schema)) = (&self.dir, self.left_alone) {
+            return Err(newer(dir, schema));
+        }
         if let Some(dir) = &self.dir {
             let text =
                 serde_json::to_vec_pretty(&next).map_err(|error| Failure::io("writing the journal", error.into()))?;
@@ -682,10 +730,16 @@ impl Journal {
         }
     }
 
-    /// As [`Journal::keep`], for a caller who has something to say of the error.
+    /// As [`Journal::keep`], for a caller who has something to say of the error. A newer version's journal was said to be left
+    /// alone, and is no error here.
     fn adopt(&self, change: impl FnOnce(&mut State)) -> Result<(), Failure> {
         self.note(change);
-        self.update(|_| {})
+        if self.left_alone.is_some() { Ok(()) } else { self.update(|_| {}) }
+    }
+
+    /// Why nothing is written, where the journal is a newer version's.
+    pub fn left_alone(&self) -> Option<Failure> {
+        Some(newer(self.dir.as_deref()?, self.left_alone?))
     }
 
     /// Changes something that only people look at. It becomes durable with the next [`Journal::update`].
@@ -715,6 +769,11 @@ impl Journal {
         });
     }
 
+    /// Takes a warning back that does not hold any more.
+    pub fn take_back(&self, warning: &Warning) {
+        self.note(|state| state.warnings.retain(|one| one != warning));
+    }
+
     /// What is known of a volume.
     pub fn volume(&self, id: &str) -> VolumeRecord {
         self.read(|state| state.volumes.get(id).cloned().unwrap_or_default())
@@ -725,16 +784,29 @@ impl Journal {
         self.update(|state| change(state.volumes.entry(id.to_owned()).or_default()))
     }
 
+    /// Records the filesystems, by volume id and UUID, that a launched node has. A record that is there stays.
+    pub fn record_filesystems<'a>(&self, filesystems: impl Iterator<Item = (&'a str, &'a str)>) {
+        let unknown = |(id, _): &(&str, &str)| self.volume(id).filesystem_uuid.is_none();
+        let new: Vec<_> = filesystems.filter(unknown).collect();
+        if !new.is_empty() {
+            self.keep(|state| {
+                for (id, uuid) in new {
+                    state.volumes.entry(id.to_owned()).or_default().filesystem_uuid = Some(uuid.to_owned());
+                }
+            });
+        }
+    }
+
     /// Whether a once-per-instance step was completed with these very inputs.
     pub fn once_done(&self, step: StepName, inputs: &str) -> bool {
-        self.read(|state| state.once.get(&step).is_some_and(|done| done == inputs))
+        self.read(|state| state.once.get(&step.into()).is_some_and(|done| done == inputs))
     }
 
     /// A once-per-instance step is completed: those after it are due again.
     pub fn record_once(&self, step: StepName, inputs: &str) -> Result<(), Failure> {
         self.update(|state| {
-            state.once.retain(|done, _| *done < step);
-            state.once.insert(step, inputs.to_owned());
+            state.forget_once_from(step);
+            state.once.insert(step.into(), inputs.to_owned());
             state.once_complete = Some(false);
         })
     }
@@ -754,16 +826,16 @@ impl Journal {
             // Earlier versions did not record it: then each step must be recorded that this configuration asks for.
             let recorded = || {
                 let hooks = |step: &StepName| *step == StepName::Files || config.hooks.is_some();
-                ONCE.iter().filter(|step| hooks(step)).all(|step| state.once.contains_key(step))
+                ONCE.iter().filter(|step| hooks(step)).all(|step| state.once.contains_key(&(*step).into()))
             };
-            let launched = state.lifecycle.outcome.is_some_and(|outcome| outcome != LaunchOutcome::Abandoned);
-            launched && state.redo_from.is_none() && state.once_complete.unwrap_or_else(recorded)
+            let launched = state.lifecycle.outcome().is_some_and(|outcome| outcome != LaunchOutcome::Abandoned);
+            launched && state.redone_from().is_none() && state.once_complete.unwrap_or_else(recorded)
         })
     }
 
     /// Whether an earlier journal of this launch may have been lost, which nobody has looked into yet.
     pub fn lost(&self) -> Option<Lost> {
-        self.read(|state| state.lost.filter(|_| state.lifecycle.outcome.is_none()))
+        self.read(|state| state.lost.filter(|_| state.lifecycle.outcome().is_none()))
     }
 
     /// Records that nothing is missing from this journal.
@@ -786,7 +858,7 @@ impl Journal {
 
     /// How this instance's launch ended, if it has.
     pub fn launch_outcome(&self) -> Option<LaunchOutcome> {
-        self.read(|state| state.lifecycle.outcome)
+        self.read(|state| state.lifecycle.outcome())
     }
 
     /// Records how the launch ended, in memory at least: nothing is sent for it any more.
@@ -807,7 +879,7 @@ impl Journal {
     pub fn may_be_launched_anew(&self, boot_id: &str) -> bool {
         self.read(|state| {
             let lifecycle = &state.lifecycle;
-            matches!(lifecycle.outcome, Some(LaunchOutcome::Continued | LaunchOutcome::Unconfirmed))
+            matches!(lifecycle.outcome(), Some(LaunchOutcome::Continued | LaunchOutcome::Unconfirmed))
                 && (lifecycle.pooled_since || lifecycle.completed_in.as_deref() != Some(boot_id))
         })
     }
@@ -834,14 +906,18 @@ impl Journal {
     /// Everything from `step` on is to be redone. What Auto Scaling was told stays told.
     pub fn redo_from(&self, step: StepName) -> Result<(), Failure> {
         self.update(|state| {
-            state.redo_from = Some(step);
-            state.once.retain(|done, _| *done < step);
+            state.redo_from = Some(step.into());
+            state.forget_once_from(step);
             if step < StepName::Complete {
                 state.once_complete = Some(false);
                 state.lifecycle.presumed = false;
             }
-            if matches!(state.lifecycle.outcome, Some(LaunchOutcome::NoGroup | LaunchOutcome::NoHook)) {
-                state.lifecycle.outcome = None;
+            if step <= StepName::Filesystem {
+                // An operator has decided that what is on the disks now is right.
+                state.volumes.values_mut().for_each(|volume| volume.filesystem_uuid = None);
+            }
+            if matches!(state.lifecycle.outcome(), Some(LaunchOutcome::NoGroup | LaunchOutcome::NoHook)) {
+                state.lifecycle.ended = None;
             }
         })
     }
@@ -868,38 +944,77 @@ pub fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Why a journal cannot be read.
+#[derive(Debug)]
+pub enum Unreadable {
+    /// A newer version has written it, with this schema.
+    Newer(u32),
+    /// It is damaged.
+    Broken(String),
+}
+
+/// A newer version's journal is left alone.
+pub fn newer(dir: &Path, schema: u32) -> Failure {
+    let (path, own) = (dir.join(FILE), env!("CARGO_PKG_VERSION"));
+    let text = format!(
+        "the journal {0} has schema {schema}, and this agent ({own}) knows {SCHEMA}: it is left alone, nothing is recorded, and Auto \
+         Scaling is told nothing",
+        path.display()
+    );
+    Failure::new(Code::StateUnusable, text).remedy(format!(
+        "install the version that wrote it, or a newer one, then: systemctl restart node-agent; if the journal came with the image \
+         of another machine: mv {0} {0}.other && node-agent retry",
+        path.display()
+    ))
+}
+
 /// The state in `dir`, without touching it; none where there is none.
-pub fn read(dir: &Path) -> Result<Option<State>, String> {
+pub fn read(dir: &Path) -> Result<Option<State>, Unreadable> {
     match fs::read(dir.join(FILE)) {
         Ok(text) => parse(&text).map(Some),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(Unreadable::Broken(error.to_string())),
     }
 }
 
 /// The state to begin with in `dir`, and why the one that is there cannot be read.
-fn begin_from(dir: &Path) -> (State, Option<String>) {
+fn begin_from(dir: &Path) -> (State, Option<Unreadable>) {
     let lost = |lost| State { lost: Some(lost), ..State::default() };
     match read(dir) {
         Ok(Some(state)) => (state, None),
         // Every run makes it once its journal is written.
         Ok(None) if dir.join(SCRATCH).is_dir() => (lost(Lost::Missing), None),
         Ok(None) => (lost(Lost::Absent), None),
+        Err(Unreadable::Newer(schema)) => (glimpse(dir), Some(Unreadable::Newer(schema))),
         Err(why) => (lost(Lost::Unreadable), Some(why)),
     }
 }
 
-/// Reads a state; one of another schema is not understood.
-pub fn parse(text: &[u8]) -> Result<State, String> {
+/// What counts of a newer version's journal: it is of this instance, which was launched and set up, as far as can be told.
+fn glimpse(dir: &Path) -> State {
+    let document: Value =
+        fs::read(dir.join(FILE)).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    State {
+        instance_id: document["instance_id"].as_str().unwrap_or_default().to_owned(),
+        once_complete: Some(true),
+        lifecycle: LifecycleRecord { ended: Some(Word::Other("newer".to_owned())), ..LifecycleRecord::default() },
+        ..State::default()
+    }
+}
+
+/// Reads a state; one of a later schema is not understood.
+pub fn parse(text: &[u8]) -> Result<State, Unreadable> {
     #[derive(Deserialize)]
     struct Version {
         schema: u32,
     }
-    let version: Version = serde_json::from_slice(text).map_err(|error| error.to_string())?;
-    if version.schema != SCHEMA {
-        return Err(format!("schema {}, this agent knows {SCHEMA}", version.schema));
+    let broken = |error: serde_json::Error| Unreadable::Broken(error.to_string());
+    let version: Version = serde_json::from_slice(text).map_err(broken)?;
+    match version.schema {
+        SCHEMA => serde_json::from_slice(text).map_err(broken),
+        newer if newer > SCHEMA => Err(Unreadable::Newer(newer)),
+        none => Err(Unreadable::Broken(format!("there is no schema {none}"))),
     }
-    serde_json::from_slice(text).map_err(|error| error.to_string())
 }
 
 /// Where it cannot be renamed, the next write replaces it.
@@ -1014,7 +1129,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let journal = open(dir.path());
         journal.claim("i-old");
-        journal.update(|state| state.lifecycle.outcome = Some(LaunchOutcome::Continued)).unwrap();
+        journal.launch_ended(LaunchOutcome::Continued);
         let baked = open(dir.path());
         baked.claim("i-new");
         assert_eq!(baked.launch_outcome(), None);
@@ -1023,13 +1138,80 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_or_newer_journal_is_set_aside() {
-        for text in ["", "{\"schema\":1,\"instance_id\":\"i", "{\"schema\":99}"] {
+    fn an_unreadable_journal_is_set_aside() {
+        for text in ["", "{\"schema\":1,\"instance_id\":\"i", "{\"schema\":0}", "{}", "[]"] {
             let dir = tempfile::tempdir().unwrap();
             fs::write(dir.path().join(FILE), text).unwrap();
             let journal = open(dir.path());
             journal.claim("i-1");
             assert!(dir.path().join(STALE).exists(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_newer_journal_is_never_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = r#"{"schema":2,"instance_id":"i-1","lifecycle":{"outcome":{"launch":"continued"}}}"#;
+        fs::write(dir.path().join(FILE), text).unwrap();
+        for (instance_id, launched) in [("i-1", true), ("i-2", false)] {
+            let journal = open(dir.path());
+            journal.claim(instance_id);
+            assert_eq!(journal.launch_outcome().is_some(), launched);
+            journal.launch_ended(LaunchOutcome::Continued);
+            journal.record_once_complete();
+            let refused = journal.record_once(StepName::Files, "1").unwrap_err();
+            assert!(refused.to_string().contains("has schema 2"), "{refused}");
+            assert_eq!(fs::read_to_string(dir.path().join(FILE)).unwrap(), text);
+            assert!(!dir.path().join(STALE).exists());
+        }
+    }
+
+    #[test]
+    fn words_of_a_newer_version_are_kept_and_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let newer = serde_json::json!({
+            "schema": 1, "instance_id": "i-1", "boot_id": "boot-1", "config_digest": "d", "revision": 7,
+            "phase": "departing",
+            "departure": { "phase": "draining" },
+            "redo_from": "drain",
+            "fault": { "step": "drain", "exit_code": 1, "error": { "code": "x", "message": "m", "remedy": "r", "public": "m" } },
+            "warnings": [{ "step": "drain", "message": "m" }, { "step": "mount", "message": "m" }],
+            "steps": [
+                { "step": "gate", "outcome": "changed", "attempts": 1, "started_at": "", "took_ms": 1 },
+                { "step": "mount", "outcome": "adopted", "attempts": 1, "started_at": "", "took_ms": 1 },
+                { "step": "grow", "outcome": "changed", "attempts": 1, "started_at": "", "took_ms": 1 },
+            ],
+            "output": { "drain": ["a"], "configure": ["b"] },
+            "once": { "files": "1", "configure": "2", "health-check": "3", "enrol": "4" },
+            "lost": "eaten",
+            "lifecycle": { "outcome": "transferred", "terminate": { "intent": "CONTINUE" } },
+            "volumes": { "vol-1": { "tag_due": false, "ownership_due": false, "sealed": true } },
+        });
+        fs::write(dir.path().join(FILE), newer.to_string()).unwrap();
+
+        let journal = open(dir.path());
+        journal.claim("i-1");
+        assert_eq!(journal.launch_outcome(), Some(LaunchOutcome::Unknown));
+        assert!(journal.once_done(StepName::HealthCheck, "3"));
+        assert_eq!(journal.read(|state| state.steps.len()), 1);
+        assert_eq!(journal.read(|state| state.warnings.len()), 1);
+        assert_eq!(journal.read(State::redone_from), None);
+        journal.keep(|_| {});
+
+        let kept: Value = serde_json::from_slice(&fs::read(dir.path().join(FILE)).unwrap()).unwrap();
+        for path in [
+            "/departure",
+            "/redo_from",
+            "/output",
+            "/once",
+            "/lifecycle/outcome",
+            "/lifecycle/terminate",
+            "/volumes/vol-1/sealed",
+        ] {
+            assert_eq!(kept.pointer(path), newer.pointer(path), "{path}: {kept}");
+        }
+        // A step that is redone has later ones redone, also those that only the newer version knows.
+        journal.record_once(StepName::Configure, "5").unwrap();
+        assert_eq!(journal.read(|state| state.once.len()), 2);
     }
 }

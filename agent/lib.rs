@@ -27,3 +27,4 @@ pub mod settings;
 pub mod status;
 pub mod step;
 pub mod steps;
+pub mod words;

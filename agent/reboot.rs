@@ -2,7 +2,8 @@
 //! AWS or the instance metadata. The boot sequence follows, and looks at everything again.
 //!
 //! Three facts make such a mount safe: the journal is this machine's own and says that its launch was completed, the disk's
-//! serial number names the volume, and the disk holds the configured filesystem. Any other case is left to the sequence.
+//! serial number names the volume, and the disk holds the filesystem that the node was launched with. Any other case is left to
+//! the sequence.
 
 use std::time::Duration;
 
@@ -11,9 +12,9 @@ use tokio::time::{Instant, sleep};
 use crate::boot::Boot;
 use crate::config::Volume;
 use crate::failure::Failure;
-use crate::host;
 use crate::host::device::Device;
 use crate::host::probe::{Found, Verdict, probe};
+use crate::host::{self, systemd};
 use crate::journal::{Journal, LaunchOutcome};
 use crate::step::{Runner, StepName, Stopped};
 
@@ -25,9 +26,9 @@ const POLL: Duration = Duration::from_millis(50);
 /// Whether this machine can tell by itself that it is a node in service, and nobody asked to redo a step up to the mount.
 pub fn is_in_service(journal: &Journal) -> bool {
     journal.read(|state| {
-        let launched = state.lifecycle.outcome.is_some_and(|outcome| outcome != LaunchOutcome::Abandoned);
+        let launched = state.lifecycle.outcome().is_some_and(|outcome| outcome != LaunchOutcome::Abandoned);
         launched
-            && state.redo_from.is_none_or(|step| step > StepName::Mount)
+            && state.redone_from().is_none_or(|step| step > StepName::Mount)
             && host::instance_id().is_some_and(|id| id == state.instance_id)
     })
 }
@@ -38,6 +39,7 @@ pub async fn mount(boot: &Boot<'_>) -> Result<(), Stopped> {
     if volumes.is_empty() {
         return Ok(());
     }
+    systemd::must_share_mounts().await.map_err(|failure| Stopped { step: StepName::Mount, failure })?;
     let Some(disks) = find(boot).await else { return Ok(()) };
     let run = Runner::new(boot.journal, boot.config.timeouts.aws, boot.stop.clone(), boot.allowance);
     boot.mount(&run, volumes.iter().zip(&disks).map(|(want, (device, found))| (want, device, found)).collect()).await
@@ -75,12 +77,16 @@ enum AtHand {
 }
 
 async fn at_hand(journal: &Journal, want: &Volume) -> Result<AtHand, Failure> {
-    if journal.volume(want.id.as_str()).formatting.is_some() {
+    let known = journal.volume(want.id.as_str());
+    if known.formatting.is_some() {
         return Ok(AtHand::No);
     }
+    let is_the_same = |found: &Found| known.filesystem_uuid.as_ref().is_none_or(|uuid| *uuid == found.uuid);
     let Some(device) = Device::find_by_identity(&want.id.serial())? else { return Ok(AtHand::NotYet) };
     Ok(match probe(&device).await? {
-        Verdict::Filesystem(found) if found.kind == want.file_system.as_str() => AtHand::Yes(device, found),
+        Verdict::Filesystem(found) if found.kind == want.file_system.as_str() && is_the_same(&found) => {
+            AtHand::Yes(device, found)
+        }
         _ => AtHand::No,
     })
 }

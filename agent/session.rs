@@ -235,6 +235,28 @@ impl Session {
         self.journal.end(Phase::Stopped, fault)
     }
 
+    /// The part of a reboot that needs nobody, for a unit that is ordered after nothing. Whatever fails is for the service, which
+    /// follows: it says so, and tries again.
+    pub async fn mount_at_boot(&self) -> Result<(), Failure> {
+        if !reboot::is_in_service(&self.journal) {
+            tracing::info!("no node in service: the rest is for node-agent.service");
+            return Ok(());
+        }
+        // A full disk keeps no data from being mounted.
+        let began = self.journal.begin(Process::of(std::process::id().cast_signed(), &self.boot_id));
+        let mounted = self.mount_at_once(None).await;
+        if let (Err(failure), Ok(())) = (began, &mounted) {
+            tracing::warn!("{failure}");
+        }
+        if let Err(Stopped { step, failure }) = mounted {
+            tracing::warn!("{step}: {failure}; node-agent.service tries again");
+        }
+        if let Err(failure) = self.stopped() {
+            tracing::warn!("{failure}");
+        }
+        Ok(())
+    }
+
     /// On a node in service, mounts the volumes that can be mounted without any answer from AWS.
     async fn mount_at_once(&self, given: Option<&Config>) -> Result<(), Stopped> {
         if !reboot::is_in_service(&self.journal) {

@@ -123,7 +123,9 @@ pub fn blkid_export(input: &[u8]) {
 pub fn mountinfo(input: &[u8]) {
     let any = mountinfo::parse(input);
     assert!(any.len() <= input.split(|byte| *byte == b'\n').count());
-    let text: Vec<u8> = any.iter().flat_map(|mount| kernels_line(mount, mount.kind.as_bytes(), 0)).collect();
+    let optional = |mount: &Mounted| if mount.is_slave { 2 } else { 0 };
+    let text: Vec<u8> =
+        any.iter().flat_map(|mount| kernels_line(mount, mount.kind.as_bytes(), optional(mount))).collect();
     assert_eq!(mountinfo::parse(&text), any);
 
     let mut parts = input.split(|byte| *byte == 0);
@@ -146,6 +148,7 @@ pub fn mountinfo(input: &[u8]) {
             kind,
             source,
             super_options,
+            is_slave: mounts.len() % 3 == 2,
         });
     }
     let lines = mounts.iter().enumerate();

@@ -41,7 +41,9 @@ lay_out() {
     }
     put 0755 "$binary" usr/bin/node-agent
     put 0644 systemd/node-agent.service usr/lib/systemd/system/node-agent.service
+    put 0644 systemd/node-agent-mount.service usr/lib/systemd/system/node-agent-mount.service
     put 0644 systemd/node-agent-mounted.target usr/lib/systemd/system/node-agent-mounted.target
+    put 0644 systemd/node-agent.preset usr/lib/systemd/system-preset/50-node-agent.preset
     # No configuration: where there is one, the service starts.
     install -d -m 0700 "$tree/etc/node-agent"
     put 0644 tests/ec2-sim/src/bin/demo/config.toml usr/share/doc/node-agent/examples/config.toml

@@ -222,7 +222,7 @@ fn a_runtime_directory_deleted_while_held_is_there_again_for_the_retry() {
     let check = || node.machine().command("bash").args(["-c", there]).status().unwrap().success();
     wait_until(check, || service.log());
     assert_eq!(status(&node).0["state"], "done");
-    node.start_with(&["run", "--once"]).end().must_fail(4, &["code=locked"]);
+    node.start_with(&["run", "--once"]).end().must_fail(4, &["holds the lock"]);
 }
 
 #[test]
@@ -321,8 +321,8 @@ fn status_that_waits_for_a_stopped_service_says_so() {
 
     let waiting = node.start_with(&["status", "--wait"]);
 
-    waiting.end().must_fail(3, &["code=service-hangs", "(state T)", "kill -CONT"]);
-    following.end().must_fail(3, &["code=service-hangs", "(state T)", "kill -CONT"]);
+    waiting.end().must_fail(3, &["is stopped or hangs (state T)", "kill -CONT"]);
+    following.end().must_fail(3, &["is stopped or hangs (state T)", "kill -CONT"]);
     service.signal(Signal::SIGCONT);
 }
 

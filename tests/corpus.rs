@@ -854,7 +854,7 @@ fn a_disk_that_this_agent_formatted_and_that_is_blank_now_is_data_loss_also_to_a
     let before = disk.contents();
 
     let again = node.run(&image.configuration(&volume));
-    must_be_refused(&again, &["unexpectedly-blank"], &["this agent formatted it at", "all zero"]);
+    must_be_refused(&again, &["unexpectedly-blank"], &["when this node was launched", "all zero"]);
 
     // Its journal is on the old root disk; the volume's tag is what tells.
     node.terminate();

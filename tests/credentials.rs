@@ -95,6 +95,25 @@ fn heartbeats_of_a_hold_outlive_the_role_that_the_hold_began_with() {
 }
 
 #[test]
+fn a_metadata_token_that_is_refused_is_asked_for_anew() {
+    let world = World::new();
+    let broken = "[ -e /tmp/repaired ] || return 3; echo \"configure";
+    let node = node_with(&world, &HOOKS.replace("echo \"configure", broken));
+    let config = node.read("/etc/node-agent/config.toml");
+    node.write("/etc/node-agent/config.toml", format!("{config}\n[timeouts]\naws = \"30s\"\n"));
+    let service = node.start_with(&["run"]);
+    support::wait_for_state(&node, "held", &service);
+
+    // After a resume from hibernation the service knows neither the token nor, by then, the keys.
+    world.sim.revoke_tokens(&node.id).unwrap();
+    world.sim.revoke_credentials(&node.id);
+    node.shell("touch /tmp/repaired");
+
+    support::run(&node, &["retry"]).must_fail(0, &["result=done"]);
+    assert_eq!(world.completions(), ["CONTINUE"]);
+}
+
+#[test]
 fn every_code_that_may_speak_of_old_credentials_has_them_asked_for_anew() {
     // How long the credentials must have been in use.
     let cases = [

@@ -392,10 +392,10 @@ fn who_asks_while_the_agent_is_at_work_is_told_so() {
     let (node, service) = held(&world, &waiting, "", "");
     service.wait_for("| here");
 
-    run(&node, &["retry"]).must_fail(4, &["code=busy", "at work"]);
-    run(&node, &["run"]).must_fail(4, &["code=locked", &format!("process {}", service.child.id())]);
-    run(&node, &["run", "--once"]).must_fail(4, &["code=locked", &format!("process {}", service.child.id())]);
-    run(&node, &["complete", "abandon", "--yes"]).must_fail(4, &["code=busy"]);
+    run(&node, &["retry"]).must_fail(4, &["is at work on the node"]);
+    run(&node, &["run"]).must_fail(4, &[&format!("process {}", service.child.id())]);
+    run(&node, &["run", "--once"]).must_fail(4, &[&format!("process {}", service.child.id())]);
+    run(&node, &["complete", "abandon", "--yes"]).must_fail(4, &["is at work on the node"]);
     let waiter = node.start_with(&["status", "--wait"]);
     node.shell("touch /tmp/go");
 
@@ -414,7 +414,7 @@ fn of_two_retries_at_once_one_does_the_work_and_nothing_interleaves() {
     node.shell("touch /tmp/repaired; : > /var/log/hooks.log");
 
     let both = [node.start_with(&["retry"]), node.start_with(&["retry"])];
-    wait_until(|| both.iter().any(|retry| retry.log().contains("code=busy")), || service.log());
+    wait_until(|| both.iter().any(|retry| retry.log().contains("is at work on the node")), || service.log());
     node.shell("touch /tmp/go");
     let both = both.map(Running::end);
 

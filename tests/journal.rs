@@ -5,6 +5,7 @@
 mod support;
 
 use ec2_sim::{Fault, FaultRule, GroupSpec, InstanceSpec};
+use serde_json::Value;
 use support::{
     GROUP, HOOKS, Instance, World, config, each, hooks_called, run, serve, volume_at, wait_for_state, wait_until,
 };
@@ -15,7 +16,7 @@ const JOURNAL: &str = "/var/lib/node-agent/state.json";
 const ASIDE: &str = "/var/lib/node-agent/state.json.stale";
 
 #[test]
-fn a_journal_of_another_instance_a_truncated_one_and_a_newer_one_are_set_aside_and_said() {
+fn a_journal_of_another_instance_and_a_truncated_one_are_set_aside_and_said() {
     let world = World::new();
     let volume = world.volume(1);
     let first = world.launch();
@@ -26,10 +27,6 @@ fn a_journal_of_another_instance_a_truncated_one_and_a_newer_one_are_set_aside_a
     let cases = [
         (baked.clone(), format!("the journal is of instance {}", first.id)),
         (baked[..baked.len() / 2].to_owned(), "is unreadable (EOF while parsing".to_owned()),
-        (
-            baked.replacen("\"schema\": 1", "\"schema\": 2", 1),
-            "is unreadable (schema 2, this agent knows 1)".to_owned(),
-        ),
         (String::new(), "is unreadable (EOF while parsing".to_owned()),
     ];
     let first_id = first.id.clone();
@@ -52,7 +49,7 @@ fn a_journal_of_another_instance_a_truncated_one_and_a_newer_one_are_set_aside_a
         assert!(!outcome.log.contains("formatted"), "{}", outcome.log);
         last = node;
     }
-    assert_eq!(world.completions(), ["CONTINUE"; 5]);
+    assert_eq!(world.completions(), ["CONTINUE"; 4]);
 }
 
 #[test]
@@ -61,7 +58,7 @@ fn the_status_of_a_journal_that_cannot_be_read_says_what_to_do() {
     let node = world.launch();
     node.write(JOURNAL, "{\"schema\": 1, \"inst");
 
-    node.start_with(&["status"]).end().must_fail(1, &["code=state-unusable", "cannot be read", "node-agent retry"]);
+    node.start_with(&["status"]).end().must_fail(1, &["cannot be read", "node-agent retry"]);
 }
 
 /// A node in service, its service stopped, and its hooks' log empty.
@@ -156,7 +153,7 @@ fn no_damage_to_its_journal_sets_a_node_in_service_up_again() {
         let length = number * journal.len() / 30;
         (format!("{length} bytes"), journal[..length].to_vec())
     });
-    let (mut again, mut presumed) = (0, 0);
+    let (mut again, mut presumed, mut refused) = (0, 0, 0);
     for (what, bytes) in flipped.chain(cut) {
         node.write(JOURNAL, &bytes);
 
@@ -164,7 +161,10 @@ fn no_damage_to_its_journal_sets_a_node_in_service_up_again() {
 
         let said = outcome.log.contains("set aside");
         presumed += usize::from(outcome.log.contains(COUNTS_AS_DONE));
-        assert_eq!(outcome.code, Some(0), "{what}: {}", outcome.log);
+        // A UUID with another digit is another filesystem's, and somebody has to look.
+        let of_another = outcome.code == Some(6) && outcome.log.contains("code=another-filesystem");
+        refused += usize::from(of_another);
+        assert!(outcome.code == Some(0) || of_another, "{what}: {}", outcome.log);
         let called = hooks_called(&node);
         if !called.is_empty() {
             // Another instance's journal, as it comes with an image.
@@ -173,7 +173,7 @@ fn no_damage_to_its_journal_sets_a_node_in_service_up_again() {
             again += 1;
         }
     }
-    println!("of 180: {presumed} counted as done, {again} were another instance's");
+    println!("of 180: {presumed} counted as done, {again} were another instance's, {refused} were refused");
     assert!(presumed >= 60 && again <= 4, "{presumed} {again}");
     assert_eq!(world.completions(), ["CONTINUE"]);
 }
@@ -196,4 +196,84 @@ fn a_hook_group_in_the_journal_that_is_no_hooks_is_left_alone() {
 
     assert!(!outcome.log.contains("a hook of an earlier run"), "{}", outcome.log);
     assert!(node.journal()["hook"].is_null());
+}
+
+/// A node that is up, as it is after its next reboot, with a journal that somebody has changed meanwhile.
+fn rebooted_with_a_changed_journal(world: &World, change: impl FnOnce(&mut Value)) -> Instance {
+    let mut node = support::node_with(world, HOOKS);
+    run(&node, &["run", "--once"]).must_fail(0, &["result=done"]);
+    let mut journal = node.journal();
+    change(&mut journal);
+    node.write(JOURNAL, journal.to_string());
+    node.reboot();
+    node
+}
+
+fn was_left_in_peace(world: &World, node: &Instance) {
+    assert_eq!(node.shell("findmnt -no FSTYPE /mydata"), "xfs");
+    assert_eq!(node.read("/var/log/hooks.log").lines().count(), 2);
+    assert_eq!(world.completions(), ["CONTINUE"]);
+}
+
+#[test]
+fn words_of_a_newer_version_do_no_node_in_service_over() {
+    let changes: [fn(&mut Value); 6] = [
+        |journal| journal["lifecycle"]["outcome"] = "handed-over".into(),
+        |journal| journal["phase"] = "departing".into(),
+        |journal| journal["steps"][0]["step"] = "gate".into(),
+        |journal| journal["steps"][0]["outcome"] = "skipped".into(),
+        |journal| journal["once"]["enrol"] = "0".into(),
+        |journal| journal["redo_from"] = "drain".into(),
+    ];
+    for change in changes {
+        let world = World::new();
+        let node = rebooted_with_a_changed_journal(&world, |journal| {
+            journal["departure"] = serde_json::json!({ "steps": [] });
+            change(journal);
+        });
+
+        let outcome = run(&node, &["run", "--once"]);
+
+        outcome.must_fail(0, &["result=done"]);
+        was_left_in_peace(&world, &node);
+        assert!(!outcome.log.contains("set aside"), "{}", outcome.log);
+        assert!(node.journal()["departure"].is_object());
+    }
+}
+
+#[test]
+fn a_journal_of_a_newer_schema_is_left_alone_and_its_node_in_service_is_mounted() {
+    let world = World::new();
+    let node = rebooted_with_a_changed_journal(&world, |journal| journal["schema"] = 2.into());
+    let before = node.read(JOURNAL);
+
+    for _ in 0..2 {
+        run(&node, &["run", "--once"]).must_fail(0, &["has schema 2", "is left alone", "result=done"]);
+        was_left_in_peace(&world, &node);
+        assert_eq!(node.read(JOURNAL), before);
+    }
+
+    let service = node.start_with(&["run"]);
+    service.wait_for("result=done");
+    wait_for_state(&node, "done", &service);
+    run(&node, &["status"]).must_fail(0, &["warning: identity: ", "has schema 2"]);
+    run(&node, &["retry", "--from", "configure"]).must_fail(1, &["code=state-unusable"]);
+    run(&node, &["complete", "abandon", "--yes"]);
+    was_left_in_peace(&world, &node);
+    assert_eq!(node.read(JOURNAL), before);
+}
+
+#[test]
+fn a_newer_journal_of_another_instance_keeps_this_one_from_its_launch_and_is_named() {
+    let world = World::new();
+    let node = support::node_with(&world, HOOKS);
+    let other = r#"{"schema":2,"instance_id":"i-0123456789abcdef0"}"#;
+    node.write(JOURNAL, other);
+
+    run(&node, &["run", "--once"]).must_fail(1, &["code=state-unusable", "has schema 2", "state.json.other"]);
+    assert_eq!(node.read(JOURNAL), other);
+    assert_eq!(node.shell("ls -A /mydata 2>/dev/null || true"), "");
+
+    node.shell("mv /var/lib/node-agent/state.json /var/lib/node-agent/state.json.other");
+    run(&node, &["run", "--once"]).must_fail(0, &["result=done"]);
 }

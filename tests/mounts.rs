@@ -709,7 +709,8 @@ done
 }
 
 fn run_systemd(node: &Instance) {
-    node.shell("mkdir -p /run/systemd/system /run/udev; touch /run/udev/control");
+    node.run_systemd();
+    node.shell("mkdir -p /run/udev; touch /run/udev/control");
 }
 
 #[test]

@@ -397,6 +397,34 @@ fn the_console_gets_the_last_line_without_the_hooks_output() {
 }
 
 #[test]
+fn the_console_hears_of_the_node_alone() {
+    let world = World::new();
+    let node = node(&world, "echo here; until [ -e /tmp/go ]; do sleep 0.05; done");
+    node.write("/dev/console", "login: ");
+    let service = node.start_with(&["run"]);
+    service.wait_for("| here");
+
+    // What another one kept off, or what is about no run.
+    for (arguments, code) in [
+        (&["run", "--once"][..], 4),
+        (&["run"], 4),
+        (&["retry"], 4),
+        (&["complete", "continue", "--yes"], 4),
+        (&["install", "--root", "/image"], 0),
+        (&["install", "--root", "/image", "--now"], 1),
+        (&["status"], 3),
+    ] {
+        let outcome = node.start_with(arguments).end();
+        assert_eq!(outcome.code, Some(code), "{arguments:?}: {}", outcome.log);
+        assert!(!outcome.log.contains("result="), "{arguments:?}: {}", outcome.log);
+    }
+
+    assert_eq!(node.read("/dev/console"), "login: ");
+    node.shell("touch /tmp/go");
+    service.wait_for("result=done");
+}
+
+#[test]
 fn the_console_is_left_alone_by_a_run_on_a_terminal() {
     let world = World::new();
     let node = node(&world, OUTPUT);

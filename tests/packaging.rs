@@ -154,7 +154,8 @@ fn the_binary_is_fetched_in_one_way_everywhere_and_the_service_is_not_waited_for
     // From the directory it is fetched into to its start, without where from and what it must hash to.
     let fetching = |text: &str| -> Vec<String> {
         let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
-        let lines = lines.skip_while(|line| !line.starts_with("dir="));
+        // Some are in a shell of their own.
+        let lines = lines.skip_while(|line| !line.starts_with("dir=")).filter(|line| *line != ")");
         let quoted = regex_lite::Regex::new("'[^']*(//|  )[^']*'").unwrap();
         lines.map(|line| quoted.replace_all(line, "'…'").into_owned()).collect()
     };
@@ -163,6 +164,19 @@ fn the_binary_is_fetched_in_one_way_everywhere_and_the_service_is_not_waited_for
     assert_eq!(shell[6], "\"$dir/node-agent\" install --now");
     assert_eq!(fetching(CLOUD_CONFIG), shell);
     assert_eq!(fetching(TERRAFORM), shell);
+}
+
+#[test]
+fn a_fetch_that_fails_keeps_no_later_command_of_the_user_data_from_running() {
+    for (name, text) in [("cloud-config.yaml", CLOUD_CONFIG), ("Terraform's", TERRAFORM)] {
+        // cloud-init makes one script of all commands.
+        let (_, block) = text.split_once("\n  - |\n").unwrap();
+        let lines = block.lines().take_while(|line| line.starts_with("    "));
+        let script: String = lines.map(|line| format!("{}\n", line.trim())).collect();
+        let script = script.replace("mktemp -d /root/node-agent.XXXXXX", "false");
+        let output = Command::new("sh").args(["-c", &format!("{script}echo the next command\n")]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "the next command\n", "{name}: {script}");
+    }
 }
 
 /// What `packaging/third-party.py` prints, from the crates' sources.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ec2_sim::{Fault, FaultRule, HookSpec, InstanceSpec, VolumeId};
 use nix::sys::signal::Signal;
-use support::{GROUP, HOOKS, Instance, World, config_with, status, volume_at, wait_for_state, wait_until};
+use support::{GROUP, HOOKS, Instance, World, config_with, run, runs, status, volume_at, wait_for_state, wait_until};
 
 /// Outages are ridden out for seconds, so that a test sees how they end.
 const BRIEF: &str = "[timeouts]\naws = \"2s\"";
@@ -19,8 +19,9 @@ const SYSTEMCTL: &str =
 
 /// What the machine itself says of its instance, as Nitro does; gone with the next boot.
 fn label(node: &Instance, instance_id: &str) {
+    node.run_systemd();
     node.shell(&format!(
-        "mount -t tmpfs dmi /sys/class; mkdir -p /sys/class/dmi/id /run/systemd/system
+        "mount -t tmpfs dmi /sys/class; mkdir -p /sys/class/dmi/id
          echo {instance_id} > /sys/class/dmi/id/board_asset_tag"
     ));
 }
@@ -56,8 +57,12 @@ fn outage(world: &World, fault: Fault) {
 }
 
 fn is_mounted(node: &Instance) -> bool {
+    is_mounted_as(node, "xfs")
+}
+
+fn is_mounted_as(node: &Instance, file_system: &str) -> bool {
     // findmnt exits with 1 where nothing is mounted.
-    node.shell("findmnt -no FSTYPE /mydata || true") == "xfs"
+    node.shell("findmnt -no FSTYPE /mydata || true") == file_system
 }
 
 /// Applications have been told to start, after the mount.
@@ -141,6 +146,63 @@ fn a_disk_that_is_not_what_it_was_is_left_to_the_sequence_after_a_reboot() {
     assert!(!is_announced(&node), "{}", service.log());
 }
 
+/// A filesystem of this type, made by hand.
+fn make_another(node: &Instance, device: &std::path::Path, file_system: &str) {
+    let mkfs = if file_system == "xfs" { "mkfs.xfs -q -f" } else { "mkfs.ext4 -q -F" };
+    node.shell(&format!("{mkfs} {}", device.display()));
+}
+
+#[test]
+fn another_filesystem_of_the_right_type_is_refused_until_an_operator_takes_it() {
+    for (file_system, answers) in [("xfs", true), ("ext4", true), ("xfs", false)] {
+        let world = World::new();
+        let volume = world.volume(1);
+        let config = config_with("", &[volume_at("/mydata", &volume, file_system)], BRIEF);
+        let mut node = launch(&world, &config);
+        rebooted(&mut node);
+        let device = world.sim.device(&volume, &node.id).unwrap();
+        make_another(&node, &device, file_system);
+        if !answers {
+            outage(&world, Fault::Reset);
+        }
+
+        let service = node.start_with(&["run"]);
+
+        wait_for_state(&node, "held", &service);
+        assert!(!is_announced(&node), "{}", service.log());
+        world.sim.clear_faults();
+        let code = || status(&node).0["failure"]["error"]["code"].clone();
+        wait_until(|| code() == "another-filesystem", || format!("{}: {}", code(), service.log()));
+        run(&node, &["retry"]).must_fail(6, &["code=another-filesystem", "node-agent retry --from filesystem"]);
+        assert!(!is_announced(&node) && !is_mounted_as(&node, file_system), "{}", service.log());
+
+        run(&node, &["retry", "--from", "filesystem"]).must_fail(0, &["result=done"]);
+        assert!(is_announced(&node) && is_mounted_as(&node, file_system), "{}", service.log());
+        // That is the node's own from now on.
+        service.signal(Signal::SIGTERM);
+        service.end();
+        node.reboot();
+        make_another(&node, &device, file_system);
+        run(&node, &["run", "--once"]).must_fail(6, &["code=another-filesystem"]);
+    }
+}
+
+#[test]
+fn a_journal_of_an_earlier_version_takes_the_filesystem_that_it_finds() {
+    let world = World::new();
+    let (volume, config) = volume_and_config(&world);
+    let mut node = launch(&world, &config);
+    rebooted(&mut node);
+    let mut journal = node.journal();
+    let known = journal["volumes"][volume.as_str()].as_object_mut().unwrap().remove("filesystem_uuid").unwrap();
+    node.write("/var/lib/node-agent/state.json", journal.to_string());
+
+    run(&node, &["run", "--once"]).must_fail(0, &["result=done"]);
+
+    assert_eq!(node.journal()["volumes"][volume.as_str()]["filesystem_uuid"], known);
+    assert_eq!(node.read("/var/log/hooks.log").lines().count(), 2);
+}
+
 #[test]
 fn an_outage_at_the_launch_is_tried_again_by_itself_while_the_node_is_held() {
     let world = World::new();
@@ -154,6 +216,47 @@ fn an_outage_at_the_launch_is_tried_again_by_itself_while_the_node_is_held() {
 
     wait_for_state(&node, "done", &service);
     assert_eq!(world.completions(), ["CONTINUE"]);
+}
+
+#[test]
+fn a_node_whose_mounts_only_the_agent_sees_is_refused() {
+    let world = World::new();
+    let (_, config) = volume_and_config(&world);
+    let node = launch(&world, &config);
+    node.run_systemd_apart();
+    let refused = run(&node, &["run", "--once"]);
+    refused.must_fail(6, &["code=private-mounts", "invisible to the rest of the machine"]);
+    assert!(!is_mounted(&node) && !is_announced(&node), "{}", refused.log);
+    // The volume is attached now.
+    run(&node, &["plan"]).must_fail(6, &["invisible to the rest of the machine"]);
+    assert!(world.completions().is_empty());
+    // Also where it is mounted already.
+    node.run_systemd();
+    run(&node, &["run", "--once"]).must_fail(0, &["result=done"]);
+    node.run_systemd_apart();
+    run(&node, &["run", "--once"]).must_fail(6, &["code=private-mounts"]);
+}
+
+#[test]
+fn a_systemctl_that_hangs_is_ended_and_keeps_no_node_from_coming_up() {
+    let world = World::new();
+    let (_, config) = volume_and_config(&world);
+    let node = launch(&world, &config);
+    node.run_systemd();
+    node.write(
+        "/usr/bin/systemctl",
+        "#!/bin/sh\n[ \"$1\" != --version ] || exit 0\necho $$ \"$@\" >> /var/log/systemctl\nexec sleep 600\n",
+    );
+
+    let outcome = run(&node, &["run", "--once"]);
+
+    outcome.must_fail(0, &["result=done", "systemctl daemon-reload has not ended within 30 s"]);
+    let asked = node.read("/var/log/systemctl");
+    for line in asked.lines() {
+        // Killed by the time the agent ends; whoever inherits the process reaps it.
+        let pid = line.split(' ').next().unwrap();
+        wait_until(|| !runs(pid), || format!("{line} is left behind"));
+    }
 }
 
 /// The state directory is a disk of its own without any room: no journal and, at the start, no lock file.

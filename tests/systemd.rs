@@ -99,7 +99,7 @@ fn a_unit_that_is_installed_but_stopped_is_started_by_retry_and_followed() {
     let world = World::new();
     let waits = "echo \"configure $1\"; until [ -e /tmp/go ]; do sleep 0.05; done; echo \"configure";
     let node = prepared(&world, &HOOKS.replace("echo \"configure", waits));
-    node.shell("mkdir -p /run/systemd/system");
+    node.run_systemd();
     node.write("/usr/bin/systemctl", SYSTEMCTL);
     node.shell("chmod 0755 /usr/bin/systemctl");
 
@@ -154,7 +154,121 @@ fn the_binary_installs_itself_and_its_units_into_an_image_twice_alike() {
     // The installed one installs itself: nothing changes.
     node.shell("/image/usr/local/bin/node-agent install --root /image");
     assert_eq!(node.shell(listing), installed);
-    node.start_with(&["install", "--root", "/image", "--now"]).end().must_fail(1, &["code=install-impossible"]);
+    node.start_with(&["install", "--root", "/image", "--now"]).end().must_fail(1, &["leave one of the two out"]);
+}
+
+#[test]
+fn install_leaves_masks_and_an_administrators_units_alone() {
+    let world = World::new();
+    let node = world.launch();
+    let unit = "/image/etc/systemd/system/node-agent.service";
+    for mask in ["ln -s /dev/null", "touch"] {
+        node.shell("rm -rf /image; mkdir -p /image/etc/systemd/system");
+        let mask = if mask == "touch" { format!("touch {unit}") } else { format!("ln -s /dev/null {unit}") };
+        node.shell(&mask);
+        let refused = node.start_with(&["install", "--root", "/image"]).end();
+        refused.must_fail(1, &["node-agent.service is masked", "systemctl unmask node-agent.service"]);
+        assert_eq!(node.shell("find /image -type f -size +0 -o -name node-agent.service -print"), unit, "{mask}");
+    }
+    // As systemctl edit --full leaves it.
+    for edit in
+        [format!("echo Nice=5 >> {unit}"), format!("echo '[Service]' > {unit}; echo ExecStart=/opt/own >> {unit}")]
+    {
+        node.shell("rm -rf /image");
+        node.start_with(&["install", "--root", "/image"]).end().must_fail(0, &[]);
+        node.shell(&edit);
+        let edited = node.read(unit);
+        let outcome = node.start_with(&["install", "--root", "/image"]).end();
+        outcome.must_fail(0, &["was written or edited by an administrator and stays as it is"]);
+        assert_eq!(node.read(unit), edited);
+    }
+}
+
+#[test]
+fn install_replaces_what_an_earlier_version_has_installed() {
+    let world = World::new();
+    let node = world.launch();
+    let units = "/image/etc/systemd/system";
+    let old = include_str!("0.1.0/node-agent.service").replace("/usr/bin/node-agent", "/usr/local/bin/node-agent");
+    node.write(&format!("{units}/node-agent.service"), old);
+    node.write(&format!("{units}/node-agent-mounted.target"), include_str!("0.1.0/node-agent-mounted.target"));
+
+    let outcome = node.start_with(&["install", "--root", "/image"]).end();
+
+    outcome.must_fail(0, &[]);
+    assert!(!outcome.log.contains("administrator"), "{}", outcome.log);
+    assert!(node.read(&format!("{units}/node-agent.service")).contains("node-agent-mount.service"));
+}
+
+#[test]
+fn a_packages_agent_is_only_enabled_by_install() {
+    let world = World::new();
+    let node = world.launch();
+    node.shell(&format!(
+        "mkdir -p /image/usr/bin /image/usr/lib/systemd/system; cp {} /image/usr/bin/node-agent",
+        support::PROGRAM
+    ));
+    let unit = include_str!("../systemd/node-agent.service");
+    node.write("/image/usr/lib/systemd/system/node-agent.service", unit);
+
+    let said = node.shell("/image/usr/bin/node-agent install --root /image 2>&1");
+
+    assert!(said.contains("the package's agent"), "{said}");
+    let installed = node.shell("cd /image; find . -type f -o -type l | sort");
+    let link = "./etc/systemd/system/multi-user.target.wants/node-agent.service";
+    assert_eq!(installed, format!("{link}\n./usr/bin/node-agent\n./usr/lib/systemd/system/node-agent.service"));
+    assert_eq!(node.shell(&format!("cd /image; readlink {link}")), "/usr/lib/systemd/system/node-agent.service");
+
+    // Another program shadows it, and says so.
+    let said = node.shell(&format!("{} install --root /image 2>&1", support::PROGRAM));
+    assert!(said.contains("the package node-agent is installed, too"), "{said}");
+}
+
+#[test]
+fn the_service_is_enabled_where_no_systemd_runs_as_in_a_chroot() {
+    let world = World::new();
+    let node = world.launch();
+    node.start_with(&["install"]).end().must_fail(0, &["node-agent.service is enabled"]);
+    node.shell("test -h /etc/systemd/system/multi-user.target.wants/node-agent.service");
+    // Without its tool nothing is enabled, which is no success.
+    node.shell("rm /etc/systemd/system/multi-user.target.wants/node-agent.service /usr/bin/systemctl");
+    node.start_with(&["install"]).end().must_fail(1, &["systemctl is not installed"]);
+}
+
+#[test]
+fn install_says_of_an_older_process_that_it_goes_on() {
+    let world = World::new();
+    let node = prepared(&world, HOOKS);
+    node.run_systemd();
+    let service = node.agent(&["run"]).spawn().unwrap();
+    let pid = service.id();
+    let _service = support::Guarded(service);
+    node.write("/usr/bin/systemctl", format!("#!/bin/sh\n[ \"$1\" != show ] || echo MainPID={pid}\n"));
+    node.shell("chmod 0755 /usr/bin/systemctl");
+
+    let outcome = node.start_with(&["install", "--now"]).end();
+
+    outcome.must_fail(
+        0,
+        &[&format!("runs already (process {pid})"), "it goes on until: systemctl restart node-agent.service"],
+    );
+}
+
+#[test]
+fn a_retry_with_a_configuration_of_its_own_reads_it_where_the_unit_is_stopped() {
+    let world = World::new();
+    let node = prepared(&world, HOOKS);
+    node.run_systemd();
+    node.write("/usr/bin/systemctl", SYSTEMCTL);
+    node.shell("chmod 0755 /usr/bin/systemctl; mv /etc/node-agent/config.toml /root/mine.toml");
+
+    // The unit would be skipped.
+    let refused = node.start_with(&["retry"]).end();
+    refused.must_fail(5, &["there is no /etc/node-agent/config.toml, without which node-agent.service does not start"]);
+    assert!(refused.took < Duration::from_secs(20), "{:?}", refused.took);
+    node.start_with(&["retry", "--config", "/root/mine.toml"]).end().must_fail(0, &["result=done"]);
+    assert!(!node.read("/var/log/systemctl").contains("start --no-block node-agent.service"));
+    assert_eq!(world.completions(), ["CONTINUE"]);
 }
 
 #[test]

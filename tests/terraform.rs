@@ -328,7 +328,7 @@ fn the_binary_is_fetched_and_checked_or_is_in_the_image_and_nothing_waits_for_th
 
 /// What cloud-init's runcmd hands to the shell.
 fn run_command(user_data: &str) -> String {
-    let (_, block) = user_data.split_once("runcmd:\n  - |\n").unwrap();
+    let (_, block) = user_data.split_once("\n  - |\n").unwrap();
     block.lines().map(|line| format!("{}\n", line.trim_start_matches("    "))).collect()
 }
 

@@ -23,15 +23,47 @@ use tokio::time::{Instant, timeout};
 
 use crate::failure::{Code, Failure, with_sources};
 
-/// The environment, the profile, the instance profile: what every AWS client looks at.
+/// The environment, the profile, the instance profile: what every AWS client looks at. After an error it is made anew, and with it
+/// the token for the metadata service, which its client renews by the machine's clock alone.
 #[derive(Debug)]
-pub(super) struct Chain(DefaultCredentialsChain);
+pub(super) struct Chain {
+    provider: ProviderConfig,
+    /// What asks for the instance profile: by no proxy, wherever the metadata service is.
+    metadata: ProviderConfig,
+    region: Region,
+    made: Mutex<Option<DefaultCredentialsChain>>,
+}
 
 impl Chain {
-    /// `metadata` is what asks for the instance profile: by no proxy, wherever the metadata service is.
-    pub(super) async fn new(provider: ProviderConfig, metadata: &ProviderConfig, region: Region) -> Self {
-        let imds = aws_config::imds::Client::builder().configure(metadata).build();
-        Chain(DefaultCredentialsChain::builder().imds_client(imds).configure(provider).region(region).build().await)
+    /// `metadata` is what asks for the instance profile.
+    pub(super) fn new(provider: ProviderConfig, metadata: ProviderConfig, region: Region) -> Self {
+        Chain { provider, metadata, region, made: Mutex::default() }
+    }
+
+    async fn make(&self) -> DefaultCredentialsChain {
+        let imds = aws_config::imds::Client::builder().configure(&self.metadata).build();
+        let chain = DefaultCredentialsChain::builder().imds_client(imds).configure(self.provider.clone());
+        chain.region(self.region.clone()).build().await
+    }
+
+    /// The SDK's provider answers with the last credentials where the metadata service does not: not with those that were refused.
+    async fn forget(&self) {
+        *self.made.lock().await = None;
+    }
+
+    async fn find(&self) -> Result<aws_credential_types::Credentials, CredentialsError> {
+        // Only one that has answered, in time, is kept.
+        let kept = self.made.lock().await.take();
+        let chain = match kept {
+            Some(chain) => chain,
+            None => self.make().await,
+        };
+        let found = AssertUnwindSafe(chain.provide_credentials())
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|_| Err(CredentialsError::provider_error("the metadata service's answer is garbled")))?;
+        *self.made.lock().await = Some(chain);
+        Ok(found)
     }
 }
 
@@ -40,12 +72,7 @@ impl ProvideCredentials for Chain {
     where
         Self: 'a,
     {
-        future::ProvideCredentials::new(async {
-            AssertUnwindSafe(self.0.provide_credentials())
-                .catch_unwind()
-                .await
-                .unwrap_or_else(|_| Err(CredentialsError::provider_error("the metadata service's answer is garbled")))
-        })
+        future::ProvideCredentials::new(self.find())
     }
 }
 
@@ -127,6 +154,9 @@ impl Cache {
         let accepted = kept.as_ref().filter(|kept| kept.is_accepted(seen));
         if let Some(good) = accepted.filter(|kept| kept.is_fresh()) {
             return Ok(good.credentials.clone());
+        }
+        if kept.is_some() && accepted.is_none() {
+            self.chain.forget().await;
         }
         let loaded = timeout(LOADING, self.chain.provide_credentials()).await;
         match loaded.unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(LOADING))) {

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::imds::Client;
@@ -13,14 +14,14 @@ use aws_smithy_runtime_api::client::result::SdkError;
 use aws_types::os_shim_internal::{Env, Fs};
 use reqwest::StatusCode;
 use serde::Deserialize;
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 
 use crate::failure::{Code, Failure};
 
-/// The service, asked by one client that keeps its token.
+/// The service, asked by one client that keeps its token until the service refuses it.
 pub struct Imds {
     provider: ProviderConfig,
-    reached: OnceCell<Reached>,
+    reached: Mutex<Option<Arc<Reached>>>,
 }
 
 /// Where the service is, and the SDK's client for it.
@@ -53,23 +54,45 @@ pub struct IdentityDocument {
 }
 
 impl Imds {
-    /// Two attempts, because the client renews a token that expired only by trying again; the step runner does the rest.
     pub(super) fn new(provider: &ProviderConfig) -> Self {
-        Imds { provider: provider.clone(), reached: OnceCell::new() }
+        Imds { provider: provider.clone(), reached: Mutex::default() }
     }
 
-    async fn reached(&self) -> Result<&Reached, Failure> {
-        let reach = async || {
-            let endpoint = endpoint().await?;
-            let client = Client::builder().configure(&self.provider).max_attempts(2).endpoint(&endpoint);
-            let client = client.map_err(|error| {
-                Failure::new(Code::ImdsUnreachable, format!("{endpoint} is no address of the metadata service"))
-                    .because(error)
-                    .remedy("correct AWS_EC2_METADATA_SERVICE_ENDPOINT, or ec2_metadata_service_endpoint in the AWS profile, then: node-agent retry")
-            })?;
-            Ok(Reached { client: client.build(), endpoint })
-        };
-        self.reached.get_or_try_init(reach).await
+    async fn reached(&self) -> Result<Arc<Reached>, Failure> {
+        let mut reached = self.reached.lock().await;
+        if let Some(reached) = &*reached {
+            return Ok(Arc::clone(reached));
+        }
+        let endpoint = endpoint().await?;
+        // Two attempts, because the client renews a token that has expired only by trying again; the step runner does the rest.
+        let client = Client::builder().configure(&self.provider).max_attempts(2).endpoint(&endpoint);
+        let client = client.map_err(|error| {
+            Failure::new(Code::ImdsUnreachable, format!("{endpoint} is no address of the metadata service"))
+                .because(error)
+                .remedy("correct AWS_EC2_METADATA_SERVICE_ENDPOINT, or ec2_metadata_service_endpoint in the AWS profile, then: node-agent retry")
+        })?;
+        let new = Arc::new(Reached { client: client.build(), endpoint });
+        *reached = Some(Arc::clone(&new));
+        Ok(new)
+    }
+
+    /// Asks, and if the token is refused, once more with a new one. The client renews a token by the machine's clock alone, which
+    /// may have been set back, and the service forgets tokens when the instance resumes from hibernation.
+    async fn ask(&self, path: &str) -> Result<Result<String, ImdsError>, Failure> {
+        let first = self.reached().await?;
+        match first.client.get(path).await {
+            Err(error) if status(&error) == Some(401) => {
+                let mut reached = self.reached.lock().await;
+                // Another question may have brought the new one already.
+                if reached.as_ref().is_some_and(|now| Arc::ptr_eq(now, &first)) {
+                    *reached = None;
+                }
+                drop(reached);
+                tracing::debug!("the metadata service refuses its token: asking for a new one");
+                Ok(self.reached().await?.client.get(path).await.map(String::from))
+            }
+            answer => Ok(answer.map(String::from)),
+        }
     }
 
     /// The instance identity document.
@@ -116,8 +139,8 @@ impl Imds {
 
     /// None where the service answers 404.
     async fn optional(&self, path: &str) -> Result<Option<String>, Failure> {
-        match self.reached().await?.client.get(path).await {
-            Ok(text) => Ok(Some(text.into())),
+        match self.ask(path).await? {
+            Ok(text) => Ok(Some(text)),
             Err(error) => match status(&error) {
                 Some(404) => Ok(None),
                 Some(403) => Err(switched_off(path)),
@@ -131,7 +154,8 @@ impl Imds {
 
     /// The user data as bytes. The SDK's client returns only text, and user data may be gzip: asked by hand.
     pub async fn user_data(&self) -> Result<Vec<u8>, Failure> {
-        let base = self.reached().await?.endpoint.trim_end_matches('/');
+        let reached = self.reached().await?;
+        let base = reached.endpoint.trim_end_matches('/');
         let failed = |what: &str, error: reqwest::Error| match error.status() {
             Some(StatusCode::FORBIDDEN) => switched_off(what),
             _ => Failure::new(Code::ImdsUnreachable, format!("instance metadata {what}")).because(error),

@@ -80,7 +80,7 @@ impl Aws {
         let region = Region::new(region);
         let provider = ProviderConfig::without_region().with_http_client(self.http.clone());
         let metadata = ProviderConfig::without_region().with_http_client(self.direct.clone());
-        let chain = credentials::Chain::new(provider, &metadata, region.clone()).await;
+        let chain = credentials::Chain::new(provider, metadata, region.clone());
         let credentials = SharedCredentialsProvider::new(credentials::Cache::new(chain));
         let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ATTEMPT).build();
         let config = aws_config::defaults(BehaviorVersion::v2026_01_12())

@@ -26,12 +26,16 @@ pub async fn run(program: &str, args: &[&str], device: Option<&File>) -> Result<
             .map_err(|error| Failure::io(format_args!("handing the device to {program}"), error))?,
         None => Stdio::null(),
     };
+    let output = prepare(program, args, stdin).output().await;
+    output.map_err(|error| unstarted(program, error))
+}
+
+fn prepare(program: &str, args: &[&str], stdin: Stdio) -> Command {
     tracing::debug!("running {program} {}", args.join(" "));
     let mut command = Command::new(program);
     // A group of its own: Ctrl-C and a hangup of the terminal are for the agent; they must not cut mkfs or e2fsck off.
     command.args(args).env("LC_ALL", "C").stdin(stdin).process_group(0);
-    let output = command.output().await;
-    output.map_err(|error| unstarted(program, error))
+    command
 }
 
 /// What became of a question to a program.
@@ -93,7 +97,21 @@ pub async fn run_on_disk(program: &str, args: &[&str], disk: &Path) -> Result<Ou
 
 /// As [`run`], and the program must exit with 0.
 pub async fn must(program: &str, args: &[&str], device: Option<&File>) -> Result<Output, Failure> {
-    let output = run(program, args, device).await?;
+    succeeded(program, args, run(program, args, device).await?)
+}
+
+/// As [`must`], for a program that may hang and may be killed: it must end within `limit`.
+pub async fn must_within(program: &str, args: &[&str], limit: Duration) -> Result<Output, Failure> {
+    let mut command = prepare(program, args, Stdio::null());
+    command.kill_on_drop(true);
+    let Ok(output) = timeout(limit, command.output()).await else {
+        let text = format!("{program} {} has not ended within {} s", args.join(" "), limit.as_secs());
+        return Err(Failure::new(Code::ToolFailed, text));
+    };
+    succeeded(program, args, output.map_err(|error| unstarted(program, error))?)
+}
+
+fn succeeded(program: &str, args: &[&str], output: Output) -> Result<Output, Failure> {
     if output.status.success() {
         return Ok(output);
     }

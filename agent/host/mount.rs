@@ -292,6 +292,7 @@ mod tests {
             kind: "xfs".to_owned(),
             source: "/dev/nvme1n1".to_owned(),
             super_options: super_options.to_owned(),
+            is_slave: false,
         }
     }
 

@@ -25,6 +25,9 @@ pub struct Mounted {
     pub source: String,
     /// The filesystem's options, which all of its mounts share: `rw,attr2,inode64`.
     pub super_options: String,
+    /// Mounts below it in another namespace appear here, and those here do not appear there: as in the namespace that systemd makes
+    /// for a service.
+    pub is_slave: bool,
 }
 
 /// All mounts, in the kernel's order.
@@ -40,7 +43,8 @@ fn line(line: &[u8]) -> Option<Mounted> {
     let path = |field| PathBuf::from(OsString::from_vec(unescape(field)));
     let text = |field| String::from_utf8_lossy(field).into_owned();
     let (root, mount_point, options) = (path(fields.next()?), path(fields.next()?), text(fields.next()?));
-    let mut after = fields.skip_while(|field| *field != b"-").skip(1);
+    let optional: Vec<_> = fields.by_ref().take_while(|field| *field != b"-").collect();
+    let mut after = fields;
     Some(Mounted {
         device: makedev(major.parse().ok()?, minor.parse().ok()?),
         root,
@@ -49,6 +53,7 @@ fn line(line: &[u8]) -> Option<Mounted> {
         kind: text(after.next()?),
         source: String::from_utf8_lossy(&unescape(after.next()?)).into_owned(),
         super_options: text(after.next()?),
+        is_slave: optional.iter().any(|field| field.starts_with(b"master:")),
     })
 }
 
@@ -66,6 +71,8 @@ mod tests {
         assert_eq!((mount.kind.as_str(), mount.source.as_str()), ("xfs", "/dev/nvme1n1"));
         assert_eq!((mount.options.as_str(), mount.super_options.as_str()), ("rw,noatime", "rw,attr2"));
         assert_eq!(mount.device, makedev(98, 1));
+        assert!(mount.is_slave);
+        assert!(!parse(b"36 35 98:1 / / rw shared:1 - ext4 /dev/nvme0n1p1 rw\n")[0].is_slave);
         assert_eq!(parse(b"\n36 35 98:1 / /mnt\n"), []);
     }
 }

@@ -1,11 +1,16 @@
 //! systemd and udev, where there are any; of their tools only what systemd 219 knows.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::Output;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::Instant;
 
-use super::command;
+use super::command::{self, Asked};
+use super::mount;
 use crate::failure::{Code, Failure};
 
 /// Applications that need the volumes are `WantedBy` this.
@@ -14,8 +19,14 @@ pub const MOUNTED_TARGET: &str = "node-agent-mounted.target";
 /// The agent's own unit.
 pub const UNIT: &str = "node-agent.service";
 
-/// How long what is only a courtesy, or only for the next boot, may take.
-const COURTESY: Duration = Duration::from_secs(30);
+/// Runs before that one at a reboot.
+pub const MOUNT_UNIT: &str = "node-agent-mount.service";
+
+/// How long a request to systemd or udev may take. Both answer in milliseconds, or hang: systemd runs all generators at a
+/// reload, and a generator of another package may wait for a network.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// The same once one of them has hung: a boot asks half a dozen times, and its node is to come up all the same.
+const DEADLINE_ONCE_HUNG: Duration = Duration::from_secs(3);
 
 /// Whether systemd runs here (`sd_booted(3)`).
 pub fn is_running() -> bool {
@@ -27,7 +38,7 @@ pub async fn version() -> Option<u32> {
     if !is_running() {
         return None;
     }
-    let output = command::must("systemctl", &["--version"], None).await.ok()?;
+    let output = must("systemctl", &["--version"]).await.ok()?;
     parse_version(&String::from_utf8_lossy(&output.stdout))
 }
 
@@ -38,15 +49,10 @@ fn parse_version(text: &str) -> Option<u32> {
     digits.parse().ok()
 }
 
-/// Tells systemd of a changed fstab: it unmounts what it believes stale. It also runs all generators, and one of another
-/// package may hang.
+/// Tells systemd of a changed fstab: it unmounts what it believes stale.
 pub async fn reload() -> Result<(), Failure> {
     if is_running() {
-        let reloading = command::must("systemctl", &["daemon-reload"], None);
-        timeout(COURTESY, reloading).await.unwrap_or_else(|_| {
-            let text = format!("systemctl daemon-reload has not ended within {} s", COURTESY.as_secs());
-            Err(Failure::new(Code::ToolFailed, text))
-        })?;
+        must("systemctl", &["daemon-reload"]).await?;
     }
     Ok(())
 }
@@ -54,19 +60,212 @@ pub async fn reload() -> Result<(), Failure> {
 /// Starts a unit without waiting for it, because waiting within the boot would deadlock it.
 pub async fn start(unit: &str) -> Result<(), Failure> {
     if is_running() {
-        command::must("systemctl", &["start", "--no-block", unit], None).await?;
+        must("systemctl", &["start", "--no-block", unit]).await?;
     }
     Ok(())
 }
 
 /// Whether a unit is installed.
 pub async fn has_unit(unit: &str) -> bool {
-    is_running() && command::must("systemctl", &["cat", unit], None).await.is_ok()
+    is_running() && must("systemctl", &["cat", unit]).await.is_ok()
+}
+
+/// Has the target of a normal boot want a unit until the next boot, so that isolating that target does not stop it.
+pub async fn keep_in_isolation(unit: &str) -> Result<(), Failure> {
+    if is_running() && !Path::new("/run/systemd/system/multi-user.target.wants").join(unit).exists() {
+        must("systemctl", &["--runtime", "add-wants", "multi-user.target", unit]).await?;
+    }
+    Ok(())
+}
+
+/// Whether a unit is installed, neither started nor about to be. For threads that may block; none where systemd does not tell.
+pub fn is_stopped(unit: &str) -> Option<bool> {
+    if !is_running() {
+        return None;
+    }
+    let asked = command::ask("systemctl", &["show", "--property=LoadState,ActiveState,Job", unit], DEADLINE_ONCE_HUNG);
+    let Ok(Asked::Ended(output)) = asked else { return None };
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    output.status.success().then(|| shows_stopped(&shown))
+}
+
+/// The properties of a unit that is there, but neither started nor about to be.
+fn shows_stopped(shown: &str) -> bool {
+    let has = |line: &str| shown.lines().any(|shown| shown == line);
+    // Without a job versions of systemd leave the line out, or show no number, or 0.
+    let has_job = shown.lines().filter_map(|line| line.strip_prefix("Job=")).any(|job| !matches!(job, "" | "0"));
+    has("LoadState=loaded") && (has("ActiveState=inactive") || has("ActiveState=failed")) && !has_job
 }
 
 /// Whether a unit was started.
 pub async fn is_active(unit: &str) -> bool {
-    is_running() && command::must("systemctl", &["is-active", "--quiet", unit], None).await.is_ok()
+    is_running() && must("systemctl", &["is-active", "--quiet", unit]).await.is_ok()
+}
+
+/// Whether the last request hung.
+static HUNG: AtomicBool = AtomicBool::new(false);
+
+/// The process of a service that runs.
+pub async fn main_process(unit: &str) -> Option<i32> {
+    let shown = must("systemctl", &["show", "--property=MainPID", unit]).await.ok()?;
+    let shown = String::from_utf8_lossy(&shown.stdout).trim().strip_prefix("MainPID=")?.parse().ok();
+    shown.filter(|pid| *pid > 0)
+}
+
+/// Runs systemctl or udevadm, which must exit with 0 in time.
+pub async fn must(program: &str, args: &[&str]) -> Result<Output, Failure> {
+    let limit = if HUNG.load(Ordering::Relaxed) { DEADLINE_ONCE_HUNG } else { DEADLINE };
+    let began = Instant::now();
+    let result = command::must_within(program, args, limit).await;
+    HUNG.store(result.is_err() && began.elapsed() >= limit, Ordering::Relaxed);
+    result
+}
+
+/// The unit that this process belongs to, by its control group: `node-agent.service`; none outside of a service.
+fn own_unit() -> Option<String> {
+    unit_in(&fs::read_to_string("/proc/self/cgroup").ok()?)
+}
+
+/// cgroups(7): `0::/system.slice/node-agent.service`, before the unified hierarchy `1:name=systemd:/system.slice/…`. What a
+/// service delegates has groups of its own below it.
+fn unit_in(cgroups: &str) -> Option<String> {
+    let path = cgroups.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':');
+        let (number, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+        (controllers == "name=systemd" || (number == "0" && controllers.is_empty())).then_some(path)
+    })?;
+    path.split('/').find(|part| part.ends_with(".service")).map(str::to_owned)
+}
+
+/// Fails where systemd runs and this process does not see the machine's mounts but a copy of them: what it mounted would be
+/// there for itself alone, and every application would write to the root disk.
+pub async fn must_share_mounts() -> Result<(), Failure> {
+    if !is_running() || shares_mounts()? {
+        return Ok(());
+    }
+    let Some(unit) = own_unit() else {
+        let text = "this shell has a mount namespace of its own: what is mounted in it is invisible to the rest of the machine";
+        return Err(Failure::new(Code::PrivateMounts, text)
+            .remedy("run it in the machine's own: nsenter --target 1 --mount node-agent retry"));
+    };
+    let Isolation { settings, drop_ins } = Isolation::of(&unit).await;
+    let named =
+        |what: &str, all: &[String]| if all.is_empty() { String::new() } else { format!("{what}{}", all.join(" ")) };
+    let text = format!(
+        "{unit} has a mount namespace of its own: what is mounted in it is invisible to the rest of the machine{}{}",
+        named("; set: ", &settings),
+        named("; its drop-ins: ", &drop_ins)
+    );
+    let remedy = if ![UNIT, MOUNT_UNIT].contains(&unit.as_str()) {
+        "run the agent as a service of its own: node-agent install --now".to_owned()
+    } else if settings.is_empty() {
+        format!(
+            "find the setting that gives it one (man systemd.exec; systemctl show {unit}), and take it back in a drop-in"
+        )
+    } else {
+        take_back(&settings)
+    };
+    Err(Failure::new(Code::PrivateMounts, text).remedy(remedy))
+}
+
+/// Whether this process is in the machine's mount namespace.
+fn shares_mounts() -> Result<bool, Failure> {
+    let namespace =
+        |process: &str| fs::metadata(format!("/proc/{process}/ns/mnt")).map(|meta| (meta.dev(), meta.ino()));
+    match (namespace("1"), namespace("self")) {
+        (Ok(machines), Ok(own)) => Ok(machines == own),
+        // Without CAP_SYS_PTRACE process 1 tells nothing. systemd makes a service's namespace a slave of the machine's.
+        _ => Ok(!mount::at(Path::new("/"))?.is_some_and(|root| root.is_slave)),
+    }
+}
+
+/// Has these settings taken back for the agent's services alone.
+fn take_back(settings: &[String]) -> String {
+    let lines: Vec<_> = settings.iter().map(|setting| switched_off(setting)).collect();
+    format!(
+        "take that back for the agent's services alone: for unit in {UNIT} {MOUNT_UNIT}; do \
+         mkdir -p /etc/systemd/system/$unit.d && \
+         printf '[Service]\\n{}\\n' >/etc/systemd/system/$unit.d/zz-host-mounts.conf; done; \
+         systemctl daemon-reload && systemctl restart {UNIT}",
+        lines.join("\\n")
+    )
+}
+
+/// The settings that give a service a mount namespace of its own (systemd.exec(5)), and the value that each has without.
+const ISOLATING: [(&str, &str); 31] = [
+    ("PrivateMounts", "no"),
+    ("PrivateTmp", "no"),
+    ("PrivateDevices", "no"),
+    ("PrivateNetwork", "no"),
+    ("PrivateIPC", "no"),
+    ("PrivateUsers", "no"),
+    ("ProtectSystem", "no"),
+    ("ProtectHome", "no"),
+    ("ProtectHostname", "no"),
+    ("ProtectKernelTunables", "no"),
+    ("ProtectKernelModules", "no"),
+    ("ProtectKernelLogs", "no"),
+    ("ProtectControlGroups", "no"),
+    ("ProtectProc", "default"),
+    ("ProcSubset", "all"),
+    ("DynamicUser", "no"),
+    ("ReadWritePaths", ""),
+    ("ReadOnlyPaths", ""),
+    ("InaccessiblePaths", ""),
+    ("BindPaths", ""),
+    ("BindReadOnlyPaths", ""),
+    ("TemporaryFileSystem", ""),
+    ("MountFlags", ""),
+    ("RootDirectory", ""),
+    ("RootImage", ""),
+    ("MountImages", ""),
+    ("ExtensionImages", ""),
+    ("ExtensionDirectories", ""),
+    ("NoExecPaths", ""),
+    ("ExecPaths", ""),
+    ("LogNamespace", ""),
+];
+
+/// Why a service has a mount namespace of its own, as far as systemd tells.
+struct Isolation {
+    /// As `PrivateTmp=yes`.
+    settings: Vec<String>,
+    /// The files that may have set them.
+    drop_ins: Vec<String>,
+}
+
+impl Isolation {
+    async fn of(unit: &str) -> Self {
+        let properties = ISOLATING.iter().map(|(name, _)| *name).chain(["DropInPaths"]).collect::<Vec<_>>().join(",");
+        // A systemd that does not know a property leaves it out.
+        let shown = must("systemctl", &["show", unit, "--property", &properties]).await;
+        let shown = shown.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+        Isolation::read(&shown)
+    }
+
+    fn read(shown: &str) -> Self {
+        let is_set = |line: &&str| {
+            line.split_once('=').is_some_and(|(name, value)| {
+                let without = ISOLATING.iter().find(|(known, _)| *known == name);
+                // MountFlags is shown as a number: 0, or `shared` in newer versions.
+                without.is_some_and(|(_, without)| {
+                    value != *without && !(name == "MountFlags" && matches!(value, "0" | "shared"))
+                })
+            })
+        };
+        let drop_ins = shown.lines().find_map(|line| line.strip_prefix("DropInPaths=")).unwrap_or_default();
+        Isolation {
+            settings: shown.lines().filter(is_set).map(str::to_owned).collect(),
+            drop_ins: drop_ins.split_whitespace().map(str::to_owned).collect(),
+        }
+    }
+}
+
+/// The line that takes a setting back: `PrivateTmp=no` for `PrivateTmp=yes`.
+fn switched_off(setting: &str) -> String {
+    let name = setting.split('=').next().unwrap_or_default();
+    let without = ISOLATING.iter().find(|(known, _)| *known == name).map_or("", |(_, without)| without);
+    format!("{name}={without}")
 }
 
 /// Has udev look at a device again, so that its links show what is on it now, and waits until it has. A courtesy: whatever
@@ -77,7 +276,7 @@ pub async fn settle(device: &Path) {
     }
     let name = device.file_name().unwrap_or_default().to_string_lossy();
     let sysname = format!("--sysname-match={name}");
-    let triggered = command::must("udevadm", &["trigger", "--subsystem-match=block", &sysname], None).await;
+    let triggered = must("udevadm", &["trigger", "--subsystem-match=block", &sysname]).await;
     if let Err(failure) = triggered {
         tracing::warn!("udev was not told that {} has changed: {failure}", device.display());
     }
@@ -89,8 +288,9 @@ pub async fn wait_for_udev() {
     if !has_udev() {
         return;
     }
-    let limit = format!("--timeout={}", COURTESY.as_secs());
-    if let Err(failure) = command::must("udevadm", &["settle", &limit], None).await {
+    // Before the deadline above, which would leave it behind.
+    let limit = format!("--timeout={}", DEADLINE.as_secs() - 1);
+    if let Err(failure) = must("udevadm", &["settle", &limit]).await {
         tracing::warn!("udev may not have settled: {failure}");
     }
 }
@@ -110,6 +310,55 @@ pub async fn restore_labels(path: &Path) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_is_told_to_be_of_a_service_by_its_control_group() {
+        let cases = [
+            ("0::/system.slice/node-agent.service\n", Some("node-agent.service")),
+            ("0::/system.slice/docker.service/init.scope\n", Some("docker.service")),
+            (
+                "12:pids:/user.slice\n1:name=systemd:/system.slice/cloud-final.service\n0::/other.service\n",
+                Some("cloud-final.service"),
+            ),
+            ("0::/user.slice/user-0.slice/session-3.scope\n", None),
+            ("0::/\n", None),
+            ("", None),
+        ];
+        for (cgroups, unit) in cases {
+            assert_eq!(unit_in(cgroups).as_deref(), unit, "{cgroups}");
+        }
+    }
+
+    #[test]
+    fn what_isolates_a_service_is_named_with_what_takes_it_back() {
+        let shown = "PrivateMounts=no\nPrivateTmp=yes\nProtectSystem=full\nProtectProc=default\nReadOnlyPaths=/etc /usr\n\
+                     MountFlags=0\nDropInPaths=/etc/systemd/system/service.d/hardening.conf\n";
+        let Isolation { settings, drop_ins } = Isolation::read(shown);
+        assert_eq!(settings, ["PrivateTmp=yes", "ProtectSystem=full", "ReadOnlyPaths=/etc /usr"]);
+        assert_eq!(drop_ins, ["/etc/systemd/system/service.d/hardening.conf"]);
+        let back: Vec<_> = settings.iter().map(|setting| switched_off(setting)).collect();
+        assert_eq!(back, ["PrivateTmp=no", "ProtectSystem=no", "ReadOnlyPaths="]);
+        assert!(take_back(&settings).contains(
+            "printf '[Service]\\nPrivateTmp=no\\nProtectSystem=no\\nReadOnlyPaths=\\n' \
+             >/etc/systemd/system/$unit.d/zz-host-mounts.conf"
+        ));
+    }
+
+    #[test]
+    fn a_unit_is_stopped_if_it_is_there_and_nothing_starts_it() {
+        let cases = [
+            ("LoadState=loaded\nActiveState=inactive\nJob=\n", true),
+            ("LoadState=loaded\nActiveState=inactive\n", true),
+            ("LoadState=loaded\nActiveState=failed\nJob=0\n", true),
+            ("LoadState=loaded\nActiveState=inactive\nJob=77\n", false),
+            ("LoadState=loaded\nActiveState=active\nJob=\n", false),
+            ("LoadState=not-found\nActiveState=inactive\nJob=\n", false),
+            ("", false),
+        ];
+        for (shown, stopped) in cases {
+            assert_eq!(shows_stopped(shown), stopped, "{shown}");
+        }
+    }
 
     #[test]
     fn the_version_is_read_as_each_distribution_writes_it() {

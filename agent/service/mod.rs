@@ -11,6 +11,7 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use self::control::{Asked, Control, Request};
@@ -20,8 +21,9 @@ use crate::config;
 use crate::failure::{Class, Code, Failure};
 use crate::heartbeat::Heart;
 use crate::host::notify;
-use crate::journal::{Fault, LaunchOutcome, Phase, State};
+use crate::journal::{Fault, LaunchOutcome, Phase, State, Warning};
 use crate::session::{Attempt, Ended, Session, last_words};
+use crate::status::mounts;
 use crate::step::{StepName, rough, stopped};
 use crate::steps::lifecycle::LaunchResult;
 
@@ -30,6 +32,9 @@ const COMPLETING: Duration = Duration::from_hours(1);
 
 /// How often an instance asks its metadata service whether it goes into a warm pool, or out of it. The question stays on the host.
 const WARM_POLL: Duration = Duration::from_secs(5);
+
+/// How often a node in service is looked at: whether its volumes are mounted, and its applications' target is started.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// What ends a wait.
 enum Next {
@@ -165,10 +170,13 @@ impl Service {
         let mut stop = session.stop.clone();
         let mut tag = pin!(session.keep_tagging(None).fuse());
         let mut pooled = pin!(back_in_pool(session, lifecycle));
+        let mut look = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
+        let mut seen = None;
         loop {
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => return Next::End(Ok(())),
                 () = &mut tag => {}
+                _ = look.tick() => seen = look_at_mounts(session, seen).await,
                 target = &mut pooled => {
                     tracing::info!("the instance leaves service for its warm pool ({target})");
                     return Next::Again;
@@ -346,7 +354,7 @@ impl Service {
 /// Returns what ends the hold.
 async fn contact(session: &Session, ended: &Ended, lifecycle: Option<&config::Lifecycle>) -> HoldEnd {
     session.become_known().await;
-    let promise_is_gone = |state: &State| state.lifecycle.outcome.is_none() && state.lifecycle.hold_until.is_none();
+    let promise_is_gone = |state: &State| state.lifecycle.outcome().is_none() && state.lifecycle.hold_until.is_none();
     if lifecycle.is_some() && session.journal.read(promise_is_gone) {
         // The journal, and the promise with it, were another instance's.
         return HoldEnd::Again;
@@ -364,6 +372,26 @@ async fn contact(session: &Session, ended: &Ended, lifecycle: Option<&config::Li
         what = tag => what,
         what = heart => what,
     }
+}
+
+/// Looks whether anything of a node in service is not as the agent left it, and warns of what has become so since `seen` was; returns
+/// what is so now. The warning lasts as long.
+async fn look_at_mounts(session: &Session, seen: Option<Warning>) -> Option<Warning> {
+    let state = session.journal.read(State::clone);
+    let broken = spawn_blocking(move || mounts::broken(&state)).await.ok().flatten();
+    let now = broken.map(|(subject, failure)| {
+        let message = format!("{failure}; {}", failure.what_to_do());
+        Warning { step: StepName::Mount, subject, message }
+    });
+    if seen != now {
+        if let Some(gone) = seen {
+            session.journal.take_back(&gone);
+        }
+        if let Some(Warning { step, subject, message }) = &now {
+            session.journal.warn(*step, subject.as_deref(), message);
+        }
+    }
+    now
 }
 
 /// Waits until Auto Scaling takes an instance in service back into its warm pool, and returns the state it goes to. Such an

@@ -1,5 +1,6 @@
 //! `node-agent retry` and `node-agent complete`, on the operator's side: the service does the work where there is one.
 
+use std::fs;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -38,8 +39,15 @@ pub async fn retry(places: Places, from: Option<StepName>) -> Result<(), Fault> 
     if let Some(pending) = ask(&places, Request::Retry { from }).await? {
         return ended(pending.follow().await?);
     }
-    if !systemd::has_unit(systemd::UNIT).await {
+    // The unit reads its own configuration.
+    if places.config != settings::CONFIG || !systemd::has_unit(systemd::UNIT).await {
         return once(places, from).await.map_err(|ended| ended.fault());
+    }
+    if !fs::exists(settings::CONFIG).unwrap_or(true) {
+        let text = format!("there is no {}, without which {} does not start", settings::CONFIG, systemd::UNIT);
+        return Err(Failure::new(Code::ConfigUnreadable, text)
+            .remedy("write the file, then: node-agent retry; or name another: node-agent retry --config PATH")
+            .into());
     }
     {
         // Whoever works on the node without a service is not disturbed.

@@ -38,7 +38,7 @@ pub(crate) fn of(state: &State) -> String {
     metric("state", "1 for how the node stands, 0 for all others.", states.collect());
     metric("state_since_timestamp_seconds", "Since when it stands so.", vec![(Vec::new(), seconds(&state.since))]);
     let until = || state.lifecycle.hold_until(&state.boot_id, host::since_boot(), SystemTime::now());
-    let held = Some(until).filter(|_| state.phase == Phase::Held && state.lifecycle.outcome.is_none());
+    let held = Some(until).filter(|_| state.phase == Phase::Held && state.lifecycle.outcome().is_none());
     let held: Vec<_> = held.and_then(|until| until()).map(|until| (Vec::new(), seconds(&until))).into_iter().collect();
     metric("hold_until_timestamp_seconds", "When a held node is given up.", held);
     let steps = |value: fn(&crate::journal::StepRecord) -> f64| {

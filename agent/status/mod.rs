@@ -2,7 +2,7 @@
 //! the network.
 
 pub mod metrics;
-mod mounts;
+pub mod mounts;
 pub mod report;
 mod text;
 
@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use self::report::{Overall, Report};
 use crate::failure::{Code, Failure};
 use crate::host;
-use crate::journal::{self, State};
+use crate::journal::{self, Phase, State, Unreadable};
 use crate::publish::LIVE;
 use crate::readable;
 use crate::service::control::{self, Request};
@@ -84,10 +84,10 @@ pub fn look(places: &Places) -> Result<Report, Failure> {
         (Some(live), Err(_)) if lives(&live) => Some(live),
         (_, journal) => journal.map_err(|why| unreadable(&places.state_dir, &why))?,
     };
-    let broken = state.as_ref().and_then(mounts::broken);
+    let broken = state.as_ref().filter(|state| state.phase == Phase::Done).and_then(mounts::broken);
     let mut report = Report::of(state, &boot_id, SystemTime::now());
     if let Some((volume, failure)) = broken.filter(|_| report.state == Overall::Done) {
-        report.has_lost(&volume, &failure);
+        report.has_lost(volume.as_deref(), &failure);
     }
     Ok(report)
 }
@@ -110,7 +110,12 @@ fn live(runtime_dir: &Path) -> Option<State> {
     journal::parse(&fs::read(runtime_dir.join(LIVE)).ok()?).ok()
 }
 
-fn unreadable(dir: &Path, why: &str) -> Failure {
-    Failure::new(Code::StateUnusable, format!("the journal in {} cannot be read: {why}", dir.display()))
-        .remedy("the next run sets it aside and begins a new one: node-agent retry")
+fn unreadable(dir: &Path, why: &Unreadable) -> Failure {
+    match why {
+        Unreadable::Newer(schema) => journal::newer(dir, *schema),
+        Unreadable::Broken(why) => {
+            Failure::new(Code::StateUnusable, format!("the journal in {} cannot be read: {why}", dir.display()))
+                .remedy("the next run sets it aside and begins a new one: node-agent retry")
+        }
+    }
 }

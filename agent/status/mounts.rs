@@ -1,20 +1,28 @@
-//! Whether the volumes of a node that is up are as the agent left them. The journal cannot know: the kernel makes a filesystem
-//! read-only when it meets an error, and people unmount.
+//! Whether the volumes of a node that is up, and what starts its applications, are as the agent left them. The journal cannot know:
+//! the kernel makes a filesystem read-only when it meets an error, and people unmount and stop.
 
-use super::report::{Overall, Report, StepOutcome};
+use super::report::{Overall, Report, StepOutcome, StepReport};
 use crate::failure::{Code, Failure};
-use crate::host::mount;
+use crate::host::{mount, systemd};
 use crate::journal::{Fault, MountRecord, Outcome, State};
 use crate::step::StepName;
 
-/// The first volume that is not as it was left, and how.
-pub(super) fn broken(state: &State) -> Option<(String, Failure)> {
-    let mounted = state.steps.iter().filter(|record| {
-        record.step == StepName::Mount && matches!(record.outcome, Outcome::AlreadySo | Outcome::Changed)
-    });
-    mounted.filter_map(|record| record.subject.as_deref()).find_map(|id| {
-        let left = state.volumes.get(id)?.mounted.as_ref().filter(|left| left.boot_id == state.boot_id)?;
-        look(id, left).err().map(|failure| (id.to_owned(), failure))
+/// What is not as it was left: the first such volume, or else the target of the applications.
+pub fn broken(state: &State) -> Option<(Option<String>, Failure)> {
+    let mounted = || {
+        let done = state.steps.iter().filter(|record| {
+            record.step == StepName::Mount && matches!(record.outcome, Outcome::AlreadySo | Outcome::Changed)
+        });
+        done.filter_map(|record| record.subject.as_deref()).filter_map(|id| {
+            let left = state.volumes.get(id)?.mounted.as_ref().filter(|left| left.boot_id == state.boot_id)?;
+            Some((id, left))
+        })
+    };
+    let volume = mounted().find_map(|(id, left)| look(id, left).err().map(|failure| (Some(id.to_owned()), failure)));
+    volume.or_else(|| {
+        let stopped = mounted().next().is_some() && systemd::is_stopped(systemd::MOUNTED_TARGET) == Some(true);
+        let text = || format!("{} is stopped: applications that depend on it do not run", systemd::MOUNTED_TARGET);
+        stopped.then(|| (None, Failure::new(Code::TargetStopped, text())))
     })
 }
 
@@ -45,13 +53,15 @@ fn look(id: &str, left: &MountRecord) -> Result<(), Failure> {
 
 impl Report {
     /// The node was up; now one of its volumes is not as it was left.
-    pub(super) fn has_lost(&mut self, volume: &str, failure: &Failure) {
+    pub(super) fn has_lost(&mut self, volume: Option<&str>, failure: &Failure) {
         // A service that runs takes the retry that the remedy ends with.
         self.state = if self.pid.is_some() { Overall::Held } else { Overall::Failed };
         self.exit_code = self.state.exit_code();
         self.failure = Some(Fault { step: Some(StepName::Mount), exit_code: self.exit_code, error: failure.into() });
-        let of_volume = |volume_of: &Option<String>| volume_of.as_deref() == Some(volume);
-        for step in self.steps.iter_mut().filter(|step| step.step == StepName::Mount && of_volume(&step.volume)) {
+        let is_it = |step: &&mut StepReport| {
+            step.step == StepName::Mount && volume.is_some() && step.volume.as_deref() == volume
+        };
+        for step in self.steps.iter_mut().filter(is_it) {
             step.outcome = StepOutcome::Failed;
         }
     }

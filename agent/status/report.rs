@@ -209,7 +209,7 @@ impl Report {
             Phase::Running | Phase::Held if agent.is_none() => Overall::Dead,
             phase => phase.into(),
         };
-        let promised = state.lifecycle.outcome.is_none() && !matches!(overall, Overall::Done | Overall::Failed);
+        let promised = state.lifecycle.outcome().is_none() && !matches!(overall, Overall::Done | Overall::Failed);
         let since_boot = host::since_boot();
         let hold = Some(&state.lifecycle).filter(|_| promised).and_then(|lifecycle| {
             let seconds_left = lifecycle.hold_left(boot_id, since_boot, now)?.as_secs();
@@ -224,7 +224,7 @@ impl Report {
             instance_id: Some(state.instance_id.clone()).filter(|id| !id.is_empty()),
             pid: agent.map(|agent| agent.pid),
             hold,
-            launch: state.lifecycle.outcome,
+            launch: state.lifecycle.outcome(),
             failure: state.fault.clone(),
             steps: steps(&state, overall, now),
             warnings: state.warnings,
@@ -299,7 +299,7 @@ fn of_record(state: &State, record: &StepRecord, overall: Overall, now: SystemTi
         allowed_ms: record.allowed_ms,
         waiting: record.waiting.clone(),
         prepared: None,
-        output: state.output.get(&record.step).cloned().unwrap_or_default(),
+        output: state.output.get(&record.step.into()).cloned().unwrap_or_default(),
     }
 }
 
@@ -332,7 +332,7 @@ pub fn in_a_line(state: &State) -> String {
     match state.phase {
         Phase::Running => at_work(),
         Phase::Held => match state.lifecycle.hold_until(&state.boot_id, host::since_boot(), SystemTime::now()) {
-            Some(until) if state.lifecycle.outcome.is_none() => format!("held until {until}: {}", failed()),
+            Some(until) if state.lifecycle.outcome().is_none() => format!("held until {until}: {}", failed()),
             _ => format!("held: {}", failed()),
         },
         Phase::Failed => format!("failed: {}", failed()),

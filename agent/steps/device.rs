@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use crate::aws::ec2::Ec2;
 use crate::failure::{Code, Failure};
 use crate::host::device::{self, Device};
+use crate::host::systemd;
 use crate::step::{Observed, Step, StepName};
 use crate::steps::attach::Attached;
 
@@ -53,6 +54,8 @@ impl Step for FindDevice<'_> {
     async fn observe(&self) -> Result<Observed<Device>, Failure> {
         let id = &self.volume.want.id;
         let Some(device) = Device::find(&id.serial(), &self.volume.device_name)? else {
+            // PrivateDevices= hides all disks from a service.
+            systemd::must_share_mounts().await?;
             let text =
                 format!("EC2 says that volume {id} is attached, but its device has not appeared; {}", device::seen());
             return Ok(Observed::NotYet(Failure::new(Code::DeviceMissing, text)));

@@ -67,6 +67,7 @@ impl Step for MakeFilesystem<'_> {
             }
             Verdict::Filesystem(_) if known.tag_due => Ok(Observed::Todo("the volume gets its tag".to_owned())),
             Verdict::Filesystem(found) => {
+                self.must_be_the_same(&found)?;
                 self.must_be_whole(&found).await?;
                 Ok(Observed::Done(found))
             }
@@ -278,14 +279,34 @@ impl MakeFilesystem<'_> {
 }
 
 impl MakeFilesystem<'_> {
+    /// A launched node goes on with the filesystem that it was launched with.
+    fn must_be_the_same(&self, found: &Found) -> Result<(), Failure> {
+        let (id, device) = (&self.volume.want.id, self.device.path.display());
+        match self.journal.volume(id.as_str()).filesystem_uuid {
+            Some(uuid) if uuid != found.uuid => {
+                let text = format!(
+                    "volume {id} ({device}) had the filesystem with UUID {uuid} when this node was launched, and has the {} with UUID {} now",
+                    found.kind, found.uuid
+                );
+                Err(Failure::new(Code::AnotherFilesystem, text))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether a blank disk may be formatted: it is wanted, and nothing says that there should be data on it.
     fn may_be_formatted(&self, mut evidence: Evidence) -> Result<Evidence, Failure> {
         let want = self.volume.want;
+        let known = self.journal.volume(want.id.as_str());
+        let retry =
+            if known.filesystem_uuid.is_some() { "node-agent retry --from filesystem" } else { "node-agent retry" };
         let unexpected = if want.format == Format::Never {
             Some("format is \"never\"".to_owned())
         } else if let Some(snapshot) = &self.volume.view.snapshot_id {
             Some(format!("it was made from the snapshot {snapshot}"))
-        } else if let Some(at) = self.journal.volume(want.id.as_str()).formatted_at {
+        } else if let Some(uuid) = known.filesystem_uuid {
+            Some(format!("it had the filesystem with UUID {uuid} when this node was launched"))
+        } else if let Some(at) = known.formatted_at {
             Some(format!("this agent formatted it at {at}"))
         } else {
             self.volume.view.tags.get(FORMATTED).map(|tag| format!("its tag {FORMATTED} says: {tag}"))
@@ -294,7 +315,7 @@ impl MakeFilesystem<'_> {
             let text = format!("volume {} is blank, but {why} ({evidence})", want.id);
             return Err(Failure::new(Code::UnexpectedlyBlank, text).remedy(format!(
                 "this may be data loss: check volume.id and the volume's history; only if it is to be empty, make the \
-                 filesystem by hand: mkfs.{} {}, then: node-agent retry",
+                 filesystem by hand: mkfs.{} {}, then: {retry}",
                 want.file_system,
                 self.device.path.display()
             )));

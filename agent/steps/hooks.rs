@@ -101,7 +101,7 @@ impl Step for Hook<'_> {
         let printed = Vec::from(tail.last);
         self.journal.update(|state| {
             state.hook = None;
-            state.output.insert(self.step, printed.clone());
+            state.output.insert(self.step.into(), printed.clone());
         })?;
         let failure = match ended {
             Ok(status) if called && status.success() => {

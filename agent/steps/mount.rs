@@ -69,6 +69,7 @@ impl Step for MountVolume<'_> {
     }
 
     async fn observe(&self) -> Result<Observed<()>, Failure> {
+        systemd::must_share_mounts().await?;
         let place = self.want.mount_path.display();
         let Some(mounted) = self.mounted()? else {
             return Ok(Observed::Todo(format!("{place} is not mounted")));
@@ -480,6 +481,8 @@ impl MountVolume<'_> {
     async fn prepare_next_boot(&self, line: &Line<'_>) -> Result<(), Failure> {
         self.tried.set(true);
         let prepared = match self.next_boot_is_prepared(line) {
+            // A reload in the midst of a boot costs seconds on a small machine.
+            Ok(true) if fstab::is_as_at_boot() => return Ok(()),
             Ok(true) => Ok(()),
             Ok(false) => fstab::put(line),
             Err(failure) if failure.code == Code::FstabConflict => return Err(failure),

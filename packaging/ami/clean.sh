@@ -10,14 +10,22 @@ die() {
 
 (( EUID == 0 )) || die "run it as root"
 
+# Where data volumes may be mounted: by fstab's lines of the agent, by its journal, which knows those of other tools' lines too,
+# and by the configuration.
+mount_points() {
+    # fstab writes blanks as octal escapes.
+    awk '$1 !~ /^#/ && $4 ~ /(^|,)x-node-agent=/ { print $2 }' /etc/fstab | while read -r path; do printf '%b\n' "$path"; done
+    local state=/var/lib/node-agent/state.json config=/etc/node-agent/config.toml
+    [[ ! -e $state ]] || sed -n 's/.*"mount_point": *"\([^"]*\)".*/\1/p' "$state"
+    [[ ! -e $config ]] || sed -n 's/^[[:space:]]*mount_path[[:space:]]*=[[:space:]]*["'\'']\([^"'\'']*\)["'\''].*/\1/p' "$config"
+}
+
 # A data volume that is still there would be snapshotted with the image.
 while read -r mount_point; do
-    # fstab writes blanks as octal escapes.
-    mount_point=$(printf '%b' "$mount_point")
     if mountpoint -q "$mount_point"; then
         die "$mount_point is a node's data volume: unmount it, and detach the volume, before the image is made"
     fi
-done < <(awk '$1 !~ /^#/ && $4 ~ /(^|,)x-node-agent=/ { print $2 }' /etc/fstab)
+done < <(mount_points)
 
 # The node's.
 if [[ -d /run/systemd/system ]] && systemctl cat node-agent.service >/dev/null 2>&1; then
@@ -47,3 +55,8 @@ rm -f /var/lib/systemd/random-seed /var/lib/systemd/credential.secret
 rm -f /root/.ssh/authorized_keys /home/*/.ssh/authorized_keys
 rm -f /root/.bash_history /home/*/.bash_history
 rm -rf /var/log/journal/*
+for log in /var/log/{syslog,messages,daemon.log,user.log,cloud-init.log,cloud-init-output.log}; do
+    rm -f "$log".*
+    # Whoever has it open goes on writing to it.
+    [[ ! -e $log ]] || : >"$log"
+done

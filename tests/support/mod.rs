@@ -204,6 +204,24 @@ impl Instance {
         text
     }
 
+    /// As far as the agent can tell, systemd runs from here on, and shares its mounts with the agent.
+    pub fn run_systemd(&self) {
+        self.run_systemd_with("ln -sf /proc/self/ns/mnt /proc/1/ns/mnt");
+    }
+
+    /// The same, but its mounts are others.
+    pub fn run_systemd_apart(&self) {
+        self.run_systemd_with("rm -f /proc/1/ns/mnt; touch /proc/1/ns/mnt");
+    }
+
+    fn run_systemd_with(&self, namespace: &str) {
+        self.shell(&format!(
+            "mkdir -p /run/systemd/system
+             mountpoint -q /proc/1/ns || mount -t tmpfs namespaces /proc/1/ns
+             {namespace}"
+        ));
+    }
+
     /// Starts the agent with this configuration.
     pub fn start(&self, config: &str) -> Running {
         self.write("/etc/node-agent/config.toml", config.to_owned());
@@ -212,15 +230,24 @@ impl Instance {
 
     /// Starts the agent with these arguments.
     pub fn start_with(&self, arguments: &[&str]) -> Running {
+        self.start_program(PROGRAM, arguments)
+    }
+
+    /// Starts an agent of the machine with these arguments.
+    pub fn start_program(&self, program: &str, arguments: &[&str]) -> Running {
         let log = tempfile::Builder::new().prefix("agent-").suffix(".log").tempfile_in(&self.dir).unwrap();
         let (file, path) = log.keep().unwrap();
-        let child = self.agent(arguments).stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap();
+        let child = self.command_of(program, arguments).stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap();
         Running { child, began: Instant::now(), log: path }
     }
 
     /// The agent with these arguments, and nothing in its environment but the addresses of the services.
     pub fn agent(&self, arguments: &[&str]) -> Command {
-        let mut command = self.machine().command(PROGRAM);
+        self.command_of(PROGRAM, arguments)
+    }
+
+    fn command_of(&self, program: &str, arguments: &[&str]) -> Command {
+        let mut command = self.machine().command(program);
         command
             .args(arguments)
             .env_clear()
@@ -331,7 +358,7 @@ impl Drop for Guarded {
 }
 
 /// Whether this process runs; one that only waits to be reaped does not.
-fn runs(pid: impl Display) -> bool {
+pub fn runs(pid: impl Display) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     status.lines().any(|line| line.starts_with("State:") && !line.contains("(zombie)"))
 }

@@ -6,8 +6,10 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use super::atomic::{Replacement, remove_leftovers};
+use super::since_boot;
 use crate::failure::{Failure, Named};
 
 pub mod table;
@@ -43,7 +45,27 @@ pub fn ours(volume: &str) -> Result<Option<Ours>, Failure> {
 
 /// Puts the line into fstab. Another tool's line for the mount point stays, and this one is not written.
 pub fn put(line: &Line<'_>) -> Result<(), Failure> {
-    let Ok(Some(new)) = table::rewrite(&read()?, line) else { return Ok(()) };
+    match table::rewrite(&read()?, line) {
+        Ok(Some(new)) => replace(&new),
+        _ => Ok(()),
+    }
+}
+
+/// Whether fstab was not written since the machine started: systemd has read it as it is.
+pub fn is_as_at_boot() -> bool {
+    let written = fs::metadata(PATH).and_then(|meta| meta.modified());
+    let booted = SystemTime::now().checked_sub(since_boot());
+    written.ok().zip(booted).is_some_and(|(written, booted)| written < booted)
+}
+
+/// Takes our lines for other volumes than these out of fstab, and returns them.
+pub fn drop_others(volumes: &[&str]) -> Result<Vec<String>, Failure> {
+    let Some((new, dropped)) = table::without_others(&read()?, volumes) else { return Ok(Vec::new()) };
+    replace(&new)?;
+    Ok(dropped)
+}
+
+fn replace(new: &[u8]) -> Result<(), Failure> {
     let path = path()?;
     let mut file = Replacement::new(&path);
     if let Ok(meta) = fs::metadata(&path) {
@@ -52,7 +74,7 @@ pub fn put(line: &Line<'_>) -> Result<(), Failure> {
     if let Some(dir) = path.parent() {
         remove_leftovers(dir).named(format_args!("clearing {}", dir.display()))?;
     }
-    file.write(&new).named(format_args!("writing {PATH}"))
+    file.write(new).named(format_args!("writing {PATH}"))
 }
 
 /// A symlinked fstab stays one: what it leads to is replaced.

@@ -75,6 +75,18 @@ pub fn ours(text: &[u8], volume: &str) -> Option<Ours> {
     Some(Ours { source: entry.source(), options, is_checked: !entry.pass.iter().all(|digit| *digit == b'0') })
 }
 
+/// Without our lines for other volumes than these, which are returned too; none if there are none.
+pub fn without_others(old: &[u8], volumes: &[&str]) -> Option<(Vec<u8>, Vec<String>)> {
+    let is_other = |raw: &&[u8]| {
+        Entry::parse(raw)
+            .and_then(|entry| entry.volume)
+            .is_some_and(|volume| !volumes.iter().any(|id| id.as_bytes() == volume))
+    };
+    let (others, kept): (Vec<_>, Vec<_>) = old.split_inclusive(|byte| *byte == b'\n').partition(is_other);
+    let others: Vec<_> = others.iter().map(|raw| String::from_utf8_lossy(raw.trim_ascii()).into_owned()).collect();
+    (!others.is_empty()).then(|| (kept.concat(), others))
+}
+
 /// The new contents, or none if nothing has to change.
 pub fn rewrite(old: &[u8], want: &Line<'_>) -> Result<Option<Vec<u8>>, Conflict> {
     let mut new = Vec::with_capacity(old.len() + 160);
@@ -148,6 +160,18 @@ mod tests {
     }
 
     const OURS: &str = "UUID=u-1 /my\\040data xfs nofail,x-node-agent=vol-1 0 0\n";
+
+    #[test]
+    fn only_our_lines_for_other_volumes_are_dropped() {
+        let foreign = "# x-node-agent=vol-2 in a comment\nUUID=u /other xfs defaults 0 0\n";
+        let stale = "UUID=u-2 /archive ext4 nofail,x-node-agent=vol-2 0 2";
+        let old = format!("{OURS}{stale}\n{foreign}");
+        let (new, dropped) = without_others(old.as_bytes(), &["vol-1"]).unwrap();
+        assert_eq!(String::from_utf8(new).unwrap(), format!("{OURS}{foreign}"));
+        assert_eq!(dropped, [stale]);
+        assert_eq!(without_others(old.as_bytes(), &["vol-1", "vol-2"]), None);
+        assert_eq!(without_others(b"", &[]), None);
+    }
 
     #[test]
     fn the_line_is_added_once_and_all_else_stays() {

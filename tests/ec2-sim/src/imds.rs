@@ -31,8 +31,8 @@ const VERSIONS: [&str; 6] = ["1.0", "2009-04-04", "2019-10-01", "2021-01-03", "2
 pub(crate) struct Imds {
     core: Arc<Core>,
     instance: InstanceId,
-    /// Token → when it expires.
-    tokens: Mutex<HashMap<String, Instant>>,
+    /// Token → when it was issued, and when it expires.
+    tokens: Mutex<HashMap<String, (Instant, Instant)>>,
 }
 
 impl Imds {
@@ -50,7 +50,7 @@ impl Imds {
         match (request.method.as_str(), path) {
             ("PUT", "/latest/api/token") => self.issue_token(request),
             ("GET" | "HEAD", _) => {
-                if let Err(refusal) = self.check_token(request) {
+                if let Err(refusal) = self.check_token(request, instance.tokens_since) {
                     return refusal;
                 }
                 let tree = self.tree(&instance, lifecycle_state.as_deref());
@@ -80,15 +80,14 @@ impl Imds {
         let token = URL_SAFE.encode((0..42).map(|_| fastrand::u8(..)).collect::<Vec<_>>());
         let now = Instant::now();
         let mut tokens = lock(&self.tokens);
-        tokens.retain(|_, expires| *expires > now);
-        tokens.insert(token.clone(), now + Duration::from_secs(ttl));
+        tokens.retain(|_, (_, expires)| *expires > now);
+        tokens.insert(token.clone(), (now, now + Duration::from_secs(ttl)));
         plain(200, &token).with("X-Aws-Ec2-Metadata-Token-Ttl-Seconds", ttl.to_string())
     }
 
-    fn check_token(&self, request: &Request) -> Result<(), Response> {
-        let valid = request
-            .header(TOKEN_HEADER)
-            .is_some_and(|token| lock(&self.tokens).get(token).is_some_and(|expires| *expires > Instant::now()));
+    fn check_token(&self, request: &Request, since: Instant) -> Result<(), Response> {
+        let good = |(issued, expires): &(Instant, Instant)| *issued >= since && *expires > Instant::now();
+        let valid = request.header(TOKEN_HEADER).is_some_and(|token| lock(&self.tokens).get(token).is_some_and(good));
         if valid { Ok(()) } else { Err(plain(401, "Unauthorized")) }
     }
 

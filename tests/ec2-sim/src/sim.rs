@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -193,6 +193,7 @@ impl Sim {
             mac: spec.mac.clone().unwrap_or_else(random_mac),
             launched: core.clock.now(),
             imds,
+            tokens_since: Instant::now(),
             spec,
         };
         instances::enter(core, instance);
@@ -232,6 +233,12 @@ impl Sim {
     /// The keys that the instance's role has had so far are not accepted any more; its metadata service has new ones.
     pub fn revoke_credentials(&self, instance: &InstanceId) {
         self.core().issuer.revoke(instance);
+    }
+
+    /// The metadata service refuses the tokens that it has issued so far, as after a resume from hibernation.
+    pub fn revoke_tokens(&self, instance: &InstanceId) -> Result<(), ApiError> {
+        self.core().world().instance_mut(instance)?.change(|instance| instance.tokens_since = Instant::now());
+        Ok(())
     }
 
     /// Puts an object into S3; its bucket is made with it.

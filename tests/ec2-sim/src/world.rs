@@ -173,6 +173,8 @@ pub(crate) struct Instance {
     pub(crate) mac: String,
     pub(crate) launched: OffsetDateTime,
     pub(crate) imds: SocketAddr,
+    /// The metadata service refuses tokens that were issued before.
+    pub(crate) tokens_since: Instant,
 }
 
 /// An action that holds a group member until it is completed.

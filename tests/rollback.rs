@@ -1,0 +1,204 @@
+//! An upgrade of the agent, and its rollback, do no node over: not one in service, not a held one, and not one that is in the middle
+//! of a step. The other version is a real binary, that of 0.1.0.
+//!
+//! Run by `make test-rollback`, which builds it and names it in `OLD_AGENT`. What ran again in each case is printed.
+
+#![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
+mod support;
+
+use std::fs;
+use std::sync::LazyLock;
+
+use ec2_sim::{Fault, FaultRule};
+use nix::sys::signal::Signal;
+use support::{HOOKS, Instance, PROGRAM, Running, World, config_with, volume_at, wait_until};
+
+/// Read before a world hides the host's folders.
+static OLD_AGENT: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let path = std::env::var("OLD_AGENT").expect("OLD_AGENT names the binary of the other version: make test-rollback");
+    fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+});
+
+const OLD: &str = "/opt/other-version/node-agent";
+const DIRECTIONS: [(&str, &str, &str); 2] = [("upgrade", OLD, PROGRAM), ("rollback", PROGRAM, OLD)];
+
+fn world() -> World {
+    assert!(!OLD_AGENT.is_empty());
+    World::new()
+}
+
+/// A node with both versions, and these hooks.
+fn node(world: &World, hooks: &str) -> Instance {
+    let volume = world.volume(1);
+    let node = world.launch();
+    node.write("/usr/local/lib/node/hooks.sh", hooks);
+    let config = config_with("hold_for = \"10m\"", &[volume_at("/mydata", &volume, "xfs")], "");
+    node.write("/etc/node-agent/config.toml", config);
+    node.write(OLD, OLD_AGENT.as_slice());
+    node.shell(&format!("chmod 0755 {OLD}; {OLD} --version; {PROGRAM} --version"));
+    node
+}
+
+fn stop(service: Running) {
+    service.signal(Signal::SIGTERM);
+    service.end();
+}
+
+/// The hooks that were called, in order.
+fn called(node: &Instance) -> Vec<String> {
+    let log = node.machine().read("/var/log/hooks.log").unwrap_or_default();
+    log.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect()
+}
+
+fn formats(node: &Instance) -> usize {
+    node.machine().read("/var/log/mkfs").unwrap_or_default().lines().count()
+}
+
+/// Counts the formats, and waits in one where somebody has asked for that.
+fn watch_mkfs(node: &Instance) {
+    node.shell(
+        "mv $(readlink -f /usr/sbin/mkfs.xfs) /opt/mkfs.xfs
+         cat >/usr/sbin/mkfs.xfs <<'END'
+#!/bin/sh
+[ \"$1\" = -V ] && exec /opt/mkfs.xfs -V
+case \"$*\" in */dev/*) echo \"$*\" >>/var/log/mkfs ;; esac
+while [ -e /tmp/hold-mkfs ]; do sleep 0.05; done
+exec /opt/mkfs.xfs \"$@\"
+END
+         chmod 0755 /usr/sbin/mkfs.xfs",
+    );
+}
+
+#[test]
+fn a_node_in_service_stays_as_it_is_whatever_version_takes_over() {
+    for (direction, first, second) in DIRECTIONS {
+        let world = world();
+        let mut node = node(&world, HOOKS);
+        watch_mkfs(&node);
+        let service = node.start_program(first, &["run"]);
+        wait_until(|| world.completions().len() == 1, || service.log());
+        service.wait_for("result=done");
+        stop(service);
+        // There and back again, with and without a reboot.
+        for (program, reboots) in [(second, false), (first, false), (second, true), (first, true)] {
+            if reboots {
+                node.reboot();
+            }
+            let service = node.start_program(program, &["run"]);
+            service.wait_for("result=done");
+            assert!(!service.log().contains("set aside"), "{direction}: {}", service.log());
+            stop(service);
+            assert_eq!(node.shell("findmnt -no FSTYPE /mydata"), "xfs");
+        }
+        assert_eq!(called(&node), ["configure", "health"], "{direction}");
+        assert_eq!((world.completions(), formats(&node)), (vec!["CONTINUE".to_owned()], 1), "{direction}");
+        println!("{direction} of a node in service: nothing ran again");
+    }
+}
+
+#[test]
+fn a_held_node_keeps_its_end_and_is_repaired_by_the_other_version() {
+    for (direction, first, second) in DIRECTIONS {
+        for broken in ["configure", "health"] {
+            let world = world();
+            let hooks = HOOKS
+                .replace(&format!("echo \"{broken}"), &format!("[ -e /tmp/repaired ] || return 3; echo \"{broken}"));
+            let node = node(&world, &hooks);
+            watch_mkfs(&node);
+            let service = node.start_program(first, &["run"]);
+            service.wait_for("held for");
+            let until = |node: &Instance| node.journal()["lifecycle"]["hold_until"].as_str().unwrap().to_owned();
+            let promised = until(&node);
+            stop(service);
+
+            let service = node.start_program(second, &["run"]);
+            service.wait_for("held for");
+            assert_eq!(until(&node)[..19], promised[..19], "{direction} {broken}");
+            node.shell("touch /tmp/repaired");
+            node.start_program(second, &["retry"]).end().must_fail(0, &["result=done"]);
+            stop(service);
+
+            assert_eq!(called(&node), ["configure", "health"], "{direction} {broken}");
+            assert_eq!((world.completions(), formats(&node)), (vec!["CONTINUE".to_owned()], 1), "{direction} {broken}");
+            println!(
+                "{direction} of a node held at {broken}: nothing that was completed ran again, and the hold kept its end"
+            );
+        }
+    }
+}
+
+/// Where the agent is killed: by what holds it there.
+#[derive(Clone, Copy, Debug)]
+enum Middle {
+    /// A call that is not answered.
+    Call(&'static str),
+    /// An mkfs that does not end.
+    Mkfs,
+    /// The first line of a step.
+    Line(&'static str),
+    /// A hook that waits.
+    Hook(&'static str),
+}
+
+#[test]
+fn what_one_version_was_killed_in_the_other_completes_and_repeats_nothing_that_was_completed() {
+    let middles = [
+        ("attach", Middle::Call("ec2:AttachVolume")),
+        ("filesystem", Middle::Mkfs),
+        ("mount", Middle::Line(" mount vol-")),
+        ("grow", Middle::Line(" grow vol-")),
+        ("ownership", Middle::Line(" ownership vol-")),
+        ("files", Middle::Line(" files: ")),
+        ("configure", Middle::Hook("configure")),
+        ("health-check", Middle::Hook("health")),
+        ("complete", Middle::Call("autoscaling:CompleteLifecycleAction")),
+    ];
+    for (direction, first, second) in DIRECTIONS {
+        for (step, middle) in middles {
+            let world = world();
+            let waits = |hook: &str| {
+                HOOKS.replace(
+                    &format!("echo \"{hook}"),
+                    &format!("until [ -e /tmp/go ]; do sleep 0.05; done; echo \"{hook}"),
+                )
+            };
+            let node = node(&world, &if let Middle::Hook(hook) = middle { waits(hook) } else { HOOKS.to_owned() });
+            watch_mkfs(&node);
+            if let Middle::Call(action) = middle {
+                world.sim.add_fault(FaultRule::always(action, Fault::Hang)).unwrap();
+            }
+            if let Middle::Mkfs = middle {
+                node.shell("touch /tmp/hold-mkfs");
+            }
+
+            let service = node.start_program(first, &["run"]);
+            match middle {
+                Middle::Call(action) => wait_until(|| !world.events().attempts(action).is_empty(), || service.log()),
+                Middle::Mkfs => wait_until(|| formats(&node) > 0, || service.log()),
+                Middle::Line(line) => service.wait_for(line),
+                Middle::Hook(_) => service.wait_for(&format!("{step}: start")),
+            }
+            service.signal(Signal::SIGKILL);
+            service.end();
+            let before = called(&node);
+            world.sim.clear_faults();
+            node.shell("rm -f /tmp/hold-mkfs; touch /tmp/go");
+
+            let service = node.start_program(second, &["run"]);
+            service.wait_for("result=done");
+            stop(service);
+
+            let context = format!("{direction} in the middle of {step}");
+            assert_eq!(called(&node), ["configure", "health"], "{context}, after {before:?}");
+            assert_eq!(world.completions(), ["CONTINUE"], "{context}");
+            assert_eq!(node.shell("findmnt -no FSTYPE /mydata"), "xfs", "{context}");
+            let again = formats(&node) - 1;
+            assert!(again == 0 || step == "filesystem", "{context}: {} formats", again + 1);
+            println!(
+                "{context}: {}",
+                if again > 0 { "the format that was cut off" } else { "nothing that was completed ran again" }
+            );
+        }
+    }
+}
