@@ -12,13 +12,15 @@ use tokio::time::Instant;
 
 use crate::aws::{Aws, Services};
 use crate::config::{self, Config};
+use crate::failure::FailedStep;
 use crate::failure::{Code, Failure};
 use crate::heartbeat::{Allowance, Heart};
 use crate::host::device::Device;
 use crate::host::probe::Found;
 use crate::host::{fstab, systemd};
 use crate::journal::{Journal, LaunchOutcome};
-use crate::step::{Planned, Runner, StepName, Stopped};
+use crate::sequence::StepName;
+use crate::step::{Planned, Runner};
 use crate::steps::attach::{Attach, Attached};
 use crate::steps::device::FindDevice;
 use crate::steps::fetch::Fetch;
@@ -73,7 +75,7 @@ impl Site {
         aws: &Aws,
         journal: &Journal,
         deadline: Duration,
-    ) -> Result<&'a Site, Stopped> {
+    ) -> Result<&'a Site, FailedStep> {
         if let Some(site) = known.get() {
             return Ok(site);
         }
@@ -111,7 +113,7 @@ pub enum Up {
 
 impl Boot<'_> {
     /// Brings the node up and reports it; with `on_failure = "abandon"` a failure is reported too.
-    pub async fn bring_up(&self) -> Result<Up, Stopped> {
+    pub async fn bring_up(&self) -> Result<Up, FailedStep> {
         let Boot { config, journal, .. } = *self;
         let run = &Runner::new(journal, config.timeouts.aws, self.stop.clone(), self.allowance);
 
@@ -125,8 +127,8 @@ impl Boot<'_> {
             // The step at work finds out by itself, where it is safe to stop.
             _lost = heart.beat() => work.await,
         };
-        if let Err(stopped) = &result
-            && launch.abandons_on(stopped)
+        if let Err(failed) = &result
+            && launch.abandons_on(failed)
             && journal.launch_outcome().is_none()
         {
             // The failure above is the run's result, whatever comes of reporting it.
@@ -149,11 +151,11 @@ impl Boot<'_> {
         run.into_plan()
     }
 
-    async fn identify(&self, run: &Runner<'_>) -> Result<&Site, Stopped> {
+    async fn identify(&self, run: &Runner<'_>) -> Result<&Site, FailedStep> {
         Site::find(self.site, run, self.aws, self.journal, self.config.timeouts.aws).await
     }
 
-    async fn sequence(&self, run: &Runner<'_>, site: &Site, launch: &Launch<'_>) -> Result<Up, Stopped> {
+    async fn sequence(&self, run: &Runner<'_>, site: &Site, launch: &Launch<'_>) -> Result<Up, FailedStep> {
         let Boot { config, journal, .. } = *self;
         let Site { node, services } = site;
         let deadline = config.timeouts.volume;
@@ -280,7 +282,7 @@ impl Boot<'_> {
     }
 
     /// Decides what a journal that may have been lost means for the once-per-instance steps, once for a journal.
-    async fn find_what_was_lost(&self, run: &Runner<'_>, launch: &Launch<'_>) -> Result<(), Stopped> {
+    async fn find_what_was_lost(&self, run: &Runner<'_>, launch: &Launch<'_>) -> Result<(), FailedStep> {
         let journal = self.journal;
         let lost = journal.lost().filter(|lost| FindLost::has_trace(*lost, &self.config.volumes));
         if let (Some(lost), Some(config)) = (lost, self.config.lifecycle.as_ref()) {
@@ -323,7 +325,7 @@ impl Boot<'_> {
         &self,
         run: &Runner<'_>,
         mut disks: Vec<(&config::Volume, &Device, &Found)>,
-    ) -> Result<(), Stopped> {
+    ) -> Result<(), FailedStep> {
         // One that lies in another comes after it.
         disks.sort_by_key(|(want, _, _)| &want.mount_path);
         run.in_turn(disks.into_iter().map(|(want, device, found)| MountVolume {
@@ -342,7 +344,7 @@ impl Boot<'_> {
         Ok(())
     }
 
-    async fn enter_pool(&self, run: &Runner<'_>, launch: &Launch<'_>, state: &str) -> Result<Up, Stopped> {
+    async fn enter_pool(&self, run: &Runner<'_>, launch: &Launch<'_>, state: &str) -> Result<Up, FailedStep> {
         tracing::info!("this instance is {state}: it waits in a warm pool, and nothing is touched");
         let (deadline, began) = (self.config.timeouts.complete, Instant::now());
         run.step(EnterPool { launch, deadline, began, accepted: Cell::default() }).await?;
@@ -416,8 +418,8 @@ impl Boot<'_> {
     }
 }
 
-fn at(step: StepName) -> impl Fn(Failure) -> Stopped {
-    move |failure| Stopped { step, failure }
+fn at(step: StepName) -> impl Fn(Failure) -> FailedStep {
+    move |failure| FailedStep::at(step, failure)
 }
 
 /// Applications `WantedBy` the target start once all volumes are mounted. That it cannot be started is no reason to give

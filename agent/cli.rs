@@ -14,13 +14,13 @@ use crate::check::Check;
 use crate::config::json_schema;
 use crate::failure::{Class, Failure};
 use crate::host::{blank, hook_reader, notify};
-use crate::journal::Fault;
+use crate::journal::FailedStepRecord;
 use crate::log::{self, Format, Level};
+use crate::sequence::StepName;
 use crate::service::Service;
 use crate::service::retry;
-use crate::session::{Ended, Places, Session, last_words, stop_signal};
+use crate::session::{Places, Session, last_words, stop_signal};
 use crate::status::report::Overall;
-use crate::step::StepName;
 use crate::steps::lifecycle::LaunchResult;
 use crate::{install, plan, readable, settings, status};
 
@@ -267,11 +267,11 @@ impl Run {
         let once = self.once;
         finish(block_on(async move {
             if once {
-                return retry::once(places, None).await.map_err(|ended| ended.fault());
+                return retry::once(places, None).await.map_err(FailedStepRecord::from);
             }
             let serve =
                 async { Box::pin(Service::open(Session::open(places, Aws::new(), stop_signal()?)?).run()).await };
-            serve.await.map_err(|ended: Ended| ended.fault())
+            serve.await.map_err(FailedStepRecord::from)
         }))
     }
 }
@@ -300,7 +300,7 @@ impl Status {
         let report = if self.wait {
             block_on(async { Ok(status::wait(&places, self.timeout).await?) })
         } else {
-            status::look(&places).map_err(Fault::from)
+            status::look(&places).map_err(FailedStepRecord::from)
         };
         log::finish();
         if let Some(trouble) = report.as_ref().ok().and_then(|report| status::trouble(&places, report)) {
@@ -382,7 +382,7 @@ fn child_part(result: std::io::Result<()>) -> ExitCode {
 }
 
 /// Runs to the end on this thread.
-fn block_on<T>(work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+fn block_on<T>(work: impl Future<Output = Result<T, FailedStepRecord>>) -> Result<T, FailedStepRecord> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::io("starting the runtime", error))?;
     let result = runtime.block_on(work);
@@ -393,7 +393,7 @@ fn block_on<T>(work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault>
 
 /// The last line of a run, which is the node's last word on the console, and the exit code. A run that another one kept off
 /// says nothing of the node.
-fn finish(result: Result<(), Fault>) -> ExitCode {
+fn finish(result: Result<(), FailedStepRecord>) -> ExitCode {
     if result.as_ref().is_err_and(|fault| fault.exit_code == Class::Locked.exit_code()) {
         return told(result);
     }
@@ -402,8 +402,8 @@ fn finish(result: Result<(), Fault>) -> ExitCode {
 }
 
 /// Says what failed and what to do, if something did; and the exit code.
-fn told(result: Result<(), Fault>) -> ExitCode {
-    let Err(Fault { exit_code, error, .. }) = result else { return ExitCode::SUCCESS };
+fn told(result: Result<(), FailedStepRecord>) -> ExitCode {
+    let Err(FailedStepRecord { exit_code, error, .. }) = result else { return ExitCode::SUCCESS };
     log::say(Level::Error, &format!("{}; {}", error.message, readable::remedy(&error.remedy)));
     ExitCode::from(exit_code)
 }

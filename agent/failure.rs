@@ -7,6 +7,8 @@ use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::sequence::StepName;
+
 /// How a failure is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
@@ -352,6 +354,42 @@ impl<T> Named<T> for std::io::Result<T> {
 impl<T> Named<T> for nix::Result<T> {
     fn named(self, what: impl fmt::Display) -> Result<T, Failure> {
         self.map_err(|errno| Failure::io(what, errno.into()))
+    }
+}
+
+/// What failed, and where.
+#[derive(Debug)]
+pub struct FailedStep {
+    /// The step; none where it was in none.
+    pub step: Option<StepName>,
+    /// What failed in it.
+    pub failure: Failure,
+}
+
+impl FailedStep {
+    /// This failure, in this step.
+    pub fn at(step: StepName, failure: Failure) -> Self {
+        FailedStep { step: Some(step), failure }
+    }
+
+    /// Whether the agent was told to stop.
+    pub fn was_stopped(&self) -> bool {
+        self.failure.class() == Class::Stopped
+    }
+}
+
+impl fmt::Display for FailedStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.step {
+            Some(step) => write!(f, "{step}: {}", self.failure),
+            None => self.failure.fmt(f),
+        }
+    }
+}
+
+impl From<Failure> for FailedStep {
+    fn from(failure: Failure) -> Self {
+        FailedStep { step: None, failure }
     }
 }
 

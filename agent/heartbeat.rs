@@ -10,8 +10,9 @@ use tokio::time::{Instant, sleep};
 use crate::aws::autoscaling::{Completion, LifecycleState};
 use crate::failure::{Class, Code, Failure};
 use crate::journal::Journal;
-use crate::step::{StepName, rough};
+use crate::sequence::StepName;
 use crate::steps::lifecycle::Launch;
+use crate::time::rough;
 
 /// The shortest timeout that Auto Scaling lets a hook have (FACTS); taken where nobody says how long it is.
 const SHORTEST: Duration = Duration::from_secs(30);

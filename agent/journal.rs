@@ -17,10 +17,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::config::{self, Config, OnFailure};
-use crate::failure::{Code, Failure};
+use crate::failure::{Code, FailedStep, Failure};
 use crate::host::{self, atomic, group};
 use crate::publish::Publisher;
-use crate::step::StepName;
+use crate::sequence::StepName;
+use crate::time::{millis, now};
 use crate::words::{self, Word};
 
 /// The layout of the file below. A file of a later one is left alone. What a version adds has a key of its own, so that the one
@@ -74,12 +75,12 @@ pub struct StepRecord {
     pub prepared: Option<String>,
     /// What went wrong and what to do, if it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<ErrorRecord>,
+    pub error: Option<FailureRecord>,
 }
 
-/// A failure as it is kept.
+/// A [`Failure`] as it is kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ErrorRecord {
+pub struct FailureRecord {
     /// The catalogue's name.
     pub code: String,
     /// What happened and what was seen.
@@ -90,9 +91,9 @@ pub struct ErrorRecord {
     pub public: String,
 }
 
-impl From<&Failure> for ErrorRecord {
+impl From<&Failure> for FailureRecord {
     fn from(failure: &Failure) -> Self {
-        ErrorRecord {
+        FailureRecord {
             code: failure.code.name().to_owned(),
             message: failure.to_string(),
             remedy: failure.what_to_do().to_owned(),
@@ -206,16 +207,35 @@ pub enum Phase {
     Stopped,
 }
 
-/// How the sequence failed.
+/// A [`FailedStep`] as it is kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Fault {
+pub struct FailedStepRecord {
     /// The step, where it was in one.
     #[serde(default, deserialize_with = "words::known", skip_serializing_if = "Option::is_none")]
     pub step: Option<StepName>,
     /// The exit code that belongs to it.
     pub exit_code: u8,
     /// What went wrong and what to do.
-    pub error: ErrorRecord,
+    pub error: FailureRecord,
+}
+
+impl From<&FailedStep> for FailedStepRecord {
+    fn from(failed: &FailedStep) -> Self {
+        let FailedStep { step, failure } = failed;
+        FailedStepRecord { step: *step, exit_code: failure.class().exit_code(), error: failure.into() }
+    }
+}
+
+impl From<FailedStep> for FailedStepRecord {
+    fn from(failed: FailedStep) -> Self {
+        (&failed).into()
+    }
+}
+
+impl From<Failure> for FailedStepRecord {
+    fn from(failure: Failure) -> Self {
+        FailedStep::from(failure).into()
+    }
 }
 
 /// Something that does not keep a node from coming up, but should be looked at.
@@ -430,7 +450,7 @@ pub struct State {
     pub since: String,
     /// How the sequence failed the last time, unless it has succeeded since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fault: Option<Fault>,
+    pub fault: Option<FailedStepRecord>,
     /// What should be looked at.
     #[serde(default, deserialize_with = "words::known_among", skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Warning>,
@@ -641,7 +661,7 @@ impl Journal {
 
     /// The sequence has come to an end of this kind. Where that cannot be made durable, it is known all the same as long as
     /// this process lives.
-    pub fn end(&self, phase: Phase, fault: Option<Fault>) -> Result<(), Failure> {
+    pub fn end(&self, phase: Phase, fault: Option<FailedStepRecord>) -> Result<(), Failure> {
         self.adopt(|state| {
             state.phase = phase;
             state.since = now();
@@ -932,16 +952,6 @@ fn put(state: &mut State, record: StepRecord) {
         // Fetching begins beside attaching; people read the sequence.
         state.steps.sort_by_key(|record| record.step);
     }
-}
-
-/// Now, as the journal writes it.
-pub fn now() -> String {
-    humantime::format_rfc3339_millis(SystemTime::now()).to_string()
-}
-
-/// Milliseconds, as the journal writes them.
-pub fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Why a journal cannot be read.

@@ -13,9 +13,10 @@ use crate::heartbeat::Allowance;
 use crate::host;
 use crate::journal::Journal;
 use crate::readable::{self, Page};
+use crate::sequence::StepName;
 use crate::session::Places;
 use crate::settings;
-use crate::step::{Finding, Planned, StepName, stopped};
+use crate::step::{Finding, Planned, stopped};
 
 /// Makes the plan. Takes no lock and changes nothing; what is fetched goes to a directory that is gone afterwards.
 pub async fn make(places: &Places, mut stop: watch::Receiver<bool>) -> Result<Vec<Planned>, Failure> {

@@ -11,12 +11,14 @@ use tokio::time::{Instant, sleep};
 
 use crate::boot::Boot;
 use crate::config::Volume;
+use crate::failure::FailedStep;
 use crate::failure::Failure;
 use crate::host::device::Device;
 use crate::host::probe::{Found, Verdict, probe};
 use crate::host::{self, systemd};
 use crate::journal::{Journal, LaunchOutcome};
-use crate::step::{Runner, StepName, Stopped};
+use crate::sequence::StepName;
+use crate::step::Runner;
 
 /// How long the kernel may take to find a disk that was attached before the boot. If the disk was detached meanwhile, the
 /// sequence attaches it.
@@ -34,12 +36,12 @@ pub fn is_in_service(journal: &Journal) -> bool {
 }
 
 /// Mounts all volumes and starts the applications that wait for them, where every volume is at hand.
-pub async fn mount(boot: &Boot<'_>) -> Result<(), Stopped> {
+pub async fn mount(boot: &Boot<'_>) -> Result<(), FailedStep> {
     let volumes = &boot.config.volumes;
     if volumes.is_empty() {
         return Ok(());
     }
-    systemd::must_share_mounts().await.map_err(|failure| Stopped { step: StepName::Mount, failure })?;
+    systemd::must_share_mounts().await.map_err(|failure| FailedStep::at(StepName::Mount, failure))?;
     let Some(disks) = find(boot).await else { return Ok(()) };
     let run = Runner::new(boot.journal, boot.config.timeouts.aws, boot.stop.clone(), boot.allowance);
     boot.mount(&run, volumes.iter().zip(&disks).map(|(want, (device, found))| (want, device, found)).collect()).await

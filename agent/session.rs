@@ -14,20 +14,22 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::aws::Aws;
 use crate::boot::{Boot, Site, Up};
 use crate::config::{self, Config, Scope};
+use crate::failure::FailedStep;
 use crate::failure::{Class, Code, Failure, Named};
 use crate::heartbeat::{Allowance, Heart};
 use crate::host;
-use crate::journal::{self, Fault, Journal, LaunchOutcome, Phase, Process};
+use crate::journal::{self, FailedStepRecord, Journal, LaunchOutcome, Phase, Process};
 use crate::lock::Lock;
 use crate::log::{self, Level};
 use crate::publish::{self, Publisher};
 use crate::readable;
 use crate::reboot;
+use crate::sequence::StepName;
 use crate::settings;
-use crate::step::{Runner, StepName, Stopped};
+use crate::step::Runner;
 use crate::steps::fetch::prepare_scratch;
 use crate::steps::hooks::end_survivor;
-use crate::steps::lifecycle::{Complete, Launch, LaunchResult, may_abandon};
+use crate::steps::lifecycle::{Complete, Launch, LaunchResult};
 
 /// Where things are.
 #[derive(Clone, Debug)]
@@ -85,55 +87,11 @@ pub struct Session {
     _lock: Lock,
 }
 
-/// A failure that may have happened in a step.
-#[derive(Debug)]
-pub struct Ended {
-    /// The step, if it was in one.
-    pub step: Option<StepName>,
-    /// Why.
-    pub failure: Failure,
-}
-
-impl From<Failure> for Ended {
-    fn from(failure: Failure) -> Self {
-        Ended { step: None, failure }
-    }
-}
-
-impl From<Stopped> for Ended {
-    fn from(stopped: Stopped) -> Self {
-        Ended { step: Some(stopped.step), failure: stopped.failure }
-    }
-}
-
-impl Ended {
-    /// As the journal keeps it.
-    pub fn fault(&self) -> Fault {
-        Fault { step: self.step, exit_code: self.failure.class().exit_code(), error: (&self.failure).into() }
-    }
-
-    /// Whether it was the wish of who stopped the agent.
-    pub fn was_stopped(&self) -> bool {
-        self.failure.class() == Class::Stopped
-    }
-
-    /// Whether the node may be given up for it.
-    pub fn may_abandon(&self) -> bool {
-        may_abandon(self.step, self.failure.class())
-    }
-}
-
-impl From<Failure> for Fault {
-    fn from(failure: Failure) -> Self {
-        Ended::from(failure).fault()
-    }
-}
-
 /// What one go at bringing the node up came to.
 #[derive(Debug)]
 pub struct Attempt {
     /// How it ended.
-    pub result: Result<Up, Ended>,
+    pub result: Result<Up, FailedStep>,
     /// The configuration, if there was one without mistakes.
     pub config: Option<Config>,
     /// `[lifecycle]`, also of a configuration with mistakes; without one, what is known of the launch from before.
@@ -201,7 +159,7 @@ impl Session {
         // With or without a configuration: no run waits for the hook of a killed agent any more.
         end_survivor(&self.journal, &self.boot_id).await;
         let mut attempt = match (Box::pin(self.mount_at_once(given.as_ref())).await, given) {
-            (Err(stopped), config) => Attempt { result: Err(stopped.into()), config, lifecycle: None },
+            (Err(failed), config) => Attempt { result: Err(failed), config, lifecycle: None },
             (Ok(()), Some(config)) => Box::pin(self.bring_up(config)).await,
             (Ok(()), None) => Box::pin(self.configured_attempt()).await,
         };
@@ -213,7 +171,7 @@ impl Session {
         let ended = match &attempt.result {
             Ok(Up::Done) => self.journal.end(Phase::Done, None),
             Ok(Up::Warm) => self.journal.end(Phase::Warm, None),
-            Err(ended) if ended.was_stopped() => self.stopped(),
+            Err(failed) if failed.was_stopped() => self.stopped(),
             Err(_) => Ok(()),
         };
         if let (Err(failure), Ok(_)) = (ended, &attempt.result) {
@@ -223,8 +181,8 @@ impl Session {
     }
 
     /// Puts down that the node failed, and whether somebody waits for its repair.
-    pub fn failed(&self, ended: &Ended, phase: Phase) {
-        if let Err(failure) = self.journal.end(phase, Some(ended.fault())) {
+    pub fn failed(&self, failed: &FailedStep, phase: Phase) {
+        if let Err(failure) = self.journal.end(phase, Some(failed.into())) {
             tracing::error!("{failure}");
         }
     }
@@ -248,8 +206,8 @@ impl Session {
         if let (Err(failure), Ok(())) = (began, &mounted) {
             tracing::warn!("{failure}");
         }
-        if let Err(Stopped { step, failure }) = mounted {
-            tracing::warn!("{step}: {failure}; node-agent.service tries again");
+        if let Err(failed) = mounted {
+            tracing::warn!("{failed}; node-agent.service tries again");
         }
         if let Err(failure) = self.stopped() {
             tracing::warn!("{failure}");
@@ -258,7 +216,7 @@ impl Session {
     }
 
     /// On a node in service, mounts the volumes that can be mounted without any answer from AWS.
-    async fn mount_at_once(&self, given: Option<&Config>) -> Result<(), Stopped> {
+    async fn mount_at_once(&self, given: Option<&Config>) -> Result<(), FailedStep> {
         if !reboot::is_in_service(&self.journal) {
             return Ok(());
         }
@@ -338,8 +296,8 @@ impl Session {
         }
         if config.lifecycle.is_none() && self.journal.promised_action().is_some() {
             let run = Runner::new(&self.journal, config.timeouts.aws, self.stop.clone(), &self.allowance);
-            if let Err(stopped) = Box::pin(self.identify(&run)).await {
-                return Attempt { result: Err(stopped.into()), config: Some(config), lifecycle: None };
+            if let Err(failed) = Box::pin(self.identify(&run)).await {
+                return Attempt { result: Err(failed), config: Some(config), lifecycle: None };
             }
             config.lifecycle = self.journal.promised_action();
             if let Some(promised) = &config.lifecycle {
@@ -352,7 +310,7 @@ impl Session {
             }
         }
         self.journal.configured(&config);
-        let result = Box::pin(self.boot(&config).bring_up()).await.map_err(Ended::from);
+        let result = Box::pin(self.boot(&config).bring_up()).await;
         let lifecycle = config.lifecycle.clone();
         Attempt { result, config: Some(config), lifecycle }
     }
@@ -379,7 +337,7 @@ impl Session {
         lifecycle: Option<&config::Lifecycle>,
         deadline: Duration,
         result: LaunchResult,
-    ) -> Result<(), Ended> {
+    ) -> Result<(), FailedStep> {
         match (self.journal.launch_outcome(), result) {
             (None, _) => {}
             (Some(outcome @ LaunchOutcome::Continued), LaunchResult::Continue)
@@ -401,10 +359,10 @@ impl Session {
         let launch = Box::pin(self.identify(&run)).await?.launch(&self.aws, lifecycle);
         let (journal, began) = (&self.journal, Instant::now());
         let complete = Complete { journal, launch: &launch, result, deadline, began, accepted: Cell::default() };
-        Ok(Box::pin(run.step(complete)).await?)
+        Box::pin(run.step(complete)).await
     }
 
-    async fn identify(&self, run: &Runner<'_>) -> Result<&Site, Stopped> {
+    async fn identify(&self, run: &Runner<'_>) -> Result<&Site, FailedStep> {
         Site::find(&self.site, run, &self.aws, &self.journal, IDENTIFYING).await
     }
 
@@ -424,38 +382,38 @@ impl Session {
     }
 
     /// [`Session::tag`], until it has succeeded or cannot.
-    pub async fn keep_tagging(&self, ended: Option<&Ended>) {
-        while !self.tag(ended).await {
+    pub async fn keep_tagging(&self, failed: Option<&FailedStep>) {
+        while !self.tag(failed).await {
             sleep(TAGGING_AGAIN).await;
         }
     }
 
     /// Tags the instance with how it stands, where it is known and IAM allows it. Without a failure, only to take an earlier
     /// tag back. What a lost or stopped instance says is of no use to anybody. Returns whether there is nothing left to do.
-    pub async fn tag(&self, ended: Option<&Ended>) -> bool {
+    pub async fn tag(&self, failed: Option<&FailedStep>) -> bool {
         let Some(site) = self.site.get() else { return true };
-        let class = ended.map(|ended| ended.failure.class());
+        let class = failed.map(|failed| failed.failure.class());
         if matches!(class, Some(Class::Stopped | Class::LifecycleLost)) {
             return true;
         }
         let earlier = self.journal.read(|state| state.tagged);
-        let value = match ended {
+        let value = match failed {
             None if !earlier => return true,
             None => "done".to_owned(),
-            Some(ended) => {
-                let step = ended.step.map_or("start", StepName::as_str);
-                let text = format!("{step}: {}", ended.failure.in_public().lines().next().unwrap_or_default());
+            Some(failed) => {
+                let step = failed.step.map_or("start", StepName::as_str);
+                let text = format!("{step}: {}", failed.failure.in_public().lines().next().unwrap_or_default());
                 readable::line(&text).chars().take(TAG_LENGTH).collect()
             }
         };
-        if ended.is_some() {
+        if failed.is_some() {
             // Before it may be there: an answer can be lost, or come when nobody listens any more.
             self.note_tagged(true);
         }
         let tags = [(STATUS, value.as_str())];
         let tagging = Box::pin(site.services.ec2.tag(&site.node.instance_id, &tags));
         match timeout(TAGGING, tagging).await {
-            Ok(Ok(true)) => self.note_tagged(ended.is_some()),
+            Ok(Ok(true)) => self.note_tagged(failed.is_some()),
             Ok(Ok(false)) => {
                 tracing::debug!("the instance cannot be tagged: ec2:CreateTags is not allowed");
                 self.note_tagged(earlier);
@@ -483,8 +441,8 @@ impl Session {
 }
 
 /// Says how it ended, in the last line of a run; on the machine's console, too, for those who cannot log in.
-pub fn last_words(fault: Option<&Fault>) {
-    let Some(Fault { step, error, .. }) = fault else {
+pub fn last_words(fault: Option<&FailedStepRecord>) {
+    let Some(FailedStepRecord { step, error, .. }) = fault else {
         let last = "node-agent: result=done";
         return log::last_words(Level::Info, last, last);
     };

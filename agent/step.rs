@@ -10,15 +10,16 @@ use std::fmt;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use clap::ValueEnum;
 use futures_util::future;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::failure::{Class, Code, Failure};
+use crate::failure::{Class, Code, FailedStep, Failure};
 use crate::heartbeat::Allowance;
-use crate::journal::{self, Journal, Outcome, StepRecord};
+use crate::journal::{Journal, Outcome, StepRecord};
+use crate::sequence::StepName;
+use crate::time::{self, rough};
 
 /// How long an answer that is probably eventual consistency is asked again (FACTS: about 60 s for ids and IAM).
 pub const SETTLING: Duration = Duration::from_mins(1);
@@ -28,70 +29,6 @@ const PLAN_OUTAGE: Duration = Duration::from_secs(20);
 
 /// How often a wait that goes on unchanged is logged again.
 const REMINDER: Duration = Duration::from_secs(30);
-
-/// The steps of the boot sequence, in its order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum StepName {
-    /// This machine is the configured node.
-    Identity,
-    /// Each volume is attached to this instance.
-    Attach,
-    /// Each volume's device has the filesystem.
-    Filesystem,
-    /// Each filesystem is mounted, and will be at the next boot.
-    Mount,
-    /// Each filesystem fills its device.
-    Grow,
-    /// Each mount point has its owner.
-    Ownership,
-    /// The node's files are in place.
-    Files,
-    /// The configure hook has run.
-    Configure,
-    /// The health check has passed.
-    HealthCheck,
-    /// Auto Scaling has been told.
-    Complete,
-}
-
-impl StepName {
-    /// All of them.
-    pub const ALL: [StepName; 10] = [
-        StepName::Identity,
-        StepName::Attach,
-        StepName::Filesystem,
-        StepName::Mount,
-        StepName::Grow,
-        StepName::Ownership,
-        StepName::Files,
-        StepName::Configure,
-        StepName::HealthCheck,
-        StepName::Complete,
-    ];
-
-    /// As in the journal and on the command line.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            StepName::Identity => "identity",
-            StepName::Attach => "attach",
-            StepName::Filesystem => "filesystem",
-            StepName::Mount => "mount",
-            StepName::Grow => "grow",
-            StepName::Ownership => "ownership",
-            StepName::Files => "files",
-            StepName::Configure => "configure",
-            StepName::HealthCheck => "health-check",
-            StepName::Complete => "complete",
-        }
-    }
-}
-
-impl fmt::Display for StepName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// What observing found.
 #[derive(Debug)]
@@ -147,15 +84,6 @@ pub trait Step {
 
     /// Brings the effect about. Must bear being called again.
     async fn act(&self) -> Result<(), Failure>;
-}
-
-/// A failure with the step it ended.
-#[derive(Debug)]
-pub struct Stopped {
-    /// The step.
-    pub step: StepName,
-    /// Why.
-    pub failure: Failure,
 }
 
 /// Runs steps.
@@ -229,7 +157,7 @@ impl<'a> Runner<'a> {
     }
 
     /// Runs one step to its end.
-    pub async fn step<S: Step>(&self, step: S) -> Result<S::Output, Stopped> {
+    pub async fn step<S: Step>(&self, step: S) -> Result<S::Output, FailedStep> {
         if let Some(plan) = &self.plan {
             return self.look(&step, plan).await;
         }
@@ -238,11 +166,11 @@ impl<'a> Runner<'a> {
         let first_part = self.begun.borrow_mut().insert(key);
         let mut progress = Progress::begin(&step, self.journal, first_part);
         let result = self.drive(&step, &mut progress).await;
-        progress.end(self.journal, result).map_err(|failure| Stopped { step: step.name(), failure })
+        progress.end(self.journal, result).map_err(|failure| FailedStep::at(step.name(), failure))
     }
 
     /// Runs the same step for several subjects at once; the first failure ends it.
-    pub async fn together<S: Step>(&self, steps: impl IntoIterator<Item = S>) -> Result<Vec<S::Output>, Stopped> {
+    pub async fn together<S: Step>(&self, steps: impl IntoIterator<Item = S>) -> Result<Vec<S::Output>, FailedStep> {
         if self.is_planning() {
             return self.in_turn(steps).await;
         }
@@ -250,22 +178,22 @@ impl<'a> Runner<'a> {
     }
 
     /// Runs the same step for several subjects, one after the other.
-    pub async fn in_turn<S: Step>(&self, steps: impl IntoIterator<Item = S>) -> Result<Vec<S::Output>, Stopped> {
+    pub async fn in_turn<S: Step>(&self, steps: impl IntoIterator<Item = S>) -> Result<Vec<S::Output>, FailedStep> {
         let mut outputs = Vec::new();
         let mut unknown = None;
         for step in steps {
             match self.step(step).await {
                 Ok(output) => outputs.push(output),
                 // A plan tells of all of them.
-                Err(stopped) if self.is_planning() => unknown = unknown.or(Some(stopped)),
-                Err(stopped) => return Err(stopped),
+                Err(failed) if self.is_planning() => unknown = unknown.or(Some(failed)),
+                Err(failed) => return Err(failed),
             }
         }
         unknown.map_or(Ok(outputs), Err)
     }
 
     /// Looks at one step, and puts down what it would come to.
-    async fn look<S: Step>(&self, step: &S, plan: &RefCell<Vec<Planned>>) -> Result<S::Output, Stopped> {
+    async fn look<S: Step>(&self, step: &S, plan: &RefCell<Vec<Planned>>) -> Result<S::Output, FailedStep> {
         let deadline = Instant::now() + step.deadline().min(PLAN_OUTAGE);
         let mut patience = Patience::default();
         let (finding, failure) = loop {
@@ -284,7 +212,7 @@ impl<'a> Runner<'a> {
             }
         };
         self.put_down(plan, step, finding, Some(&failure));
-        Err(Stopped { step: step.name(), failure })
+        Err(FailedStep::at(step.name(), failure))
     }
 
     fn put_down<S: Step>(&self, plan: &RefCell<Vec<Planned>>, step: &S, finding: Finding, why: Option<&Failure>) {
@@ -494,7 +422,7 @@ impl Progress {
             waiting: None,
             allowed_ms: 0,
             attempts: 0,
-            started_at: journal::now(),
+            started_at: time::now(),
             took_ms: 0,
             prepared: None,
             error: None,
@@ -503,7 +431,7 @@ impl Progress {
             began: Instant::now(),
             earlier: Duration::from_millis(record.took_ms),
             changed: record.outcome == Outcome::Changed && record.prepared.is_none(),
-            record: StepRecord { allowed_ms: journal::millis(step.deadline()), prepared: None, ..record },
+            record: StepRecord { allowed_ms: time::millis(step.deadline()), prepared: None, ..record },
             allowed: step.deadline(),
             only_looks: step.only_looks(),
             prepares: step.prepares(),
@@ -586,7 +514,7 @@ impl Progress {
 
     fn save(&mut self, journal: &Journal, outcome: Outcome) {
         self.record.outcome = outcome;
-        self.record.took_ms = journal::millis(self.earlier + self.began.elapsed());
+        self.record.took_ms = time::millis(self.earlier + self.began.elapsed());
         journal.record(self.record.clone());
     }
 
@@ -594,59 +522,14 @@ impl Progress {
     fn log(&self, kind: &'static str, text: fmt::Arguments<'_>) {
         let step = self.record.step.as_str();
         let volume = self.record.subject.as_deref();
-        let (attempt, allowed_ms) = (self.record.attempts, journal::millis(self.allowed));
+        let (attempt, allowed_ms) = (self.record.attempts, time::millis(self.allowed));
         tracing::info!(step, volume, kind, attempt, allowed_ms, "{text}");
     }
-}
-
-/// A duration for people: `41ms`, `4.4s`, `12m 34s`, `1h 30m`, `1 day 2h`. Two units are plenty.
-pub fn rough(time: Duration) -> String {
-    const UNITS: [(u64, &str); 4] = [(86_400, " day"), (3_600, "h"), (60, "m"), (1, "s")];
-    let seconds = time.as_secs();
-    match time.as_millis() {
-        0 => return "under 1ms".to_owned(),
-        millis @ 1..1_000 => return format!("{millis}ms"),
-        millis @ 1_000..10_000 if millis % 1_000 >= 100 => return format!("{seconds}.{}s", millis % 1_000 / 100),
-        _ => {}
-    }
-    let mut left = seconds;
-    let counts = UNITS.map(|(unit, name)| {
-        let count = left / unit;
-        left %= unit;
-        (count, name)
-    });
-    let first = counts.iter().position(|(count, _)| *count > 0).unwrap_or(UNITS.len() - 1);
-    let shown = counts[first..].iter().take(2).filter(|(count, _)| *count > 0);
-    let plural = |count: u64, name: &str| if name == " day" && count > 1 { "s" } else { "" };
-    let parts: Vec<_> = shown.map(|&(count, name)| format!("{count}{name}{}", plural(count, name))).collect();
-    parts.join(" ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_duration_is_said_in_two_units_at_most() {
-        let said = [
-            (0, "under 1ms"),
-            (41, "41ms"),
-            (1_000, "1s"),
-            (4_460, "4.4s"),
-            (9_050, "9s"),
-            (12_900, "12s"),
-            (60_000, "1m"),
-            (754_000, "12m 34s"),
-            (3_615_000, "1h"),
-            (5_400_000, "1h 30m"),
-            (86_400_000, "1 day"),
-            (86_460_000, "1 day"),
-            (180_000_000, "2 days 2h"),
-        ];
-        for (millis, text) in said {
-            assert_eq!(rough(Duration::from_millis(millis)), text);
-        }
-    }
 
     #[test]
     fn credentials_are_waited_for_as_long_as_timeouts_aws_and_permissions_a_minute() {

@@ -9,7 +9,7 @@ use super::{Finding, Scene, ask};
 use crate::aws::autoscaling::{LAUNCHING, LaunchHook, LifecycleState, global_limit};
 use crate::config::{Lifecycle, OnFailure, Timeouts};
 use crate::failure::{Code, Failure};
-use crate::step::rough;
+use crate::time::rough;
 
 const HEARTBEAT: &str = "launch hook's heartbeat timeout";
 /// Below this, a slow start of the agent alone can use the time up.

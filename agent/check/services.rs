@@ -16,7 +16,7 @@ use crate::aws::proxy::Proxy;
 use crate::aws::{Services, download, endpoint};
 use crate::config::{Config, Contents, Script, Source};
 use crate::failure::{Code, Failure};
-use crate::step::rough;
+use crate::time::rough;
 
 /// AWS takes requests up to 5 minutes off (EC2's error reference, `RequestExpired`); the SDK corrects from 4 on.
 const CLOCK_LIMIT: Duration = Duration::from_mins(4);

@@ -27,7 +27,8 @@ use serde::de::{Deserialize, IntoDeserializer};
 use super::outlet::{Backlog, Item, Outlet};
 use super::text::{CYAN, DIM, GREEN, PLAIN, RED, YELLOW};
 use super::{Kind, Level, Line, Plain, Sink};
-use crate::step::{StepName, rough};
+use crate::sequence::StepName;
+use crate::time::rough;
 
 /// Between two redraws.
 const FRAME: Duration = Duration::from_millis(125);

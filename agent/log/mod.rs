@@ -57,7 +57,7 @@ pub struct Line {
     pub time: String,
     /// How bad it is.
     pub level: Level,
-    /// The step, as [`crate::step::StepName::as_str`].
+    /// The step, as [`crate::sequence::StepName::as_str`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<String>,
     /// The id of the volume it is about.

@@ -17,14 +17,14 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, sleep, timeout};
 
+use crate::failure::FailedStep;
 use crate::failure::{Code, Failure, Named};
 use crate::host::process;
-use crate::journal::Fault;
+use crate::journal::FailedStepRecord;
 use crate::lock::Lock;
 use crate::log::{self, Level, Line};
 use crate::publish::{self, Publisher};
-use crate::session::Ended;
-use crate::step::StepName;
+use crate::sequence::StepName;
 use crate::steps::lifecycle::LaunchResult;
 
 /// The socket's name in the runtime directory.
@@ -74,9 +74,9 @@ pub enum Answer {
     /// It is at work on it.
     Accepted,
     /// It will not be done.
-    Refused(Fault),
+    Refused(FailedStepRecord),
     /// It is done, or it failed.
-    Ended(Option<Fault>),
+    Ended(Option<FailedStepRecord>),
     /// What happens meanwhile.
     Line(Box<Line>),
 }
@@ -96,12 +96,12 @@ impl Asked {
     }
 
     /// It will not be done.
-    pub fn refuse(self, why: &Ended) {
-        self.say(Answer::Refused(why.fault()));
+    pub fn refuse(self, why: &FailedStep) {
+        self.say(Answer::Refused(why.into()));
     }
 
     /// It is done, or it failed.
-    pub fn answer(self, failed: Option<Fault>) {
+    pub fn answer(self, failed: Option<FailedStepRecord>) {
         self.say(Answer::Ended(failed));
     }
 
@@ -552,7 +552,7 @@ pub fn trouble(runtime_dir: &Path, pid: i32) -> Option<Failure> {
 impl Pending {
     /// Shows what happens until the end, which it returns: none is success. A healthy service answers at once, whatever it is
     /// at, and says then how it goes.
-    pub async fn follow(mut self) -> Result<Option<Fault>, Failure> {
+    pub async fn follow(mut self) -> Result<Option<FailedStepRecord>, Failure> {
         let gone = |why: String| Failure::new(Code::ServiceGone, why);
         let mut text = Vec::new();
         let mut answered = false;

@@ -18,14 +18,17 @@ use self::control::{Asked, Control, Request};
 use crate::aws::autoscaling::LifecycleState;
 use crate::boot::Up;
 use crate::config;
+use crate::failure::FailedStep;
 use crate::failure::{Class, Code, Failure};
 use crate::heartbeat::Heart;
 use crate::host::notify;
-use crate::journal::{Fault, LaunchOutcome, Phase, State, Warning};
-use crate::session::{Attempt, Ended, Session, last_words};
+use crate::journal::{FailedStepRecord, LaunchOutcome, Phase, State, Warning};
+use crate::sequence::StepName;
+use crate::session::{Attempt, Session, last_words};
 use crate::status::mounts;
-use crate::step::{StepName, rough, stopped};
-use crate::steps::lifecycle::LaunchResult;
+use crate::step::stopped;
+use crate::steps::lifecycle::{LaunchResult, may_abandon};
+use crate::time::rough;
 
 /// Where no configuration says it: the default of `timeouts.complete`.
 const COMPLETING: Duration = Duration::from_hours(1);
@@ -41,7 +44,7 @@ enum Next {
     /// Another go.
     Again,
     /// The process ends.
-    End(Result<(), Ended>),
+    End(Result<(), FailedStep>),
 }
 
 /// What ends a hold.
@@ -87,8 +90,8 @@ impl Pauses {
 
     /// The next one, if the failure may end by itself: an outage, throttling, credentials or permissions that are not there
     /// yet.
-    fn next(&mut self, ended: &Ended) -> Option<Duration> {
-        let mends = matches!(ended.failure.class(), Class::Outage | Class::Settling);
+    fn next(&mut self, failed: &FailedStep) -> Option<Duration> {
+        let mends = matches!(failed.failure.class(), Class::Outage | Class::Settling);
         if mends { self.0.next() } else { None }
     }
 }
@@ -111,25 +114,25 @@ impl Service {
     }
 
     /// Runs until it is told to stop, which is no failure once the node is up, or a hold has ended.
-    pub async fn run(mut self) -> Result<(), Ended> {
+    pub async fn run(mut self) -> Result<(), FailedStep> {
         loop {
             let attempt =
                 uninterrupted(&mut self.control.requests, &mut self.followers, self.session.attempt(None)).await;
             if attempt.result.is_ok() {
                 self.pauses = Pauses::new();
             }
-            let how = attempt.result.as_ref().err().map(Ended::fault);
+            let how = attempt.result.as_ref().err().map(FailedStepRecord::from);
             // Those who ask next must find it as it is now, the end of the hold included.
-            if let Err(ended) = &attempt.result
-                && !ended.was_stopped()
+            if let Err(failed) = &attempt.result
+                && !failed.was_stopped()
             {
-                let held = self.is_held(ended);
+                let held = self.is_held(failed);
                 if held {
-                    self.hold_left(ended, attempt.lifecycle.as_ref());
+                    self.hold_left(failed, attempt.lifecycle.as_ref());
                 }
-                self.session.failed(ended, if held { Phase::Held } else { Phase::Failed });
+                self.session.failed(failed, if held { Phase::Held } else { Phase::Failed });
             }
-            if !attempt.result.as_ref().is_err_and(Ended::was_stopped) {
+            if !attempt.result.as_ref().is_err_and(FailedStep::was_stopped) {
                 last_words(how.as_ref());
             }
             settle(&mut self.followers, how.as_ref());
@@ -137,8 +140,8 @@ impl Service {
                 match &result {
                     // Told to stop: how the node comes out is not known.
                     Ok(()) => self.followers.clear(),
-                    Err(ended) if ended.was_stopped() => self.followers.clear(),
-                    Err(ended) => settle(&mut self.followers, Some(&ended.fault())),
+                    Err(failed) if failed.was_stopped() => self.followers.clear(),
+                    Err(failed) => settle(&mut self.followers, Some(&failed.into())),
                 }
                 self.control.finish().await;
                 return result;
@@ -152,15 +155,15 @@ impl Service {
         match result {
             Ok(Up::Done) => self.steady(lifecycle.as_ref(), completing).await,
             Ok(Up::Warm) => self.warm().await,
-            Err(ended) if ended.was_stopped() => Next::End(Err(ended)),
-            Err(ended) if self.is_held(&ended) => self.hold(ended, lifecycle.as_ref(), completing).await,
-            Err(ended) => Next::End(Err(ended)),
+            Err(failed) if failed.was_stopped() => Next::End(Err(failed)),
+            Err(failed) if self.is_held(&failed) => self.hold(failed, lifecycle.as_ref(), completing).await,
+            Err(failed) => Next::End(Err(failed)),
         }
     }
 
     /// Whether a node that failed so is kept: where its launch is lost, nobody can repair it.
-    fn is_held(&self, ended: &Ended) -> bool {
-        !matches!(ended.failure.class(), Class::LifecycleLost | Class::LifecycleWaiting)
+    fn is_held(&self, failed: &FailedStep) -> bool {
+        !matches!(failed.failure.class(), Class::LifecycleLost | Class::LifecycleWaiting)
             && self.session.journal.launch_outcome() != Some(LaunchOutcome::Abandoned)
     }
 
@@ -191,7 +194,7 @@ impl Service {
                         asked.accept();
                         let work = session.complete(lifecycle, completing, result);
                         let done = uninterrupted(&mut self.control.requests, &mut self.followers, work).await;
-                        asked.answer(done.as_ref().err().map(Ended::fault));
+                        asked.answer(done.as_ref().err().map(FailedStepRecord::from));
                         settle(&mut self.followers, None);
                     }
                 },
@@ -231,23 +234,23 @@ impl Service {
     }
 
     /// The node has failed: it is kept for whoever repairs it, with heartbeats, until the hold ends.
-    async fn hold(&mut self, ended: Ended, lifecycle: Option<&config::Lifecycle>, completing: Duration) -> Next {
-        let left = self.hold_left(&ended, lifecycle);
+    async fn hold(&mut self, failed: FailedStep, lifecycle: Option<&config::Lifecycle>, completing: Duration) -> Next {
+        let left = self.hold_left(&failed, lifecycle);
         let how_long = left.map_or_else(String::new, |left| {
             format!(" for repair: {} left, then ABANDON, which terminates this instance", rough(left))
         });
-        let pause = self.pauses.next(&ended);
+        let pause = self.pauses.next(&failed);
         let what_next = match pause {
             Some(pause) => format!("the agent retries in {}; to retry now: node-agent retry", rough(pause)),
             None => "repair it, then: node-agent retry".to_owned(),
         };
         tracing::warn!("held{how_long}; {what_next}");
-        let ending = self.held(&ended, lifecycle, left, pause, completing).await;
+        let ending = self.held(&failed, lifecycle, left, pause, completing).await;
         match ending {
             HoldEnd::Again => Next::Again,
             HoldEnd::Stopped => self.stopped(),
-            HoldEnd::GivenUp => self.given_up(ended),
-            HoldEnd::Lost(failure) => self.given_up(Ended { step: Some(StepName::Complete), failure }),
+            HoldEnd::GivenUp => self.given_up(failed),
+            HoldEnd::Lost(failure) => self.given_up(FailedStep::at(StepName::Complete, failure)),
             HoldEnd::Over => {
                 tracing::warn!("the hold has ended: ABANDON is sent, and Auto Scaling terminates this instance");
                 let work = self.session.complete(lifecycle, completing, LaunchResult::Abandon);
@@ -256,7 +259,7 @@ impl Service {
                     Err(failed) => tracing::error!("{}; {}", failed.failure, failed.failure.what_to_do()),
                     Ok(()) => {}
                 }
-                self.given_up(ended)
+                self.given_up(failed)
             }
         }
     }
@@ -264,7 +267,7 @@ impl Service {
     /// Waits in a hold of this length for what ends it.
     async fn held(
         &mut self,
-        ended: &Ended,
+        failed: &FailedStep,
         lifecycle: Option<&config::Lifecycle>,
         left: Option<Duration>,
         pause: Option<Duration>,
@@ -274,7 +277,7 @@ impl Service {
         let end = left.map(|left| Instant::now() + left);
         let again_at = pause.map(|pause| Instant::now() + pause);
         let _permit = end.map(|end| session.allowance.permit(Some(end)));
-        let mut contact = pin!(contact(session, ended, lifecycle.filter(|_| end.is_some())));
+        let mut contact = pin!(contact(session, failed, lifecycle.filter(|_| end.is_some())));
         let gives_up = end.map(|end| end + completing);
         let mut waits = false;
         let mut end = end;
@@ -285,7 +288,7 @@ impl Service {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return HoldEnd::Stopped,
                 Some(asked) = self.control.requests.recv() => match asked.request {
-                    Request::Follow => asked.answer(Some(ended.fault())),
+                    Request::Follow => asked.answer(Some(failed.into())),
                     Request::Retry { from } => {
                         again(session, &mut self.followers, asked, from);
                         return HoldEnd::Again;
@@ -294,8 +297,8 @@ impl Service {
                         asked.accept();
                         let work = session.complete(lifecycle, completing, result);
                         let done = uninterrupted(&mut self.control.requests, &mut self.followers, work).await;
-                        asked.answer(done.as_ref().err().map(Ended::fault));
-                        settle(&mut self.followers, Some(&ended.fault()));
+                        asked.answer(done.as_ref().err().map(FailedStepRecord::from));
+                        settle(&mut self.followers, Some(&failed.into()));
                         match (done, result) {
                             (Ok(()), LaunchResult::Abandon) => return HoldEnd::GivenUp,
                             // Nothing ends it any more: the node is in service, and as broken as before.
@@ -327,9 +330,9 @@ impl Service {
 
     /// How much is left of the hold, whose end was decided at the first failure. Without a launch that can be given up it has
     /// no end.
-    fn hold_left(&self, ended: &Ended, lifecycle: Option<&config::Lifecycle>) -> Option<Duration> {
+    fn hold_left(&self, failed: &FailedStep, lifecycle: Option<&config::Lifecycle>) -> Option<Duration> {
         let journal = &self.session.journal;
-        if journal.launch_outcome().is_some() || !ended.may_abandon() {
+        if journal.launch_outcome().is_some() || !may_abandon(failed) {
             return None;
         }
         if lifecycle.is_none() {
@@ -341,18 +344,18 @@ impl Service {
 
     /// The service is told to stop before the node is up.
     fn stopped(&self) -> Next {
-        Next::End(Err(self.session.stopped().map_or_else(Ended::from, |()| stopped().into())))
+        Next::End(Err(self.session.stopped().map_or_else(FailedStep::from, |()| stopped().into())))
     }
 
-    fn given_up(&self, ended: Ended) -> Next {
-        self.session.failed(&ended, Phase::Failed);
-        Next::End(Err(ended))
+    fn given_up(&self, failed: FailedStep) -> Next {
+        self.session.failed(&failed, Phase::Failed);
+        Next::End(Err(failed))
     }
 }
 
 /// Keeps a held node in touch with AWS once its instance is known: tags the instance with the failure, and sends heartbeats.
 /// Returns what ends the hold.
-async fn contact(session: &Session, ended: &Ended, lifecycle: Option<&config::Lifecycle>) -> HoldEnd {
+async fn contact(session: &Session, failed: &FailedStep, lifecycle: Option<&config::Lifecycle>) -> HoldEnd {
     session.become_known().await;
     let promise_is_gone = |state: &State| state.lifecycle.outcome().is_none() && state.lifecycle.hold_until.is_none();
     if lifecycle.is_some() && session.journal.read(promise_is_gone) {
@@ -360,7 +363,7 @@ async fn contact(session: &Session, ended: &Ended, lifecycle: Option<&config::Li
         return HoldEnd::Again;
     }
     let tag = async {
-        session.keep_tagging(Some(ended)).await;
+        session.keep_tagging(Some(failed)).await;
         std::future::pending::<HoldEnd>().await
     };
     let heart = async {
@@ -422,7 +425,7 @@ fn again(session: &Session, followers: &mut Vec<Asked>, asked: Asked, from: Opti
 }
 
 /// Tells those who wait for the end what it was.
-fn settle(followers: &mut Vec<Asked>, how: Option<&Fault>) {
+fn settle(followers: &mut Vec<Asked>, how: Option<&FailedStepRecord>) {
     followers.drain(..).for_each(|asked| asked.answer(how.cloned()));
 }
 

@@ -8,15 +8,17 @@ use tokio::time::{Instant, sleep};
 use super::control::{self, Pending, Request};
 use crate::aws::Aws;
 use crate::config::Scope;
+use crate::failure::FailedStep;
 use crate::failure::{Code, Failure};
 use crate::host::{self, process, systemd};
-use crate::journal::{self, Fault, Journal, Phase};
+use crate::journal::{self, FailedStepRecord, Journal, Phase};
 use crate::lock;
-use crate::session::{Ended, Places, Session, stop_signal, take_lock};
+use crate::sequence::StepName;
+use crate::session::{Places, Session, stop_signal, take_lock};
 use crate::settings;
 use crate::status;
 use crate::status::report::Overall;
-use crate::step::{StepName, stopped};
+use crate::step::stopped;
 use crate::steps::lifecycle::LaunchResult;
 
 /// How long a unit that was started may take until its service answers: it does so before it does anything else.
@@ -28,7 +30,7 @@ const REACHING: Duration = Duration::from_secs(7);
 
 /// Another go at the sequence: by the service, which is started if it is installed but does not run, or else by this
 /// process.
-pub async fn retry(places: Places, from: Option<StepName>) -> Result<(), Fault> {
+pub async fn retry(places: Places, from: Option<StepName>) -> Result<(), FailedStepRecord> {
     let was_up = status::look(&places).is_ok_and(|report| report.state == Overall::Done);
     if was_up && from.is_none() {
         tracing::info!(
@@ -41,7 +43,7 @@ pub async fn retry(places: Places, from: Option<StepName>) -> Result<(), Fault> 
     }
     // The unit reads its own configuration.
     if places.config != settings::CONFIG || !systemd::has_unit(systemd::UNIT).await {
-        return once(places, from).await.map_err(|ended| ended.fault());
+        return once(places, from).await.map_err(FailedStepRecord::from);
     }
     if !fs::exists(settings::CONFIG).unwrap_or(true) {
         let text = format!("there is no {}, without which {} does not start", settings::CONFIG, systemd::UNIT);
@@ -75,7 +77,7 @@ pub async fn retry(places: Places, from: Option<StepName>) -> Result<(), Fault> 
 
 /// One go at the sequence in this process, without a hold. A configuration with mistakes is found before anything is
 /// touched.
-pub async fn once(places: Places, from: Option<StepName>) -> Result<(), Ended> {
+pub async fn once(places: Places, from: Option<StepName>) -> Result<(), FailedStep> {
     let mut stop = stop_signal()?;
     let aws = Aws::new();
     let config = tokio::select! {
@@ -87,17 +89,17 @@ pub async fn once(places: Places, from: Option<StepName>) -> Result<(), Ended> {
         session.journal.redo_from(step)?;
     }
     let result = session.attempt(Some(config)).await.result.map(drop);
-    if let Err(ended) = &result
-        && !ended.was_stopped()
+    if let Err(failed) = &result
+        && !failed.was_stopped()
     {
-        session.failed(ended, Phase::Failed);
+        session.failed(failed, Phase::Failed);
     }
     session.tag(result.as_ref().err()).await;
     result
 }
 
 /// Completes the launch: by the service, which holds the node, or else by this process.
-pub async fn complete(places: Places, result: LaunchResult) -> Result<(), Fault> {
+pub async fn complete(places: Places, result: LaunchResult) -> Result<(), FailedStepRecord> {
     if let Some(pending) = ask(&places, Request::Complete { result }).await? {
         return ended(pending.follow().await?);
     }
@@ -117,7 +119,7 @@ pub async fn complete(places: Places, result: LaunchResult) -> Result<(), Fault>
         }
         Err(failure) => (Some(journal.action().ok_or(failure)?), super::COMPLETING),
     };
-    session.complete(lifecycle.as_ref(), deadline, result).await.map_err(|ended| ended.fault())
+    session.complete(lifecycle.as_ref(), deadline, result).await.map_err(FailedStepRecord::from)
 }
 
 /// Asks the service; none where none runs. One whose socket is gone makes it again, if it can.
@@ -143,6 +145,6 @@ fn service(places: &Places) -> Option<i32> {
     noted.chain(journaled).find(|pid| process::is_service(*pid))
 }
 
-fn ended(fault: Option<Fault>) -> Result<(), Fault> {
+fn ended(fault: Option<FailedStepRecord>) -> Result<(), FailedStepRecord> {
     fault.map_or(Ok(()), Err)
 }

@@ -4,8 +4,8 @@
 use super::report::{Overall, Report, StepOutcome, StepReport};
 use crate::failure::{Code, Failure};
 use crate::host::{mount, systemd};
-use crate::journal::{Fault, MountRecord, Outcome, State};
-use crate::step::StepName;
+use crate::journal::{FailedStepRecord, MountRecord, Outcome, State};
+use crate::sequence::StepName;
 
 /// What is not as it was left: the first such volume, or else the target of the applications.
 pub fn broken(state: &State) -> Option<(Option<String>, Failure)> {
@@ -57,7 +57,8 @@ impl Report {
         // A service that runs takes the retry that the remedy ends with.
         self.state = if self.pid.is_some() { Overall::Held } else { Overall::Failed };
         self.exit_code = self.state.exit_code();
-        self.failure = Some(Fault { step: Some(StepName::Mount), exit_code: self.exit_code, error: failure.into() });
+        self.failure =
+            Some(FailedStepRecord { step: Some(StepName::Mount), exit_code: self.exit_code, error: failure.into() });
         let is_it = |step: &&mut StepReport| {
             step.step == StepName::Mount && volume.is_some() && step.volume.as_deref() == volume
         };

@@ -5,9 +5,10 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use crate::host;
-use crate::journal::{Fault, LaunchOutcome, Outcome, Phase, State, StepRecord, Subject, Warning};
+use crate::journal::{FailedStepRecord, LaunchOutcome, Outcome, Phase, State, StepRecord, Subject, Warning};
 use crate::readable;
-use crate::step::{StepName, rough};
+use crate::sequence::StepName;
+use crate::time::rough;
 
 /// The version of this document. A reader can rely on every field of a version; new ones may be added to it.
 pub const SCHEMA: u32 = 1;
@@ -119,7 +120,7 @@ pub struct Report {
     pub launch: Option<LaunchOutcome>,
     /// How the sequence failed the last time, unless it has succeeded since.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub failure: Option<Fault>,
+    pub failure: Option<FailedStepRecord>,
     /// The steps, in their order.
     pub steps: Vec<StepReport>,
     /// What should be looked at although the node is up.
@@ -288,7 +289,7 @@ fn of_record(state: &State, record: &StepRecord, overall: Overall, now: SystemTi
         Outcome::Failed => StepOutcome::Failed,
     };
     let since = humantime::parse_rfc3339(&record.started_at).ok();
-    let so_far = since.and_then(|since| now.duration_since(since).ok()).map(crate::journal::millis);
+    let so_far = since.and_then(|since| now.duration_since(since).ok()).map(crate::time::millis);
     StepReport {
         step: record.step,
         volume: record.subject.clone(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::report::{Overall, Report, StepOutcome, StepReport};
 use crate::journal::LaunchOutcome;
 use crate::readable::{self, Page};
-use crate::step::rough;
+use crate::time::rough;
 
 const GREEN: &str = "32";
 const RED: &str = "31";

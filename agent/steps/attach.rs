@@ -9,7 +9,8 @@ use tokio::time::Instant;
 use crate::aws::ec2::{self, AttachAnswer, Attachment, Ec2, VolumeView};
 use crate::config;
 use crate::failure::{Code, Failure};
-use crate::step::{Observed, Step, StepName};
+use crate::sequence::StepName;
+use crate::step::{Observed, Step};
 use crate::steps::identity::Node;
 use crate::steps::lifecycle::Launch;
 

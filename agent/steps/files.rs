@@ -12,7 +12,8 @@ use crate::host::accounts;
 use crate::host::atomic::{Replacement, remove_leftovers_in};
 use crate::host::path::{Folder, Missing};
 use crate::journal::Journal;
-use crate::step::{Observed, Step, StepName};
+use crate::sequence::StepName;
+use crate::step::{Observed, Step};
 
 /// Local writes; the limit is there because every step has one.
 const DEADLINE: Duration = Duration::from_mins(10);

@@ -11,10 +11,12 @@ use crate::host::filesystem::{self, Maker, Soundness};
 use crate::host::probe::{Evidence, Found, Verdict, probe};
 use crate::host::unfinished::{self, Left};
 use crate::host::{command, mount, systemd};
-use crate::journal::{self, FormatIntent, Journal};
-use crate::step::{Observed, Step, StepName};
+use crate::journal::{FormatIntent, Journal};
+use crate::sequence::StepName;
+use crate::step::{Observed, Step};
 use crate::steps::attach::Attached;
 use crate::steps::lifecycle::Launch;
+use crate::time;
 
 /// Looks at the device, and formats it where that is allowed.
 #[derive(Debug)]
@@ -327,7 +329,7 @@ impl MakeFilesystem<'_> {
     /// Makes the intent durable before the first write, and draws the filesystem's UUID.
     async fn intend(&self, id: &str, evidence: &Evidence) -> Result<String, Failure> {
         let uuid = random_uuid()?;
-        let at = journal::now();
+        let at = time::now();
         let tag = format!("begun {at} by {}", self.instance_id);
         if !self.ec2.tag(id, &[(FORMATTING, &tag)]).await? {
             let text = "ec2:CreateTags is not allowed: that this agent formatted the volume will be known on this root disk only; allow it in the role's policy";
@@ -355,7 +357,7 @@ impl MakeFilesystem<'_> {
     fn record_format(&self, id: &str) -> Result<(), Failure> {
         self.journal.update_volume(id, |volume| {
             volume.formatting = None;
-            volume.formatted_at = Some(journal::now());
+            volume.formatted_at = Some(time::now());
             volume.tag_due = true;
             volume.ownership_due = true;
         })

@@ -9,7 +9,8 @@ use crate::failure::Failure;
 use crate::host::device::Device;
 use crate::host::resize::{self, Extent};
 use crate::journal::Journal;
-use crate::step::{Observed, Step, StepName};
+use crate::sequence::StepName;
+use crate::step::{Observed, Step};
 use crate::steps::attach::Attached;
 
 /// Grows a mounted filesystem online, once per device size.

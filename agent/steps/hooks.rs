@@ -23,9 +23,11 @@ use crate::host::group;
 use crate::host::hook_log::{self, Lines};
 use crate::host::hook_reader::{Output, Patience};
 use crate::journal::{Journal, Process};
-use crate::step::{Observed, Step, StepName, rough, stopped};
+use crate::sequence::StepName;
+use crate::step::{Observed, Step, stopped};
 use crate::steps::fetch::StagedScript;
 use crate::steps::lifecycle::Launch;
+use crate::time::rough;
 
 /// As `status` and the error show them.
 const LAST_LINES: usize = 10;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::aws::imds::{IdentityDocument, Imds};
 use crate::failure::{Code, Failure};
-use crate::step::{Observed, Step, StepName};
+use crate::sequence::StepName;
+use crate::step::{Observed, Step};
 use crate::steps::lifecycle::{Launch, Standing};
 
 /// Reads the instance metadata.

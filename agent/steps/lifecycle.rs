@@ -11,10 +11,12 @@ use tokio::time::Instant;
 use crate::aws::autoscaling::{AutoScaling, Completion, LaunchHook, LifecycleState};
 use crate::aws::imds::Imds;
 use crate::config;
+use crate::failure::FailedStep;
 use crate::failure::{Class, Code, Failure};
 use crate::host::fstab;
 use crate::journal::{Journal, LaunchOutcome, Lost, State};
-use crate::step::{Observed, SETTLING, Step, StepName, Stopped};
+use crate::sequence::StepName;
+use crate::step::{Observed, SETTLING, Step};
 use crate::steps::identity::Node;
 
 /// This instance's launch, as Auto Scaling sees it.
@@ -72,9 +74,8 @@ impl Launch<'_> {
     }
 
     /// Whether a failure is to be answered with ABANDON at once.
-    pub fn abandons_on(&self, stopped: &Stopped) -> bool {
-        may_abandon(Some(stopped.step), stopped.failure.class())
-            && self.config.is_some_and(|config| config.on_failure == config::OnFailure::Abandon)
+    pub fn abandons_on(&self, failed: &FailedStep) -> bool {
+        may_abandon(failed) && self.config.is_some_and(|config| config.on_failure == config::OnFailure::Abandon)
     }
 
     /// The failure of an instance on its way out.
@@ -83,11 +84,14 @@ impl Launch<'_> {
     }
 }
 
-/// Whether a failure of this class in this step may be answered with ABANDON: one of the report itself never is, nor one that
-/// another process or the operator caused, nor one of an instance that is lost already.
-pub fn may_abandon(step: Option<StepName>, class: Class) -> bool {
-    step != Some(StepName::Complete)
-        && !matches!(class, Class::Stopped | Class::Locked | Class::LifecycleLost | Class::LifecycleWaiting)
+/// Whether this may be answered with ABANDON: a failure of the report itself never is, nor one that another process or the
+/// operator caused, nor one of an instance that is lost already.
+pub fn may_abandon(failed: &FailedStep) -> bool {
+    failed.step != Some(StepName::Complete)
+        && !matches!(
+            failed.failure.class(),
+            Class::Stopped | Class::Locked | Class::LifecycleLost | Class::LifecycleWaiting
+        )
 }
 
 /// The two results Auto Scaling takes.

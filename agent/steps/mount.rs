@@ -20,7 +20,8 @@ use crate::host::mountinfo::Mounted;
 use crate::host::probe::Found;
 use crate::host::{self, blkid, filesystem, fstab, mount, preen, resize, systemd};
 use crate::journal::{Journal, MountRecord};
-use crate::step::{Observed, Step, StepName};
+use crate::sequence::StepName;
+use crate::step::{Observed, Step};
 
 /// How long a device may be busy before somebody is told.
 const BUSY: Duration = Duration::from_secs(10);

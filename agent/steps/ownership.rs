@@ -10,7 +10,8 @@ use crate::host::accounts;
 use crate::host::owner::Owner;
 use crate::host::path::{Folder, Missing};
 use crate::journal::Journal;
-use crate::step::{Observed, Step, StepName};
+use crate::sequence::StepName;
+use crate::step::{Observed, Step};
 use crate::steps::attach::Attached;
 
 /// Recursion over tens of millions of files takes hours (FACTS); it is local work that ends by itself.
