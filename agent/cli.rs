@@ -14,12 +14,12 @@ use crate::check::Check;
 use crate::config::json_schema;
 use crate::failure::{Class, Failure};
 use crate::host::{blank, hook_reader, notify};
-use crate::journal::FailedStepRecord;
 use crate::log::{self, Format, Level};
 use crate::sequence::StepName;
 use crate::service::Service;
 use crate::service::retry;
 use crate::session::{Places, Session, last_words, stop_signal};
+use crate::state::{FailedStepRecord, Phase};
 use crate::status::report::Overall;
 use crate::steps::lifecycle::LaunchResult;
 use crate::{install, plan, readable, settings, status};
@@ -280,7 +280,7 @@ impl Retry {
     fn start(self) -> ExitCode {
         let places = self.common.begin();
         if let Some(step) = self.from.filter(|_| !self.yes && std::io::stdin().is_terminal())
-            && status::look(&places).is_ok_and(|report| report.state == Overall::Done)
+            && status::look(&places).is_ok_and(|report| report.state == Overall::Phase(Phase::Done))
         {
             let question = format!(
                 "This node is up. {step} and what follows it are done again on it, hooks included. Go on? [y/N] "

@@ -9,8 +9,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::aws::autoscaling::{Completion, LifecycleState};
 use crate::failure::{Class, Code, Failure};
-use crate::journal::Journal;
 use crate::sequence::StepName;
+use crate::state::Journal;
 use crate::steps::lifecycle::Launch;
 use crate::time::rough;
 

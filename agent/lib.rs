@@ -2,7 +2,7 @@
 //! Auto Scaling CONTINUE.
 //!
 //! Start reading at [`boot`], the sequence; [`step`] is the contract every step keeps. `steps/` has a file for each,
-//! `aws/` the services' clients, `host/` all that touches the machine, [`config`] what the user wrote, [`journal`] what
+//! `aws/` the services' clients, `host/` all that touches the machine, [`config`] what the user wrote, [`state`] what
 //! was done, [`failure`] what can go wrong, [`check`] what `node-agent check` looks at.
 
 pub mod aws;
@@ -14,19 +14,17 @@ pub mod failure;
 pub mod heartbeat;
 pub mod host;
 pub mod install;
-pub mod journal;
 pub mod lock;
 pub mod log;
 pub mod plan;
-pub mod publish;
 pub mod readable;
 pub mod reboot;
 pub mod sequence;
 pub mod service;
 pub mod session;
 pub mod settings;
+pub mod state;
 pub mod status;
 pub mod step;
 pub mod steps;
 pub mod time;
-pub mod words;

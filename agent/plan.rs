@@ -11,11 +11,11 @@ use crate::config::{Config, Scope};
 use crate::failure::{Failure, Named};
 use crate::heartbeat::Allowance;
 use crate::host;
-use crate::journal::Journal;
 use crate::readable::{self, Page};
 use crate::sequence::StepName;
 use crate::session::Places;
 use crate::settings;
+use crate::state::Journal;
 use crate::step::{Finding, Planned, stopped};
 
 /// Makes the plan. Takes no lock and changes nothing; what is fetched goes to a directory that is gone afterwards.

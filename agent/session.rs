@@ -18,14 +18,15 @@ use crate::failure::FailedStep;
 use crate::failure::{Class, Code, Failure, Named};
 use crate::heartbeat::{Allowance, Heart};
 use crate::host;
-use crate::journal::{self, FailedStepRecord, Journal, LaunchOutcome, Phase, Process};
 use crate::lock::Lock;
 use crate::log::{self, Level};
-use crate::publish::{self, Publisher};
 use crate::readable;
 use crate::reboot;
 use crate::sequence::StepName;
 use crate::settings;
+use crate::state::publish::{self, Publisher};
+use crate::state::store;
+use crate::state::{FailedStepRecord, Journal, LaunchOutcome, Phase, Process};
 use crate::step::Runner;
 use crate::steps::fetch::prepare_scratch;
 use crate::steps::hooks::end_survivor;
@@ -130,7 +131,7 @@ impl Session {
         let boot_id = host::boot_id()?;
         let publisher = Publisher::new(&places.runtime_dir);
         let journal = Journal::open(state_dir, &boot_id, Some(publisher.clone()));
-        let scratch = state_dir.join(journal::SCRATCH);
+        let scratch = state_dir.join(store::SCRATCH);
         Ok(Session {
             journal,
             publisher,
@@ -468,7 +469,7 @@ pub fn last_words(fault: Option<&FailedStepRecord>) {
 /// fails whatever needs it later.
 pub fn take_lock(places: &Places) -> Result<Lock, Failure> {
     let (state_dir, runtime_dir) = (&places.state_dir, &places.runtime_dir);
-    if let Err(error) = journal::private_dir(state_dir) {
+    if let Err(error) = store::private_dir(state_dir) {
         tracing::error!("making {}: {error}", state_dir.display());
     }
     publish::make_dir(runtime_dir);

@@ -17,8 +17,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::failure::{Class, Code, FailedStep, Failure};
 use crate::heartbeat::Allowance;
-use crate::journal::{Journal, Outcome, StepRecord};
 use crate::sequence::StepName;
+use crate::state::{Journal, Outcome, StepRecord};
 use crate::time::{self, rough};
 
 /// How long an answer that is probably eventual consistency is asked again (FACTS: about 60 s for ids and IAM).

@@ -2,6 +2,7 @@
 
 use super::Finding;
 use crate::session::Places;
+use crate::state::Phase;
 use crate::status;
 use crate::status::report::Overall;
 
@@ -14,8 +15,10 @@ pub(super) fn check(places: &Places) -> Option<Finding> {
     };
     match report.state {
         Overall::NeverStarted => None,
-        Overall::Done | Overall::Warm | Overall::Running => Some(Finding::ok(name, status::headline(&report))),
-        Overall::Held | Overall::Failed | Overall::Stopped | Overall::Dead => {
+        Overall::Phase(Phase::Done | Phase::Warm | Phase::Running) => {
+            Some(Finding::ok(name, status::headline(&report)))
+        }
+        Overall::Phase(Phase::Held | Phase::Failed | Phase::Stopped) | Overall::Dead => {
             let (why, remedy) = match &report.failure {
                 Some(fault) => {
                     let step = fault.step.map(|step| format!(" {step}:")).unwrap_or_default();

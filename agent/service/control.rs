@@ -20,11 +20,11 @@ use tokio::time::{Instant, MissedTickBehavior, sleep, timeout};
 use crate::failure::FailedStep;
 use crate::failure::{Code, Failure, Named};
 use crate::host::process;
-use crate::journal::FailedStepRecord;
 use crate::lock::Lock;
 use crate::log::{self, Level, Line};
-use crate::publish::{self, Publisher};
 use crate::sequence::StepName;
+use crate::state::FailedStepRecord;
+use crate::state::publish::{self, Publisher};
 use crate::steps::lifecycle::LaunchResult;
 
 /// The socket's name in the runtime directory.

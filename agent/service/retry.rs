@@ -11,11 +11,12 @@ use crate::config::Scope;
 use crate::failure::FailedStep;
 use crate::failure::{Code, Failure};
 use crate::host::{self, process, systemd};
-use crate::journal::{self, FailedStepRecord, Journal, Phase};
 use crate::lock;
 use crate::sequence::StepName;
 use crate::session::{Places, Session, stop_signal, take_lock};
 use crate::settings;
+use crate::state::store;
+use crate::state::{FailedStepRecord, Journal, Phase};
 use crate::status;
 use crate::status::report::Overall;
 use crate::step::stopped;
@@ -31,7 +32,7 @@ const REACHING: Duration = Duration::from_secs(7);
 /// Another go at the sequence: by the service, which is started if it is installed but does not run, or else by this
 /// process.
 pub async fn retry(places: Places, from: Option<StepName>) -> Result<(), FailedStepRecord> {
-    let was_up = status::look(&places).is_ok_and(|report| report.state == Overall::Done);
+    let was_up = status::look(&places).is_ok_and(|report| report.state == Overall::Phase(Phase::Done));
     if was_up && from.is_none() {
         tracing::info!(
             "this node is up and nothing has failed: what every boot does is looked at again; to redo more: \
@@ -140,8 +141,7 @@ async fn ask(places: &Places, request: Request) -> Result<Option<Pending>, Failu
 /// The service's process: whoever has noted itself in one of the locks or, where they took no note, in the journal.
 fn service(places: &Places) -> Option<i32> {
     let noted = [&places.runtime_dir, &places.state_dir].into_iter().filter_map(|dir| lock::holder(dir));
-    let journaled =
-        journal::read(&places.state_dir).ok().flatten().and_then(|state| state.agent).map(|agent| agent.pid);
+    let journaled = store::read(&places.state_dir).ok().flatten().and_then(|state| state.agent).map(|agent| agent.pid);
     noted.chain(journaled).find(|pid| process::is_service(*pid))
 }
 

@@ -1,7 +1,6 @@
 //! `node-agent status`: how the node stands, from what the agent wrote down and what is mounted. Needs neither the service nor
 //! the network.
 
-pub mod metrics;
 pub mod mounts;
 pub mod report;
 mod text;
@@ -16,11 +15,12 @@ use tokio::time::{Instant, sleep};
 use self::report::{Overall, Report};
 use crate::failure::{Code, Failure};
 use crate::host;
-use crate::journal::{self, Phase, State, Unreadable};
-use crate::publish::LIVE;
 use crate::readable;
 use crate::service::control::{self, Request};
 use crate::session::Places;
+use crate::state::publish::LIVE;
+use crate::state::store::{self, Unreadable};
+use crate::state::{Phase, State};
 
 /// How often somebody who waits looks again.
 const POLL: Duration = Duration::from_millis(200);
@@ -35,7 +35,7 @@ pub async fn wait(places: &Places, timeout: Option<Duration>) -> Result<Report, 
                 return Ok(report);
             }
             // Where a service is at work and may be asked, it tells when it is through, and what happens meanwhile.
-            if report.state == Overall::Running
+            if report.state == Overall::Phase(Phase::Running)
                 && let Ok(Some(pending)) = control::ask(&places.runtime_dir, Request::Follow).await
             {
                 match pending.follow().await {
@@ -50,7 +50,7 @@ pub async fn wait(places: &Places, timeout: Option<Duration>) -> Result<Report, 
         None => settled.await,
         Some(end) => match tokio::time::timeout_at(end, settled).await {
             Ok(report) => report,
-            Err(_) => Ok(Report { exit_code: Overall::Running.exit_code(), ..look(places)? }),
+            Err(_) => Ok(Report { exit_code: Overall::Phase(Phase::Running).exit_code(), ..look(places)? }),
         },
     }
 }
@@ -78,7 +78,7 @@ pub fn look(places: &Places) -> Result<Report, Failure> {
     let boot_id = host::boot_id()?;
     let live = live(&places.runtime_dir).filter(|live| live.boot_id == boot_id);
     let lives = |live: &State| live.agent.as_ref().is_some_and(|agent| agent.is_alive(&boot_id));
-    let state = match (live, journal::read(&places.state_dir)) {
+    let state = match (live, store::read(&places.state_dir)) {
         (Some(live), Ok(Some(journal))) => Some(current(live, journal, lives)),
         (Some(live), Ok(None)) => Some(live),
         (Some(live), Err(_)) if lives(&live) => Some(live),
@@ -86,7 +86,7 @@ pub fn look(places: &Places) -> Result<Report, Failure> {
     };
     let broken = state.as_ref().filter(|state| state.phase == Phase::Done).and_then(mounts::broken);
     let mut report = Report::of(state, &boot_id, SystemTime::now());
-    if let Some((volume, failure)) = broken.filter(|_| report.state == Overall::Done) {
+    if let Some((volume, failure)) = broken.filter(|_| report.state == Overall::Phase(Phase::Done)) {
         report.has_lost(volume.as_deref(), &failure);
     }
     Ok(report)
@@ -107,12 +107,12 @@ fn current(live: State, journal: State, lives: impl Fn(&State) -> bool) -> State
 
 /// What the present or the last process published.
 fn live(runtime_dir: &Path) -> Option<State> {
-    journal::parse(&fs::read(runtime_dir.join(LIVE)).ok()?).ok()
+    store::parse(&fs::read(runtime_dir.join(LIVE)).ok()?).ok()
 }
 
 fn unreadable(dir: &Path, why: &Unreadable) -> Failure {
     match why {
-        Unreadable::Newer(schema) => journal::newer(dir, *schema),
+        Unreadable::Newer(schema) => store::newer(dir, *schema),
         Unreadable::Broken(why) => {
             Failure::new(Code::StateUnusable, format!("the journal in {} cannot be read: {why}", dir.display()))
                 .remedy("the next run sets it aside and begins a new one: node-agent retry")

@@ -4,8 +4,8 @@
 use super::report::{Overall, Report, StepOutcome, StepReport};
 use crate::failure::{Code, Failure};
 use crate::host::{mount, systemd};
-use crate::journal::{FailedStepRecord, MountRecord, Outcome, State};
 use crate::sequence::StepName;
+use crate::state::{FailedStepRecord, MountRecord, Outcome, Phase, State};
 
 /// What is not as it was left: the first such volume, or else the target of the applications.
 pub fn broken(state: &State) -> Option<(Option<String>, Failure)> {
@@ -55,7 +55,7 @@ impl Report {
     /// The node was up; now one of its volumes is not as it was left.
     pub(super) fn has_lost(&mut self, volume: Option<&str>, failure: &Failure) {
         // A service that runs takes the retry that the remedy ends with.
-        self.state = if self.pid.is_some() { Overall::Held } else { Overall::Failed };
+        self.state = if self.pid.is_some() { Overall::Phase(Phase::Held) } else { Overall::Phase(Phase::Failed) };
         self.exit_code = self.state.exit_code();
         self.failure =
             Some(FailedStepRecord { step: Some(StepName::Mount), exit_code: self.exit_code, error: failure.into() });

@@ -1,76 +1,44 @@
 //! What `status` tells, as data: the document of `status --json`.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::host;
-use crate::journal::{FailedStepRecord, LaunchOutcome, Outcome, Phase, State, StepRecord, Subject, Warning};
-use crate::readable;
 use crate::sequence::StepName;
-use crate::time::rough;
+use crate::state::{FailedStepRecord, LaunchOutcome, Outcome, Phase, State, StepRecord, Subject, Warning};
 
 /// The version of this document. A reader can rely on every field of a version; new ones may be added to it.
 pub const SCHEMA: u32 = 1;
 
-/// How the node stands, in a word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+/// How the node stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overall {
-    /// The sequence is at work.
-    Running,
-    /// It failed, and the service waits for a repair.
-    Held,
-    /// It failed, and nobody waits.
-    Failed,
-    /// The node is up.
-    Done,
-    /// The instance waits in a warm pool.
-    Warm,
-    /// The agent was told to stop before the end; its next start resumes.
-    Stopped,
+    /// As the agent has written it down.
+    Phase(Phase),
     /// The agent died before the end.
     Dead,
     /// The agent has not run in this boot.
     NeverStarted,
 }
 
-/// How a phase looks while the agent lives.
 impl From<Phase> for Overall {
     fn from(phase: Phase) -> Self {
-        match phase {
-            Phase::Running => Overall::Running,
-            Phase::Held => Overall::Held,
-            Phase::Failed => Overall::Failed,
-            Phase::Done => Overall::Done,
-            Phase::Warm => Overall::Warm,
-            Phase::Stopped => Overall::Stopped,
-        }
+        Overall::Phase(phase)
+    }
+}
+
+impl Serialize for Overall {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 
 impl Overall {
-    /// All of them.
-    pub const ALL: [Overall; 8] = [
-        Overall::Running,
-        Overall::Held,
-        Overall::Failed,
-        Overall::Done,
-        Overall::Warm,
-        Overall::Stopped,
-        Overall::Dead,
-        Overall::NeverStarted,
-    ];
-
     /// As in the document.
     pub fn as_str(self) -> &'static str {
         match self {
-            Overall::Running => "running",
-            Overall::Held => "held",
-            Overall::Failed => "failed",
-            Overall::Done => "done",
-            Overall::Warm => "warm",
-            Overall::Stopped => "stopped",
+            Overall::Phase(phase) => phase.as_str(),
             Overall::Dead => "dead",
             Overall::NeverStarted => "never-started",
         }
@@ -78,15 +46,15 @@ impl Overall {
 
     /// Whether there is nothing more to wait for.
     pub fn is_settled(self) -> bool {
-        matches!(self, Overall::Held | Overall::Failed | Overall::Done | Overall::Warm)
+        matches!(self, Overall::Phase(Phase::Held | Phase::Failed | Phase::Done | Phase::Warm))
     }
 
     /// The exit code of `status`.
     pub fn exit_code(self) -> u8 {
         match self {
-            Overall::Done | Overall::Warm => 0,
-            Overall::Held | Overall::Failed => 1,
-            Overall::Running | Overall::Stopped | Overall::Dead | Overall::NeverStarted => 3,
+            Overall::Phase(Phase::Done | Phase::Warm) => 0,
+            Overall::Phase(Phase::Held | Phase::Failed) => 1,
+            Overall::Phase(Phase::Running | Phase::Stopped) | Overall::Dead | Overall::NeverStarted => 3,
         }
     }
 }
@@ -210,7 +178,8 @@ impl Report {
             Phase::Running | Phase::Held if agent.is_none() => Overall::Dead,
             phase => phase.into(),
         };
-        let promised = state.lifecycle.outcome().is_none() && !matches!(overall, Overall::Done | Overall::Failed);
+        let promised =
+            state.lifecycle.outcome().is_none() && !matches!(overall, Overall::Phase(Phase::Done | Phase::Failed));
         let since_boot = host::since_boot();
         let hold = Some(&state.lifecycle).filter(|_| promised).and_then(|lifecycle| {
             let seconds_left = lifecycle.hold_left(boot_id, since_boot, now)?.as_secs();
@@ -245,7 +214,7 @@ fn steps(state: &State, overall: Overall, now: SystemTime) -> Vec<StepReport> {
     let at_work = state.steps.iter().find(|record| !is_through(record)).map(|record| record.step);
     let to_come = |step| {
         // What the configuration does not ask for leaves no record.
-        !matches!(overall, Overall::Done | Overall::Warm)
+        !matches!(overall, Overall::Phase(Phase::Done | Phase::Warm))
             && (at_work.is_some_and(|at_work| step > at_work) || last_done.is_none_or(|last| step > last))
     };
     let mut reports = Vec::new();
@@ -282,7 +251,7 @@ fn pending(step: StepName) -> StepReport {
 
 fn of_record(state: &State, record: &StepRecord, overall: Overall, now: SystemTime) -> StepReport {
     let outcome = match record.outcome {
-        Outcome::Running if overall == Overall::Running => StepOutcome::Running,
+        Outcome::Running if overall == Overall::Phase(Phase::Running) => StepOutcome::Running,
         Outcome::Running => StepOutcome::Interrupted,
         Outcome::AlreadySo => StepOutcome::AlreadySo,
         Outcome::Changed => StepOutcome::Changed,
@@ -301,44 +270,5 @@ fn of_record(state: &State, record: &StepRecord, overall: Overall, now: SystemTi
         waiting: record.waiting.clone(),
         prepared: None,
         output: state.output.get(&record.step.into()).cloned().unwrap_or_default(),
-    }
-}
-
-/// The state in one line, for `systemctl status`.
-pub fn in_a_line(state: &State) -> String {
-    let at_work = || {
-        let running = state.steps.iter().rev().find(|record| record.outcome == Outcome::Running);
-        running.map_or_else(
-            || "beginning".to_owned(),
-            |record| {
-                let volume = record.subject.as_deref().map(|volume| format!(" {volume}")).unwrap_or_default();
-                let allowed = rough(Duration::from_millis(record.allowed_ms));
-                match &record.waiting {
-                    Some(why) => format!("{}{volume}: waiting: {why}", record.step),
-                    None => format!("{}{volume}: at work since {}, at most {allowed}", record.step, record.started_at),
-                }
-            },
-        )
-    };
-    let failed = || {
-        state.fault.as_ref().map_or_else(String::new, |fault| {
-            let step = fault.step.map_or("start", StepName::as_str);
-            format!(
-                "{step}: {}; {}",
-                fault.error.message.lines().next().unwrap_or_default(),
-                readable::remedy(&fault.error.remedy)
-            )
-        })
-    };
-    match state.phase {
-        Phase::Running => at_work(),
-        Phase::Held => match state.lifecycle.hold_until(&state.boot_id, host::since_boot(), SystemTime::now()) {
-            Some(until) if state.lifecycle.outcome().is_none() => format!("held until {until}: {}", failed()),
-            _ => format!("held: {}", failed()),
-        },
-        Phase::Failed => format!("failed: {}", failed()),
-        Phase::Done => "the node is up".to_owned(),
-        Phase::Warm => "in a warm pool: nothing is touched".to_owned(),
-        Phase::Stopped => "stopped before the end; the next start resumes".to_owned(),
     }
 }

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::report::{Overall, Report, StepOutcome, StepReport};
-use crate::journal::LaunchOutcome;
 use crate::readable::{self, Page};
+use crate::state::{LaunchOutcome, Phase};
 use crate::time::rough;
 
 const GREEN: &str = "32";
@@ -57,7 +57,7 @@ pub(super) fn render(report: &Report, colours: bool) -> String {
         let _ = text.write_str("\n");
     }
     if let Some(failure) = &report.failure {
-        if !matches!(report.state, Overall::Running) {
+        if !matches!(report.state, Overall::Phase(Phase::Running)) {
             let _ = writeln!(text, "what to do: {}", readable::remedy(&failure.error.remedy));
         }
     } else if let Some(what) = what_to_do(report.state) {
@@ -68,9 +68,9 @@ pub(super) fn render(report: &Report, colours: bool) -> String {
 
 fn colour(state: Overall) -> &'static str {
     match state {
-        Overall::Done | Overall::Warm => GREEN,
-        Overall::Held | Overall::Failed | Overall::Dead => RED,
-        Overall::Running | Overall::Stopped | Overall::NeverStarted => YELLOW,
+        Overall::Phase(Phase::Done | Phase::Warm) => GREEN,
+        Overall::Phase(Phase::Held | Phase::Failed) | Overall::Dead => RED,
+        Overall::Phase(Phase::Running | Phase::Stopped) | Overall::NeverStarted => YELLOW,
     }
 }
 
@@ -92,21 +92,25 @@ fn subject(report: &Report) -> String {
 pub(super) fn headline(report: &Report) -> String {
     let left = report.hold.as_ref().map(|hold| whole_minutes(hold.seconds_left));
     match (report.state, left) {
-        (Overall::Running, Some(left)) => format!("running again, {left} of its hold left"),
-        (Overall::Running, None) => "running".to_owned(),
-        (Overall::Held, Some(left)) => format!("HELD, {left} left, then ABANDON, which terminates this instance"),
-        (Overall::Held, None) if report.launch.is_some() => "FAILED after its launch was completed; held".to_owned(),
-        (Overall::Held, None) => "HELD".to_owned(),
-        (Overall::Failed, _) => match report.launch {
+        (Overall::Phase(Phase::Running), Some(left)) => format!("running again, {left} of its hold left"),
+        (Overall::Phase(Phase::Running), None) => "running".to_owned(),
+        (Overall::Phase(Phase::Held), Some(left)) => {
+            format!("HELD, {left} left, then ABANDON, which terminates this instance")
+        }
+        (Overall::Phase(Phase::Held), None) if report.launch.is_some() => {
+            "FAILED after its launch was completed; held".to_owned()
+        }
+        (Overall::Phase(Phase::Held), None) => "HELD".to_owned(),
+        (Overall::Phase(Phase::Failed), _) => match report.launch {
             Some(LaunchOutcome::Abandoned) => "FAILED, ABANDON was sent".to_owned(),
             _ => "FAILED".to_owned(),
         },
-        (Overall::Done, _) => match report.launch {
+        (Overall::Phase(Phase::Done), _) => match report.launch {
             Some(outcome) => format!("up ({outcome})"),
             None => "up".to_owned(),
         },
-        (Overall::Warm, _) => "in a warm pool, nothing is touched".to_owned(),
-        (Overall::Stopped, _) => "stopped before the end".to_owned(),
+        (Overall::Phase(Phase::Warm), _) => "in a warm pool, nothing is touched".to_owned(),
+        (Overall::Phase(Phase::Stopped), _) => "stopped before the end".to_owned(),
         (Overall::Dead, _) => "DEAD, never finished".to_owned(),
         (Overall::NeverStarted, _) => "never started in this boot".to_owned(),
     }
@@ -115,9 +119,9 @@ pub(super) fn headline(report: &Report) -> String {
 fn what_to_do(state: Overall) -> Option<&'static str> {
     match state {
         Overall::Dead => Some("see why it died (journalctl -u node-agent, dmesg), then: node-agent retry"),
-        Overall::Stopped => Some("node-agent retry resumes it"),
+        Overall::Phase(Phase::Stopped) => Some("node-agent retry resumes it"),
         Overall::NeverStarted => Some("node-agent retry starts it; it needs a configuration: node-agent check"),
-        _ => None,
+        Overall::Phase(_) => None,
     }
 }
 

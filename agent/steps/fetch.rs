@@ -226,6 +226,6 @@ pub fn prepare_scratch(dir: &Path) -> Result<(), Failure> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Failure::io(what(), error)),
         _ => {}
     }
-    crate::journal::private_dir(dir).named(what())?;
+    crate::state::store::private_dir(dir).named(what())?;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).named(what())
 }

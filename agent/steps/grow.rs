@@ -8,8 +8,8 @@ use crate::config::FileSystemType;
 use crate::failure::Failure;
 use crate::host::device::Device;
 use crate::host::resize::{self, Extent};
-use crate::journal::Journal;
 use crate::sequence::StepName;
+use crate::state::Journal;
 use crate::step::{Observed, Step};
 use crate::steps::attach::Attached;
 

@@ -14,8 +14,8 @@ use crate::config;
 use crate::failure::FailedStep;
 use crate::failure::{Class, Code, Failure};
 use crate::host::fstab;
-use crate::journal::{Journal, LaunchOutcome, Lost, State};
 use crate::sequence::StepName;
+use crate::state::{Journal, LaunchOutcome, Lost, State};
 use crate::step::{Observed, SETTLING, Step};
 use crate::steps::identity::Node;
 

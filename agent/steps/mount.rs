@@ -19,8 +19,8 @@ use crate::host::fstab::{Conflict, Entry, Line, Ours};
 use crate::host::mountinfo::Mounted;
 use crate::host::probe::Found;
 use crate::host::{self, blkid, filesystem, fstab, mount, preen, resize, systemd};
-use crate::journal::{Journal, MountRecord};
 use crate::sequence::StepName;
+use crate::state::{Journal, MountRecord};
 use crate::step::{Observed, Step};
 
 /// How long a device may be busy before somebody is told.
@@ -458,7 +458,7 @@ impl MountVolume<'_> {
             "/etc/fstab has another tool's line for {place}, which is left alone, and none of the agent's beside it: {}{by_uuid}",
             conflict.line
         );
-        let known = |state: &crate::journal::State| state.warnings.iter().any(|warning| warning.message == text);
+        let known = |state: &crate::state::State| state.warnings.iter().any(|warning| warning.message == text);
         if !self.journal.read(known) {
             self.journal.warn(StepName::Mount, Some(self.want.id.as_str()), text);
         }

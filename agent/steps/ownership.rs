@@ -9,8 +9,8 @@ use crate::failure::{Failure, Named};
 use crate::host::accounts;
 use crate::host::owner::Owner;
 use crate::host::path::{Folder, Missing};
-use crate::journal::Journal;
 use crate::sequence::StepName;
+use crate::state::Journal;
 use crate::step::{Observed, Step};
 use crate::steps::attach::Attached;
 

@@ -3,13 +3,13 @@
 use std::fmt::{Display, Write as _};
 use std::time::SystemTime;
 
-use super::report::Overall;
+use super::model::{Outcome, Phase, State, StepRecord};
 use crate::host;
-use crate::journal::{Outcome, Phase, State};
+
 use crate::readable;
 
 /// The whole file.
-pub(crate) fn of(state: &State) -> String {
+pub(super) fn of(state: &State) -> String {
     let mut text = String::new();
     let mut metric = |name: &str, help: &str, samples: Vec<(Vec<(&str, &str)>, f64)>| {
         // Writing to a String cannot fail.
@@ -32,18 +32,17 @@ pub(crate) fn of(state: &State) -> String {
             1.0,
         )],
     );
-    let now = Overall::from(state.phase);
-    let states = Overall::ALL.iter().filter(|state| !matches!(state, Overall::Dead | Overall::NeverStarted));
-    let states = states.map(|state| (vec![("state", state.as_str())], f64::from(u8::from(*state == now))));
+    let states =
+        Phase::ALL.iter().map(|phase| (vec![("state", phase.as_str())], f64::from(u8::from(*phase == state.phase))));
     metric("state", "1 for how the node stands, 0 for all others.", states.collect());
     metric("state_since_timestamp_seconds", "Since when it stands so.", vec![(Vec::new(), seconds(&state.since))]);
     let until = || state.lifecycle.hold_until(&state.boot_id, host::since_boot(), SystemTime::now());
     let held = Some(until).filter(|_| state.phase == Phase::Held && state.lifecycle.outcome().is_none());
     let held: Vec<_> = held.and_then(|until| until()).map(|until| (Vec::new(), seconds(&until))).into_iter().collect();
     metric("hold_until_timestamp_seconds", "When a held node is given up.", held);
-    let steps = |value: fn(&crate::journal::StepRecord) -> f64| {
+    let steps = |value: fn(&StepRecord) -> f64| {
         let sample = move |record| {
-            let record: &crate::journal::StepRecord = record;
+            let record: &StepRecord = record;
             let volume = record.subject.as_deref().unwrap_or_default();
             (vec![("step", record.step.as_str()), ("volume", volume)], value(record))
         };

@@ -7,11 +7,10 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::{metrics, model::State, summary};
 use crate::host::atomic::Replacement;
 use crate::host::notify;
-use crate::journal::State;
 use crate::readable;
-use crate::status::{metrics, report};
 
 /// The state as it is at this moment, newer than the journal in what only people look at.
 pub const LIVE: &str = "live.json";
@@ -75,7 +74,7 @@ impl Publisher {
         let mut last = Last { live, metrics: metrics::of(state).into_bytes(), written: false };
         last.write(&self.shared.dir);
         *self.shared.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(last);
-        notify::status(&readable::line(&report::in_a_line(state)));
+        notify::status(&readable::line(&summary::in_a_line(state)));
     }
 
     /// Writes the last state again if it is missing because it could not be written or was deleted.

@@ -1,0 +1,579 @@
+//! What was done and when: the state file.
+//!
+//! The world is the truth. The journal answers only what cannot be observed (a hook ran, this agent formatted, a
+//! lifecycle action was sent) and tells people what happened. Written whole, by temporary file, fsync and rename, so that
+//! a reader sees the old state or the new one, also after a power cut.
+
+use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::lifecycle::{Action, HoldDeadline, LaunchOutcome, LifecycleRecord};
+use super::model::{FailedStepRecord, Lost, ONCE, Phase, Process, State, StepRecord, Subject, VolumeRecord, Warning};
+use super::publish::Publisher;
+use super::store::{self, FILE, SCHEMA, STALE, Unreadable};
+use crate::config::{self, Config};
+use crate::failure::{Code, Failure};
+use crate::host::{self, atomic};
+use crate::sequence::StepName;
+use crate::time::{millis, now};
+
+/// The open journal. Single-threaded: the agent's runtime is one thread.
+#[derive(Debug)]
+pub struct Journal {
+    /// None where nothing is to be written.
+    dir: Option<PathBuf>,
+    publisher: Option<Publisher>,
+    state: RefCell<State>,
+    /// The last write failed.
+    unwritable: Cell<bool>,
+    /// The schema of the file, which a newer version wrote: nothing is written to it.
+    left_alone: Option<u32>,
+}
+
+impl Journal {
+    /// Opens the journal in `dir` and tells `publisher` of each change. An unreadable file is set aside, not trusted. A
+    /// directory that takes no file is found by the first write.
+    pub fn open(dir: &Path, boot_id: &str, publisher: Option<Publisher>) -> Self {
+        if let Err(error) = atomic::remove_leftovers(dir) {
+            tracing::debug!("clearing {}: {error}", dir.display());
+        }
+        let (mut state, unreadable) = store::begin_from(dir);
+        let mut left_alone = None;
+        match unreadable {
+            None => {}
+            Some(Unreadable::Newer(schema)) => {
+                tracing::warn!("{}", store::newer(dir, schema));
+                left_alone = Some(schema);
+            }
+            Some(Unreadable::Broken(why)) => {
+                tracing::warn!("the journal {} is unreadable ({why}); set aside as {STALE}", dir.join(FILE).display());
+                store::set_aside(dir);
+            }
+        }
+        state.schema = SCHEMA;
+        boot_id.clone_into(&mut state.boot_id);
+        Journal { publisher, left_alone, ..Journal::with(Some(dir.to_owned()), state) }
+    }
+
+    /// A journal to look at: changes stay in memory. One that cannot be read would be set aside.
+    pub fn look(dir: &Path) -> Self {
+        let (state, _) = store::begin_from(dir);
+        Journal::with(None, state)
+    }
+
+    fn with(dir: Option<PathBuf>, mut state: State) -> Self {
+        state.settle_once_complete();
+        Journal { dir, publisher: None, state: RefCell::new(state), unwritable: Cell::new(false), left_alone: None }
+    }
+
+    /// A sequence begins, by this process. After an error only this process knows of it.
+    pub fn begin(&self, agent: Process) -> Result<(), Failure> {
+        self.adopt(|state| {
+            state.agent = Some(agent);
+            state.phase = Phase::Running;
+            state.since = now();
+            // They tell of one sequence, which looks at everything anew.
+            state.warnings.clear();
+            state.steps.clear();
+        })
+    }
+
+    /// The configuration of the sequence is known.
+    pub fn configured(&self, config: &Config) {
+        self.note(|state| {
+            config.digest.clone_into(&mut state.config_digest);
+            state.node = Subject {
+                id: config.node.id.clone(),
+                ip: config.node.ip.to_string(),
+                asg_name: config.lifecycle.as_ref().map(|lifecycle| lifecycle.asg_name.clone()),
+            };
+            state.lifecycle.action = config.lifecycle.as_ref().map(Action::from);
+        });
+    }
+
+    /// The action of this launch as a configuration last named it; none once the launch is completed. Where a hold was
+    /// promised, it holds for this action.
+    pub fn action(&self) -> Option<config::Lifecycle> {
+        let open = |state: &State| state.lifecycle.action.clone().filter(|_| state.lifecycle.outcome().is_none());
+        self.read(open).as_ref().map(config::Lifecycle::from)
+    }
+
+    /// [`Journal::action`], where the end of a hold was promised for it.
+    pub fn promised_action(&self) -> Option<config::Lifecycle> {
+        self.action().filter(|_| self.read(|state| state.lifecycle.hold_until.is_some()))
+    }
+
+    /// How much is left of the hold. The first failure promises its end, for this action; later ones keep that end and only
+    /// take the action as it is called now. It becomes durable with the failure: a disk that is full is one to be repaired,
+    /// and the hold does not depend on it.
+    pub fn hold(&self, lifecycle: &config::Lifecycle) -> Duration {
+        let (since_boot, now) = (host::since_boot(), SystemTime::now());
+        let boot_id = self.read(|state| state.boot_id.clone());
+        let before = self.read(|state| state.lifecycle.hold_left(&boot_id, since_boot, now));
+        let left = before.unwrap_or(lifecycle.hold_for);
+        let hold_for_ms = |state: &State| state.lifecycle.hold_deadline.as_ref().map(|end| end.hold_for_ms);
+        let hold_for_ms = self.read(hold_for_ms).unwrap_or(millis(lifecycle.hold_for));
+        let left = left.min(Duration::from_millis(hold_for_ms));
+        self.note(|state| {
+            let record = &mut state.lifecycle;
+            record.action = Some(lifecycle.into());
+            if record.hold_deadline.as_ref().is_none_or(|end| end.boot_id != boot_id) {
+                record.hold_deadline = Some(HoldDeadline {
+                    boot_id: boot_id.clone(),
+                    since_boot_ms: millis(since_boot + left),
+                    hold_for_ms,
+                });
+            }
+            let until = record.hold_until(&boot_id, since_boot, now);
+            let until = until.unwrap_or_else(|| humantime::format_rfc3339_millis(now + left).to_string());
+            record.hold_until = Some(until);
+        });
+        left
+    }
+
+    /// Nobody can be told of the end of a hold any more: none is promised.
+    pub fn take_back_hold(&self) {
+        if self.read(|state| state.lifecycle.hold_until.is_some()) {
+            self.note(|state| state.lifecycle.take_back_hold());
+        }
+    }
+
+    /// The sequence has come to an end of this kind. Where that cannot be made durable, it is known all the same as long as
+    /// this process lives.
+    pub fn end(&self, phase: Phase, fault: Option<FailedStepRecord>) -> Result<(), Failure> {
+        self.adopt(|state| {
+            state.phase = phase;
+            state.since = now();
+            state.fault = fault;
+            if phase == Phase::Done {
+                state.redo_from = None;
+                state.lifecycle.take_back_hold();
+            }
+        })
+    }
+
+    /// The journal's instance is `instance_id`. One of another instance (an image baked from a booted machine) is set
+    /// aside and begun anew, but for the steps of this run.
+    pub fn claim(&self, instance_id: &str) {
+        let before = self.state.borrow().instance_id.clone();
+        if before == instance_id {
+            return;
+        }
+        // Of a run that has not learnt its instance, in this very boot: it was this instance's.
+        let own =
+            self.read(|state| state.lifecycle.hold_deadline.as_ref().is_some_and(|end| end.boot_id == state.boot_id));
+        if before.is_empty() && (own || self.read(|state| state.lifecycle.hold_until.is_none())) {
+            self.keep(|state| instance_id.clone_into(&mut state.instance_id));
+            return;
+        }
+        if !before.is_empty()
+            && self.left_alone.is_none()
+            && let Some(dir) = &self.dir
+        {
+            tracing::warn!("the journal is of instance {before}, this is {instance_id}; set aside as {STALE}");
+            store::set_aside(dir);
+        }
+        self.keep(|state| {
+            *state = State {
+                schema: SCHEMA,
+                revision: state.revision,
+                instance_id: instance_id.to_owned(),
+                boot_id: state.boot_id.clone(),
+                config_digest: state.config_digest.clone(),
+                node: state.node.clone(),
+                agent: state.agent.clone(),
+                phase: state.phase,
+                since: state.since.clone(),
+                steps: state.steps.iter().filter(|record| record.step == StepName::Identity).cloned().collect(),
+                once_complete: Some(false),
+                ..State::default()
+            };
+        });
+    }
+
+    /// Reads something.
+    pub fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.state.borrow())
+    }
+
+    /// Changes something, and returns when it is durable.
+    pub fn update(&self, change: impl FnOnce(&mut State)) -> Result<(), Failure> {
+        let mut next = self.state.borrow().clone();
+        change(&mut next);
+        next.revision += 1;
+        if let (Some(dir), Some(schema)) = (&self.dir, self.left_alone) {
+            return Err(store::newer(dir, schema));
+        }
+        if let Some(dir) = &self.dir {
+            let text =
+                serde_json::to_vec_pretty(&next).map_err(|error| Failure::io("writing the journal", error.into()))?;
+            let written = atomic::Replacement::new(dir.join(FILE)).mode(0o600).write(&text);
+            self.unwritable.set(written.is_err());
+            written.map_err(|error| {
+                Failure::new(Code::StateUnusable, format!("writing {}", dir.join(FILE).display())).because(error)
+            })?;
+        }
+        *self.state.borrow_mut() = next;
+        self.publish();
+        Ok(())
+    }
+
+    /// Changes the state in memory, and on the disk where there is room. For changes that must take effect even on a full
+    /// disk; the next write that succeeds makes them durable.
+    pub fn keep(&self, change: impl FnOnce(&mut State)) {
+        let known = self.unwritable.get();
+        if let Err(failure) = self.adopt(change)
+            && !known
+        {
+            tracing::error!("{failure}; the agent goes on with the state that it has in memory");
+        }
+    }
+
+    /// As [`Journal::keep`], for a caller who has something to say of the error. A newer version's journal was said to be left
+    /// alone, and is no error here.
+    fn adopt(&self, change: impl FnOnce(&mut State)) -> Result<(), Failure> {
+        self.note(change);
+        if self.left_alone.is_some() { Ok(()) } else { self.update(|_| {}) }
+    }
+
+    /// Why nothing is written, where the journal is a newer version's.
+    pub fn left_alone(&self) -> Option<Failure> {
+        Some(store::newer(self.dir.as_deref()?, self.left_alone?))
+    }
+
+    /// Changes something that only people look at. It becomes durable with the next [`Journal::update`].
+    pub fn note(&self, change: impl FnOnce(&mut State)) {
+        {
+            let mut state = self.state.borrow_mut();
+            change(&mut state);
+            state.revision += 1;
+        }
+        self.publish();
+    }
+
+    fn publish(&self) {
+        if let Some(publisher) = &self.publisher {
+            publisher.publish(&self.state.borrow());
+        }
+    }
+
+    /// Warns, and keeps the warning for those who look later.
+    pub fn warn(&self, step: StepName, subject: Option<&str>, message: impl Into<String>) {
+        let warning = Warning { step, subject: subject.map(str::to_owned), message: message.into() };
+        tracing::warn!(step = step.as_str(), volume = subject, "{}", warning.message);
+        self.note(|state| {
+            if !state.warnings.contains(&warning) {
+                state.warnings.push(warning);
+            }
+        });
+    }
+
+    /// Takes a warning back that does not hold any more.
+    pub fn take_back(&self, warning: &Warning) {
+        self.note(|state| state.warnings.retain(|one| one != warning));
+    }
+
+    /// What is known of a volume.
+    pub fn volume(&self, id: &str) -> VolumeRecord {
+        self.read(|state| state.volumes.get(id).cloned().unwrap_or_default())
+    }
+
+    /// Changes what is known of a volume.
+    pub fn update_volume(&self, id: &str, change: impl FnOnce(&mut VolumeRecord)) -> Result<(), Failure> {
+        self.update(|state| change(state.volumes.entry(id.to_owned()).or_default()))
+    }
+
+    /// Records the filesystems, by volume id and UUID, that a launched node has. A record that is there stays.
+    pub fn record_filesystems<'a>(&self, filesystems: impl Iterator<Item = (&'a str, &'a str)>) {
+        let unknown = |(id, _): &(&str, &str)| self.volume(id).filesystem_uuid.is_none();
+        let new: Vec<_> = filesystems.filter(unknown).collect();
+        if !new.is_empty() {
+            self.keep(|state| {
+                for (id, uuid) in new {
+                    state.volumes.entry(id.to_owned()).or_default().filesystem_uuid = Some(uuid.to_owned());
+                }
+            });
+        }
+    }
+
+    /// Whether a once-per-instance step was completed with these very inputs.
+    pub fn once_done(&self, step: StepName, inputs: &str) -> bool {
+        self.read(|state| state.once.get(&step.into()).is_some_and(|done| done == inputs))
+    }
+
+    /// A once-per-instance step is completed: those after it are due again.
+    pub fn record_once(&self, step: StepName, inputs: &str) -> Result<(), Failure> {
+        self.update(|state| {
+            state.forget_once_from(step);
+            state.once.insert(step.into(), inputs.to_owned());
+            state.once_complete = Some(false);
+        })
+    }
+
+    /// The last of the once-per-instance steps before `complete` is done. Each of them is durable, and what follows from
+    /// them is found again: a full disk is no reason to fail a node that is healthy.
+    pub fn record_once_complete(&self) {
+        if self.read(|state| state.once_complete != Some(true)) {
+            self.keep(|state| state.once_complete = Some(true));
+        }
+    }
+
+    /// Whether the once-per-instance steps are behind this instance: its launch is completed, the steps themselves are done,
+    /// and nobody wants one redone. That the launch is completed says nothing of the steps: people complete launches by hand.
+    pub fn is_set_up(&self, config: &Config) -> bool {
+        self.read(|state| {
+            // Earlier versions did not record it: then each step must be recorded that this configuration asks for.
+            let recorded = || {
+                let hooks = |step: &StepName| *step == StepName::Files || config.hooks.is_some();
+                ONCE.iter().filter(|step| hooks(step)).all(|step| state.once.contains_key(&(*step).into()))
+            };
+            let launched = state.lifecycle.outcome().is_some_and(|outcome| outcome != LaunchOutcome::Abandoned);
+            launched && state.redone_from().is_none() && state.once_complete.unwrap_or_else(recorded)
+        })
+    }
+
+    /// Whether an earlier journal of this launch may have been lost, which nobody has looked into yet.
+    pub fn lost(&self) -> Option<Lost> {
+        self.read(|state| state.lost.filter(|_| state.lifecycle.outcome().is_none()))
+    }
+
+    /// Records that nothing is missing from this journal.
+    pub fn nothing_lost(&self) {
+        if self.read(|state| state.lost.is_some()) {
+            self.keep(|state| state.lost = None);
+        }
+    }
+
+    /// The journal was lost, but the instance is in service: its launch was completed and its steps were done, as far as
+    /// can be told.
+    pub fn presume_set_up(&self) {
+        self.keep(|state| {
+            state.lost = None;
+            state.once_complete = Some(true);
+            state.end_launch(LaunchOutcome::Continued);
+            state.lifecycle.presumed = true;
+        });
+    }
+
+    /// How this instance's launch ended, if it has.
+    pub fn launch_outcome(&self) -> Option<LaunchOutcome> {
+        self.read(|state| state.lifecycle.outcome())
+    }
+
+    /// Records how the launch ended, in memory at least: nothing is sent for it any more.
+    pub fn launch_ended(&self, outcome: LaunchOutcome) {
+        self.keep(|state| state.end_launch(outcome));
+    }
+
+    /// The instance is in a warm pool: where its launch is completed already, another one may follow.
+    pub fn in_pool(&self) -> Result<(), Failure> {
+        if self.launch_outcome().is_none() || self.read(|state| state.lifecycle.pooled_since) {
+            return Ok(());
+        }
+        self.update(|state| state.lifecycle.pooled_since = true)
+    }
+
+    /// Whether the completed launch may have been followed by another one of the same instance: in this boot, if that is not the
+    /// one in which it was completed, or by way of a warm pool that was seen.
+    pub fn may_be_launched_anew(&self, boot_id: &str) -> bool {
+        self.read(|state| {
+            let lifecycle = &state.lifecycle;
+            matches!(lifecycle.outcome(), Some(LaunchOutcome::Continued | LaunchOutcome::Unconfirmed))
+                && (lifecycle.pooled_since || lifecycle.completed_in.as_deref() != Some(boot_id))
+        })
+    }
+
+    /// The instance is launched anew: what is done once for a launch is due again, and nothing has been sent for it yet.
+    pub fn launched_anew(&self) -> Result<(), Failure> {
+        self.update(|state| {
+            state.lifecycle = LifecycleRecord { action: state.lifecycle.action.take(), ..LifecycleRecord::default() };
+            state.once.clear();
+            state.once_complete = Some(false);
+        })
+    }
+
+    /// Puts a step's record in its place, durably where the disk takes it: it tells people, and no step depends on it.
+    pub fn record(&self, record: StepRecord) {
+        self.keep(|state| state.put(record));
+    }
+
+    /// As [`Journal::record`], for what only people look at.
+    pub fn note_record(&self, record: StepRecord) {
+        self.note(|state| state.put(record));
+    }
+
+    /// Everything from `step` on is to be redone. What Auto Scaling was told stays told.
+    pub fn redo_from(&self, step: StepName) -> Result<(), Failure> {
+        self.update(|state| {
+            state.redo_from = Some(step.into());
+            state.forget_once_from(step);
+            if step < StepName::Complete {
+                state.once_complete = Some(false);
+                state.lifecycle.presumed = false;
+            }
+            if step <= StepName::Filesystem {
+                // An operator has decided that what is on the disks now is right.
+                state.volumes.values_mut().for_each(|volume| volume.filesystem_uuid = None);
+            }
+            if matches!(state.lifecycle.outcome(), Some(LaunchOutcome::NoGroup | LaunchOutcome::NoHook)) {
+                state.lifecycle.ended = None;
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    fn open(dir: &Path) -> Journal {
+        Journal::open(dir, "boot-1", None)
+    }
+
+    #[test]
+    fn what_was_written_is_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = open(dir.path());
+        journal.claim("i-1");
+        journal.record_once(StepName::Configure, "abc").unwrap();
+        let again = open(dir.path());
+        again.claim("i-1");
+        assert!(again.once_done(StepName::Configure, "abc"));
+        assert!(!again.once_done(StepName::Configure, "other"));
+    }
+
+    #[test]
+    fn redoing_a_step_makes_the_later_ones_due_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = open(dir.path());
+        journal.record_once(StepName::Files, "1").unwrap();
+        journal.record_once(StepName::Configure, "1").unwrap();
+        journal.record_once(StepName::HealthCheck, "1").unwrap();
+        journal.record_once(StepName::Configure, "2").unwrap();
+        assert!(journal.once_done(StepName::Files, "1"));
+        assert!(!journal.once_done(StepName::HealthCheck, "1"));
+    }
+
+    #[test]
+    fn a_completed_launch_says_nothing_of_steps_that_are_not_done() {
+        let text = "[node]\nid = \"00\"\nip = \"10.0.1.10\"\n[hooks]\nscript = \"/h.sh\"\n";
+        let text = config::Text { name: "config.toml".to_owned(), text: text.to_owned() };
+        let config = config::load(text, None, config::Scope::Offline).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let journal = open(dir.path());
+        for step in ONCE {
+            journal.record_once(step, "1").unwrap();
+        }
+        journal.launch_ended(LaunchOutcome::Continued);
+        assert!(!journal.is_set_up(&config));
+        journal.record_once_complete();
+        assert!(journal.is_set_up(&config));
+        journal.redo_from(StepName::HealthCheck).unwrap();
+        journal.end(Phase::Done, None).unwrap();
+        assert!(!journal.is_set_up(&config));
+        journal.record_once_complete();
+        assert!(journal.is_set_up(&config));
+        journal.record_once(StepName::Configure, "2").unwrap();
+        assert!(!journal.is_set_up(&config));
+        journal.record_once_complete();
+        journal.launched_anew().unwrap();
+        journal.launch_ended(LaunchOutcome::Continued);
+        assert!(!journal.is_set_up(&config));
+    }
+
+    #[test]
+    fn a_journal_of_another_instance_is_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = open(dir.path());
+        journal.claim("i-old");
+        journal.launch_ended(LaunchOutcome::Continued);
+        let baked = open(dir.path());
+        baked.claim("i-new");
+        assert_eq!(baked.launch_outcome(), None);
+        let stale = fs::read_to_string(dir.path().join(STALE)).unwrap();
+        assert!(stale.contains("i-old"));
+    }
+
+    #[test]
+    fn an_unreadable_journal_is_set_aside() {
+        for text in ["", "{\"schema\":1,\"instance_id\":\"i", "{\"schema\":0}", "{}", "[]"] {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join(FILE), text).unwrap();
+            let journal = open(dir.path());
+            journal.claim("i-1");
+            assert!(dir.path().join(STALE).exists(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_newer_journal_is_never_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = r#"{"schema":2,"instance_id":"i-1","lifecycle":{"outcome":{"launch":"continued"}}}"#;
+        fs::write(dir.path().join(FILE), text).unwrap();
+        for (instance_id, launched) in [("i-1", true), ("i-2", false)] {
+            let journal = open(dir.path());
+            journal.claim(instance_id);
+            assert_eq!(journal.launch_outcome().is_some(), launched);
+            journal.launch_ended(LaunchOutcome::Continued);
+            journal.record_once_complete();
+            let refused = journal.record_once(StepName::Files, "1").unwrap_err();
+            assert!(refused.to_string().contains("has schema 2"), "{refused}");
+            assert_eq!(fs::read_to_string(dir.path().join(FILE)).unwrap(), text);
+            assert!(!dir.path().join(STALE).exists());
+        }
+    }
+
+    #[test]
+    fn words_of_a_newer_version_are_kept_and_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let newer = serde_json::json!({
+            "schema": 1, "instance_id": "i-1", "boot_id": "boot-1", "config_digest": "d", "revision": 7,
+            "phase": "departing",
+            "departure": { "phase": "draining" },
+            "redo_from": "drain",
+            "fault": { "step": "drain", "exit_code": 1, "error": { "code": "x", "message": "m", "remedy": "r", "public": "m" } },
+            "warnings": [{ "step": "drain", "message": "m" }, { "step": "mount", "message": "m" }],
+            "steps": [
+                { "step": "gate", "outcome": "changed", "attempts": 1, "started_at": "", "took_ms": 1 },
+                { "step": "mount", "outcome": "adopted", "attempts": 1, "started_at": "", "took_ms": 1 },
+                { "step": "grow", "outcome": "changed", "attempts": 1, "started_at": "", "took_ms": 1 },
+            ],
+            "output": { "drain": ["a"], "configure": ["b"] },
+            "once": { "files": "1", "configure": "2", "health-check": "3", "enrol": "4" },
+            "lost": "eaten",
+            "lifecycle": { "outcome": "transferred", "terminate": { "intent": "CONTINUE" } },
+            "volumes": { "vol-1": { "tag_due": false, "ownership_due": false, "sealed": true } },
+        });
+        fs::write(dir.path().join(FILE), newer.to_string()).unwrap();
+
+        let journal = open(dir.path());
+        journal.claim("i-1");
+        assert_eq!(journal.launch_outcome(), Some(LaunchOutcome::Unknown));
+        assert!(journal.once_done(StepName::HealthCheck, "3"));
+        assert_eq!(journal.read(|state| state.steps.len()), 1);
+        assert_eq!(journal.read(|state| state.warnings.len()), 1);
+        assert_eq!(journal.read(State::redone_from), None);
+        journal.keep(|_| {});
+
+        let kept: Value = serde_json::from_slice(&fs::read(dir.path().join(FILE)).unwrap()).unwrap();
+        for path in [
+            "/departure",
+            "/redo_from",
+            "/output",
+            "/once",
+            "/lifecycle/outcome",
+            "/lifecycle/terminate",
+            "/volumes/vol-1/sealed",
+        ] {
+            assert_eq!(kept.pointer(path), newer.pointer(path), "{path}: {kept}");
+        }
+        // A step that is redone has later ones redone, also those that only the newer version knows.
+        journal.record_once(StepName::Configure, "5").unwrap();
+        assert_eq!(journal.read(|state| state.once.len()), 2);
+    }
+}

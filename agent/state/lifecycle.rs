@@ -1,0 +1,211 @@
+//! What is written down of the launch lifecycle action, and of the hold that it waits in.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::words::Word;
+use crate::config::{self, OnFailure};
+use crate::time::millis;
+
+/// The launch lifecycle action.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct LifecycleRecord {
+    /// The result about to be sent, journaled before the first call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intent: Option<String>,
+    /// How the launch ended; nothing is sent any more once this is set.
+    #[serde(default, rename = "outcome", skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Word<LaunchOutcome>>,
+    /// When a failed node is given up, RFC 3339: set at the first failure, so that neither a retry nor a restart of the
+    /// service puts it off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_until: Option<String>,
+    /// The boot in which the outcome was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completed_in: Option<String>,
+    /// The instance was seen in a warm pool since then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pooled_since: bool,
+    /// The action as a configuration last named it: for a hold whose configuration is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<Action>,
+    /// When the hold ends by the clock that nobody sets; `hold_until` is the same end for people and for other boots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_deadline: Option<HoldDeadline>,
+    /// The journal was lost on a node in service: that its steps are done is concluded, not recorded.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub presumed: bool,
+    /// Of a newer version.
+    #[serde(flatten)]
+    pub unknown: Map<String, Value>,
+}
+
+/// `[lifecycle]` as it was read: what a hold needs to keep its promise without the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Action {
+    /// `asg_name`
+    pub asg_name: String,
+    /// `hook_name`
+    pub hook_name: String,
+    /// Whether `on_failure` is `abandon`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub abandons: bool,
+    /// `hold_for`, in milliseconds.
+    pub hold_for_ms: u64,
+    /// `heartbeat_timeout`, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat_timeout_ms: Option<u64>,
+}
+
+impl From<&config::Lifecycle> for Action {
+    fn from(lifecycle: &config::Lifecycle) -> Self {
+        Action {
+            asg_name: lifecycle.asg_name.clone(),
+            hook_name: lifecycle.hook_name.clone(),
+            abandons: lifecycle.on_failure == OnFailure::Abandon,
+            hold_for_ms: millis(lifecycle.hold_for),
+            heartbeat_timeout_ms: lifecycle.heartbeat_timeout.map(millis),
+        }
+    }
+}
+
+impl From<&Action> for config::Lifecycle {
+    fn from(action: &Action) -> Self {
+        config::Lifecycle {
+            asg_name: action.asg_name.clone(),
+            hook_name: action.hook_name.clone(),
+            on_failure: if action.abandons { OnFailure::Abandon } else { OnFailure::Hold },
+            hold_for: Duration::from_millis(action.hold_for_ms),
+            heartbeat_timeout: action.heartbeat_timeout_ms.map(Duration::from_millis),
+            terminate_hook_name: None,
+        }
+    }
+}
+
+/// The end of a hold by a boot's own clock. A wall clock can be stepped at any time, and is wrong on many machines at first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldDeadline {
+    /// The boot whose clock it is.
+    pub boot_id: String,
+    /// The end, in milliseconds since that boot (`CLOCK_BOOTTIME`).
+    pub since_boot_ms: u64,
+    /// How long the hold was to be, in milliseconds: in another boot there is never more of it left.
+    pub hold_for_ms: u64,
+}
+
+impl LifecycleRecord {
+    /// How the launch ended, if it has.
+    pub fn outcome(&self) -> Option<LaunchOutcome> {
+        self.ended.as_ref().map(|ended| ended.known().unwrap_or(LaunchOutcome::Unknown))
+    }
+
+    /// No end of a hold is promised any more.
+    pub(super) fn take_back_hold(&mut self) {
+        (self.hold_until, self.hold_deadline) = (None, None);
+    }
+
+    /// How much is left of the hold that was promised, at this moment of this boot; none where none was.
+    pub fn hold_left(&self, boot_id: &str, since_boot: Duration, now: SystemTime) -> Option<Duration> {
+        let until = self.hold_until.as_ref()?;
+        if let Some(end) = self.hold_deadline.as_ref().filter(|end| end.boot_id == boot_id) {
+            return Some(Duration::from_millis(end.since_boot_ms).saturating_sub(since_boot));
+        }
+        let promised = self.hold_deadline.as_ref().map(|end| end.hold_for_ms);
+        // Earlier versions recorded the wall clock's end alone.
+        let promised = promised.or(self.action.as_ref().map(|action| action.hold_for_ms));
+        let most = promised.map_or(Duration::MAX, Duration::from_millis);
+        let left = humantime::parse_rfc3339(until).map(|until| until.duration_since(now).unwrap_or_default());
+        Some(left.unwrap_or(most).min(most))
+    }
+
+    /// The end of the hold for people, RFC 3339: as it was promised, unless the wall clock was stepped since.
+    pub fn hold_until(&self, boot_id: &str, since_boot: Duration, now: SystemTime) -> Option<String> {
+        let promised = self.hold_until.clone()?;
+        let end = now + self.hold_left(boot_id, since_boot, now)?;
+        let promised_end = humantime::parse_rfc3339(&promised).ok();
+        let apart = promised_end
+            .map(|promised| promised.duration_since(end).or_else(|_| end.duration_since(promised)).unwrap_or_default());
+        // An end in the past stays where it was.
+        let is_over = promised_end.is_some_and(|promised| promised <= now && end == now);
+        let unstepped = apart.is_some_and(|apart| apart < CLOCK_DRIFT);
+        Some(if unstepped || is_over { promised } else { humantime::format_rfc3339_seconds(end).to_string() })
+    }
+}
+
+/// Two clocks that were never stepped differ by less over a hold.
+const CLOCK_DRIFT: Duration = Duration::from_secs(5);
+
+/// How this instance's launch ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LaunchOutcome {
+    /// Auto Scaling was told CONTINUE.
+    Continued,
+    /// Auto Scaling was told ABANDON.
+    Abandoned,
+    /// The instance is in no group: nobody to tell.
+    NoGroup,
+    /// No lifecycle hook is configured.
+    NoHook,
+    /// CONTINUE was sent, but nobody could see that it was taken: IAM does not let the state be read.
+    Unconfirmed,
+    /// It ended in a way that only a newer version knows.
+    #[serde(skip_deserializing)]
+    Unknown,
+}
+
+impl fmt::Display for LaunchOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LaunchOutcome::Continued => "CONTINUE was sent",
+            LaunchOutcome::Abandoned => "ABANDON was sent",
+            LaunchOutcome::NoGroup => "the instance is in no group",
+            LaunchOutcome::NoHook => "no lifecycle hook is configured",
+            LaunchOutcome::Unconfirmed => "CONTINUE was sent, unconfirmed",
+            LaunchOutcome::Unknown => "as a newer version of the agent has recorded",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_of_a_hold_follows_the_boots_clock_and_never_exceeds_the_promise() {
+        let seconds = Duration::from_secs;
+        let now = humantime::parse_rfc3339("2026-01-01T00:00:00Z").unwrap();
+        let record = |until: &str, boot: Option<&str>| LifecycleRecord {
+            hold_until: Some(until.to_owned()),
+            hold_deadline: boot.map(|boot_id| HoldDeadline {
+                boot_id: boot_id.to_owned(),
+                since_boot_ms: 5_000_000,
+                hold_for_ms: 3_600_000,
+            }),
+            ..LifecycleRecord::default()
+        };
+        // The recorded end, the boot it was recorded in, and what is left 4,400 s into boot b.
+        let cases = [
+            ("2026-01-01T00:10:00Z", Some("b"), seconds(600)),
+            ("2046-01-01T00:00:00Z", Some("b"), seconds(600)),
+            ("2006-01-01T00:00:00Z", Some("b"), seconds(600)),
+            ("2026-01-01T00:20:00Z", Some("a"), seconds(1200)),
+            ("2046-01-01T00:00:00Z", Some("a"), seconds(3600)),
+            ("2006-01-01T00:00:00Z", Some("a"), seconds(0)),
+            ("never", Some("a"), seconds(3600)),
+            ("2026-01-01T00:20:00Z", None, seconds(1200)),
+        ];
+        for (until, boot, left) in cases {
+            let record = record(until, boot);
+            assert_eq!(record.hold_left("b", seconds(4_400), now), Some(left), "{until} {boot:?}");
+            // What people are told is the same.
+            let told = record.hold_until("b", seconds(4_400), now).unwrap();
+            let end = humantime::parse_rfc3339(&told).unwrap_or_else(|error| panic!("{told}: {error}"));
+            assert_eq!(end.duration_since(now).unwrap_or_default(), left, "{until} {boot:?}: {told}");
+        }
+        assert_eq!(LifecycleRecord::default().hold_left("b", seconds(1), now), None);
+    }
+}

@@ -1,0 +1,386 @@
+//! What is written down: the state file's content.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::lifecycle::{LaunchOutcome, LifecycleRecord};
+use super::words::{self, Word};
+use crate::failure::{FailedStep, Failure};
+use crate::host::group;
+use crate::sequence::StepName;
+
+/// How a step ended, or that it has not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// At work, or the agent died in it.
+    Running,
+    /// The effect was there before.
+    AlreadySo,
+    /// The step brought the effect about.
+    Changed,
+    /// It ended with the error beside.
+    Failed,
+}
+
+/// One step's story, for one volume where the step is about volumes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// Which step.
+    pub step: StepName,
+    /// The volume's id, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What it waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<String>,
+    /// How long it may take, in milliseconds.
+    #[serde(default)]
+    pub allowed_ms: u64,
+    /// Rounds in which something was tried or went wrong.
+    pub attempts: u32,
+    /// When it began, RFC 3339.
+    pub started_at: String,
+    /// How long it took so far, in milliseconds.
+    pub took_ms: u64,
+    /// Only the first part of the step is done, in a word: `fetched`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepared: Option<String>,
+    /// What went wrong and what to do, if it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<FailureRecord>,
+}
+
+/// A [`Failure`] as it is kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FailureRecord {
+    /// The catalogue's name.
+    pub code: String,
+    /// What happened and what was seen.
+    pub message: String,
+    /// What to do.
+    pub remedy: String,
+    /// The message without a hook's output, for places that others than root can read.
+    pub public: String,
+}
+
+impl From<&Failure> for FailureRecord {
+    fn from(failure: &Failure) -> Self {
+        FailureRecord {
+            code: failure.code.name().to_owned(),
+            message: failure.to_string(),
+            remedy: failure.what_to_do().to_owned(),
+            public: failure.in_public(),
+        }
+    }
+}
+
+/// What this agent did to a volume and could not see afterwards.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct VolumeRecord {
+    /// A format was begun, with the evidence that the disk was blank; none once it was completed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub formatting: Option<FormatIntent>,
+    /// When this agent completed a format, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub formatted_at: Option<String>,
+    /// The volume has not been tagged as formatted yet.
+    #[serde(default)]
+    pub tag_due: bool,
+    /// The recursive change of owner that follows a format has not been completed yet.
+    #[serde(default)]
+    pub ownership_due: bool,
+    /// Growing was tried at this device size, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grow_tried_at: Option<u64>,
+    /// How it was mounted when it was last looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mounted: Option<MountRecord>,
+    /// The UUID of the filesystem that the node was launched with: another one in its place is not mounted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filesystem_uuid: Option<String>,
+    /// Of a newer version.
+    #[serde(flatten)]
+    pub unknown: Map<String, Value>,
+}
+
+/// A volume's mount. The kernel does not tell of all options whether they are in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountRecord {
+    /// The boot in which it was seen: another boot's mount is another mount.
+    pub boot_id: String,
+    /// Where.
+    pub mount_point: PathBuf,
+    /// The device's number.
+    pub device: u64,
+    /// The options that are in force.
+    pub options: Vec<String>,
+    /// The flags that mountinfo showed once mount(8) had mounted it so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flags: Option<String>,
+}
+
+/// Made durable before mkfs starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FormatIntent {
+    /// The device's path.
+    pub device: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The filesystem to make.
+    pub file_system: String,
+    /// The UUID it gets, drawn beforehand: what the mkfs leaves can be told by it. Earlier versions left it to mkfs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
+    /// Why the disk counted as blank.
+    pub evidence: String,
+    /// RFC 3339.
+    pub at: String,
+}
+
+/// A process, told from a later one with the same id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its id; also its group's, where it leads one.
+    pub pid: i32,
+    /// Its start time in clock ticks since boot (field 22 of /proc/PID/stat).
+    pub started: u64,
+    /// The boot in which it ran.
+    pub boot_id: String,
+}
+
+impl Process {
+    /// The process of this id as it is now.
+    pub fn of(pid: i32, boot_id: &str) -> Self {
+        Process { pid, started: group::start_time(pid).unwrap_or_default(), boot_id: boot_id.to_owned() }
+    }
+
+    /// Whether it still runs in this boot.
+    pub fn is_alive(&self, boot_id: &str) -> bool {
+        self.boot_id == boot_id && group::start_time(self.pid) == Some(self.started)
+    }
+}
+
+/// How far the agent has come with the node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// The sequence is at work.
+    #[default]
+    Running,
+    /// It failed; the service waits for a retry.
+    Held,
+    /// It failed, and nobody waits.
+    Failed,
+    /// The node is up and, where there is somebody to tell, reported.
+    Done,
+    /// The instance is in a warm pool: left alone until it is really launched.
+    Warm,
+    /// Told to stop before the end.
+    Stopped,
+}
+
+impl Phase {
+    /// All of them.
+    pub const ALL: [Phase; 6] = [Phase::Running, Phase::Held, Phase::Failed, Phase::Done, Phase::Warm, Phase::Stopped];
+
+    /// As in the state file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Phase::Running => "running",
+            Phase::Held => "held",
+            Phase::Failed => "failed",
+            Phase::Done => "done",
+            Phase::Warm => "warm",
+            Phase::Stopped => "stopped",
+        }
+    }
+}
+
+/// A [`FailedStep`] as it is kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FailedStepRecord {
+    /// The step, where it was in one.
+    #[serde(default, deserialize_with = "words::known", skip_serializing_if = "Option::is_none")]
+    pub step: Option<StepName>,
+    /// The exit code that belongs to it.
+    pub exit_code: u8,
+    /// What went wrong and what to do.
+    pub error: FailureRecord,
+}
+
+impl From<&FailedStep> for FailedStepRecord {
+    fn from(failed: &FailedStep) -> Self {
+        let FailedStep { step, failure } = failed;
+        FailedStepRecord { step: *step, exit_code: failure.class().exit_code(), error: failure.into() }
+    }
+}
+
+impl From<FailedStep> for FailedStepRecord {
+    fn from(failed: FailedStep) -> Self {
+        (&failed).into()
+    }
+}
+
+impl From<Failure> for FailedStepRecord {
+    fn from(failure: Failure) -> Self {
+        FailedStep::from(failure).into()
+    }
+}
+
+/// Something that does not keep a node from coming up, but should be looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warning {
+    /// The step that saw it.
+    pub step: StepName,
+    /// The volume's id, where it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// What was seen.
+    pub message: String,
+}
+
+/// The node as it was configured, for those who read the journal without the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subject {
+    /// `node.id`
+    pub id: String,
+    /// `node.ip`
+    pub ip: String,
+    /// `lifecycle.asg_name`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asg_name: Option<String>,
+}
+
+/// The state file.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct State {
+    /// See [`super::store::SCHEMA`].
+    pub schema: u32,
+    /// How often the state was changed, by whichever process: of two copies the one with the larger number is newer.
+    #[serde(default)]
+    pub revision: u64,
+    /// The instance this is about; empty until it is known.
+    pub instance_id: String,
+    /// The boot in which it was last written.
+    pub boot_id: String,
+    /// The configuration it was last run with; empty until it is known.
+    pub config_digest: String,
+    /// The node that was configured.
+    #[serde(default)]
+    pub node: Subject,
+    /// The process that wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Process>,
+    /// How far it has come.
+    #[serde(default, deserialize_with = "words::known")]
+    pub phase: Phase,
+    /// Since when, RFC 3339.
+    #[serde(default)]
+    pub since: String,
+    /// How the sequence failed the last time, unless it has succeeded since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<FailedStepRecord>,
+    /// What should be looked at.
+    #[serde(default, deserialize_with = "words::known_among", skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
+    /// The last lines that each hook printed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub output: BTreeMap<Word<StepName>, Vec<String>>,
+    /// The step from which on everything is to be redone, asked for by an operator and not completed yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redo_from: Option<Word<StepName>>,
+    /// The instance's tag says that the node failed.
+    #[serde(default)]
+    pub tagged: bool,
+    /// The steps, in the order of the sequence.
+    #[serde(default, deserialize_with = "words::known_among")]
+    pub steps: Vec<StepRecord>,
+    /// By volume id.
+    #[serde(default)]
+    pub volumes: BTreeMap<String, VolumeRecord>,
+    /// The inputs' digest of each completed once-per-instance step.
+    #[serde(default)]
+    pub once: BTreeMap<Word<StepName>, String>,
+    /// An earlier journal may have been lost. None once that is decided.
+    #[serde(default, deserialize_with = "words::known", skip_serializing_if = "Option::is_none")]
+    pub lost: Option<Lost>,
+    /// Whether every once-per-instance step before `complete` is done, whatever Auto Scaling was told. Journals of earlier
+    /// versions do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub once_complete: Option<bool>,
+    /// The hook at work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook: Option<Process>,
+    /// The launch lifecycle action.
+    #[serde(default)]
+    pub lifecycle: LifecycleRecord,
+    /// Of a newer version.
+    #[serde(flatten)]
+    pub unknown: Map<String, Value>,
+}
+
+/// Why there is no record of what was done, where there may have been one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lost {
+    /// The journal could not be read.
+    Unreadable,
+    /// There was none, although an agent has been at work here before.
+    Missing,
+    /// There was none, as on a machine's first boot.
+    Absent,
+}
+
+impl State {
+    /// The steps from this one on are due again, and so are those of a newer version, which may come behind it.
+    pub(super) fn forget_once_from(&mut self, step: StepName) {
+        self.once.retain(|done, _| done.known().is_some_and(|done| done < step));
+    }
+
+    /// The step from which on everything is to be redone. A step of a newer version is that version's affair.
+    pub fn redone_from(&self) -> Option<StepName> {
+        self.redo_from.as_ref().and_then(Word::known)
+    }
+
+    /// The launch has ended so, in this boot.
+    pub(super) fn end_launch(&mut self, outcome: LaunchOutcome) {
+        self.lifecycle.ended = Some(outcome.into());
+        self.lifecycle.completed_in = Some(self.boot_id.clone());
+        self.lifecycle.pooled_since = false;
+    }
+
+    /// Puts a step's record in its place.
+    pub(super) fn put(&mut self, record: StepRecord) {
+        let same = |old: &&mut StepRecord| old.step == record.step && old.subject == record.subject;
+        if let Some(old) = self.steps.iter_mut().find(same) {
+            *old = record;
+        } else {
+            self.steps.push(record);
+            // Fetching begins beside attaching; people read the sequence.
+            self.steps.sort_by_key(|record| record.step);
+        }
+    }
+
+    /// For journals of earlier versions: without a completed launch, or after a once-per-instance step that failed or was
+    /// interrupted, not all of these steps are done. Otherwise the configuration decides ([`super::Journal::is_set_up`]).
+    pub(super) fn settle_once_complete(&mut self) {
+        let once = |step: &StepName| ONCE.contains(step);
+        let unfinished =
+            |record: &StepRecord| once(&record.step) && matches!(record.outcome, Outcome::Running | Outcome::Failed);
+        let failed = self.fault.as_ref().and_then(|fault| fault.step).is_some_and(|step| once(&step));
+        if self.once_complete.is_none()
+            && (self.lifecycle.outcome().is_none() || failed || self.steps.iter().any(unfinished))
+        {
+            self.once_complete = Some(false);
+        }
+    }
+}
+
+/// The once-per-instance steps before `complete`.
+pub(super) const ONCE: [StepName; 3] = [StepName::Files, StepName::Configure, StepName::HealthCheck];

@@ -1,0 +1,110 @@
+//! The state file: how it is read, and what becomes of one that cannot be. Written by [`super::journal`].
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::lifecycle::LifecycleRecord;
+use super::model::{Lost, State};
+use super::words::Word;
+use crate::failure::{Code, Failure};
+
+/// The layout of the file below. A file of a later one is left alone. What a version adds has a key of its own, so that the one
+/// before it passes over it.
+pub const SCHEMA: u32 = 1;
+
+pub(super) const FILE: &str = "state.json";
+pub(super) const STALE: &str = "state.json.stale";
+
+/// Where contents are fetched to, in the state directory.
+pub const SCRATCH: &str = "fetched";
+
+/// Why a journal cannot be read.
+#[derive(Debug)]
+pub enum Unreadable {
+    /// A newer version has written it, with this schema.
+    Newer(u32),
+    /// It is damaged.
+    Broken(String),
+}
+
+/// A newer version's journal is left alone.
+pub fn newer(dir: &Path, schema: u32) -> Failure {
+    let (path, own) = (dir.join(FILE), env!("CARGO_PKG_VERSION"));
+    let text = format!(
+        "the journal {0} has schema {schema}, and this agent ({own}) knows {SCHEMA}: it is left alone, nothing is recorded, and Auto \
+         Scaling is told nothing",
+        path.display()
+    );
+    Failure::new(Code::StateUnusable, text).remedy(format!(
+        "install the version that wrote it, or a newer one, then: systemctl restart node-agent; if the journal came with the image \
+         of another machine: mv {0} {0}.other && node-agent retry",
+        path.display()
+    ))
+}
+
+/// The state in `dir`, without touching it; none where there is none.
+pub fn read(dir: &Path) -> Result<Option<State>, Unreadable> {
+    match fs::read(dir.join(FILE)) {
+        Ok(text) => parse(&text).map(Some),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Unreadable::Broken(error.to_string())),
+    }
+}
+
+/// The state to begin with in `dir`, and why the one that is there cannot be read.
+pub(super) fn begin_from(dir: &Path) -> (State, Option<Unreadable>) {
+    let lost = |lost| State { lost: Some(lost), ..State::default() };
+    match read(dir) {
+        Ok(Some(state)) => (state, None),
+        // Every run makes it once its journal is written.
+        Ok(None) if dir.join(SCRATCH).is_dir() => (lost(Lost::Missing), None),
+        Ok(None) => (lost(Lost::Absent), None),
+        Err(Unreadable::Newer(schema)) => (glimpse(dir), Some(Unreadable::Newer(schema))),
+        Err(why) => (lost(Lost::Unreadable), Some(why)),
+    }
+}
+
+/// What counts of a newer version's journal: it is of this instance, which was launched and set up, as far as can be told.
+fn glimpse(dir: &Path) -> State {
+    let document: Value =
+        fs::read(dir.join(FILE)).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    State {
+        instance_id: document["instance_id"].as_str().unwrap_or_default().to_owned(),
+        once_complete: Some(true),
+        lifecycle: LifecycleRecord { ended: Some(Word::Other("newer".to_owned())), ..LifecycleRecord::default() },
+        ..State::default()
+    }
+}
+
+/// Reads a state; one of a later schema is not understood.
+pub fn parse(text: &[u8]) -> Result<State, Unreadable> {
+    #[derive(Deserialize)]
+    struct Version {
+        schema: u32,
+    }
+    let broken = |error: serde_json::Error| Unreadable::Broken(error.to_string());
+    let version: Version = serde_json::from_slice(text).map_err(broken)?;
+    match version.schema {
+        SCHEMA => serde_json::from_slice(text).map_err(broken),
+        newer if newer > SCHEMA => Err(Unreadable::Newer(newer)),
+        none => Err(Unreadable::Broken(format!("there is no schema {none}"))),
+    }
+}
+
+/// Where it cannot be renamed, the next write replaces it.
+pub(super) fn set_aside(dir: &Path) {
+    match fs::rename(dir.join(FILE), dir.join(STALE)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => tracing::error!("setting the journal aside: {error}"),
+        _ => {}
+    }
+}
+
+/// Makes a directory of the agent's own, 0700.
+pub fn private_dir(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}

@@ -1,0 +1,48 @@
+//! The state in a line, for systemd's status.
+
+use std::time::{Duration, SystemTime};
+
+use super::model::{Outcome, Phase, State};
+use crate::host;
+use crate::readable;
+use crate::sequence::StepName;
+use crate::time::rough;
+
+/// The state in one line, for `systemctl status`.
+pub(super) fn in_a_line(state: &State) -> String {
+    let at_work = || {
+        let running = state.steps.iter().rev().find(|record| record.outcome == Outcome::Running);
+        running.map_or_else(
+            || "beginning".to_owned(),
+            |record| {
+                let volume = record.subject.as_deref().map(|volume| format!(" {volume}")).unwrap_or_default();
+                let allowed = rough(Duration::from_millis(record.allowed_ms));
+                match &record.waiting {
+                    Some(why) => format!("{}{volume}: waiting: {why}", record.step),
+                    None => format!("{}{volume}: at work since {}, at most {allowed}", record.step, record.started_at),
+                }
+            },
+        )
+    };
+    let failed = || {
+        state.fault.as_ref().map_or_else(String::new, |fault| {
+            let step = fault.step.map_or("start", StepName::as_str);
+            format!(
+                "{step}: {}; {}",
+                fault.error.message.lines().next().unwrap_or_default(),
+                readable::remedy(&fault.error.remedy)
+            )
+        })
+    };
+    match state.phase {
+        Phase::Running => at_work(),
+        Phase::Held => match state.lifecycle.hold_until(&state.boot_id, host::since_boot(), SystemTime::now()) {
+            Some(until) if state.lifecycle.outcome().is_none() => format!("held until {until}: {}", failed()),
+            _ => format!("held: {}", failed()),
+        },
+        Phase::Failed => format!("failed: {}", failed()),
+        Phase::Done => "the node is up".to_owned(),
+        Phase::Warm => "in a warm pool: nothing is touched".to_owned(),
+        Phase::Stopped => "stopped before the end; the next start resumes".to_owned(),
+    }
+}
