@@ -14,6 +14,7 @@ use crate::check::Check;
 use crate::config::json_schema;
 use crate::failure::{Class, Failure};
 use crate::host::{blank, hook_reader, notify};
+use crate::lifecycle::LaunchResult;
 use crate::log::{self, Format, Level};
 use crate::sequence::StepName;
 use crate::service::Service;
@@ -21,7 +22,6 @@ use crate::service::retry;
 use crate::session::{Places, Session, last_words, stop_signal};
 use crate::state::{FailedStepRecord, Phase};
 use crate::status::report::Overall;
-use crate::steps::lifecycle::LaunchResult;
 use crate::{install, plan, readable, settings, status};
 
 /// Brings a stateful EC2 node up: volumes, filesystems, files, hooks, then CONTINUE.

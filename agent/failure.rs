@@ -16,7 +16,7 @@ pub enum Class {
     Outage,
     /// Not yet so, but may become so by itself: tried again to the step's deadline.
     Waiting,
-    /// Probably eventual consistency: tried again for [`crate::step::SETTLING`] (credentials: as long as an outage), then final.
+    /// Probably eventual consistency: tried again for [`crate::runner::patience::SETTLING`] (credentials: as long as an outage), then final.
     Settling,
     /// Trying again would give the same.
     Permanent,

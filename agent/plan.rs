@@ -9,14 +9,15 @@ use crate::aws::Aws;
 use crate::boot::Boot;
 use crate::config::{Config, Scope};
 use crate::failure::{Failure, Named};
-use crate::heartbeat::Allowance;
 use crate::host;
 use crate::readable::{self, Page};
+use crate::runner::allowance::Allowance;
+use crate::runner::plan::{Finding, Planned};
+use crate::runner::stopped;
 use crate::sequence::StepName;
 use crate::session::Places;
 use crate::settings;
 use crate::state::Journal;
-use crate::step::{Finding, Planned, stopped};
 
 /// Makes the plan. Takes no lock and changes nothing; what is fetched goes to a directory that is gone afterwards.
 pub async fn make(places: &Places, mut stop: watch::Receiver<bool>) -> Result<Vec<Planned>, Failure> {

@@ -16,9 +16,9 @@ use crate::failure::Failure;
 use crate::host::device::Device;
 use crate::host::probe::{Found, Verdict, probe};
 use crate::host::{self, systemd};
+use crate::runner::Runner;
 use crate::sequence::StepName;
 use crate::state::{Journal, LaunchOutcome};
-use crate::step::Runner;
 
 /// How long the kernel may take to find a disk that was attached before the boot. If the disk was detached meanwhile, the
 /// sequence attaches it.

@@ -16,21 +16,23 @@ use crate::boot::{Boot, Site, Up};
 use crate::config::{self, Config, Scope};
 use crate::failure::FailedStep;
 use crate::failure::{Class, Code, Failure, Named};
-use crate::heartbeat::{Allowance, Heart};
 use crate::host;
+use crate::lifecycle::heartbeat::Heart;
+use crate::lifecycle::{Launch, LaunchResult};
 use crate::lock::Lock;
 use crate::log::{self, Level};
 use crate::readable;
 use crate::reboot;
+use crate::runner::Runner;
+use crate::runner::allowance::Allowance;
 use crate::sequence::StepName;
 use crate::settings;
 use crate::state::publish::{self, Publisher};
 use crate::state::store;
 use crate::state::{FailedStepRecord, Journal, LaunchOutcome, Phase, Process};
-use crate::step::Runner;
 use crate::steps::fetch::prepare_scratch;
 use crate::steps::hooks::end_survivor;
-use crate::steps::lifecycle::{Complete, Launch, LaunchResult};
+use crate::steps::lifecycle::Complete;
 
 /// Where things are.
 #[derive(Clone, Debug)]
@@ -247,7 +249,7 @@ impl Session {
             let _permit = self.allowance.permit(Some(Instant::now() + patience));
             tokio::select! {
                 read = settings::read(&self.places.config, &self.aws.imds, patience) => read,
-                _ = stop.wait_for(|stop| *stop) => Err(crate::step::stopped()),
+                _ = stop.wait_for(|stop| *stop) => Err(crate::runner::stopped()),
                 never = self.keep_waiting(launch.as_ref()) => match never {},
             }
         };
@@ -258,7 +260,7 @@ impl Session {
         let validated = tokio::select! {
             validated = texts.clone().validate_aside(Scope::ThisHost) => validated,
             _ = stop.wait_for(|stop| *stop) => {
-                return Attempt { result: Err(crate::step::stopped().into()), config: None, lifecycle: None };
+                return Attempt { result: Err(crate::runner::stopped().into()), config: None, lifecycle: None };
             }
         };
         let config = match validated {

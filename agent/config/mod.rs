@@ -14,6 +14,7 @@ mod report;
 pub mod schema;
 pub mod script;
 mod syntax;
+mod tree;
 pub mod user_data;
 mod validate;
 

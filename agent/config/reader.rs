@@ -1,8 +1,8 @@
 //! Typed reading of a table. A key is known because the schema has it; whatever else stands in the table is reported.
 
-use super::layers::{Fields, Item, Value};
 use super::report::{Place, Quoted, Report, Reported, Spot};
 use super::schema::{self, Key, Kind, Literal, Presence, Shape, Table};
+use super::tree::{Fields, Item, Value};
 
 /// A value that was read, and the spot to complain about.
 #[derive(Debug, Clone, Copy)]

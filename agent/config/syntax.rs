@@ -8,9 +8,9 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::layers::{self, Fields, Tree};
 use super::report::{Place, Quoted, Report, label};
 use super::schema::{self, Key, Kind, Shape, Table};
+use super::tree::{self, Fields, Tree};
 
 /// How often the text is mended and parsed again. One pass finds nearly all errors of the kinds that are mended.
 const PASSES: usize = 8;
@@ -73,7 +73,8 @@ pub(super) fn parse(report: &mut Report, layer: usize) -> Fields {
         }
         let root = Place { layer, offset: 0 };
         let original = |offset| copy.original(offset);
-        let fields = layers::fields(tree.get_ref(), root, &Tree { layer, original: &original, slips: &slips });
+        let is_broken = |span: &Range<usize>| slips.iter().any(|slip| slip.touches(span));
+        let fields = tree::fields(tree.get_ref(), root, &Tree { layer, original: &original, is_broken: &is_broken });
         let mut leaves = Vec::new();
         collect(tree.get_ref(), Some(&schema::root::TABLE), &original, &mut leaves);
         explain(report, layer, &text, &slips, &leaves);

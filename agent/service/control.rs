@@ -20,12 +20,12 @@ use tokio::time::{Instant, MissedTickBehavior, sleep, timeout};
 use crate::failure::FailedStep;
 use crate::failure::{Code, Failure, Named};
 use crate::host::process;
+use crate::lifecycle::LaunchResult;
 use crate::lock::Lock;
 use crate::log::{self, Level, Line};
 use crate::sequence::StepName;
 use crate::state::FailedStepRecord;
 use crate::state::publish::{self, Publisher};
-use crate::steps::lifecycle::LaunchResult;
 
 /// The socket's name in the runtime directory.
 const SOCKET: &str = "control.sock";

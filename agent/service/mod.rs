@@ -20,14 +20,14 @@ use crate::boot::Up;
 use crate::config;
 use crate::failure::FailedStep;
 use crate::failure::{Class, Code, Failure};
-use crate::heartbeat::Heart;
 use crate::host::notify;
+use crate::lifecycle::heartbeat::Heart;
+use crate::lifecycle::{LaunchResult, may_abandon};
+use crate::runner::stopped;
 use crate::sequence::StepName;
 use crate::session::{Attempt, Session, last_words};
 use crate::state::{FailedStepRecord, LaunchOutcome, Phase, State, Warning};
 use crate::status::mounts;
-use crate::step::stopped;
-use crate::steps::lifecycle::{LaunchResult, may_abandon};
 use crate::time::rough;
 
 /// Where no configuration says it: the default of `timeouts.complete`.

@@ -11,7 +11,9 @@ use crate::config::Scope;
 use crate::failure::FailedStep;
 use crate::failure::{Code, Failure};
 use crate::host::{self, process, systemd};
+use crate::lifecycle::LaunchResult;
 use crate::lock;
+use crate::runner::stopped;
 use crate::sequence::StepName;
 use crate::session::{Places, Session, stop_signal, take_lock};
 use crate::settings;
@@ -19,8 +21,6 @@ use crate::state::store;
 use crate::state::{FailedStepRecord, Journal, Phase};
 use crate::status;
 use crate::status::report::Overall;
-use crate::step::stopped;
-use crate::steps::lifecycle::LaunchResult;
 
 /// How long a unit that was started may take until its service answers: it does so before it does anything else.
 const STARTING: Duration = Duration::from_secs(30);

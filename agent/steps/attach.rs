@@ -9,10 +9,10 @@ use tokio::time::Instant;
 use crate::aws::ec2::{self, AttachAnswer, Attachment, Ec2, VolumeView};
 use crate::config;
 use crate::failure::{Code, Failure};
+use crate::lifecycle::Launch;
+use crate::lifecycle::Node;
+use crate::runner::{Observed, Step};
 use crate::sequence::StepName;
-use crate::step::{Observed, Step};
-use crate::steps::identity::Node;
-use crate::steps::lifecycle::Launch;
 
 /// Attaches one volume.
 #[derive(Debug)]

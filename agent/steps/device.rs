@@ -9,8 +9,8 @@ use crate::aws::ec2::Ec2;
 use crate::failure::{Code, Failure};
 use crate::host::device::{self, Device};
 use crate::host::systemd;
+use crate::runner::{Observed, Step};
 use crate::sequence::StepName;
-use crate::step::{Observed, Step};
 use crate::steps::attach::Attached;
 
 /// Finds and opens the device, and compares its size with what EC2 says.

@@ -15,8 +15,8 @@ use crate::config::{self, Contents, Hooks, Script, Sha256Digest, fault};
 use crate::failure::{Class, Code, Failure, Named};
 use crate::host::atomic::Replacement;
 use crate::host::read::{self, Pipes};
+use crate::runner::{Observed, Step};
 use crate::sequence::StepName;
-use crate::step::{Observed, Step};
 
 /// How long a role or a policy may lack effect before the embedded script is taken instead of the one at its source.
 const FALL_BACK_AFTER: Duration = Duration::from_secs(30);

@@ -11,9 +11,9 @@ use crate::failure::{Failure, Named};
 use crate::host::accounts;
 use crate::host::atomic::{Replacement, remove_leftovers_in};
 use crate::host::path::{Folder, Missing};
+use crate::runner::{Observed, Step};
 use crate::sequence::StepName;
 use crate::state::Journal;
-use crate::step::{Observed, Step};
 
 /// Local writes; the limit is there because every step has one.
 const DEADLINE: Duration = Duration::from_mins(10);

@@ -11,11 +11,11 @@ use crate::host::filesystem::{self, Maker, Soundness};
 use crate::host::probe::{Evidence, Found, Verdict, probe};
 use crate::host::unfinished::{self, Left};
 use crate::host::{command, mount, systemd};
+use crate::lifecycle::Launch;
+use crate::runner::{Observed, Step};
 use crate::sequence::StepName;
 use crate::state::{FormatIntent, Journal};
-use crate::step::{Observed, Step};
 use crate::steps::attach::Attached;
-use crate::steps::lifecycle::Launch;
 use crate::time;
 
 /// Looks at the device, and formats it where that is allowed.

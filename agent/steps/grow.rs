@@ -8,9 +8,9 @@ use crate::config::FileSystemType;
 use crate::failure::Failure;
 use crate::host::device::Device;
 use crate::host::resize::{self, Extent};
+use crate::runner::{Observed, Step};
 use crate::sequence::StepName;
 use crate::state::Journal;
-use crate::step::{Observed, Step};
 use crate::steps::attach::Attached;
 
 /// Grows a mounted filesystem online, once per device size.

@@ -22,11 +22,11 @@ use crate::host::environment;
 use crate::host::group;
 use crate::host::hook_log::{self, Lines};
 use crate::host::hook_reader::{Output, Patience};
+use crate::lifecycle::Launch;
+use crate::runner::{Observed, Step, stopped};
 use crate::sequence::StepName;
 use crate::state::{Journal, Process};
-use crate::step::{Observed, Step, stopped};
 use crate::steps::fetch::StagedScript;
-use crate::steps::lifecycle::Launch;
 use crate::time::rough;
 
 /// As `status` and the error show them.

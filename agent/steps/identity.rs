@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::aws::imds::{IdentityDocument, Imds};
+use crate::aws::imds::Imds;
 use crate::failure::{Code, Failure};
+use crate::lifecycle::{Launch, Node, Standing};
+use crate::runner::{Observed, Step};
 use crate::sequence::StepName;
-use crate::step::{Observed, Step};
-use crate::steps::lifecycle::{Launch, Standing};
 
 /// Reads the instance metadata.
 #[derive(Debug)]
@@ -16,30 +16,6 @@ pub struct Identify<'a> {
     pub imds: &'a Imds,
     /// `timeouts.aws`
     pub deadline: Duration,
-}
-
-/// This instance.
-#[derive(Clone, Debug)]
-pub struct Node {
-    /// `i-…`
-    pub instance_id: String,
-    /// `eu-west-1`
-    pub region: String,
-    /// `eu-west-1a`
-    pub zone: String,
-    /// The primary private address.
-    pub primary_ip: Option<IpAddr>,
-}
-
-impl From<IdentityDocument> for Node {
-    fn from(document: IdentityDocument) -> Self {
-        Node {
-            instance_id: document.instance_id,
-            region: document.region,
-            zone: document.availability_zone,
-            primary_ip: document.private_ip,
-        }
-    }
 }
 
 impl Step for Identify<'_> {

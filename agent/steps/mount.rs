@@ -12,16 +12,16 @@ use tokio::time::{Instant, sleep};
 
 use crate::config;
 use crate::failure::{Code, Failure, Named};
-use crate::heartbeat::Allowance;
 use crate::host::device::{self, Device};
 use crate::host::ext4::Superblock;
 use crate::host::fstab::{Conflict, Entry, Line, Ours};
 use crate::host::mountinfo::Mounted;
 use crate::host::probe::Found;
 use crate::host::{self, blkid, filesystem, fstab, mount, preen, resize, systemd};
+use crate::runner::allowance::Allowance;
+use crate::runner::{Observed, Step};
 use crate::sequence::StepName;
 use crate::state::{Journal, MountRecord};
-use crate::step::{Observed, Step};
 
 /// How long a device may be busy before somebody is told.
 const BUSY: Duration = Duration::from_secs(10);

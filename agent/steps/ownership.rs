@@ -9,9 +9,9 @@ use crate::failure::{Failure, Named};
 use crate::host::accounts;
 use crate::host::owner::Owner;
 use crate::host::path::{Folder, Missing};
+use crate::runner::{Observed, Step};
 use crate::sequence::StepName;
 use crate::state::Journal;
-use crate::step::{Observed, Step};
 use crate::steps::attach::Attached;
 
 /// Recursion over tens of millions of files takes hours (FACTS); it is local work that ends by itself.

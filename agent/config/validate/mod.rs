@@ -11,11 +11,11 @@ mod timeouts;
 mod value;
 mod volume;
 
-use super::layers::Fields;
 use super::model::{Config, Lifecycle};
 use super::reader::{Sheet, all};
 use super::report::{Report, Reported};
 use super::schema::{self, Presence, Shape};
+use super::tree::Fields;
 use super::{IMDS, Scope};
 
 /// `[lifecycle]`, whatever is wrong elsewhere.

@@ -1,17 +1,16 @@
 //! Heartbeats: while work is inside its own deadline, the lifecycle hook's timeout is begun anew again and again, so that a
 //! long but healthy boot is not given up by Auto Scaling. A step that is over its time gets none.
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::Launch;
 use crate::aws::autoscaling::{Completion, LifecycleState};
 use crate::failure::{Class, Code, Failure};
+use crate::runner::allowance::Allowance;
 use crate::sequence::StepName;
 use crate::state::Journal;
-use crate::steps::lifecycle::Launch;
 use crate::time::rough;
 
 /// The shortest timeout that Auto Scaling lets a hook have (FACTS); taken where nobody says how long it is.
@@ -31,51 +30,6 @@ const IDLE: Duration = Duration::from_secs(1);
 const CONTRADICTIONS: u32 = 3;
 /// The pause between two of these.
 const AFTER_CONTRADICTION: Duration = Duration::from_secs(5);
-
-/// Who may have heartbeats, and until when.
-#[derive(Debug)]
-pub struct Allowance {
-    /// When the agent began: the hook has been waiting since before.
-    began: Instant,
-    given: RefCell<BTreeMap<u64, Option<Instant>>>,
-    last: Cell<u64>,
-    /// When the last heartbeat was sent: the next one is due by it, also where one heart takes over from another.
-    beat: Cell<Option<Instant>>,
-}
-
-/// Heartbeats are allowed as long as this lives, but not beyond its deadline.
-#[derive(Debug)]
-pub struct Permit<'a> {
-    allowance: &'a Allowance,
-    number: u64,
-}
-
-impl Default for Allowance {
-    fn default() -> Self {
-        Allowance { began: Instant::now(), given: RefCell::default(), last: Cell::default(), beat: Cell::default() }
-    }
-}
-
-impl Allowance {
-    /// Allows heartbeats until `deadline`; without one, as long as the permit lives.
-    pub fn permit(&self, deadline: Option<Instant>) -> Permit<'_> {
-        let number = self.last.get() + 1;
-        self.last.set(number);
-        self.given.borrow_mut().insert(number, deadline);
-        Permit { allowance: self, number }
-    }
-
-    fn holds(&self) -> bool {
-        let now = Instant::now();
-        self.given.borrow().values().any(|deadline| deadline.is_none_or(|deadline| now < deadline))
-    }
-}
-
-impl Drop for Permit<'_> {
-    fn drop(&mut self) {
-        self.allowance.given.borrow_mut().remove(&self.number);
-    }
-}
 
 /// Sends heartbeats for a launch.
 #[derive(Debug)]

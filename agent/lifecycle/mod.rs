@@ -1,0 +1,133 @@
+//! A lifecycle action of this instance: whether the instance is wanted, what Auto Scaling can be told, and what keeps it waiting.
+
+pub mod heartbeat;
+
+use std::fmt;
+use std::net::IpAddr;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::aws::autoscaling::{AutoScaling, LifecycleState};
+use crate::aws::imds::{IdentityDocument, Imds};
+use crate::config;
+use crate::failure::{Class, Code, FailedStep, Failure};
+use crate::sequence::StepName;
+
+/// This instance.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// `i-…`
+    pub instance_id: String,
+    /// `eu-west-1`
+    pub region: String,
+    /// `eu-west-1a`
+    pub zone: String,
+    /// The primary private address.
+    pub primary_ip: Option<IpAddr>,
+}
+
+impl From<IdentityDocument> for Node {
+    fn from(document: IdentityDocument) -> Self {
+        Node {
+            instance_id: document.instance_id,
+            region: document.region,
+            zone: document.availability_zone,
+            primary_ip: document.private_ip,
+        }
+    }
+}
+
+/// This instance's launch, as Auto Scaling sees it.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// Auto Scaling.
+    pub autoscaling: &'a AutoScaling,
+    /// The metadata service, for where IAM does not let the state be read.
+    pub imds: &'a Imds,
+    /// This instance.
+    pub node: &'a Node,
+    /// `[lifecycle]`
+    pub config: Option<&'a config::Lifecycle>,
+}
+
+/// What the instance is there for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// To be the node.
+    Wanted,
+    /// To wait in a warm pool, in this state: nothing is touched, above all not the volume.
+    Warm(String),
+}
+
+impl Launch<'_> {
+    /// What the instance is there for. One that is being terminated is left alone: a failure.
+    pub async fn standing(&self) -> Result<Standing, Failure> {
+        let state = match self.config {
+            Some(_) => self.autoscaling.state(&self.node.instance_id).await?,
+            None => LifecycleState::Unreadable,
+        };
+        match state {
+            LifecycleState::Terminating(state) => Err(self.terminating(&state)),
+            LifecycleState::Warmed(state) => Ok(Standing::Warm(state)),
+            LifecycleState::Unreadable => match self.imds.target_lifecycle_state().await? {
+                Some(target) => match LifecycleState::parse(&target) {
+                    LifecycleState::Terminating(state) => Err(self.terminating(&format!("on its way to {state}"))),
+                    LifecycleState::Warmed(state) => Ok(Standing::Warm(state)),
+                    _ => Ok(Standing::Wanted),
+                },
+                None => Ok(Standing::Wanted),
+            },
+            _ => Ok(Standing::Wanted),
+        }
+    }
+
+    /// Fails if the instance is not to be the node now.
+    pub async fn must_be_wanted(&self) -> Result<(), Failure> {
+        match self.standing().await? {
+            Standing::Wanted => Ok(()),
+            Standing::Warm(state) => {
+                Err(Failure::new(Code::WarmPool, format!("instance {} is {state}", self.node.instance_id)))
+            }
+        }
+    }
+
+    /// Whether a failure is to be answered with ABANDON at once.
+    pub fn abandons_on(&self, failed: &FailedStep) -> bool {
+        may_abandon(failed) && self.config.is_some_and(|config| config.on_failure == config::OnFailure::Abandon)
+    }
+
+    /// The failure of an instance on its way out.
+    pub fn terminating(&self, state: &str) -> Failure {
+        Failure::new(Code::Terminating, format!("instance {} is {state}", self.node.instance_id))
+    }
+}
+
+/// Whether this may be answered with ABANDON: a failure of the report itself never is, nor one that another process or the
+/// operator caused, nor one of an instance that is lost already.
+pub fn may_abandon(failed: &FailedStep) -> bool {
+    failed.step != Some(StepName::Complete)
+        && !matches!(
+            failed.failure.class(),
+            Class::Stopped | Class::Locked | Class::LifecycleLost | Class::LifecycleWaiting
+        )
+}
+
+/// The two results Auto Scaling takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum LaunchResult {
+    /// The node is healthy.
+    Continue,
+    /// The node failed: terminate and replace it.
+    Abandon,
+}
+
+impl fmt::Display for LaunchResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LaunchResult::Continue => "CONTINUE",
+            LaunchResult::Abandon => "ABANDON",
+        })
+    }
+}

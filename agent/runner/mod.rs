@@ -1,0 +1,216 @@
+//! The Step contract and its runner: observe → act → observe, with deadline, backoff, journal and log.
+//!
+//! A step's needs are its fields. [`Step::observe`] looks at the world and says done, to do, or not yet;
+//! [`Step::act`] changes the world and returns nothing. Only observing yields the output, so every step proves itself, and
+//! waiting is observing again. Nothing but this module retries.
+
+pub mod allowance;
+mod contract;
+pub mod patience;
+pub mod plan;
+mod progress;
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures_util::future;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use self::allowance::Allowance;
+pub use self::contract::{Observed, Step};
+use self::patience::{Patience, SETTLING};
+use self::plan::{Finding, Planned};
+use self::progress::Progress;
+use crate::failure::{Class, Code, FailedStep, Failure};
+use crate::sequence::StepName;
+use crate::state::Journal;
+
+/// How long a plan waits for services: somebody sits before it.
+const PLAN_OUTAGE: Duration = Duration::from_secs(20);
+
+/// Runs steps.
+#[derive(Debug)]
+pub struct Runner<'a> {
+    journal: &'a Journal,
+    outage: Duration,
+    stop: watch::Receiver<bool>,
+    allowance: &'a Allowance,
+    /// What began in this run: a later part of the same step goes on with its record.
+    begun: RefCell<BTreeSet<(StepName, Option<String>)>>,
+    /// Only looks, and puts down what would be done.
+    plan: Option<RefCell<Vec<Planned>>>,
+}
+
+impl<'a> Runner<'a> {
+    /// A runner that records in `journal`, rides out outages of AWS for `outage` (`timeouts.aws`), and stops when `stop`
+    /// becomes true.
+    pub fn new(journal: &'a Journal, outage: Duration, stop: watch::Receiver<bool>, allowance: &'a Allowance) -> Self {
+        Runner { journal, outage, stop, allowance, begun: RefCell::default(), plan: None }
+    }
+
+    /// A runner that only looks, up to the first thing that cannot be known yet.
+    pub fn planning(journal: &'a Journal, stop: watch::Receiver<bool>, allowance: &'a Allowance) -> Self {
+        Runner { plan: Some(RefCell::default()), ..Runner::new(journal, PLAN_OUTAGE, stop, allowance) }
+    }
+
+    /// Whether it only looks.
+    pub fn is_planning(&self) -> bool {
+        self.plan.is_some()
+    }
+
+    /// What was found by looking.
+    pub fn into_plan(self) -> Vec<Planned> {
+        self.plan.map(RefCell::into_inner).unwrap_or_default()
+    }
+
+    /// Runs one step to its end.
+    pub async fn step<S: Step>(&self, step: S) -> Result<S::Output, FailedStep> {
+        if let Some(plan) = &self.plan {
+            return self.look(&step, plan).await;
+        }
+        let _permit = self.allowance.permit(Some(Instant::now() + step.deadline()));
+        let key = (step.name(), step.subject().map(str::to_owned));
+        let first_part = self.begun.borrow_mut().insert(key);
+        let mut progress = Progress::begin(&step, self.journal, first_part);
+        let result = self.drive(&step, &mut progress).await;
+        progress.end(self.journal, result).map_err(|failure| FailedStep::at(step.name(), failure))
+    }
+
+    /// Runs the same step for several subjects at once; the first failure ends it.
+    pub async fn together<S: Step>(&self, steps: impl IntoIterator<Item = S>) -> Result<Vec<S::Output>, FailedStep> {
+        if self.is_planning() {
+            return self.in_turn(steps).await;
+        }
+        future::try_join_all(steps.into_iter().map(|step| self.step(step))).await
+    }
+
+    /// Runs the same step for several subjects, one after the other.
+    pub async fn in_turn<S: Step>(&self, steps: impl IntoIterator<Item = S>) -> Result<Vec<S::Output>, FailedStep> {
+        let mut outputs = Vec::new();
+        let mut unknown = None;
+        for step in steps {
+            match self.step(step).await {
+                Ok(output) => outputs.push(output),
+                // A plan tells of all of them.
+                Err(failed) if self.is_planning() => unknown = unknown.or(Some(failed)),
+                Err(failed) => return Err(failed),
+            }
+        }
+        unknown.map_or(Ok(outputs), Err)
+    }
+
+    /// Looks at one step, and puts down what it would come to.
+    async fn look<S: Step>(&self, step: &S, plan: &RefCell<Vec<Planned>>) -> Result<S::Output, FailedStep> {
+        let deadline = Instant::now() + step.deadline().min(PLAN_OUTAGE);
+        let mut patience = Patience::default();
+        let (finding, failure) = loop {
+            match self.bounded("observing the present state", step.observe(), deadline, true).await {
+                Ok(Observed::Done(output)) => {
+                    self.put_down(plan, step, Finding::AlreadySo, None);
+                    return Ok(output);
+                }
+                Ok(Observed::Todo(because)) => break (Finding::WouldDo, Failure::new(Code::NotKnownYet, because)),
+                Ok(Observed::NotYet(failure)) => break (Finding::WouldWait, failure),
+                Err(failure) => match patience.next(failure, self.outage, PLAN_OUTAGE, deadline, PLAN_OUTAGE) {
+                    Ok(pause) => sleep(pause).await,
+                    Err(failure) if failure.class() == Class::Safety => break (Finding::WouldRefuse, failure),
+                    Err(failure) => break (Finding::WouldFail, failure),
+                },
+            }
+        };
+        self.put_down(plan, step, finding, Some(&failure));
+        Err(FailedStep::at(step.name(), failure))
+    }
+
+    fn put_down<S: Step>(&self, plan: &RefCell<Vec<Planned>>, step: &S, finding: Finding, why: Option<&Failure>) {
+        let volume = step.subject().map(str::to_owned);
+        let first_part = self.begun.borrow_mut().insert((step.name(), volume.clone()));
+        let mut plan = plan.borrow_mut();
+        if !first_part {
+            // A later part of the same step says more.
+            plan.retain(|earlier| earlier.step != step.name() || earlier.volume != volume);
+        }
+        let exit_code = match (finding, why.map(Failure::class)) {
+            (Finding::WouldFail | Finding::WouldRefuse, Some(class)) | (_, Some(class @ Class::SafetyWaiting)) => {
+                class.exit_code()
+            }
+            _ => 0,
+        };
+        let remedy = why.filter(|why| why.code != Code::NotKnownYet).map(|why| why.what_to_do().to_owned());
+        let because = why.map(ToString::to_string).unwrap_or_default();
+        plan.push(Planned { step: step.name(), volume, finding, because, remedy, exit_code });
+    }
+
+    async fn drive<S: Step>(&self, step: &S, progress: &mut Progress) -> Result<S::Output, Failure> {
+        let deadline = progress.began + step.deadline();
+        let mut patience = Patience::default();
+        let mut acted_because = None;
+        loop {
+            self.check_stop()?;
+            let trouble = match self.bounded("observing the present state", step.observe(), deadline, true).await {
+                Ok(Observed::Done(output)) => return Ok(output),
+                Ok(Observed::NotYet(failure)) | Err(failure) => failure,
+                // The same once more: what was done is not seen yet, or had no effect.
+                Ok(Observed::Todo(because)) if acted_because.as_ref() == Some(&because) => {
+                    acted_because = None;
+                    Failure::new(Code::NoEffect, format!("the step has acted, but no effect is visible yet: {because}"))
+                }
+                Ok(Observed::Todo(because)) => {
+                    progress.acting(self.journal, &because);
+                    match self.bounded(&because, step.act(), deadline, !step.keeps_own_deadline()).await {
+                        Ok(()) => {
+                            patience.reset_trouble();
+                            acted_because = Some(because);
+                            continue;
+                        }
+                        Err(failure) => failure,
+                    }
+                }
+            };
+            let lasting = |class, usual| if step.outlasts().contains(&class) { step.deadline() } else { usual };
+            let (outage, settling) = (lasting(Class::Outage, self.outage), lasting(Class::Settling, SETTLING));
+            let pause = patience.next(trouble, outage, settling, deadline, step.deadline())?;
+            progress.waiting(self.journal, &patience, pause);
+            self.pause(pause).await?;
+        }
+    }
+
+    /// `work`, cut at the deadline if it may be cut.
+    async fn bounded<T>(
+        &self,
+        what: &str,
+        work: impl Future<Output = Result<T, Failure>>,
+        deadline: Instant,
+        cut: bool,
+    ) -> Result<T, Failure> {
+        if !cut {
+            return work.await;
+        }
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            result = timeout_at(deadline, work) => {
+                result.unwrap_or_else(|_| Err(Failure::new(Code::OutOfTime, format!("timed out at this: {what}"))))
+            }
+            _ = stop.wait_for(|stop| *stop) => Err(stopped()),
+        }
+    }
+
+    fn check_stop(&self) -> Result<(), Failure> {
+        if *self.stop.borrow() { Err(stopped()) } else { Ok(()) }
+    }
+
+    async fn pause(&self, pause: Duration) -> Result<(), Failure> {
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            () = sleep(pause) => Ok(()),
+            _ = stop.wait_for(|stop| *stop) => Err(stopped()),
+        }
+    }
+}
+
+/// The failure of being told to stop.
+pub fn stopped() -> Failure {
+    Failure::new(Code::Stopped, "the agent was told to stop before it had finished")
+}

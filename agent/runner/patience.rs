@@ -1,0 +1,135 @@
+//! How long a step goes on in the face of trouble, and how often it tries.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use tokio::time::Instant;
+
+use crate::failure::{Class, Code, Failure};
+use crate::time::rough;
+
+/// How long an answer that is probably eventual consistency is asked again (FACTS: about 60 s for ids and IAM).
+pub const SETTLING: Duration = Duration::from_mins(1);
+
+/// Decides between another round and giving up, and how long to pause.
+#[derive(Default)]
+pub(super) struct Patience {
+    /// Since when the same kind of trouble lasts, and its backoff.
+    trouble: Option<Trouble>,
+    /// What it was the last time.
+    pub(super) last: Option<Failure>,
+}
+
+struct Trouble {
+    class: Class,
+    /// How long it may last.
+    limit: Duration,
+    since: Instant,
+    delays: Box<dyn Iterator<Item = Duration>>,
+}
+
+impl Patience {
+    /// The step has acted: what comes now is new trouble.
+    pub(super) fn reset_trouble(&mut self) {
+        self.trouble = None;
+    }
+
+    /// The pause before the next round, or the failure that ends the step.
+    pub(super) fn next(
+        &mut self,
+        failure: Failure,
+        outage: Duration,
+        settling: Duration,
+        deadline: Instant,
+        allowed: Duration,
+    ) -> Result<Duration, Failure> {
+        let class = failure.class();
+        let now = Instant::now();
+        if failure.code == Code::OutOfTime {
+            // That the time ran out during a look says less than what the looks before have seen.
+            return Err(self.last.take().unwrap_or(failure).given_up(&rough(allowed)));
+        }
+        let limit = match class {
+            // An instance profile may come minutes after the instance.
+            _ if failure.code == Code::Credentials => outage,
+            Class::Outage => outage,
+            Class::Settling => settling,
+            Class::Waiting | Class::SafetyWaiting | Class::LifecycleWaiting => allowed,
+            _ => return Err(failure),
+        };
+        // Of the same class, but with another limit, is other trouble: an action that is not allowed yet is not part of the
+        // wait for credentials.
+        if self.trouble.as_ref().is_none_or(|trouble| (trouble.class, trouble.limit) != (class, limit)) {
+            self.trouble = Some(Trouble { class, limit, since: now, delays: delays(class) });
+        }
+        let Some(trouble) = self.trouble.as_mut() else { return Err(failure) };
+        let lasted = now - trouble.since;
+        let pause = trouble.delays.next().unwrap_or(Duration::from_secs(5));
+        if lasted >= limit {
+            return Err(failure.given_up(&rough(lasted)));
+        }
+        if now >= deadline {
+            return Err(failure.given_up(&rough(allowed)));
+        }
+        self.last = Some(failure);
+        Ok(pause.min(deadline - now))
+    }
+}
+
+/// Waits are polled briskly at first, because a volume that comes free must be taken within a second, and more
+/// slowly when they last, because EC2's request quota is the whole account's. Errors back off exponentially.
+fn delays(class: Class) -> Box<dyn Iterator<Item = Duration>> {
+    let exponential = |first: u64, most: u64| {
+        ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(first))
+            .with_max_delay(Duration::from_millis(most))
+            .with_factor(1.6)
+            .without_max_times()
+            .with_jitter()
+            .build()
+    };
+    match class {
+        // The jitter adds up to as much again: at most 0.5 s between polls for the first two minutes.
+        Class::Waiting | Class::SafetyWaiting => {
+            Box::new(exponential(20, 250).take(322).chain(exponential(500, 2_500)))
+        }
+        // Nothing is lost by a report that comes some seconds later, and each try is a call of a quota that is the account's.
+        Class::LifecycleWaiting => Box::new(exponential(50, 5_000)),
+        _ => Box::new(exponential(100, 4_000)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_waited_for_as_long_as_timeouts_aws_and_permissions_a_minute() {
+        let minutes = Duration::from_mins;
+        let mut patience = Patience::default();
+        let mut next = |code, after: Duration| {
+            if let Some(trouble) = &mut patience.trouble {
+                trouble.since -= after;
+            }
+            let deadline = Instant::now() + minutes(60);
+            patience.next(Failure::new(code, "no"), minutes(5), SETTLING, deadline, minutes(60)).is_ok()
+        };
+        assert!(next(Code::Credentials, minutes(0)));
+        assert!(next(Code::Credentials, minutes(4)));
+        // Its minute begins now.
+        assert!(next(Code::AccessDenied, minutes(0)));
+        assert!(!next(Code::AccessDenied, SETTLING));
+        assert!(next(Code::Credentials, minutes(0)));
+        assert!(!next(Code::Credentials, minutes(5)));
+    }
+
+    #[test]
+    fn what_may_come_free_at_any_moment_is_looked_at_twice_a_second_for_two_minutes_and_then_less_often() {
+        let pauses: Vec<Duration> = delays(Class::Waiting).take(400).collect();
+        let brisk = pauses.iter().take_while(|pause| **pause <= Duration::from_millis(500));
+        assert!(brisk.clone().count() >= 322, "{pauses:?}");
+        // The shortest that they can be together: without jitter.
+        assert!(brisk.sum::<Duration>() >= Duration::from_secs(75), "{pauses:?}");
+        assert!(pauses[390..].iter().all(|pause| (2_500..=5_000).contains(&pause.as_millis())), "{pauses:?}");
+    }
+}

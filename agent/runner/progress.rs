@@ -1,0 +1,149 @@
+//! A step's progress: its record in the journal, and the lines in the log.
+
+use std::fmt;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::contract::Step;
+use super::patience::Patience;
+use crate::failure::Failure;
+use crate::state::{Journal, Outcome, StepRecord};
+use crate::time::{self, rough};
+
+/// How often a wait that goes on unchanged is logged again.
+const REMINDER: Duration = Duration::from_secs(30);
+
+/// A step's record while it runs.
+pub(super) struct Progress {
+    pub(super) began: Instant,
+    earlier: Duration,
+    record: StepRecord,
+    allowed: Duration,
+    changed: bool,
+    only_looks: bool,
+    prepares: Option<&'static str>,
+    /// What is or was last done, and why.
+    doing: Option<String>,
+    told: Option<(String, Instant)>,
+}
+
+impl Progress {
+    pub(super) fn begin<S: Step>(step: &S, journal: &Journal, first_part: bool) -> Self {
+        let (name, subject) = (step.name(), step.subject());
+        let earlier_part = || {
+            journal.read(|state| {
+                state.steps.iter().find(|old| old.step == name && old.subject.as_deref() == subject).cloned()
+            })
+        };
+        let record = if first_part { None } else { earlier_part() }.unwrap_or_else(|| StepRecord {
+            step: name,
+            subject: subject.map(str::to_owned),
+            outcome: Outcome::AlreadySo,
+            waiting: None,
+            allowed_ms: 0,
+            attempts: 0,
+            started_at: time::now(),
+            took_ms: 0,
+            prepared: None,
+            error: None,
+        });
+        let mut progress = Progress {
+            began: Instant::now(),
+            earlier: Duration::from_millis(record.took_ms),
+            changed: record.outcome == Outcome::Changed && record.prepared.is_none(),
+            record: StepRecord { allowed_ms: time::millis(step.deadline()), prepared: None, ..record },
+            allowed: step.deadline(),
+            only_looks: step.only_looks(),
+            prepares: step.prepares(),
+            doing: None,
+            told: None,
+        };
+        progress.log("begin", format_args!("observing the present state"));
+        progress.record.outcome = Outcome::Running;
+        journal.note_record(progress.record.clone());
+        progress
+    }
+
+    pub(super) fn acting(&mut self, journal: &Journal, because: &str) {
+        self.record.attempts += 1;
+        // A next try of the same thing goes on with what the last one met: who looks meanwhile is told why it lasts.
+        if self.doing.as_deref() != Some(because) {
+            self.record.waiting = None;
+            self.doing = Some(because.to_owned());
+        }
+        self.changed = true;
+        self.log(
+            "start",
+            format_args!("start: {because} (attempt {}, deadline {})", self.record.attempts, rough(self.allowed)),
+        );
+        self.save(journal, Outcome::Running);
+    }
+
+    pub(super) fn waiting(&mut self, journal: &Journal, patience: &Patience, pause: Duration) {
+        self.record.attempts += 1;
+        let now = Instant::now();
+        let why = patience.last.as_ref().map(ToString::to_string).unwrap_or_default();
+        if self.record.waiting.as_ref() != Some(&why) {
+            self.record.waiting = Some(why.clone());
+            journal.note_record(self.record.clone());
+        }
+        if self.told.as_ref().is_some_and(|(text, at)| *text == why && now - *at < REMINDER) {
+            return;
+        }
+        self.log(
+            "wait",
+            format_args!(
+                "wait: {why} (attempt {}, {} of {}, again in {})",
+                self.record.attempts,
+                rough(self.began.elapsed()),
+                rough(self.allowed),
+                rough(pause),
+            ),
+        );
+        self.told = Some((why, now));
+    }
+
+    pub(super) fn end<T>(mut self, journal: &Journal, result: Result<T, Failure>) -> Result<T, Failure> {
+        self.record.waiting = None;
+        match result {
+            Ok(output) => {
+                let outcome = if self.changed { Outcome::Changed } else { Outcome::AlreadySo };
+                self.record.prepared = self.prepares.map(str::to_owned);
+                self.save(journal, outcome);
+                if let Some(prepared) = self.prepares {
+                    tracing::debug!(
+                        step = self.record.step.as_str(),
+                        volume = self.record.subject.as_deref(),
+                        "{prepared} ({})",
+                        rough(self.began.elapsed())
+                    );
+                    return Ok(output);
+                }
+                let how = if self.changed || self.only_looks || self.told.is_some() { "done" } else { "already so" };
+                self.log("done", format_args!("{how} ({})", rough(self.began.elapsed())));
+                Ok(output)
+            }
+            Err(failure) => {
+                self.record.error = Some((&failure).into());
+                self.save(journal, Outcome::Failed);
+                self.log("failed", format_args!("failed ({}): {failure}", rough(self.began.elapsed())));
+                Err(failure)
+            }
+        }
+    }
+
+    fn save(&mut self, journal: &Journal, outcome: Outcome) {
+        self.record.outcome = outcome;
+        self.record.took_ms = time::millis(self.earlier + self.began.elapsed());
+        journal.record(self.record.clone());
+    }
+
+    /// `kind` says what becomes of the step, for those who draw it (agent/log).
+    fn log(&self, kind: &'static str, text: fmt::Arguments<'_>) {
+        let step = self.record.step.as_str();
+        let volume = self.record.subject.as_deref();
+        let (attempt, allowed_ms) = (self.record.attempts, time::millis(self.allowed));
+        tracing::info!(step, volume, kind, attempt, allowed_ms, "{text}");
+    }
+}
