@@ -1,0 +1,177 @@
+//! The house: which file knows which. Read from the `use` lines and the paths in the code, tests left out.
+
+#![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use syn::visit::{self, Visit};
+use syn::{Attribute, ItemMod, ItemUse, UseTree, VisRestricted};
+
+/// A module by its names from the crate's root: `["state", "store"]`; none for `lib.rs`.
+type Module = Vec<String>;
+
+/// The file of each module, and which others each of them names.
+struct House {
+    knows: BTreeMap<Module, BTreeSet<Module>>,
+}
+
+impl House {
+    fn read() -> House {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("agent");
+        let mut files = Vec::new();
+        sources(&root, &mut files);
+        let modules: BTreeMap<Module, PathBuf> = files.into_iter().map(|file| (module(&root, &file), file)).collect();
+        let knows = modules.iter().map(|(module, file)| {
+            let mut named = Named { module, paths: Vec::new() };
+            named.visit_file(&syn::parse_file(&fs::read_to_string(file).unwrap()).unwrap());
+            let mut others: BTreeSet<Module> = named.paths.into_iter().map(|path| file_of(path, &modules)).collect();
+            others.remove(module);
+            // The root only lists the modules.
+            others.remove(&Vec::new());
+            (module.clone(), others)
+        });
+        House { knows: knows.collect() }
+    }
+
+    /// The files that know each other in a circle, each circle once.
+    fn circles(&self) -> Vec<Vec<&Module>> {
+        let reaches: BTreeMap<&Module, BTreeSet<&Module>> =
+            self.knows.keys().map(|module| (module, self.reached_from(module))).collect();
+        let mut circles: Vec<Vec<&Module>> = Vec::new();
+        for (module, reached) in &reaches {
+            let circle: Vec<_> = reached.iter().copied().filter(|other| reaches[other].contains(*module)).collect();
+            if !circle.is_empty() && !circles.contains(&circle) {
+                circles.push(circle);
+            }
+        }
+        circles
+    }
+
+    fn reached_from(&self, module: &Module) -> BTreeSet<&Module> {
+        let mut reached = BTreeSet::new();
+        let mut next: Vec<&Module> = self.knows[module].iter().collect();
+        while let Some(module) = next.pop() {
+            if reached.insert(module) {
+                next.extend(&self.knows[module]);
+            }
+        }
+        reached
+    }
+}
+
+fn sources(dir: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        // A module's tests lie in a folder of this name.
+        if path.is_dir() && path.file_name().unwrap() != "tests" {
+            sources(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+fn module(root: &Path, file: &Path) -> Module {
+    let path = file.strip_prefix(root).unwrap().with_extension("");
+    let mut names: Module = path.iter().map(|name| name.to_str().unwrap().to_owned()).collect();
+    if names.last().is_some_and(|last| ["mod", "lib", "main"].contains(&last.as_str())) {
+        names.pop();
+    }
+    names
+}
+
+/// The file in which a path leads on: the longest beginning that is a module.
+fn file_of(mut path: Module, modules: &BTreeMap<Module, PathBuf>) -> Module {
+    while !modules.contains_key(&path) {
+        path.pop();
+    }
+    path
+}
+
+/// The paths that a file names, from the crate's root.
+struct Named<'a> {
+    module: &'a Module,
+    paths: Vec<Module>,
+}
+
+impl Named<'_> {
+    fn note(&mut self, path: &[String]) {
+        let Some((first, rest)) = path.split_first() else { return };
+        let mut from = self.module.clone();
+        match first.as_str() {
+            "crate" => self.paths.push(rest.to_vec()),
+            "self" => self.paths.push([from, rest.to_vec()].concat()),
+            "super" => {
+                from.pop();
+                let further = rest.iter().take_while(|name| *name == "super").count();
+                from.truncate(from.len() - further);
+                self.paths.push([from, rest[further..].to_vec()].concat());
+            }
+            _ => {}
+        }
+    }
+
+    fn note_tree(&mut self, before: &[String], tree: &UseTree) {
+        let with = |name: &syn::Ident| [before, &[name.to_string()]].concat();
+        match tree {
+            UseTree::Path(path) => self.note_tree(&with(&path.ident), &path.tree),
+            UseTree::Group(group) => group.items.iter().for_each(|tree| self.note_tree(before, tree)),
+            UseTree::Name(name) if name.ident == "self" => self.note(before),
+            UseTree::Name(name) => self.note(&with(&name.ident)),
+            UseTree::Rename(rename) if rename.ident == "self" => self.note(before),
+            UseTree::Rename(rename) => self.note(&with(&rename.ident)),
+            UseTree::Glob(_) => self.note(before),
+        }
+    }
+}
+
+fn is_of_tests(attributes: &[Attribute]) -> bool {
+    attributes.iter().any(|attribute| {
+        attribute.path().is_ident("cfg") && attribute.parse_args::<syn::Ident>().is_ok_and(|word| word == "test")
+    })
+}
+
+impl<'ast> Visit<'ast> for Named<'_> {
+    fn visit_item_mod(&mut self, module: &'ast ItemMod) {
+        if !is_of_tests(&module.attrs) {
+            visit::visit_item_mod(self, module);
+        }
+    }
+
+    fn visit_item_use(&mut self, item: &'ast ItemUse) {
+        self.note_tree(&[], &item.tree);
+    }
+
+    // pub(super) says who may look, not who is known.
+    fn visit_vis_restricted(&mut self, _: &'ast VisRestricted) {}
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        let names: Vec<_> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
+        self.note(&names);
+        visit::visit_path(self, path);
+    }
+}
+
+fn told(module: &Module) -> String {
+    module.join("::")
+}
+
+#[test]
+fn no_files_know_each_other_in_a_circle() {
+    let house = House::read();
+    assert!(house.knows.len() > 80, "the sources were not found");
+    let circles: Vec<String> = house
+        .circles()
+        .into_iter()
+        .map(|circle| {
+            let arrows = |module: &&Module| {
+                let known = house.knows[*module].iter().filter(|other| circle.contains(other)).map(told);
+                format!("{} -> {}", told(module), known.collect::<Vec<_>>().join(", "))
+            };
+            circle.iter().map(arrows).collect::<Vec<_>>().join("\n")
+        })
+        .collect();
+    assert!(circles.is_empty(), "{}", circles.join("\n\n"));
+}
