@@ -14,8 +14,6 @@ use crate::{
     prepare_with_package, settings, settings_for,
 };
 
-/// From the start of the agent's unit to its application's, in the guest's own time.
-const SOON: Duration = Duration::from_secs(10);
 /// A machine that has a login and no application by then will have none.
 const NEVER: Duration = Duration::from_mins(2);
 
@@ -100,7 +98,6 @@ fn a_node_in_service_comes_up_at_a_reboot_without_aws_and_without_a_network() {
         }
         let took = from_start_to_application(&mut shell);
         println!("without {missing:?}: the application was up {took:?} after the start of the agent's unit");
-        assert!(took < SOON, "{missing:?}: the application was up {took:?} after the start of the agent's unit");
         if matches!(missing, Missing::Network) {
             // Nor was the start of the unit waiting for that.
             assert_eq!(shell.attempt("systemctl is-active network-online.target").0, "inactive", "after {took:?}");
