@@ -16,43 +16,55 @@ pub enum Observed<T> {
     NotYet(Failure),
 }
 
+/// What is known of a step before it runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Header<'a> {
+    /// The step it is, or is a part of. Parts of one step share its record.
+    pub name: StepName,
+    /// The volume it is about, where it is about one.
+    pub subject: Option<&'a str>,
+    /// How long it may take.
+    pub deadline: Duration,
+    /// The kinds of trouble that it goes on with to its own deadline, rather than for `timeouts.aws` or
+    /// [`super::patience::SETTLING`].
+    pub outlasts: &'static [Class],
+    /// Whether `act` keeps the deadline itself, because what it started must not simply be dropped (hooks, mkfs).
+    pub keeps_own_deadline: bool,
+    /// Whether there is never anything to do but to look.
+    pub only_looks: bool,
+    /// For a part that only prepares a later part of the same step: the word for its end (`fetched`). The step itself is not
+    /// done then, and nobody is told that it is.
+    pub prepares: Option<&'static str>,
+}
+
+impl<'a> Header<'a> {
+    /// A step that is cut off at its deadline and has something to do.
+    pub fn of(name: StepName, deadline: Duration) -> Self {
+        Header {
+            name,
+            subject: None,
+            deadline,
+            outlasts: &[],
+            keeps_own_deadline: false,
+            only_looks: false,
+            prepares: None,
+        }
+    }
+
+    /// The same, about a volume.
+    pub fn about(self, volume: &'a str) -> Self {
+        Header { subject: Some(volume), ..self }
+    }
+}
+
 /// One step of the sequence, or a part of one.
 #[expect(async_fn_in_trait, reason = "the runtime is one thread; nothing needs these futures to be Send")]
 pub trait Step {
     /// What the next steps get from it.
     type Output;
 
-    /// The step it is, or is a part of. Parts of one step share its record.
-    fn name(&self) -> StepName;
-
-    /// The volume it is about, where it is about one.
-    fn subject(&self) -> Option<&str> {
-        None
-    }
-
-    /// How long it may take.
-    fn deadline(&self) -> Duration;
-
-    /// The kinds of trouble that it goes on with to its own deadline, rather than for `timeouts.aws` or [`super::patience::SETTLING`].
-    fn outlasts(&self) -> &'static [Class] {
-        &[]
-    }
-
-    /// Whether `act` keeps the deadline itself, because what it started must not simply be dropped (hooks, mkfs).
-    fn keeps_own_deadline(&self) -> bool {
-        false
-    }
-
-    /// Whether there is never anything to do but to look.
-    fn only_looks(&self) -> bool {
-        false
-    }
-
-    /// For a part that only prepares a later part of the same step: the word for its end (`fetched`). The step itself is not
-    /// done then, and nobody is told that it is.
-    fn prepares(&self) -> Option<&'static str> {
-        None
-    }
+    /// What is known of it beforehand.
+    fn header(&self) -> Header<'_>;
 
     /// Looks, and changes nothing.
     async fn observe(&self) -> Result<Observed<Self::Output>, Failure>;

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use self::allowance::Allowance;
-pub use self::contract::{Observed, Step};
+pub use self::contract::{Header, Observed, Step};
 use self::patience::{Patience, SETTLING};
 use self::plan::{Finding, Planned};
 use self::progress::Progress;
@@ -70,12 +70,13 @@ impl<'a> Runner<'a> {
         if let Some(plan) = &self.plan {
             return self.look(&step, plan).await;
         }
-        let _permit = self.allowance.permit(Some(Instant::now() + step.deadline()));
-        let key = (step.name(), step.subject().map(str::to_owned));
+        let header = step.header();
+        let _permit = self.allowance.permit(Some(Instant::now() + header.deadline));
+        let key = (header.name, header.subject.map(str::to_owned));
         let first_part = self.begun.borrow_mut().insert(key);
-        let mut progress = Progress::begin(&step, self.journal, first_part);
+        let mut progress = Progress::begin(header, self.journal, first_part);
         let result = self.drive(&step, &mut progress).await;
-        progress.end(self.journal, result).map_err(|failure| FailedStep::at(step.name(), failure))
+        progress.end(self.journal, result).map_err(|failure| FailedStep::at(header.name, failure))
     }
 
     /// Runs the same step for several subjects at once; the first failure ends it.
@@ -103,12 +104,12 @@ impl<'a> Runner<'a> {
 
     /// Looks at one step, and puts down what it would come to.
     async fn look<S: Step>(&self, step: &S, plan: &RefCell<Vec<Planned>>) -> Result<S::Output, FailedStep> {
-        let deadline = Instant::now() + step.deadline().min(PLAN_OUTAGE);
+        let deadline = Instant::now() + step.header().deadline.min(PLAN_OUTAGE);
         let mut patience = Patience::default();
         let (finding, failure) = loop {
             match self.bounded("observing the present state", step.observe(), deadline, true).await {
                 Ok(Observed::Done(output)) => {
-                    self.put_down(plan, step, Finding::AlreadySo, None);
+                    self.put_down(plan, step.header(), Finding::AlreadySo, None);
                     return Ok(output);
                 }
                 Ok(Observed::Todo(because)) => break (Finding::WouldDo, Failure::new(Code::NotKnownYet, because)),
@@ -120,17 +121,17 @@ impl<'a> Runner<'a> {
                 },
             }
         };
-        self.put_down(plan, step, finding, Some(&failure));
-        Err(FailedStep::at(step.name(), failure))
+        self.put_down(plan, step.header(), finding, Some(&failure));
+        Err(FailedStep::at(step.header().name, failure))
     }
 
-    fn put_down<S: Step>(&self, plan: &RefCell<Vec<Planned>>, step: &S, finding: Finding, why: Option<&Failure>) {
-        let volume = step.subject().map(str::to_owned);
-        let first_part = self.begun.borrow_mut().insert((step.name(), volume.clone()));
+    fn put_down(&self, plan: &RefCell<Vec<Planned>>, header: Header<'_>, finding: Finding, why: Option<&Failure>) {
+        let (step, volume) = (header.name, header.subject.map(str::to_owned));
+        let first_part = self.begun.borrow_mut().insert((step, volume.clone()));
         let mut plan = plan.borrow_mut();
         if !first_part {
             // A later part of the same step says more.
-            plan.retain(|earlier| earlier.step != step.name() || earlier.volume != volume);
+            plan.retain(|earlier| earlier.step != step || earlier.volume != volume);
         }
         let exit_code = match (finding, why.map(Failure::class)) {
             (Finding::WouldFail | Finding::WouldRefuse, Some(class)) | (_, Some(class @ Class::SafetyWaiting)) => {
@@ -140,11 +141,12 @@ impl<'a> Runner<'a> {
         };
         let remedy = why.filter(|why| why.code != Code::NotKnownYet).map(|why| why.what_to_do().to_owned());
         let because = why.map(ToString::to_string).unwrap_or_default();
-        plan.push(Planned { step: step.name(), volume, finding, because, remedy, exit_code });
+        plan.push(Planned { step, volume, finding, because, remedy, exit_code });
     }
 
     async fn drive<S: Step>(&self, step: &S, progress: &mut Progress) -> Result<S::Output, Failure> {
-        let deadline = progress.began + step.deadline();
+        let header = step.header();
+        let deadline = progress.began + header.deadline;
         let mut patience = Patience::default();
         let mut acted_because = None;
         loop {
@@ -159,7 +161,7 @@ impl<'a> Runner<'a> {
                 }
                 Ok(Observed::Todo(because)) => {
                     progress.acting(self.journal, &because);
-                    match self.bounded(&because, step.act(), deadline, !step.keeps_own_deadline()).await {
+                    match self.bounded(&because, step.act(), deadline, !header.keeps_own_deadline).await {
                         Ok(()) => {
                             patience.reset_trouble();
                             acted_because = Some(because);
@@ -169,9 +171,9 @@ impl<'a> Runner<'a> {
                     }
                 }
             };
-            let lasting = |class, usual| if step.outlasts().contains(&class) { step.deadline() } else { usual };
+            let lasting = |class, usual| if header.outlasts.contains(&class) { header.deadline } else { usual };
             let (outage, settling) = (lasting(Class::Outage, self.outage), lasting(Class::Settling, SETTLING));
-            let pause = patience.next(trouble, outage, settling, deadline, step.deadline())?;
+            let pause = patience.next(trouble, outage, settling, deadline, header.deadline)?;
             progress.waiting(self.journal, &patience, pause);
             self.pause(pause).await?;
         }

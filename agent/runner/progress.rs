@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::contract::Step;
+use super::contract::Header;
 use super::patience::Patience;
 use crate::failure::Failure;
 use crate::state::{Journal, Outcome, StepRecord};
@@ -29,8 +29,8 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub(super) fn begin<S: Step>(step: &S, journal: &Journal, first_part: bool) -> Self {
-        let (name, subject) = (step.name(), step.subject());
+    pub(super) fn begin(header: Header<'_>, journal: &Journal, first_part: bool) -> Self {
+        let (name, subject) = (header.name, header.subject);
         let earlier_part = || {
             journal.read(|state| {
                 state.steps.iter().find(|old| old.step == name && old.subject.as_deref() == subject).cloned()
@@ -52,10 +52,10 @@ impl Progress {
             began: Instant::now(),
             earlier: Duration::from_millis(record.took_ms),
             changed: record.outcome == Outcome::Changed && record.prepared.is_none(),
-            record: StepRecord { allowed_ms: time::millis(step.deadline()), prepared: None, ..record },
-            allowed: step.deadline(),
-            only_looks: step.only_looks(),
-            prepares: step.prepares(),
+            record: StepRecord { allowed_ms: time::millis(header.deadline), prepared: None, ..record },
+            allowed: header.deadline,
+            only_looks: header.only_looks,
+            prepares: header.prepares,
             doing: None,
             told: None,
         };

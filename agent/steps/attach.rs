@@ -11,7 +11,7 @@ use crate::config;
 use crate::failure::{Code, Failure};
 use crate::lifecycle::Launch;
 use crate::lifecycle::Node;
-use crate::runner::{Observed, Step};
+use crate::runner::{Header, Observed, Step};
 use crate::sequence::StepName;
 
 /// Attaches one volume.
@@ -64,16 +64,8 @@ pub struct Attached<'a> {
 impl<'a> Step for Attach<'a> {
     type Output = Attached<'a>;
 
-    fn name(&self) -> StepName {
-        StepName::Attach
-    }
-
-    fn subject(&self) -> Option<&str> {
-        Some(self.want.id.as_str())
-    }
-
-    fn deadline(&self) -> Duration {
-        self.deadline
+    fn header(&self) -> Header<'_> {
+        Header::of(StepName::Attach, self.deadline).about(self.want.id.as_str())
     }
 
     async fn observe(&self) -> Result<Observed<Attached<'a>>, Failure> {

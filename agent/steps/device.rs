@@ -9,7 +9,7 @@ use crate::aws::ec2::Ec2;
 use crate::failure::{Code, Failure};
 use crate::host::device::{self, Device};
 use crate::host::systemd;
-use crate::runner::{Observed, Step};
+use crate::runner::{Header, Observed, Step};
 use crate::sequence::StepName;
 use crate::steps::attach::Attached;
 
@@ -32,24 +32,12 @@ const SIZE_FRESH: Duration = Duration::from_secs(5);
 impl Step for FindDevice<'_> {
     type Output = Device;
 
-    fn name(&self) -> StepName {
-        StepName::Filesystem
-    }
-
-    fn subject(&self) -> Option<&str> {
-        Some(self.volume.want.id.as_str())
-    }
-
-    fn deadline(&self) -> Duration {
-        self.deadline
-    }
-
-    fn only_looks(&self) -> bool {
-        true
-    }
-
-    fn prepares(&self) -> Option<&'static str> {
-        Some("device found")
+    fn header(&self) -> Header<'_> {
+        Header {
+            only_looks: true,
+            prepares: Some("device found"),
+            ..Header::of(StepName::Filesystem, self.deadline).about(self.volume.want.id.as_str())
+        }
     }
 
     async fn observe(&self) -> Result<Observed<Device>, Failure> {

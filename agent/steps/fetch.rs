@@ -15,7 +15,7 @@ use crate::config::{self, Contents, Hooks, Script, Sha256Digest, fault};
 use crate::failure::{Class, Code, Failure, Named};
 use crate::host::atomic::Replacement;
 use crate::host::read::{self, Pipes};
-use crate::runner::{Observed, Step};
+use crate::runner::{Header, Observed, Step};
 use crate::sequence::StepName;
 
 /// How long a role or a policy may lack effect before the embedded script is taken instead of the one at its source.
@@ -75,25 +75,14 @@ pub struct StagedScript {
 impl Step for Fetch<'_> {
     type Output = Staged;
 
-    fn name(&self) -> StepName {
-        StepName::Files
-    }
-
-    /// Longer than configured by more than the longest pause between two tries, so that the fallback comes before the end.
-    fn deadline(&self) -> Duration {
-        self.deadline + Duration::from_secs(30)
-    }
-
-    fn only_looks(&self) -> bool {
-        true
-    }
-
-    fn prepares(&self) -> Option<&'static str> {
-        Some("fetched")
-    }
-
-    fn outlasts(&self) -> &'static [Class] {
-        &[Class::Outage]
+    fn header(&self) -> Header<'_> {
+        // Longer than configured by more than the longest pause between two tries, so that the fallback comes before the end.
+        Header {
+            outlasts: &[Class::Outage],
+            only_looks: true,
+            prepares: Some("fetched"),
+            ..Header::of(StepName::Files, self.deadline + Duration::from_secs(30))
+        }
     }
 
     /// Fetching changes nothing but the private directory: it is a look at what is to be written.

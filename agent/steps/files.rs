@@ -11,7 +11,7 @@ use crate::failure::{Failure, Named};
 use crate::host::accounts;
 use crate::host::atomic::{Replacement, remove_leftovers_in};
 use crate::host::path::{Folder, Missing};
-use crate::runner::{Observed, Step};
+use crate::runner::{Header, Observed, Step};
 use crate::sequence::StepName;
 use crate::state::Journal;
 
@@ -33,16 +33,8 @@ impl Step for WriteFiles<'_> {
     /// The digest of all that was written, for the steps that depend on it.
     type Output = String;
 
-    fn name(&self) -> StepName {
-        StepName::Files
-    }
-
-    fn deadline(&self) -> Duration {
-        DEADLINE
-    }
-
-    fn keeps_own_deadline(&self) -> bool {
-        true
+    fn header(&self) -> Header<'_> {
+        Header { keeps_own_deadline: true, ..Header::of(StepName::Files, DEADLINE) }
     }
 
     async fn observe(&self) -> Result<Observed<String>, Failure> {

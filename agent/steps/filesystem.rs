@@ -12,7 +12,7 @@ use crate::host::probe::{Evidence, Found, Verdict, probe};
 use crate::host::unfinished::{self, Left};
 use crate::host::{command, mount, systemd};
 use crate::lifecycle::Launch;
-use crate::runner::{Observed, Step};
+use crate::runner::{Header, Observed, Step};
 use crate::sequence::StepName;
 use crate::state::{FormatIntent, Journal};
 use crate::steps::attach::Attached;
@@ -40,21 +40,12 @@ pub struct MakeFilesystem<'a> {
 impl Step for MakeFilesystem<'_> {
     type Output = Found;
 
-    fn name(&self) -> StepName {
-        StepName::Filesystem
-    }
-
-    fn subject(&self) -> Option<&str> {
-        Some(self.volume.want.id.as_str())
-    }
-
-    fn deadline(&self) -> Duration {
-        self.deadline
-    }
-
-    /// A running mkfs is never cut off.
-    fn keeps_own_deadline(&self) -> bool {
-        true
+    fn header(&self) -> Header<'_> {
+        Header {
+            // A running mkfs is never cut off.
+            keeps_own_deadline: true,
+            ..Header::of(StepName::Filesystem, self.deadline).about(self.volume.want.id.as_str())
+        }
     }
 
     async fn observe(&self) -> Result<Observed<Found>, Failure> {

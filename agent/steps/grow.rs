@@ -8,7 +8,7 @@ use crate::config::FileSystemType;
 use crate::failure::Failure;
 use crate::host::device::Device;
 use crate::host::resize::{self, Extent};
-use crate::runner::{Observed, Step};
+use crate::runner::{Header, Observed, Step};
 use crate::sequence::StepName;
 use crate::state::Journal;
 use crate::steps::attach::Attached;
@@ -31,16 +31,8 @@ pub struct Grow<'a> {
 impl Step for Grow<'_> {
     type Output = ();
 
-    fn name(&self) -> StepName {
-        StepName::Grow
-    }
-
-    fn subject(&self) -> Option<&str> {
-        Some(self.volume.want.id.as_str())
-    }
-
-    fn deadline(&self) -> Duration {
-        self.deadline
+    fn header(&self) -> Header<'_> {
+        Header::of(StepName::Grow, self.deadline).about(self.volume.want.id.as_str())
     }
 
     async fn observe(&self) -> Result<Observed<()>, Failure> {

@@ -23,7 +23,7 @@ use crate::host::group;
 use crate::host::hook_log::{self, Lines};
 use crate::host::hook_reader::{Output, Patience};
 use crate::lifecycle::Launch;
-use crate::runner::{Observed, Step, stopped};
+use crate::runner::{Header, Observed, Step, stopped};
 use crate::sequence::StepName;
 use crate::state::{Journal, Process};
 use crate::steps::fetch::StagedScript;
@@ -70,17 +70,12 @@ impl Step for Hook<'_> {
     /// The digest of all inputs, for the step that depends on it.
     type Output = String;
 
-    fn name(&self) -> StepName {
-        self.step
-    }
-
-    fn deadline(&self) -> Duration {
-        self.deadline
-    }
-
-    /// What the hook started is ended with it, and that takes more than dropping a future.
-    fn keeps_own_deadline(&self) -> bool {
-        true
+    fn header(&self) -> Header<'_> {
+        Header {
+            // What the hook started is ended with it, and that takes more than dropping a future.
+            keeps_own_deadline: true,
+            ..Header::of(self.step, self.deadline)
+        }
     }
 
     async fn observe(&self) -> Result<Observed<String>, Failure> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::aws::imds::Imds;
 use crate::failure::{Code, Failure};
 use crate::lifecycle::{Launch, Node, Standing};
-use crate::runner::{Observed, Step};
+use crate::runner::{Header, Observed, Step};
 use crate::sequence::StepName;
 
 /// Reads the instance metadata.
@@ -21,20 +21,8 @@ pub struct Identify<'a> {
 impl Step for Identify<'_> {
     type Output = Node;
 
-    fn name(&self) -> StepName {
-        StepName::Identity
-    }
-
-    fn deadline(&self) -> Duration {
-        self.deadline
-    }
-
-    fn only_looks(&self) -> bool {
-        true
-    }
-
-    fn prepares(&self) -> Option<&'static str> {
-        Some("instance known")
+    fn header(&self) -> Header<'_> {
+        Header { only_looks: true, prepares: Some("instance known"), ..Header::of(StepName::Identity, self.deadline) }
     }
 
     async fn observe(&self) -> Result<Observed<Node>, Failure> {
@@ -65,16 +53,8 @@ pub struct RightNode<'a> {
 impl Step for RightNode<'_> {
     type Output = Standing;
 
-    fn name(&self) -> StepName {
-        StepName::Identity
-    }
-
-    fn deadline(&self) -> Duration {
-        self.deadline
-    }
-
-    fn only_looks(&self) -> bool {
-        true
+    fn header(&self) -> Header<'_> {
+        Header { only_looks: true, ..Header::of(StepName::Identity, self.deadline) }
     }
 
     async fn observe(&self) -> Result<Observed<Standing>, Failure> {

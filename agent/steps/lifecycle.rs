@@ -11,7 +11,7 @@ use crate::failure::{Class, Code, Failure};
 use crate::host::fstab;
 use crate::lifecycle::{Launch, LaunchResult};
 use crate::runner::patience::SETTLING;
-use crate::runner::{Observed, Step};
+use crate::runner::{Header, Observed, Step};
 use crate::sequence::StepName;
 use crate::state::{Journal, LaunchOutcome, Lost, State};
 
@@ -35,19 +35,14 @@ pub struct Complete<'a> {
 impl Step for Complete<'_> {
     type Output = ();
 
-    fn name(&self) -> StepName {
-        StepName::Complete
-    }
-
-    /// Longer than configured by more than the longest pause between two tries, so that what cannot be confirmed is decided
-    /// before the end.
-    fn deadline(&self) -> Duration {
-        self.deadline + Duration::from_secs(15)
-    }
-
-    /// The node is healthy: it goes on reporting as long as it may.
-    fn outlasts(&self) -> &'static [Class] {
-        &[Class::Outage, Class::Settling]
+    fn header(&self) -> Header<'_> {
+        // Longer than configured by more than the longest pause between two tries, so that what cannot be confirmed is decided
+        // before the end.
+        Header {
+            // The node is healthy: it goes on reporting as long as it may.
+            outlasts: &[Class::Outage, Class::Settling],
+            ..Header::of(StepName::Complete, self.deadline + Duration::from_secs(15))
+        }
     }
 
     async fn observe(&self) -> Result<Observed<()>, Failure> {
@@ -272,12 +267,8 @@ pub struct Relaunch<'a> {
 impl Step for Relaunch<'_> {
     type Output = ();
 
-    fn name(&self) -> StepName {
-        StepName::Identity
-    }
-
-    fn deadline(&self) -> Duration {
-        self.deadline
+    fn header(&self) -> Header<'_> {
+        Header::of(StepName::Identity, self.deadline)
     }
 
     async fn observe(&self) -> Result<Observed<()>, Failure> {
@@ -355,16 +346,8 @@ impl Step for FindLost<'_> {
     /// Whether the once-per-instance steps count as done.
     type Output = bool;
 
-    fn name(&self) -> StepName {
-        StepName::Identity
-    }
-
-    fn deadline(&self) -> Duration {
-        self.deadline
-    }
-
-    fn only_looks(&self) -> bool {
-        true
+    fn header(&self) -> Header<'_> {
+        Header { only_looks: true, ..Header::of(StepName::Identity, self.deadline) }
     }
 
     async fn observe(&self) -> Result<Observed<bool>, Failure> {
@@ -407,16 +390,8 @@ pub struct EnterPool<'a> {
 impl Step for EnterPool<'_> {
     type Output = ();
 
-    fn name(&self) -> StepName {
-        StepName::Complete
-    }
-
-    fn deadline(&self) -> Duration {
-        self.deadline
-    }
-
-    fn outlasts(&self) -> &'static [Class] {
-        &[Class::Outage, Class::Settling]
+    fn header(&self) -> Header<'_> {
+        Header { outlasts: &[Class::Outage, Class::Settling], ..Header::of(StepName::Complete, self.deadline) }
     }
 
     async fn observe(&self) -> Result<Observed<()>, Failure> {

@@ -19,7 +19,7 @@ use crate::host::mountinfo::Mounted;
 use crate::host::probe::Found;
 use crate::host::{self, blkid, filesystem, fstab, mount, preen, resize, systemd};
 use crate::runner::allowance::Allowance;
-use crate::runner::{Observed, Step};
+use crate::runner::{Header, Observed, Step};
 use crate::sequence::StepName;
 use crate::state::{Journal, MountRecord};
 
@@ -52,21 +52,12 @@ pub struct MountVolume<'a> {
 impl Step for MountVolume<'_> {
     type Output = ();
 
-    fn name(&self) -> StepName {
-        StepName::Mount
-    }
-
-    fn subject(&self) -> Option<&str> {
-        Some(self.want.id.as_str())
-    }
-
-    fn deadline(&self) -> Duration {
-        self.deadline
-    }
-
-    /// A check of the filesystem is never cut off, and neither is a mount that replays a log.
-    fn keeps_own_deadline(&self) -> bool {
-        true
+    fn header(&self) -> Header<'_> {
+        Header {
+            // A check of the filesystem is never cut off, and neither is a mount that replays a log.
+            keeps_own_deadline: true,
+            ..Header::of(StepName::Mount, self.deadline).about(self.want.id.as_str())
+        }
     }
 
     async fn observe(&self) -> Result<Observed<()>, Failure> {

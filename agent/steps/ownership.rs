@@ -9,7 +9,7 @@ use crate::failure::{Failure, Named};
 use crate::host::accounts;
 use crate::host::owner::Owner;
 use crate::host::path::{Folder, Missing};
-use crate::runner::{Observed, Step};
+use crate::runner::{Header, Observed, Step};
 use crate::sequence::StepName;
 use crate::state::Journal;
 use crate::steps::attach::Attached;
@@ -31,21 +31,12 @@ pub struct Own<'a> {
 impl Step for Own<'_> {
     type Output = ();
 
-    fn name(&self) -> StepName {
-        StepName::Ownership
-    }
-
-    fn subject(&self) -> Option<&str> {
-        Some(self.volume.want.id.as_str())
-    }
-
-    fn deadline(&self) -> Duration {
-        DEADLINE
-    }
-
-    /// Files are changed in a thread that cannot be cut off.
-    fn keeps_own_deadline(&self) -> bool {
-        true
+    fn header(&self) -> Header<'_> {
+        Header {
+            // Files are changed in a thread that cannot be cut off.
+            keeps_own_deadline: true,
+            ..Header::of(StepName::Ownership, DEADLINE).about(self.volume.want.id.as_str())
+        }
     }
 
     async fn observe(&self) -> Result<Observed<()>, Failure> {
