@@ -52,6 +52,7 @@ impl<'a> Header<'a> {
     }
 
     /// The same, about a volume.
+    #[must_use]
     pub fn about(self, volume: &'a str) -> Self {
         Header { subject: Some(volume), ..self }
     }
