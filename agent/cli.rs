@@ -10,19 +10,20 @@ use clap_complete::Shell;
 use nix::unistd::geteuid;
 
 use crate::aws::Aws;
-use crate::check::Check;
 use crate::config::json_schema;
 use crate::failure::{Class, Failure};
 use crate::host::{blank, hook_reader, notify};
 use crate::lifecycle::LaunchResult;
 use crate::log::{self, Format, Level};
+use crate::node::check::Check;
+use crate::node::service::Service;
+use crate::node::service::retry;
+use crate::node::session::{Places, Session, last_words, stop_signal};
+use crate::node::status::report::Overall;
+use crate::node::{install, plan, settings, status};
+use crate::readable;
 use crate::sequence::StepName;
-use crate::service::Service;
-use crate::service::retry;
-use crate::session::{Places, Session, last_words, stop_signal};
 use crate::state::{FailedStepRecord, Phase};
-use crate::status::report::Overall;
-use crate::{install, plan, readable, settings, status};
 
 /// Brings a stateful EC2 node up: volumes, filesystems, files, hooks, then CONTINUE.
 #[derive(Debug, Parser)]

@@ -41,7 +41,7 @@ fn a_volume_that_a_dying_instance_holds_for_eight_seconds_is_attached_by_the_fir
     let call = |event: &Event, action: &str| matches!(&event.what, What::Api(call) if call.action == action);
     let asked = time_of(&world, |event| call(event, "ec2:AttachVolume"));
     println!("free at {free:.3} s, asked for {:.3} s later", asked - free);
-    // That looks come at least twice a second is shown where their pauses are made (agent/step.rs). One look may have been
+    // That looks come at least twice a second is shown where their pauses are made (agent/runner/patience.rs). One look may have been
     // under way when it came free.
     let events = world.events();
     let looks = |from: f64, to: f64| {

@@ -1,6 +1,6 @@
 //! The AWS services the agent talks to, as concrete clients. The seam for tests is the endpoint.
 //!
-//! No client retries by itself: the step runner does (agent/step.rs), and `check` for a few seconds. One HTTP client and one client per
+//! No client retries by itself: the step runner does (agent/runner), and `check` for a few seconds. One HTTP client and one client per
 //! service, because the SDK corrects clock skew per client. Instance metadata is always asked directly, everything else as
 //! the environment's proxies say (`proxy`).
 

@@ -8,7 +8,7 @@ use crate::config::Sha256Digest;
 use crate::failure::{Code, Failure, Named};
 use crate::host::atomic::Replacement;
 use crate::host::systemd;
-use crate::settings::CONFIG;
+use crate::node::settings::CONFIG;
 
 /// Where a program that no package manager knows belongs (FHS, /usr/local).
 const BINARY: &str = "/usr/local/bin/node-agent";
@@ -23,10 +23,10 @@ const MASKS: [&str; 2] = [UNITS, "/run/systemd/system"];
 /// A first boot enables what the presets name, and on some distributions disables all else.
 const PRESET: &str = "/etc/systemd/system-preset/50-node-agent.preset";
 
-const SERVICE: &str = include_str!("../systemd/node-agent.service");
-const MOUNT: &str = include_str!("../systemd/node-agent-mount.service");
-const TARGET: &str = include_str!("../systemd/node-agent-mounted.target");
-const ENABLED: &str = include_str!("../systemd/node-agent.preset");
+const SERVICE: &str = include_str!("../../systemd/node-agent.service");
+const MOUNT: &str = include_str!("../../systemd/node-agent-mount.service");
+const TARGET: &str = include_str!("../../systemd/node-agent-mounted.target");
+const ENABLED: &str = include_str!("../../systemd/node-agent.preset");
 
 /// Begins the first line of an installed unit; the checksum of all that follows that line ends it. A unit of which that is not
 /// true is an administrator's.

@@ -11,8 +11,8 @@ use super::{Finding, Scene, ask};
 use crate::aws::ec2::VolumeView;
 use crate::config::{self, Source};
 use crate::failure::{Code, Failure};
-use crate::session::STATUS;
-use crate::steps::filesystem::FORMATTED;
+use crate::node::session::STATUS;
+use crate::node::steps::filesystem::FORMATTED;
 
 /// One line an action.
 pub(super) async fn check(scene: &Scene<'_>) -> Vec<Finding> {

@@ -7,7 +7,7 @@ use super::{Finding, LIMIT};
 use crate::aws::imds::Imds;
 use crate::config::{self, Config, Mistake, Scope};
 use crate::failure::{Code, Failure};
-use crate::settings;
+use crate::node::settings;
 
 const NAME: &str = "configuration";
 

@@ -12,10 +12,10 @@ use crate::host::probe::{Evidence, Found, Verdict, probe};
 use crate::host::unfinished::{self, Left};
 use crate::host::{command, mount, systemd};
 use crate::lifecycle::Launch;
+use crate::node::steps::attach::Attached;
 use crate::runner::{Header, Observed, Step};
 use crate::sequence::StepName;
 use crate::state::{FormatIntent, Journal};
-use crate::steps::attach::Attached;
 use crate::time;
 
 /// Looks at the device, and formats it where that is allowed.

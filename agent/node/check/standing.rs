@@ -1,10 +1,10 @@
 //! How the last run on this machine ended: a node that is held is no node to be trusted.
 
 use super::Finding;
-use crate::session::Places;
+use crate::node::session::Places;
+use crate::node::status;
+use crate::node::status::report::Overall;
 use crate::state::Phase;
-use crate::status;
-use crate::status::report::Overall;
 
 /// One line, where the agent has run in this boot.
 pub(super) fn check(places: &Places) -> Option<Finding> {

@@ -16,18 +16,18 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use self::control::{Asked, Control, Request};
 use crate::aws::autoscaling::LifecycleState;
-use crate::boot::Up;
 use crate::config;
 use crate::failure::FailedStep;
 use crate::failure::{Class, Code, Failure};
 use crate::host::notify;
 use crate::lifecycle::heartbeat::Heart;
 use crate::lifecycle::{LaunchResult, may_abandon};
+use crate::node::boot::Up;
+use crate::node::session::{Attempt, Session, last_words};
+use crate::node::status::mounts;
 use crate::runner::stopped;
 use crate::sequence::StepName;
-use crate::session::{Attempt, Session, last_words};
 use crate::state::{FailedStepRecord, LaunchOutcome, Phase, State, Warning};
-use crate::status::mounts;
 use crate::time::rough;
 
 /// Where no configuration says it: the default of `timeouts.complete`.

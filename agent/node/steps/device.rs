@@ -9,9 +9,9 @@ use crate::aws::ec2::Ec2;
 use crate::failure::{Code, Failure};
 use crate::host::device::{self, Device};
 use crate::host::systemd;
+use crate::node::steps::attach::Attached;
 use crate::runner::{Header, Observed, Step};
 use crate::sequence::StepName;
-use crate::steps::attach::Attached;
 
 /// Finds and opens the device, and compares its size with what EC2 says.
 #[derive(Debug)]

@@ -20,22 +20,22 @@ use crate::host::{fstab, systemd};
 use crate::lifecycle::Node;
 use crate::lifecycle::heartbeat::Heart;
 use crate::lifecycle::{Launch, LaunchResult, Standing};
+use crate::node::steps::attach::{Attach, Attached};
+use crate::node::steps::device::FindDevice;
+use crate::node::steps::fetch::Fetch;
+use crate::node::steps::files::WriteFiles;
+use crate::node::steps::filesystem::MakeFilesystem;
+use crate::node::steps::grow::Grow;
+use crate::node::steps::hooks::Hook;
+use crate::node::steps::identity::{Identify, RightNode};
+use crate::node::steps::lifecycle::{Complete, EnterPool, FindLost, Relaunch};
+use crate::node::steps::mount::MountVolume;
+use crate::node::steps::ownership::Own;
 use crate::runner::Runner;
 use crate::runner::allowance::Allowance;
 use crate::runner::plan::Planned;
 use crate::sequence::StepName;
 use crate::state::{Journal, LaunchOutcome};
-use crate::steps::attach::{Attach, Attached};
-use crate::steps::device::FindDevice;
-use crate::steps::fetch::Fetch;
-use crate::steps::files::WriteFiles;
-use crate::steps::filesystem::MakeFilesystem;
-use crate::steps::grow::Grow;
-use crate::steps::hooks::Hook;
-use crate::steps::identity::{Identify, RightNode};
-use crate::steps::lifecycle::{Complete, EnterPool, FindLost, Relaunch};
-use crate::steps::mount::MountVolume;
-use crate::steps::ownership::Own;
 
 /// What a run works with.
 #[derive(Debug)]

@@ -12,27 +12,27 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::aws::Aws;
-use crate::boot::{Boot, Site, Up};
 use crate::config::{self, Config, Scope};
 use crate::failure::FailedStep;
 use crate::failure::{Class, Code, Failure, Named};
 use crate::host;
 use crate::lifecycle::heartbeat::Heart;
 use crate::lifecycle::{Launch, LaunchResult};
-use crate::lock::Lock;
 use crate::log::{self, Level};
+use crate::node::boot::{Boot, Site, Up};
+use crate::node::lock::Lock;
+use crate::node::reboot;
+use crate::node::settings;
+use crate::node::steps::fetch::prepare_scratch;
+use crate::node::steps::hooks::end_survivor;
+use crate::node::steps::lifecycle::Complete;
 use crate::readable;
-use crate::reboot;
 use crate::runner::Runner;
 use crate::runner::allowance::Allowance;
 use crate::sequence::StepName;
-use crate::settings;
 use crate::state::publish::{self, Publisher};
 use crate::state::store;
 use crate::state::{FailedStepRecord, Journal, LaunchOutcome, Phase, Process};
-use crate::steps::fetch::prepare_scratch;
-use crate::steps::hooks::end_survivor;
-use crate::steps::lifecycle::Complete;
 
 /// Where things are.
 #[derive(Clone, Debug)]

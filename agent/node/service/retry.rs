@@ -12,15 +12,15 @@ use crate::failure::FailedStep;
 use crate::failure::{Code, Failure};
 use crate::host::{self, process, systemd};
 use crate::lifecycle::LaunchResult;
-use crate::lock;
+use crate::node::lock;
+use crate::node::session::{Places, Session, stop_signal, take_lock};
+use crate::node::settings;
+use crate::node::status;
+use crate::node::status::report::Overall;
 use crate::runner::stopped;
 use crate::sequence::StepName;
-use crate::session::{Places, Session, stop_signal, take_lock};
-use crate::settings;
 use crate::state::store;
 use crate::state::{FailedStepRecord, Journal, Phase};
-use crate::status;
-use crate::status::report::Overall;
 
 /// How long a unit that was started may take until its service answers: it does so before it does anything else.
 const STARTING: Duration = Duration::from_secs(30);

@@ -6,17 +6,17 @@ use std::fmt::Write as _;
 use tokio::sync::watch;
 
 use crate::aws::Aws;
-use crate::boot::Boot;
 use crate::config::{Config, Scope};
 use crate::failure::{Failure, Named};
 use crate::host;
+use crate::node::boot::Boot;
+use crate::node::session::Places;
+use crate::node::settings;
 use crate::readable::{self, Page};
 use crate::runner::allowance::Allowance;
 use crate::runner::plan::{Finding, Planned};
 use crate::runner::stopped;
 use crate::sequence::StepName;
-use crate::session::Places;
-use crate::settings;
 use crate::state::Journal;
 
 /// Makes the plan. Takes no lock and changes nothing; what is fetched goes to a directory that is gone afterwards.

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::boot::Boot;
 use crate::config::Volume;
 use crate::failure::FailedStep;
 use crate::failure::Failure;
 use crate::host::device::Device;
 use crate::host::probe::{Found, Verdict, probe};
 use crate::host::{self, systemd};
+use crate::node::boot::Boot;
 use crate::runner::Runner;
 use crate::sequence::StepName;
 use crate::state::{Journal, LaunchOutcome};

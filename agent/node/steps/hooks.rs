@@ -23,10 +23,10 @@ use crate::host::group;
 use crate::host::hook_log::{self, Lines};
 use crate::host::hook_reader::{Output, Patience};
 use crate::lifecycle::Launch;
+use crate::node::steps::fetch::StagedScript;
 use crate::runner::{Header, Observed, Step, stopped};
 use crate::sequence::StepName;
 use crate::state::{Journal, Process};
-use crate::steps::fetch::StagedScript;
 use crate::time::rough;
 
 /// As `status` and the error show them.

@@ -8,10 +8,10 @@ use crate::config::FileSystemType;
 use crate::failure::Failure;
 use crate::host::device::Device;
 use crate::host::resize::{self, Extent};
+use crate::node::steps::attach::Attached;
 use crate::runner::{Header, Observed, Step};
 use crate::sequence::StepName;
 use crate::state::Journal;
-use crate::steps::attach::Attached;
 
 /// Grows a mounted filesystem online, once per device size.
 #[derive(Debug)]

@@ -9,10 +9,10 @@ use crate::failure::{Failure, Named};
 use crate::host::accounts;
 use crate::host::owner::Owner;
 use crate::host::path::{Folder, Missing};
+use crate::node::steps::attach::Attached;
 use crate::runner::{Header, Observed, Step};
 use crate::sequence::StepName;
 use crate::state::Journal;
-use crate::steps::attach::Attached;
 
 /// Recursion over tens of millions of files takes hours (FACTS); it is local work that ends by itself.
 const DEADLINE: Duration = Duration::from_hours(24);

@@ -26,8 +26,8 @@ use crate::aws::{Aws, Services};
 use crate::config::Config;
 use crate::failure::{Class, Code, Failure};
 use crate::log::{self, Format};
-use crate::session::Places;
-use crate::settings;
+use crate::node::session::Places;
+use crate::node::settings;
 use report::{Finding, Report};
 use services::Ways;
 

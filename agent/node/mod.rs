@@ -1,0 +1,13 @@
+//! What runs on the instance: the boot sequence and its steps, the resident service, and the operator's commands.
+
+pub mod boot;
+pub mod check;
+pub mod install;
+pub mod lock;
+pub mod plan;
+pub mod reboot;
+pub mod service;
+pub mod session;
+pub mod settings;
+pub mod status;
+pub mod steps;
