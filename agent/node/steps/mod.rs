@@ -1,6 +1,7 @@
 //! The steps of the boot sequence, a file each.
 
 pub mod attach;
+pub mod complete;
 pub mod device;
 pub mod fetch;
 pub mod files;
@@ -8,6 +9,7 @@ pub mod filesystem;
 pub mod grow;
 pub mod hooks;
 pub mod identity;
-pub mod lifecycle;
+pub mod lost_journal;
 pub mod mount;
 pub mod ownership;
+pub mod warm_pool;

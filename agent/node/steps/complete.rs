@@ -1,19 +1,17 @@
-//! `complete`: Auto Scaling is told how the launch ended. Also whether this instance is wanted at all.
+//! `complete`: Auto Scaling is told how the launch ended.
 
 use std::cell::Cell;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::aws::autoscaling::{Completion, LaunchHook, LifecycleState};
+use crate::aws::autoscaling::{Completion, LifecycleState};
 use crate::config;
 use crate::failure::{Class, Code, Failure};
-use crate::host::fstab;
 use crate::lifecycle::{Launch, LaunchResult};
-use crate::runner::patience::SETTLING;
 use crate::runner::{Header, Observed, Step};
 use crate::sequence::StepName;
-use crate::state::{Journal, LaunchOutcome, Lost, State};
+use crate::state::{Journal, LaunchOutcome, State};
 
 /// Completes the launch lifecycle action, exactly once.
 #[derive(Debug)]
@@ -244,186 +242,4 @@ fn was_in_service(state: &str) -> bool {
     ["Standby", "EnteringStandby", "ReplacingRootVolume", "RootVolumeReplaced", "Detach"]
         .iter()
         .any(|known| state.starts_with(known))
-}
-
-/// Tells a new launch of the same instance from the one that is completed: a warm pool that is reused on scale-in launches its
-/// instances again and again.
-#[derive(Debug)]
-pub struct Relaunch<'a> {
-    /// Knows the launch that was completed.
-    pub journal: &'a Journal,
-    /// The launch.
-    pub launch: &'a Launch<'a>,
-    /// `[lifecycle]`
-    pub config: &'a config::Lifecycle,
-    /// `timeouts.aws`
-    pub deadline: Duration,
-    /// When it began.
-    pub began: Instant,
-    /// Nothing is to be sent, a heartbeat neither.
-    pub planning: bool,
-}
-
-impl Step for Relaunch<'_> {
-    type Output = ();
-
-    fn header(&self) -> Header<'_> {
-        Header::of(StepName::Identity, self.deadline)
-    }
-
-    async fn observe(&self) -> Result<Observed<()>, Failure> {
-        let config = self.config;
-        if self.journal.launch_outcome().is_none() {
-            return Ok(Observed::Done(()));
-        }
-        let instance = &self.launch.node.instance_id;
-        let state = self.launch.autoscaling.state(instance).await?;
-        let anew = |how: &str| {
-            let text =
-                format!("{instance} {how}, launched anew from a warm pool: files, hooks and complete are due again");
-            Ok(Observed::Todo(text))
-        };
-        match state {
-            LifecycleState::Pending if self.began.elapsed() < SETTLING.min(self.deadline / 2) => {
-                let text = format!("{instance} is Pending, although its launch was completed before");
-                Ok(Observed::NotYet(Failure::new(Code::LifecycleNotWaiting, text)))
-            }
-            // No description is as old as that.
-            LifecycleState::Pending => anew("is Pending"),
-            LifecycleState::PendingWait if self.planning => anew("is Pending:Wait"),
-            LifecycleState::Unreadable if self.planning => Ok(Observed::Done(())),
-            // Another hook of the group may hold the instance after ours was completed. A heartbeat tells which of them waits.
-            LifecycleState::PendingWait | LifecycleState::Unreadable => {
-                match self.launch.autoscaling.heartbeat(&config.asg_name, &config.hook_name, instance).await {
-                    Ok(Completion::Accepted) => anew(&format!("is held by hook {} again", config.hook_name)),
-                    Ok(Completion::NoActiveAction(message)) => {
-                        tracing::debug!("{instance} is {state}, but not by this hook: {message}");
-                        Ok(Observed::Done(()))
-                    }
-                    Err(failure) if failure.code == Code::AccessDenied => {
-                        tracing::debug!("whether {instance} was launched anew cannot be told: {failure}");
-                        Ok(Observed::Done(()))
-                    }
-                    Err(failure) => Err(failure),
-                }
-            }
-            _ => Ok(Observed::Done(())),
-        }
-    }
-
-    async fn act(&self) -> Result<(), Failure> {
-        self.journal.launched_anew()
-    }
-}
-
-/// Whether a journal that was lost was that of a node in service. Only Auto Scaling can tell, and a node that was never set up
-/// must not pass for one: an instance whose group has no launch hook, or got one after its first instance, is in service from
-/// the start. So there must be a trace of an earlier run on this machine, too; a journal that cannot be read is one.
-#[derive(Debug)]
-pub struct FindLost<'a> {
-    /// The launch.
-    pub launch: &'a Launch<'a>,
-    /// `[lifecycle]`
-    pub config: &'a config::Lifecycle,
-    /// How the journal was lost.
-    pub lost: Lost,
-    /// `timeouts.aws`
-    pub deadline: Duration,
-}
-
-impl FindLost<'_> {
-    /// Whether there is a trace of an earlier run: this machine's fstab has one of the configured volumes, say.
-    pub fn has_trace(lost: Lost, volumes: &[config::Volume]) -> bool {
-        let is_in_fstab = |volume: &config::Volume| matches!(fstab::ours(volume.id.as_str()), Ok(Some(_)));
-        match lost {
-            Lost::Unreadable | Lost::Missing => true,
-            Lost::Absent => volumes.iter().any(is_in_fstab),
-        }
-    }
-}
-
-impl Step for FindLost<'_> {
-    /// Whether the once-per-instance steps count as done.
-    type Output = bool;
-
-    fn header(&self) -> Header<'_> {
-        Header { only_looks: true, ..Header::of(StepName::Identity, self.deadline) }
-    }
-
-    async fn observe(&self) -> Result<Observed<bool>, Failure> {
-        let autoscaling = self.launch.autoscaling;
-        if autoscaling.state(&self.launch.node.instance_id).await? != LifecycleState::InService {
-            return Ok(Observed::Done(false));
-        }
-        if self.lost == Lost::Unreadable {
-            return Ok(Observed::Done(true));
-        }
-        // The trace may have come with an image. Then a launch hook tells that somebody has sent CONTINUE for this instance.
-        match autoscaling.hooks(&self.config.asg_name).await {
-            Ok(hooks) => Ok(Observed::Done(hooks.is_some_and(|hooks| hooks.iter().any(LaunchHook::is_for_launches)))),
-            Err(failure) if failure.code == Code::AccessDenied => {
-                tracing::debug!("whether the group has a launch hook cannot be told: {failure}");
-                Ok(Observed::Done(true))
-            }
-            Err(failure) => Err(failure),
-        }
-    }
-
-    async fn act(&self) -> Result<(), Failure> {
-        Ok(())
-    }
-}
-
-/// Lets an instance into its warm pool: its own hook waits there, too. The real launch comes later, with another wait.
-#[derive(Debug)]
-pub struct EnterPool<'a> {
-    /// The launch.
-    pub launch: &'a Launch<'a>,
-    /// `timeouts.complete`
-    pub deadline: Duration,
-    /// When it began.
-    pub began: Instant,
-    /// Auto Scaling has said that it took CONTINUE.
-    pub accepted: Cell<bool>,
-}
-
-impl Step for EnterPool<'_> {
-    type Output = ();
-
-    fn header(&self) -> Header<'_> {
-        Header { outlasts: &[Class::Outage, Class::Settling], ..Header::of(StepName::Complete, self.deadline) }
-    }
-
-    async fn observe(&self) -> Result<Observed<()>, Failure> {
-        if self.launch.config.is_none() || self.accepted.get() {
-            return Ok(Observed::Done(()));
-        }
-        match self.launch.autoscaling.state(&self.launch.node.instance_id).await? {
-            LifecycleState::Warmed(state) if state == "Warmed:Pending" => {
-                let text =
-                    format!("instance {} is {state}: its hook has not begun to wait", self.launch.node.instance_id);
-                Ok(Observed::NotYet(Failure::new(Code::LifecycleNotWaiting, text)))
-            }
-            LifecycleState::Warmed(state) if state == "Warmed:Pending:Wait" => {
-                Ok(Observed::Todo(format!("CONTINUE into the warm pool ({state})")))
-            }
-            LifecycleState::Unreadable => Ok(Observed::Todo("CONTINUE into the warm pool".to_owned())),
-            _ => Ok(Observed::Done(())),
-        }
-    }
-
-    async fn act(&self) -> Result<(), Failure> {
-        let Some(config) = self.launch.config else { return Ok(()) };
-        let instance = &self.launch.node.instance_id;
-        let result = LaunchResult::Continue.to_string();
-        let answer = self.launch.autoscaling.complete(&config.asg_name, &config.hook_name, instance, &result).await?;
-        match answer {
-            // Where the state cannot be read: about to wait, or in the pool already.
-            Completion::NoActiveAction(message) if self.began.elapsed() < SETTLING => {
-                return Err(Failure::new(Code::LifecycleNotWaiting, format!("CONTINUE was not taken: {message}")));
-            }
-            Completion::Accepted | Completion::NoActiveAction(_) => self.accepted.set(true),
-        }
-        Ok(())
-    }
 }
