@@ -1,4 +1,4 @@
-//! The control socket: how `retry` and `complete` ask the resident service, and hear how it goes.
+//! The control socket, the service's end: how `retry` and `complete` ask it, and hear how it goes.
 //!
 //! A line of JSON each way is a message. Only root may ask. Clients may disconnect; the work continues.
 
@@ -10,25 +10,17 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, sleep, timeout};
 
-use crate::failure::FailedStep;
-use crate::failure::{Code, Failure, Named};
-use crate::host::process;
-use crate::lifecycle::LaunchResult;
+use super::requests::{Answer, Asked, Request, Requests, path};
 use crate::log::{self, Level, Line};
 use crate::node::lock::Lock;
-use crate::sequence::StepName;
-use crate::state::FailedStepRecord;
 use crate::state::publish::{self, Publisher};
 
-/// The socket's name in the runtime directory.
-const SOCKET: &str = "control.sock";
 /// How long the service stays for those who have not heard the end yet.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// The longest request.
@@ -45,81 +37,13 @@ const AFTER_AN_ERROR: Duration = Duration::from_millis(20);
 const LOOK: Duration = Duration::from_secs(4);
 /// Between two words about clients that were turned away.
 const SAYING_AGAIN: Duration = Duration::from_mins(1);
-/// A service that has not answered after this long is stopped or hangs.
-const FIRST_ANSWER: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(10);
-
-/// What can be asked of the service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "do")]
-pub enum Request {
-    /// To have another go at the sequence.
-    Retry {
-        /// To redo everything from this step on.
-        from: Option<StepName>,
-    },
-    /// To tell what happens until the work under way is at its end, or how the last one ended.
-    Follow,
-    /// To complete the launch lifecycle action.
-    Complete {
-        /// With this result.
-        result: LaunchResult,
-    },
-}
-
-/// What the service says to it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Answer {
-    /// It is at work on it.
-    Accepted,
-    /// It will not be done.
-    Refused(FailedStepRecord),
-    /// It is done, or it failed.
-    Ended(Option<FailedStepRecord>),
-    /// What happens meanwhile.
-    Line(Box<Line>),
-}
-
-/// A request, and who waits for the answer.
-#[derive(Debug)]
-pub struct Asked {
-    /// What is asked for.
-    pub request: Request,
-    answers: mpsc::UnboundedSender<Answer>,
-}
-
-impl Asked {
-    /// It will be done.
-    pub fn accept(&self) {
-        self.say(Answer::Accepted);
-    }
-
-    /// It will not be done.
-    pub fn refuse(self, why: &FailedStep) {
-        self.say(Answer::Refused(why.into()));
-    }
-
-    /// It is done, or it failed.
-    pub fn answer(self, failed: Option<FailedStepRecord>) {
-        self.say(Answer::Ended(failed));
-    }
-
-    fn say(&self, answer: Answer) {
-        // The client may have disconnected.
-        let _ = self.answers.send(answer);
-    }
-}
-
-fn path(runtime_dir: &Path) -> PathBuf {
-    runtime_dir.join(SOCKET)
-}
 
 /// The service's end of the socket.
 #[derive(Debug)]
 pub struct Control {
     /// What is asked.
-    pub requests: mpsc::Receiver<Asked>,
+    pub(super) requests: Requests,
     /// Closed when no connection is served any more.
     served: mpsc::Receiver<()>,
 }
@@ -128,8 +52,6 @@ impl Control {
     /// Lets those who were answered hear the answer: the process is about to end.
     pub async fn finish(mut self) {
         self.requests.close();
-        // Dropped, what was asked and not answered ends its connection.
-        while self.requests.try_recv().is_ok() {}
         let _ = timeout(FAREWELL, self.served.recv()).await;
     }
 }
@@ -145,7 +67,7 @@ pub fn listen(runtime_dir: &Path, publisher: Publisher) -> Control {
     let mut socket = Socket { dir: runtime_dir.to_owned(), bound: None, trouble: None, lock: None };
     socket.look_after();
     tokio::spawn(attend(socket, publisher, sender, serving));
-    Control { requests, served }
+    Control { requests: Requests::new(requests), served }
 }
 
 /// The socket, which is made again where it is gone.
@@ -466,127 +388,4 @@ async fn serve(newcomer: Newcomer, requests: mpsc::Sender<Asked>, at: &At) -> Re
 fn left_out(lines: u64) -> Line {
     let message = format!("{lines} lines are left out here; the service's log has them: journalctl -u node-agent");
     Line::note(Level::Warning, message)
-}
-
-/// A request under way at the service.
-#[derive(Debug)]
-pub struct Pending {
-    stream: BufReader<UnixStream>,
-    /// The service's process, where its id means something here.
-    service: Option<i32>,
-}
-
-/// Asks the service; none where no service listens.
-pub async fn ask(runtime_dir: &Path, request: Request) -> Result<Option<Pending>, Failure> {
-    let path = path(runtime_dir);
-    let what = || format!("asking the service at {}", path.display());
-    let give_up = Instant::now() + FIRST_ANSWER;
-    let mut stream = loop {
-        match UnixStream::connect(&path).await {
-            Ok(stream) => break stream,
-            // A file in the place of the runtime directory, too.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::NotADirectory
-                ) =>
-            {
-                return Ok(None);
-            }
-            // More are waiting to be let in than the kernel queues.
-            Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < give_up => sleep(POLL).await,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(hangs(None)),
-            Err(error) => return Err(Failure::io(what(), error)),
-        }
-    };
-    let service = stream.peer_cred().ok().and_then(|peer| peer.pid()).filter(|pid| *pid > 0);
-    let mut text = serde_json::to_vec(&request).map_err(|error| Failure::io(what(), error.into()))?;
-    text.push(b'\n');
-    match stream.write_all(&text).await {
-        // It was dropped among others, or ends just now: reading tells.
-        Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {}
-        written => written.named(what())?,
-    }
-    Ok(Some(Pending { stream: BufReader::new(stream), service }))
-}
-
-/// The service does not answer.
-fn hangs(service: Option<i32>) -> Failure {
-    let Some(pid) = service else {
-        return Failure::new(Code::ServiceHangs, "the service is stopped or hangs");
-    };
-    let state = process::state(pid);
-    let shown = state.map_or_else(String::new, |state| format!(" (state {state})"));
-    let failure = Failure::new(Code::ServiceHangs, format!("the service (process {pid}) is stopped or hangs{shown}"));
-    if state.is_some_and(process::is_stopped) {
-        failure.remedy(format!("kill -CONT {pid}, or: systemctl restart node-agent"))
-    } else {
-        failure
-            .remedy(format!("see what it waits for (cat /proc/{pid}/stack; dmesg), or: systemctl restart node-agent"))
-    }
-}
-
-/// The service lives, but its socket is missing.
-pub fn unreachable(runtime_dir: &Path, pid: i32) -> Failure {
-    let text = format!(
-        "the service (process {pid}) cannot be reached: its control socket {} is missing",
-        path(runtime_dir).display()
-    );
-    Failure::new(Code::ServiceUnreachable, text).remedy(format!(
-        "free space in {0} (df -h {0}; df -i {0}), then the socket comes back within 10 s; or: systemctl restart node-agent",
-        runtime_dir.display()
-    ))
-}
-
-/// What keeps commands from reaching the service that runs as this process, as far as can be told without asking it.
-pub fn trouble(runtime_dir: &Path, pid: i32) -> Option<Failure> {
-    if !process::is_service(pid) {
-        return None;
-    }
-    if process::state(pid).is_some_and(process::is_stopped) {
-        return Some(hangs(Some(pid)));
-    }
-    (!path(runtime_dir).exists()).then(|| unreachable(runtime_dir, pid))
-}
-
-impl Pending {
-    /// Shows what happens until the end, which it returns: none is success. A healthy service answers at once, whatever it is
-    /// at, and says then how it goes.
-    pub async fn follow(mut self) -> Result<Option<FailedStepRecord>, Failure> {
-        let gone = |why: String| Failure::new(Code::ServiceGone, why);
-        let mut text = Vec::new();
-        let mut answered = false;
-        loop {
-            text.clear();
-            let got = loop {
-                match timeout(FIRST_ANSWER, self.stream.read_until(b'\n', &mut text)).await {
-                    Ok(got) => break got,
-                    Err(_) if !answered => return Err(hangs(self.service)),
-                    // At work. Only a service that somebody has stopped is not waited for.
-                    Err(_) => {
-                        if let Some(pid) = self.service
-                            && process::state(pid).is_some_and(process::is_stopped)
-                        {
-                            return Err(hangs(Some(pid)));
-                        }
-                    }
-                }
-            };
-            match got {
-                Ok(0) => return Err(gone("the service ended before it had answered".to_owned())),
-                Err(error) => return Err(gone("the service ended before it had answered".to_owned()).because(error)),
-                Ok(_) => {}
-            }
-            answered = true;
-            let answer = serde_json::from_slice(&text).map_err(|error| {
-                gone("the service's answer cannot be read, as that of another version".to_owned()).because(error)
-            })?;
-            match answer {
-                Answer::Accepted => {}
-                Answer::Line(line) => log::show(&line),
-                Answer::Refused(fault) => return Ok(Some(fault)),
-                Answer::Ended(fault) => return Ok(fault),
-            }
-        }
-    }
 }

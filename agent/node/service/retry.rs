@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::control::{self, Pending, Request};
+use super::client::{self, Pending};
+use super::requests::Request;
 use crate::aws::Aws;
 use crate::config::Scope;
 use crate::failure::FailedStep;
@@ -63,7 +64,7 @@ pub async fn retry(places: Places, from: Option<StepName>) -> Result<(), FailedS
     systemd::start(systemd::UNIT).await?;
     let give_up = Instant::now() + STARTING;
     loop {
-        if let Some(pending) = control::ask(&places.runtime_dir, Request::Follow).await? {
+        if let Some(pending) = client::ask(&places.runtime_dir, Request::Follow).await? {
             return ended(pending.follow().await?);
         }
         if Instant::now() >= give_up {
@@ -127,12 +128,12 @@ pub async fn complete(places: Places, result: LaunchResult) -> Result<(), Failed
 async fn ask(places: &Places, request: Request) -> Result<Option<Pending>, Failure> {
     let give_up = Instant::now() + REACHING;
     loop {
-        if let Some(pending) = control::ask(&places.runtime_dir, request).await? {
+        if let Some(pending) = client::ask(&places.runtime_dir, request).await? {
             return Ok(Some(pending));
         }
         match service(places) {
             None => return Ok(None),
-            Some(pid) if Instant::now() >= give_up => return Err(control::unreachable(&places.runtime_dir, pid)),
+            Some(pid) if Instant::now() >= give_up => return Err(client::unreachable(&places.runtime_dir, pid)),
             Some(_) => sleep(POLL).await,
         }
     }

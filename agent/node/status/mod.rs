@@ -15,7 +15,8 @@ use tokio::time::{Instant, sleep};
 use self::report::{Overall, Report};
 use crate::failure::{Code, Failure};
 use crate::host;
-use crate::node::service::control::{self, Request};
+use crate::node::service::client;
+use crate::node::service::requests::Request;
 use crate::node::session::Places;
 use crate::readable;
 use crate::state::publish::LIVE;
@@ -36,7 +37,7 @@ pub async fn wait(places: &Places, timeout: Option<Duration>) -> Result<Report, 
             }
             // Where a service is at work and may be asked, it tells when it is through, and what happens meanwhile.
             if report.state == Overall::Phase(Phase::Running)
-                && let Ok(Some(pending)) = control::ask(&places.runtime_dir, Request::Follow).await
+                && let Ok(Some(pending)) = client::ask(&places.runtime_dir, Request::Follow).await
             {
                 match pending.follow().await {
                     Err(failure) if failure.code == Code::ServiceHangs => return Err(failure),
@@ -94,7 +95,7 @@ pub fn look(places: &Places) -> Result<Report, Failure> {
 
 /// What keeps commands from reaching the service that the report tells of.
 pub fn trouble(places: &Places, report: &Report) -> Option<Failure> {
-    control::trouble(&places.runtime_dir, report.pid?)
+    client::trouble(&places.runtime_dir, report.pid?)
 }
 
 /// Which of the two states tells how things are. Of one process it is the newer: what only people look at is published and not

@@ -1,0 +1,188 @@
+//! A failed node is kept until somebody repairs it, time mends it, or its hold ends.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::requests::Request;
+use super::{Next, Service};
+use crate::config;
+use crate::failure::{Class, FailedStep, Failure};
+use crate::lifecycle::heartbeat::Heart;
+use crate::lifecycle::{LaunchResult, may_abandon};
+use crate::node::session::Session;
+use crate::runner::stopped;
+use crate::sequence::StepName;
+use crate::state::{FailedStepRecord, LaunchOutcome, Phase, State};
+use crate::time::rough;
+
+/// What ends a hold.
+enum HoldEnd {
+    /// Somebody wants another go, or the service retries by itself.
+    Again,
+    /// The service is told to stop.
+    Stopped,
+    /// Its time is over.
+    Over,
+    /// Somebody gave the node up.
+    GivenUp,
+    /// Auto Scaling did.
+    Lost(Failure),
+}
+
+impl Service {
+    /// Whether a node that failed so is kept: where its launch is lost, nobody can repair it.
+    pub(super) fn is_held(&self, failed: &FailedStep) -> bool {
+        !matches!(failed.failure.class(), Class::LifecycleLost | Class::LifecycleWaiting)
+            && self.session.journal.launch_outcome() != Some(LaunchOutcome::Abandoned)
+    }
+
+    /// The node has failed: it is kept for whoever repairs it, with heartbeats, until the hold ends.
+    pub(super) async fn hold(
+        &mut self,
+        failed: FailedStep,
+        lifecycle: Option<&config::Lifecycle>,
+        completing: Duration,
+    ) -> Next {
+        let left = self.hold_left(&failed, lifecycle);
+        let how_long = left.map_or_else(String::new, |left| {
+            format!(" for repair: {} left, then ABANDON, which terminates this instance", rough(left))
+        });
+        let pause = self.pauses.next(&failed);
+        let what_next = match pause {
+            Some(pause) => format!("the agent retries in {}; to retry now: node-agent retry", rough(pause)),
+            None => "repair it, then: node-agent retry".to_owned(),
+        };
+        tracing::warn!("held{how_long}; {what_next}");
+        let ending = self.held(&failed, lifecycle, left, pause, completing).await;
+        match ending {
+            HoldEnd::Again => Next::Again,
+            HoldEnd::Stopped => self.stopped(),
+            HoldEnd::GivenUp => self.given_up(failed),
+            HoldEnd::Lost(failure) => self.given_up(FailedStep::at(StepName::Complete, failure)),
+            HoldEnd::Over => {
+                tracing::warn!("the hold has ended: ABANDON is sent, and Auto Scaling terminates this instance");
+                let work = self.session.complete(lifecycle, completing, LaunchResult::Abandon);
+                match self.control.requests.during(work).await {
+                    Err(failed) if failed.was_stopped() => return self.stopped(),
+                    Err(failed) => tracing::error!("{}; {}", failed.failure, failed.failure.what_to_do()),
+                    Ok(()) => {}
+                }
+                self.given_up(failed)
+            }
+        }
+    }
+
+    /// Waits in a hold of this length for what ends it.
+    async fn held(
+        &mut self,
+        failed: &FailedStep,
+        lifecycle: Option<&config::Lifecycle>,
+        left: Option<Duration>,
+        pause: Option<Duration>,
+        completing: Duration,
+    ) -> HoldEnd {
+        let session = &self.session;
+        let end = left.map(|left| Instant::now() + left);
+        let again_at = pause.map(|pause| Instant::now() + pause);
+        let _permit = end.map(|end| session.allowance.permit(Some(end)));
+        let mut contact = pin!(contact(session, failed, lifecycle.filter(|_| end.is_some())));
+        let gives_up = end.map(|end| end + completing);
+        let mut waits = false;
+        let mut end = end;
+        let mut stop = session.stop.clone();
+        loop {
+            tokio::select! {
+                // What somebody asked for in time comes before the end.
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return HoldEnd::Stopped,
+                Some(asked) = self.control.requests.next() => match asked.request {
+                    Request::Follow => asked.answer(Some(failed.into())),
+                    Request::Retry { from } => {
+                        self.control.requests.again(&session.journal, asked, from);
+                        return HoldEnd::Again;
+                    }
+                    Request::Complete { result } => {
+                        asked.accept();
+                        let work = session.complete(lifecycle, completing, result);
+                        let done = self.control.requests.during(work).await;
+                        asked.answer(done.as_ref().err().map(FailedStepRecord::from));
+                        self.control.requests.settle(Some(&failed.into()));
+                        match (done, result) {
+                            (Ok(()), LaunchResult::Abandon) => return HoldEnd::GivenUp,
+                            // Nothing ends it any more: the node is in service, and as broken as before.
+                            (Ok(()), LaunchResult::Continue) => end = None,
+                            (Err(_), _) => {}
+                        }
+                    }
+                },
+                what = &mut contact => return what,
+                () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => {
+                    let now = Instant::now();
+                    if session.site.get().is_some() || gives_up.is_none_or(|gives_up| now >= gives_up) {
+                        return HoldEnd::Over;
+                    }
+                    // ABANDON needs the instance's id. Until the metadata service tells it, the node can still be repaired.
+                    if !std::mem::replace(&mut waits, true) {
+                        tracing::warn!(
+                            "the hold's time is over, but this instance's id is not known yet: ABANDON waits for the \
+                             metadata service, at most {}",
+                            rough(completing)
+                        );
+                    }
+                    end = Some(now + Duration::from_secs(1));
+                }
+                () = sleep_until(again_at.unwrap_or_else(Instant::now)), if again_at.is_some() => return HoldEnd::Again,
+            }
+        }
+    }
+
+    /// How much is left of the hold, whose end was decided at the first failure. Without a launch that can be given up it has
+    /// no end.
+    pub(super) fn hold_left(&self, failed: &FailedStep, lifecycle: Option<&config::Lifecycle>) -> Option<Duration> {
+        let journal = &self.session.journal;
+        if journal.launch_outcome().is_some() || !may_abandon(failed) {
+            return None;
+        }
+        if lifecycle.is_none() {
+            // Recorded by an earlier version, which did not record for whom.
+            journal.take_back_hold();
+        }
+        lifecycle.map(|lifecycle| journal.hold(lifecycle))
+    }
+
+    /// The service is told to stop before the node is up.
+    fn stopped(&self) -> Next {
+        Next::End(Err(self.session.stopped().map_or_else(FailedStep::from, |()| stopped().into())))
+    }
+
+    fn given_up(&self, failed: FailedStep) -> Next {
+        self.session.failed(&failed, Phase::Failed);
+        Next::End(Err(failed))
+    }
+}
+
+/// Keeps a held node in touch with AWS once its instance is known: tags the instance with the failure, and sends heartbeats.
+/// Returns what ends the hold.
+async fn contact(session: &Session, failed: &FailedStep, lifecycle: Option<&config::Lifecycle>) -> HoldEnd {
+    session.become_known().await;
+    let promise_is_gone = |state: &State| state.lifecycle.outcome().is_none() && state.lifecycle.hold_until.is_none();
+    if lifecycle.is_some() && session.journal.read(promise_is_gone) {
+        // The journal, and the promise with it, were another instance's.
+        return HoldEnd::Again;
+    }
+    let tag = async {
+        session.keep_tagging(Some(failed)).await;
+        std::future::pending::<HoldEnd>().await
+    };
+    let heart = async {
+        let Some(launch) = session.launch(lifecycle) else { return std::future::pending().await };
+        let heart = Heart { launch: &launch, journal: &session.journal, allowance: &session.allowance };
+        HoldEnd::Lost(Box::pin(heart.beat()).await)
+    };
+    tokio::select! {
+        what = tag => what,
+        what = heart => what,
+    }
+}
