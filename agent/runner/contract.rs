@@ -16,6 +16,15 @@ pub enum Observed<T> {
     NotYet(Failure),
 }
 
+/// What acting came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acted {
+    /// The effect was brought about: observing should see it.
+    Changed,
+    /// There is more to do: observing says what.
+    Again,
+}
+
 /// What is known of a step before it runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Header<'a> {
@@ -70,6 +79,8 @@ pub trait Step {
     /// Looks, and changes nothing.
     async fn observe(&self) -> Result<Observed<Self::Output>, Failure>;
 
-    /// Brings the effect about. Must bear being called again.
-    async fn act(&self) -> Result<(), Failure>;
+    /// Brings the effect about. Must bear being called again. A step that only looks has nothing to do here.
+    async fn act(&self) -> Result<Acted, Failure> {
+        Ok(Acted::Changed)
+    }
 }

@@ -1,7 +1,7 @@
 //! The Step contract and its runner: observe → act → observe, with deadline, backoff, journal and log.
 //!
 //! A step's needs are its fields. [`Step::observe`] looks at the world and says done, to do, or not yet;
-//! [`Step::act`] changes the world and returns nothing. Only observing yields the output, so every step proves itself, and
+//! [`Step::act`] changes the world and says only whether there is more to do. Only observing yields the output, so every step proves itself, and
 //! waiting is observing again. Nothing but this module retries.
 
 pub mod allowance;
@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use self::allowance::Allowance;
-pub use self::contract::{Header, Observed, Step};
+pub use self::contract::{Acted, Header, Observed, Step};
 use self::patience::{Patience, SETTLING};
 use self::plan::{Finding, Planned};
 use self::progress::Progress;
@@ -148,23 +148,23 @@ impl<'a> Runner<'a> {
         let header = step.header();
         let deadline = progress.began + header.deadline;
         let mut patience = Patience::default();
-        let mut acted_because = None;
+        let mut changed = false;
         loop {
             self.check_stop()?;
             let trouble = match self.bounded("observing the present state", step.observe(), deadline, true).await {
                 Ok(Observed::Done(output)) => return Ok(output),
                 Ok(Observed::NotYet(failure)) | Err(failure) => failure,
-                // The same once more: what was done is not seen yet, or had no effect.
-                Ok(Observed::Todo(because)) if acted_because.as_ref() == Some(&because) => {
-                    acted_because = None;
+                // What was done is not seen yet, or had no effect.
+                Ok(Observed::Todo(because)) if changed => {
+                    changed = false;
                     Failure::new(Code::NoEffect, format!("the step has acted, but no effect is visible yet: {because}"))
                 }
                 Ok(Observed::Todo(because)) => {
                     progress.acting(self.journal, &because);
                     match self.bounded(&because, step.act(), deadline, !header.keeps_own_deadline).await {
-                        Ok(()) => {
+                        Ok(acted) => {
                             patience.reset_trouble();
-                            acted_because = Some(because);
+                            changed = acted == Acted::Changed;
                             continue;
                         }
                         Err(failure) => failure,

@@ -11,7 +11,7 @@ use crate::config;
 use crate::failure::{Code, Failure};
 use crate::lifecycle::Launch;
 use crate::lifecycle::Node;
-use crate::runner::{Header, Observed, Step};
+use crate::runner::{Acted, Header, Observed, Step};
 use crate::sequence::StepName;
 
 /// Attaches one volume.
@@ -112,13 +112,13 @@ impl<'a> Step for Attach<'a> {
         }
     }
 
-    async fn act(&self) -> Result<(), Failure> {
+    async fn act(&self) -> Result<Acted, Failure> {
         self.launch.must_be_wanted().await?;
         let name = self.free_name()?;
         match self.ec2.attach(self.want.id.as_str(), &self.node.instance_id, &name).await? {
             AttachAnswer::Accepted => {
                 self.accepted.set(self.accepted.get().saturating_add(1));
-                Ok(())
+                Ok(Acted::Changed)
             }
             // Who has it is for the next look to find out; the description may lag behind.
             AttachAnswer::HeldAlready => {
@@ -128,7 +128,7 @@ impl<'a> Step for Attach<'a> {
             AttachAnswer::DeviceNameTaken => {
                 tracing::info!("device name {name} is taken on this instance; trying the next one");
                 self.taken.borrow_mut().insert(name);
-                Ok(())
+                Ok(Acted::Again)
             }
         }
     }

@@ -9,7 +9,7 @@ use crate::aws::autoscaling::{Completion, LifecycleState};
 use crate::config;
 use crate::failure::{Class, Code, Failure};
 use crate::lifecycle::{Launch, LaunchResult};
-use crate::runner::{Header, Observed, Step};
+use crate::runner::{Acted, Header, Observed, Step};
 use crate::sequence::StepName;
 use crate::state::{Journal, LaunchOutcome, State};
 
@@ -53,16 +53,17 @@ impl Step for Complete<'_> {
         }))
     }
 
-    async fn act(&self) -> Result<(), Failure> {
+    async fn act(&self) -> Result<Acted, Failure> {
         let Some(config) = self.launch.config else {
             self.record(LaunchOutcome::NoHook);
-            return Ok(());
+            return Ok(Acted::Changed);
         };
         self.report(config).await.map_err(|failure| match (self.result, failure.class()) {
             // The node is healthy, and the group's name may be wrong only now, or the disk full.
             (LaunchResult::Continue, Class::Permanent) => self.refused(config, &failure),
             _ => failure,
-        })
+        })?;
+        Ok(Acted::Changed)
     }
 }
 

@@ -64,10 +64,6 @@ impl Step for FindDevice<'_> {
         );
         Ok(Observed::NotYet(Failure::new(Code::DeviceSize, text)))
     }
-
-    async fn act(&self) -> Result<(), Failure> {
-        Ok(())
-    }
 }
 
 impl FindDevice<'_> {

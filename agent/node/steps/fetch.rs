@@ -102,10 +102,6 @@ impl Step for Fetch<'_> {
         tracing::info!(step = "files", kind = "wait", "fetched; to be written once the volumes are mounted");
         Ok(Observed::Done(Staged { files, script }))
     }
-
-    async fn act(&self) -> Result<(), Failure> {
-        Ok(())
-    }
 }
 
 impl Fetch<'_> {

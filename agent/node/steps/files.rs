@@ -11,7 +11,7 @@ use crate::failure::{Failure, Named};
 use crate::host::accounts;
 use crate::host::atomic::{Replacement, remove_leftovers_in};
 use crate::host::path::{Folder, Missing};
-use crate::runner::{Header, Observed, Step};
+use crate::runner::{Acted, Header, Observed, Step};
 use crate::sequence::StepName;
 use crate::state::Journal;
 
@@ -48,7 +48,7 @@ impl Step for WriteFiles<'_> {
         }))
     }
 
-    async fn act(&self) -> Result<(), Failure> {
+    async fn act(&self) -> Result<Acted, Failure> {
         // Looked up first, so that an unknown account leaves everything as it was.
         let accounts: Vec<_> = self.files.iter().map(|file| (file.owner.clone(), file.group.clone())).collect();
         // A name service may not answer for seconds.
@@ -82,7 +82,8 @@ impl Step for WriteFiles<'_> {
                 file.mode
             );
         }
-        self.journal.record_once(StepName::Files, &self.inputs())
+        self.journal.record_once(StepName::Files, &self.inputs())?;
+        Ok(Acted::Changed)
     }
 }
 

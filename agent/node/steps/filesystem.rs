@@ -13,7 +13,7 @@ use crate::host::unfinished::{self, Left};
 use crate::host::{command, mount, systemd};
 use crate::lifecycle::Launch;
 use crate::node::steps::attach::Attached;
-use crate::runner::{Header, Observed, Step};
+use crate::runner::{Acted, Header, Observed, Step};
 use crate::sequence::StepName;
 use crate::state::{FormatIntent, Journal};
 use crate::time;
@@ -72,11 +72,12 @@ impl Step for MakeFilesystem<'_> {
         }
     }
 
-    async fn act(&self) -> Result<(), Failure> {
+    async fn act(&self) -> Result<Acted, Failure> {
         let id = self.volume.want.id.as_str();
         let known = self.journal.volume(id);
         if known.tag_due && known.formatting.is_none() {
-            return self.tag_as_formatted(id).await;
+            self.tag_as_formatted(id).await?;
+            return Ok(Acted::Changed);
         }
         self.launch.must_be_wanted().await?;
         let lock = self.device.lock()?;
@@ -85,14 +86,14 @@ impl Step for MakeFilesystem<'_> {
         let uuid = if let Some(intent) = &known.formatting {
             match self.take_up(id, intent, &maker).await? {
                 Resumed::Format(uuid) => uuid,
-                Resumed::NotNeeded => return Ok(()),
+                Resumed::NotNeeded => return Ok(Acted::Again),
             }
         } else {
             let evidence = match probe(self.device).await? {
                 Verdict::Blank(evidence) => self.may_be_formatted(evidence)?,
                 Verdict::Refused { reason, evidence } => return Err(self.not_blank(&reason, &evidence)),
                 // Somebody else was faster: the next look finds it.
-                Verdict::Filesystem(_) => return Ok(()),
+                Verdict::Filesystem(_) => return Ok(Acted::Again),
             };
             self.intend(id, &evidence).await?
         };
@@ -103,7 +104,8 @@ impl Step for MakeFilesystem<'_> {
         tracing::info!(step = "filesystem", volume = id, "formatted {} as {kind}", self.device.path.display());
         drop(lock);
         systemd::settle(&self.device.path).await;
-        Ok(())
+        // The tag comes next.
+        Ok(Acted::Again)
     }
 }
 

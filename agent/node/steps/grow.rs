@@ -9,7 +9,7 @@ use crate::failure::Failure;
 use crate::host::device::Device;
 use crate::host::resize::{self, Extent};
 use crate::node::steps::attach::Attached;
-use crate::runner::{Header, Observed, Step};
+use crate::runner::{Acted, Header, Observed, Step};
 use crate::sequence::StepName;
 use crate::state::Journal;
 
@@ -56,7 +56,7 @@ impl Step for Grow<'_> {
         )))
     }
 
-    async fn act(&self) -> Result<(), Failure> {
+    async fn act(&self) -> Result<Acted, Failure> {
         self.tried.set(true);
         let want = self.volume.want;
         let grown = match self.measure() {
@@ -71,13 +71,13 @@ impl Step for Grow<'_> {
         match grown {
             Ok(()) => {
                 let size = self.device.size;
-                self.journal.update_volume(want.id.as_str(), |volume| volume.grow_tried_at = Some(size))
+                self.journal.update_volume(want.id.as_str(), |volume| volume.grow_tried_at = Some(size))?;
             }
             Err(error) => {
                 self.warn("it could not be grown", &error);
-                Ok(())
             }
         }
+        Ok(Acted::Changed)
     }
 }
 

@@ -24,7 +24,7 @@ use crate::host::hook_log::{self, Lines};
 use crate::host::hook_reader::{Output, Patience};
 use crate::lifecycle::Launch;
 use crate::node::steps::fetch::StagedScript;
-use crate::runner::{Header, Observed, Step, stopped};
+use crate::runner::{Acted, Header, Observed, Step, stopped};
 use crate::sequence::StepName;
 use crate::state::{Journal, Process};
 use crate::time::rough;
@@ -86,7 +86,7 @@ impl Step for Hook<'_> {
         Ok(Observed::Todo(format!("{} {} of {}", self.function, self.arguments.join(" "), self.script.name)))
     }
 
-    async fn act(&self) -> Result<(), Failure> {
+    async fn act(&self) -> Result<Acted, Failure> {
         self.launch.must_be_wanted().await?;
         let deadline = Instant::now() + self.deadline;
         let mark = Mark::unset(self.state_dir.join(MARK))?;
@@ -102,7 +102,8 @@ impl Step for Hook<'_> {
         })?;
         let failure = match ended {
             Ok(status) if called && status.success() => {
-                return self.journal.record_once(self.step, &self.inputs());
+                self.journal.record_once(self.step, &self.inputs())?;
+                return Ok(Acted::Changed);
             }
             Ok(status) if called => self.failed(status),
             Ok(status) => self.ended_early(status),

@@ -28,10 +28,6 @@ impl Step for Identify<'_> {
     async fn observe(&self) -> Result<Observed<Node>, Failure> {
         Ok(Observed::Done(self.imds.identity().await?.into()))
     }
-
-    async fn act(&self) -> Result<(), Failure> {
-        Ok(())
-    }
 }
 
 /// Refuses if the node's address is none of this instance's, because the wrong node must never mount the data, and if the
@@ -77,9 +73,5 @@ impl Step for RightNode<'_> {
             }
         }
         self.launch.standing().await.map(Observed::Done)
-    }
-
-    async fn act(&self) -> Result<(), Failure> {
-        Ok(())
     }
 }

@@ -63,8 +63,4 @@ impl Step for FindLost<'_> {
             Err(failure) => Err(failure),
         }
     }
-
-    async fn act(&self) -> Result<(), Failure> {
-        Ok(())
-    }
 }

@@ -19,7 +19,7 @@ use crate::host::mountinfo::Mounted;
 use crate::host::probe::Found;
 use crate::host::{self, blkid, filesystem, fstab, mount, preen, resize, systemd};
 use crate::runner::allowance::Allowance;
-use crate::runner::{Header, Observed, Step};
+use crate::runner::{Acted, Header, Observed, Step};
 use crate::sequence::StepName;
 use crate::state::{Journal, MountRecord};
 
@@ -88,7 +88,7 @@ impl Step for MountVolume<'_> {
         Ok(Observed::Done(()))
     }
 
-    async fn act(&self) -> Result<(), Failure> {
+    async fn act(&self) -> Result<Acted, Failure> {
         let pass = self.pass().await;
         // Where udev has not made the link yet, fstab would name the filesystem instead of the volume.
         if device::link_to(&self.want.id.serial(), self.device.number).is_none() {
@@ -120,7 +120,8 @@ impl Step for MountVolume<'_> {
             self.prepare_next_boot(&self.line(&source, &options, pass)).await?;
             self.mount(&options).await?;
         }
-        systemd::restore_labels(&self.want.mount_path).await
+        systemd::restore_labels(&self.want.mount_path).await?;
+        Ok(Acted::Changed)
     }
 }
 

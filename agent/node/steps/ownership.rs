@@ -10,7 +10,7 @@ use crate::host::accounts;
 use crate::host::owner::Owner;
 use crate::host::path::{Folder, Missing};
 use crate::node::steps::attach::Attached;
-use crate::runner::{Header, Observed, Step};
+use crate::runner::{Acted, Header, Observed, Step};
 use crate::sequence::StepName;
 use crate::state::Journal;
 
@@ -52,7 +52,7 @@ impl Step for Own<'_> {
         Ok(Observed::Done(()))
     }
 
-    async fn act(&self) -> Result<(), Failure> {
+    async fn act(&self) -> Result<Acted, Failure> {
         let owner = self.wanted().await?;
         let what = format!("changing the owner of {}", self.volume.want.mount_path.display());
         let mount_point = self.mount_point()?;
@@ -74,7 +74,7 @@ impl Step for Own<'_> {
         if self.journal.volume(self.volume.want.id.as_str()).ownership_due {
             self.journal.update_volume(self.volume.want.id.as_str(), |volume| volume.ownership_due = false)?;
         }
-        Ok(())
+        Ok(Acted::Changed)
     }
 }
 

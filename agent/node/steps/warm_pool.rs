@@ -10,7 +10,7 @@ use crate::config;
 use crate::failure::{Class, Code, Failure};
 use crate::lifecycle::{Launch, LaunchResult};
 use crate::runner::patience::SETTLING;
-use crate::runner::{Header, Observed, Step};
+use crate::runner::{Acted, Header, Observed, Step};
 use crate::sequence::StepName;
 use crate::state::Journal;
 
@@ -52,8 +52,8 @@ impl Step for EnterPool<'_> {
         }
     }
 
-    async fn act(&self) -> Result<(), Failure> {
-        let Some(config) = self.launch.config else { return Ok(()) };
+    async fn act(&self) -> Result<Acted, Failure> {
+        let Some(config) = self.launch.config else { return Ok(Acted::Changed) };
         let instance = &self.launch.node.instance_id;
         let result = LaunchResult::Continue.to_string();
         let answer = self.launch.autoscaling.complete(&config.asg_name, &config.hook_name, instance, &result).await?;
@@ -64,7 +64,7 @@ impl Step for EnterPool<'_> {
             }
             Completion::Accepted | Completion::NoActiveAction(_) => self.accepted.set(true),
         }
-        Ok(())
+        Ok(Acted::Changed)
     }
 }
 
@@ -133,7 +133,8 @@ impl Step for Relaunch<'_> {
         }
     }
 
-    async fn act(&self) -> Result<(), Failure> {
-        self.journal.launched_anew()
+    async fn act(&self) -> Result<Acted, Failure> {
+        self.journal.launched_anew()?;
+        Ok(Acted::Changed)
     }
 }
