@@ -53,7 +53,9 @@ fn entry(line: &Line) -> Vec<u8> {
     field(&mut entry, "PRIORITY", priority);
     field(&mut entry, "SYSLOG_IDENTIFIER", "node-agent");
     if let Ok(Value::Object(others)) = serde_json::to_value(line) {
-        for (name, value) in others.iter().filter(|(name, _)| !matches!(name.as_str(), "time" | "level" | "message")) {
+        for (name, value) in
+            others.iter().filter(|(name, _)| !matches!(name.as_str(), "time" | "level" | "message" | "why"))
+        {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             field(&mut entry, &format!("NODE_AGENT_{}", name.to_uppercase()), &value);
         }

@@ -183,9 +183,7 @@ impl Live {
     fn failed(&mut self, step: StepName, line: &Line) {
         let spent = self.ended(step, line);
         self.settle(|before| before < step);
-        let why = line.message.as_str();
-        // The time stands in its column.
-        let why = why.strip_prefix("failed (").and_then(|rest| rest.split_once("): ")).map_or(why, |(_, why)| why);
+        let why = line.why.as_deref().unwrap_or(&line.message);
         let cross = self.look.tint(RED, self.look.cross);
         let row = row(&cross, step, &rough(spent), line.volume.as_deref(), why);
         self.above.push(Above(row + "\n"));
@@ -343,14 +341,11 @@ fn row(sign: &str, step: StepName, time: &str, volume: Option<&str>, rest: &str)
     row
 }
 
-/// What a step is at, on one row: attempt, deadline and volume have their own place.
+/// Why a step acts, waits or has failed, on one row: the volume has its own place.
 fn gist(line: &Line) -> String {
-    let message = line.message.as_str();
-    let message = message.strip_prefix("start: ").or_else(|| message.strip_prefix("wait: ")).unwrap_or(message);
-    let message = message.rsplit_once(" (attempt ").map_or(message, |(gist, _)| gist);
+    let why = line.why.as_deref().unwrap_or(&line.message);
     let about = format!("volume {} ", line.volume.as_deref().unwrap_or_default());
-    let message = message.strip_prefix(&about).unwrap_or(message);
-    message.replace(['\n', '\t'], " ")
+    why.strip_prefix(&about).unwrap_or(why).replace(['\n', '\t'], " ")
 }
 
 fn time(line: &Line) -> SystemTime {
@@ -368,11 +363,12 @@ mod tests {
 
     #[test]
     fn a_row_shows_only_the_gist_of_what_a_step_is_at() {
-        let gist_of =
-            |message: &str| gist(&Line { volume: Some("vol-0abc".to_owned()), ..Line::note(Level::Info, message) });
-        let wait = "wait: volume vol-0abc is attached to i-0 (running) (attempt 3, 12s of 30m, again in 2s)";
-        assert_eq!(gist_of(wait), "is attached to i-0 (running)");
-        assert_eq!(gist_of("start: make\nxfs (attempt 1, deadline 30m)"), "make xfs");
+        let gist_of = |why: &str| {
+            let volume = Some("vol-0abc".to_owned());
+            gist(&Line { volume, why: Some(why.to_owned()), ..Line::note(Level::Info, "wait: …") })
+        };
+        assert_eq!(gist_of("volume vol-0abc is attached to i-0 (running)"), "is attached to i-0 (running)");
+        assert_eq!(gist_of("make\nxfs"), "make xfs");
         assert_eq!(gist_of("volume vol-0abcdef is another"), "volume vol-0abcdef is another");
     }
 

@@ -73,6 +73,10 @@ pub struct Line {
     pub allowed_ms: Option<u64>,
     /// What happened, with whatever else the event says as ` name=value`.
     pub message: String,
+    /// Why the step acts, waits or has failed, without the counters and times that the message has beside it. For who draws them
+    /// elsewhere; neither in JSON logs nor in the journal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// How bad it is, worst first.
@@ -122,6 +126,7 @@ impl Line {
             attempt: None,
             allowed_ms: None,
             message: message.into(),
+            why: None,
         }
     }
 
@@ -155,6 +160,7 @@ impl Line {
             time: readable::line(&self.time).into_owned(),
             step: shown(&self.step),
             volume: shown(&self.volume),
+            why: self.why.as_deref().map(|why| readable::text(&readable::commands(why)).into_owned()),
             message: readable::text(&message).into_owned(),
             ..*self
         }
@@ -181,6 +187,7 @@ impl Visit for Fields {
         match field.name() {
             "step" => self.line.step = Some(value.to_owned()),
             "volume" => self.line.volume = Some(value.to_owned()),
+            "why" => self.line.why = Some(value.to_owned()),
             "kind" => {
                 let kind: Result<Kind, Unknown> = Kind::deserialize(value.into_deserializer());
                 self.line.kind = kind.unwrap_or_default();
@@ -460,7 +467,8 @@ fn write(text: &str) -> bool {
 
 /// One object and a newline.
 fn json(line: &Line) -> String {
-    serde_json::to_string(line).map(|object| object + "\n").unwrap_or_default()
+    let line = Line { why: None, ..line.clone() };
+    serde_json::to_string(&line).map(|object| object + "\n").unwrap_or_default()
 }
 
 /// Whether the standard error takes colours (no-color.org).

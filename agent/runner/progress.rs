@@ -59,7 +59,7 @@ impl Progress {
             doing: None,
             told: None,
         };
-        progress.log("begin", format_args!("observing the present state"));
+        progress.log("begin", None, format_args!("observing the present state"));
         progress.record.outcome = Outcome::Running;
         journal.note_record(progress.record.clone());
         progress
@@ -75,6 +75,7 @@ impl Progress {
         self.changed = true;
         self.log(
             "start",
+            Some(because),
             format_args!("start: {because} (attempt {}, deadline {})", self.record.attempts, rough(self.allowed)),
         );
         self.save(journal, Outcome::Running);
@@ -93,6 +94,7 @@ impl Progress {
         }
         self.log(
             "wait",
+            Some(&why),
             format_args!(
                 "wait: {why} (attempt {}, {} of {}, again in {})",
                 self.record.attempts,
@@ -121,13 +123,14 @@ impl Progress {
                     return Ok(output);
                 }
                 let how = if self.changed || self.only_looks || self.told.is_some() { "done" } else { "already so" };
-                self.log("done", format_args!("{how} ({})", rough(self.began.elapsed())));
+                self.log("done", None, format_args!("{how} ({})", rough(self.began.elapsed())));
                 Ok(output)
             }
             Err(failure) => {
                 self.record.error = Some((&failure).into());
                 self.save(journal, Outcome::Failed);
-                self.log("failed", format_args!("failed ({}): {failure}", rough(self.began.elapsed())));
+                let why = failure.to_string();
+                self.log("failed", Some(&why), format_args!("failed ({}): {why}", rough(self.began.elapsed())));
                 Err(failure)
             }
         }
@@ -140,10 +143,10 @@ impl Progress {
     }
 
     /// `kind` says what becomes of the step, for those who draw it (agent/log).
-    fn log(&self, kind: &'static str, text: fmt::Arguments<'_>) {
+    fn log(&self, kind: &'static str, why: Option<&str>, text: fmt::Arguments<'_>) {
         let step = self.record.step.as_str();
         let volume = self.record.subject.as_deref();
         let (attempt, allowed_ms) = (self.record.attempts, time::millis(self.allowed));
-        tracing::info!(step, volume, kind, attempt, allowed_ms, "{text}");
+        tracing::info!(step, volume, kind, attempt, allowed_ms, why, "{text}");
     }
 }
