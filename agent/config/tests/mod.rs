@@ -5,6 +5,7 @@ mod json_schema;
 mod mistakes;
 mod properties;
 mod settings;
+mod toml_words;
 
 use super::{Config, Mistakes, Scope, Text, load};
 
