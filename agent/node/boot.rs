@@ -1,12 +1,11 @@
 //! The boot sequence, top to bottom.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
 
-use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -14,19 +13,18 @@ use crate::aws::{Aws, Services};
 use crate::config::{self, Config};
 use crate::failure::FailedStep;
 use crate::failure::{Code, Failure};
-use crate::host::device::Device;
-use crate::host::probe::Found;
 use crate::host::{fstab, systemd};
 use crate::lifecycle::Node;
 use crate::lifecycle::heartbeat::Heart;
 use crate::lifecycle::{Launch, LaunchResult, Standing};
-use crate::node::steps::attach::{Attach, Attached};
+use crate::node::steps::attach::Attach;
 use crate::node::steps::complete::Complete;
-use crate::node::steps::device::FindDevice;
+use crate::node::steps::device::{Disk, FindDevice};
 use crate::node::steps::fetch::Fetch;
 use crate::node::steps::files::WriteFiles;
-use crate::node::steps::filesystem::MakeFilesystem;
+use crate::node::steps::filesystem::{Formatted, MakeFilesystem};
 use crate::node::steps::grow::Grow;
+use crate::node::steps::hook_environment;
 use crate::node::steps::hooks::Hook;
 use crate::node::steps::identity::{Identify, RightNode};
 use crate::node::steps::lost_journal::FindLost;
@@ -194,7 +192,7 @@ impl Boot<'_> {
         let fetch = async { if launched { Ok(None) } else { run.step(self.fetch(services)).await.map(Some) } };
         let (volumes, staged) = tokio::try_join!(attach, fetch)?;
 
-        let devices = run
+        let disks = run
             .together(volumes.iter().map(|volume| FindDevice {
                 ec2: &services.ec2,
                 volume,
@@ -202,10 +200,9 @@ impl Boot<'_> {
                 described: Cell::default(),
             }))
             .await?;
-        let disks = || volumes.iter().zip(&devices);
         let (ec2, instance_id) = (&services.ec2, node.instance_id.as_str());
-        let found = run
-            .in_turn(disks().map(|(volume, device)| MakeFilesystem {
+        let formatted = run
+            .in_turn(disks.iter().map(|Disk { volume, device }| MakeFilesystem {
                 journal,
                 ec2,
                 launch,
@@ -218,15 +215,20 @@ impl Boot<'_> {
         if !launched && !run.is_planning() {
             self.forget_other_volumes();
         }
-        self.mount(run, disks().zip(&found).map(|((volume, device), found)| (volume.want, device, found)).collect())
-            .await?;
-        run.in_turn(disks().map(|(volume, device)| Grow { journal, volume, device, deadline, tried: Cell::default() }))
-            .await?;
+        self.mount(run, &formatted).await?;
+        run.in_turn(disks.iter().map(|Disk { volume, device }| Grow {
+            journal,
+            volume,
+            device,
+            deadline,
+            tried: Cell::default(),
+        }))
+        .await?;
         run.in_turn(volumes.iter().map(|volume| Own { journal, volume, swept: Cell::default() })).await?;
 
         // What follows is done once per instance.
         let Some(staged) = staged else {
-            self.is_set_up(run, disks().zip(&found));
+            self.is_set_up(run, &formatted);
             return Ok(Up::Done);
         };
         if let Some(failure) = self.unwritable.take() {
@@ -234,7 +236,7 @@ impl Boot<'_> {
         }
         let mut inputs = run.step(WriteFiles { journal, files: &config.files, contents: &staged.files }).await?;
         if let (Some(hooks), Some(script)) = (&config.hooks, &staged.script) {
-            let environment = &self.hook_environment(node, &volumes);
+            let environment = &hook_environment::of(config, node, &volumes);
             let functions = [(StepName::Configure, &hooks.configure), (StepName::HealthCheck, &hooks.health_check)];
             for (step, function) in functions {
                 inputs = run
@@ -256,7 +258,7 @@ impl Boot<'_> {
                     .await?;
             }
         }
-        self.is_set_up(run, disks().zip(&found));
+        self.is_set_up(run, &formatted);
         run.step(self.complete(launch, LaunchResult::Continue)).await?;
         Ok(Up::Done)
     }
@@ -275,15 +277,12 @@ impl Boot<'_> {
     }
 
     /// All that is done once per instance is done, with these filesystems, and only Auto Scaling is to be told.
-    fn is_set_up<'b>(
-        &self,
-        run: &Runner<'_>,
-        disks: impl Iterator<Item = ((&'b Attached<'b>, &'b Device), &'b Found)>,
-    ) {
+    fn is_set_up(&self, run: &Runner<'_>, formatted: &[Formatted<'_>]) {
         if !run.is_planning() {
             self.journal.record_once_complete();
-            self.journal
-                .record_filesystems(disks.map(|((volume, _), found)| (volume.want.id.as_str(), found.uuid.as_str())));
+            self.journal.record_filesystems(
+                formatted.iter().map(|formatted| (formatted.want.id.as_str(), formatted.found.uuid.as_str())),
+            );
         }
     }
 
@@ -327,14 +326,11 @@ impl Boot<'_> {
     }
 
     /// Mounts these, and tells applications that all of them are mounted.
-    pub(crate) async fn mount(
-        &self,
-        run: &Runner<'_>,
-        mut disks: Vec<(&config::Volume, &Device, &Found)>,
-    ) -> Result<(), FailedStep> {
+    pub(crate) async fn mount(&self, run: &Runner<'_>, formatted: &[Formatted<'_>]) -> Result<(), FailedStep> {
         // One that lies in another comes after it.
-        disks.sort_by_key(|(want, _, _)| &want.mount_path);
-        run.in_turn(disks.into_iter().map(|(want, device, found)| MountVolume {
+        let mut formatted: Vec<_> = formatted.iter().collect();
+        formatted.sort_by_key(|formatted| &formatted.want.mount_path);
+        run.in_turn(formatted.into_iter().map(|Formatted { want, device, found }| MountVolume {
             journal: self.journal,
             want,
             device,
@@ -385,42 +381,6 @@ impl Boot<'_> {
             began: Instant::now(),
             got: RefCell::default(),
         }
-    }
-
-    /// What the seed's script left in scope, so that hook scripts written for it run unchanged.
-    fn hook_environment(&self, node: &Node, volumes: &[Attached<'_>]) -> BTreeMap<&'static str, String> {
-        let config = self.config;
-        let first = volumes.first();
-        let text = |value: Option<String>| value.unwrap_or_default();
-        // Sorted by key, as 0.1.0 wrote it. This text is an input of the hooks: another order would have them called again.
-        let all: Vec<_> = volumes
-            .iter()
-            .map(|volume| {
-                BTreeMap::from([
-                    ("id", json!(volume.want.id.as_str())),
-                    ("device_name", json!(volume.device_name)),
-                    ("mount_path", json!(volume.want.mount_path)),
-                    ("file_system", json!(volume.want.file_system.as_str())),
-                    ("owner", json!(volume.want.owner.as_ref().map(ToString::to_string))),
-                    ("group", json!(volume.want.group.as_ref().map(ToString::to_string))),
-                ])
-            })
-            .collect();
-        BTreeMap::from([
-            ("NODE_ID", config.node.id.clone()),
-            ("NODE_IP", config.node.ip.to_string()),
-            ("VOLUME_ID", text(first.map(|volume| volume.want.id.to_string()))),
-            ("DEVICE_NAME", text(first.map(|volume| volume.device_name.clone()))),
-            ("MOUNT_PATH", text(first.map(|volume| volume.want.mount_path.display().to_string()))),
-            ("FILE_SYSTEM_TYPE", text(first.map(|volume| volume.want.file_system.to_string()))),
-            ("OWNER", text(first.and_then(|volume| volume.want.owner.as_ref()).map(ToString::to_string))),
-            ("GROUP", text(first.and_then(|volume| volume.want.group.as_ref()).map(ToString::to_string))),
-            ("INSTANCE_ID", node.instance_id.clone()),
-            ("REGION", node.region.clone()),
-            ("ASG_NAME", text(config.lifecycle.as_ref().map(|lifecycle| lifecycle.asg_name.clone()))),
-            ("ASG_HOOK_NAME", text(config.lifecycle.as_ref().map(|lifecycle| lifecycle.hook_name.clone()))),
-            ("NODE_AGENT_VOLUMES", json!(all).to_string()),
-        ])
     }
 }
 

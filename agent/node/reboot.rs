@@ -16,6 +16,7 @@ use crate::host::device::Device;
 use crate::host::probe::{Found, Verdict, probe};
 use crate::host::{self, systemd};
 use crate::node::boot::Boot;
+use crate::node::steps::filesystem::Formatted;
 use crate::runner::Runner;
 use crate::sequence::StepName;
 use crate::state::{Journal, LaunchOutcome};
@@ -37,24 +38,24 @@ pub fn is_in_service(journal: &Journal) -> bool {
 
 /// Mounts all volumes and starts the applications that wait for them, where every volume is at hand.
 pub async fn mount(boot: &Boot<'_>) -> Result<(), FailedStep> {
-    let volumes = &boot.config.volumes;
-    if volumes.is_empty() {
+    if boot.config.volumes.is_empty() {
         return Ok(());
     }
     systemd::must_share_mounts().await.map_err(|failure| FailedStep::at(StepName::Mount, failure))?;
     let Some(disks) = find(boot).await else { return Ok(()) };
     let run = Runner::new(boot.journal, boot.config.timeouts.aws, boot.stop.clone(), boot.allowance);
-    boot.mount(&run, volumes.iter().zip(&disks).map(|(want, (device, found))| (want, device, found)).collect()).await
+    let formatted = disks.iter().map(|(want, device, found)| Formatted { want, device, found: found.clone() });
+    boot.mount(&run, &formatted.collect::<Vec<_>>()).await
 }
 
 /// The disks of all volumes, in their order.
-async fn find(boot: &Boot<'_>) -> Option<Vec<(Device, Found)>> {
+async fn find<'a>(boot: &Boot<'a>) -> Option<Vec<(&'a Volume, Device, Found)>> {
     let give_up = Instant::now() + FOUND_WITHIN;
     let mut disks = Vec::new();
     for want in &boot.config.volumes {
         let disk = loop {
             match at_hand(boot.journal, want).await {
-                Ok(AtHand::Yes(device, found)) => break (device, found),
+                Ok(AtHand::Yes(device, found)) => break (want, device, found),
                 Ok(AtHand::NotYet) if Instant::now() < give_up && !*boot.stop.borrow() => sleep(POLL).await,
                 Ok(AtHand::NotYet) => {
                     tracing::info!("volume {} has no device yet; it is mounted after AWS answers", want.id);

@@ -16,6 +16,17 @@ pub enum Observed<T> {
     NotYet(Failure),
 }
 
+impl<T> Observed<T> {
+    /// The same of what is made of the output.
+    pub fn map<U>(self, make: impl FnOnce(T) -> U) -> Observed<U> {
+        match self {
+            Observed::Done(output) => Observed::Done(make(output)),
+            Observed::Todo(because) => Observed::Todo(because),
+            Observed::NotYet(failure) => Observed::NotYet(failure),
+        }
+    }
+}
+
 /// What acting came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acted {

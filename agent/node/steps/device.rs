@@ -26,11 +26,20 @@ pub struct FindDevice<'a> {
     pub described: Cell<Option<(u64, Instant)>>,
 }
 
+/// An attached volume and its device.
+#[derive(Debug)]
+pub struct Disk<'a> {
+    /// The volume.
+    pub volume: &'a Attached<'a>,
+    /// Its device.
+    pub device: Device,
+}
+
 /// How long EC2's answer counts while the sizes differ: the request quota is the whole account's.
 const SIZE_FRESH: Duration = Duration::from_secs(5);
 
-impl Step for FindDevice<'_> {
-    type Output = Device;
+impl<'a> Step for FindDevice<'a> {
+    type Output = Disk<'a>;
 
     fn header(&self) -> Header<'_> {
         Header {
@@ -40,7 +49,7 @@ impl Step for FindDevice<'_> {
         }
     }
 
-    async fn observe(&self) -> Result<Observed<Device>, Failure> {
+    async fn observe(&self) -> Result<Observed<Disk<'a>>, Failure> {
         let id = &self.volume.want.id;
         let Some(device) = Device::find(&id.serial(), &self.volume.device_name)? else {
             // PrivateDevices= hides all disks from a service.
@@ -50,12 +59,12 @@ impl Step for FindDevice<'_> {
             return Ok(Observed::NotYet(Failure::new(Code::DeviceMissing, text)));
         };
         if device.size == self.volume.view.size_gib << 30 {
-            return Ok(Observed::Done(device));
+            return Ok(Observed::Done(Disk { volume: self.volume, device }));
         }
         let size_gib = self.size_now().await?;
         let expected = size_gib << 30;
         if device.size == expected {
-            return Ok(Observed::Done(device));
+            return Ok(Observed::Done(Disk { volume: self.volume, device }));
         }
         let text = format!(
             "{} has {} bytes, but EC2 says that volume {id} has {size_gib} GiB ({expected} bytes)",

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use crate::aws::ec2::Ec2;
-use crate::config::{FileSystemType, Format};
+use crate::config::{FileSystemType, Format, Volume};
 use crate::failure::{Code, Failure, Named};
 use crate::host::device::{Device, Locked};
 use crate::host::filesystem::{self, Maker, Soundness};
@@ -37,8 +37,19 @@ pub struct MakeFilesystem<'a> {
     pub deadline: Duration,
 }
 
-impl Step for MakeFilesystem<'_> {
-    type Output = Found;
+/// A volume whose device has its filesystem.
+#[derive(Clone, Debug)]
+pub struct Formatted<'a> {
+    /// The volume, as configured.
+    pub want: &'a Volume,
+    /// Its device.
+    pub device: &'a Device,
+    /// The filesystem on it.
+    pub found: Found,
+}
+
+impl<'a> Step for MakeFilesystem<'a> {
+    type Output = Formatted<'a>;
 
     fn header(&self) -> Header<'_> {
         Header {
@@ -48,28 +59,9 @@ impl Step for MakeFilesystem<'_> {
         }
     }
 
-    async fn observe(&self) -> Result<Observed<Found>, Failure> {
-        let id = self.volume.want.id.as_str();
-        let known = self.journal.volume(id);
-        if let Some(intent) = &known.formatting {
-            return self.observe_begun(intent).await;
-        }
-        match probe(self.device).await? {
-            Verdict::Filesystem(found) if found.kind != self.volume.want.file_system.as_str() => {
-                Err(self.wrong_filesystem(&found))
-            }
-            Verdict::Filesystem(_) if known.tag_due => Ok(Observed::Todo("the volume gets its tag".to_owned())),
-            Verdict::Filesystem(found) => {
-                self.must_be_the_same(&found)?;
-                self.must_be_whole(&found).await?;
-                Ok(Observed::Done(found))
-            }
-            Verdict::Blank(evidence) => {
-                let evidence = self.may_be_formatted(evidence)?;
-                Ok(Observed::Todo(format!("volume {id} is blank: {evidence}")))
-            }
-            Verdict::Refused { reason, evidence } => Err(self.not_blank(&reason, &evidence)),
-        }
+    async fn observe(&self) -> Result<Observed<Formatted<'a>>, Failure> {
+        let found = self.look().await?;
+        Ok(found.map(|found| Formatted { want: self.volume.want, device: self.device, found }))
     }
 
     async fn act(&self) -> Result<Acted, Failure> {
@@ -139,6 +131,30 @@ fn is_mounted(device: &Device) -> Result<bool, Failure> {
 /// A format that was begun, and the agent ended before mkfs did. The journal says what this agent meant; what is to be done
 /// is decided by what is on the disk ([`unfinished`]).
 impl MakeFilesystem<'_> {
+    async fn look(&self) -> Result<Observed<Found>, Failure> {
+        let id = self.volume.want.id.as_str();
+        let known = self.journal.volume(id);
+        if let Some(intent) = &known.formatting {
+            return self.observe_begun(intent).await;
+        }
+        match probe(self.device).await? {
+            Verdict::Filesystem(found) if found.kind != self.volume.want.file_system.as_str() => {
+                Err(self.wrong_filesystem(&found))
+            }
+            Verdict::Filesystem(_) if known.tag_due => Ok(Observed::Todo("the volume gets its tag".to_owned())),
+            Verdict::Filesystem(found) => {
+                self.must_be_the_same(&found)?;
+                self.must_be_whole(&found).await?;
+                Ok(Observed::Done(found))
+            }
+            Verdict::Blank(evidence) => {
+                let evidence = self.may_be_formatted(evidence)?;
+                Ok(Observed::Todo(format!("volume {id} is blank: {evidence}")))
+            }
+            Verdict::Refused { reason, evidence } => Err(self.not_blank(&reason, &evidence)),
+        }
+    }
+
     async fn observe_begun(&self, intent: &FormatIntent) -> Result<Observed<Found>, Failure> {
         if is_mounted(self.device)? {
             return Ok(Observed::Todo("a format was begun, and somebody has mounted the result".to_owned()));

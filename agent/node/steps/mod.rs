@@ -7,6 +7,7 @@ pub mod fetch;
 pub mod files;
 pub mod filesystem;
 pub mod grow;
+pub mod hook_environment;
 pub mod hooks;
 pub mod identity;
 pub mod lost_journal;
