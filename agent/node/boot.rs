@@ -11,12 +11,10 @@ use tokio::time::Instant;
 
 use crate::aws::{Aws, Services};
 use crate::config::{self, Config};
-use crate::failure::FailedStep;
-use crate::failure::{Code, Failure};
+use crate::failure::{Code, FailedStep, Failure};
 use crate::host::{fstab, systemd};
-use crate::lifecycle::Node;
 use crate::lifecycle::heartbeat::Heart;
-use crate::lifecycle::{Launch, LaunchResult, Standing};
+use crate::lifecycle::{Launch, LaunchResult, Node, Standing};
 use crate::node::steps::attach::Attach;
 use crate::node::steps::complete::Complete;
 use crate::node::steps::device::{Disk, FindDevice};

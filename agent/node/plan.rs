@@ -10,7 +10,7 @@ use crate::config::{Config, Scope};
 use crate::failure::{Failure, Named};
 use crate::host;
 use crate::node::boot::Boot;
-use crate::node::session::Places;
+use crate::node::places::Places;
 use crate::node::settings;
 use crate::readable::{self, Page};
 use crate::runner::allowance::Allowance;

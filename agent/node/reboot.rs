@@ -10,8 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::config::Volume;
-use crate::failure::FailedStep;
-use crate::failure::Failure;
+use crate::failure::{FailedStep, Failure};
 use crate::host::device::Device;
 use crate::host::probe::{Found, Verdict, probe};
 use crate::host::{self, systemd};

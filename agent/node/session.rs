@@ -1,70 +1,33 @@
-//! What a process that works on the node has for itself: the lock, the journal, the clients, the wish to stop.
+//! What a process that works on the node has for itself: the lock, the journal, the clients, the stop signal.
 
 use std::borrow::Cow;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::convert::Infallible;
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::aws::Aws;
 use crate::config::{self, Config, Scope};
-use crate::failure::FailedStep;
-use crate::failure::{Class, Code, Failure, Named};
+use crate::failure::{Class, Code, FailedStep, Failure};
 use crate::host;
 use crate::lifecycle::heartbeat::Heart;
 use crate::lifecycle::{Launch, LaunchResult};
-use crate::log::{self, Level};
 use crate::node::boot::{Boot, Site, Up};
 use crate::node::lock::Lock;
+use crate::node::places::{Places, take_lock};
 use crate::node::reboot;
 use crate::node::settings;
 use crate::node::steps::complete::Complete;
 use crate::node::steps::fetch::prepare_scratch;
 use crate::node::steps::hooks::end_survivor;
-use crate::readable;
 use crate::runner::Runner;
 use crate::runner::allowance::Allowance;
 use crate::sequence::StepName;
-use crate::state::publish::{self, Publisher};
-use crate::state::store;
-use crate::state::{FailedStepRecord, Journal, LaunchOutcome, Phase, Process};
-
-/// Where things are.
-#[derive(Clone, Debug)]
-pub struct Places {
-    /// `--config`
-    pub config: String,
-    /// `--state-dir`
-    pub state_dir: PathBuf,
-    /// `--runtime-dir`
-    pub runtime_dir: PathBuf,
-}
-
-impl Places {
-    /// The directories that are not given are those that systemd names, or the usual ones.
-    pub fn new(config: String, state_dir: Option<PathBuf>, runtime_dir: Option<PathBuf>) -> Self {
-        let dir = |given: Option<PathBuf>, variable: &str, usual: &str| {
-            // systemd separates several directories by colons; the first is ours.
-            let first = |dirs: OsString| {
-                let dirs = dirs.into_string().ok()?;
-                dirs.split(':').next().filter(|dir| !dir.is_empty()).map(PathBuf::from)
-            };
-            given.or_else(|| std::env::var_os(variable).and_then(first)).unwrap_or_else(|| PathBuf::from(usual))
-        };
-        let state_dir = dir(state_dir, "STATE_DIRECTORY", "/var/lib/node-agent");
-        Places {
-            config,
-            // Hooks and the reader of their output have another working directory.
-            state_dir: std::path::absolute(&state_dir).unwrap_or(state_dir),
-            runtime_dir: dir(runtime_dir, "RUNTIME_DIRECTORY", "/run/node-agent"),
-        }
-    }
-}
+use crate::state::publish::Publisher;
+use crate::state::{Journal, LaunchOutcome, Phase, Process, store};
 
 /// A process at work on the node; no other is, as long as this lives.
 #[derive(Debug)]
@@ -115,15 +78,6 @@ const ASKING_AGAIN: Duration = Duration::from_secs(5);
 
 /// Where no configuration says it: the default of `timeouts.aws`.
 const IDENTIFYING: Duration = Duration::from_mins(5);
-
-/// How long a failed node may take to tag its instance, so that somebody outside sees why.
-const TAGGING: Duration = Duration::from_secs(15);
-/// After this long, what did not succeed is tried again.
-const TAGGING_AGAIN: Duration = Duration::from_secs(30);
-/// The longest value a tag can have (EC2 user guide, "Tag restrictions").
-const TAG_LENGTH: usize = 256;
-/// The instance's tag that says why the node failed.
-pub const STATUS: &str = "node-agent:status";
 
 impl Session {
     /// Takes the lock and opens the journal.
@@ -383,119 +337,4 @@ impl Session {
     pub fn launch<'a>(&'a self, lifecycle: Option<&'a config::Lifecycle>) -> Option<Launch<'a>> {
         self.site.get().map(|site| site.launch(&self.aws, lifecycle))
     }
-
-    /// [`Session::tag`], until it has succeeded or cannot.
-    pub async fn keep_tagging(&self, failed: Option<&FailedStep>) {
-        while !self.tag(failed).await {
-            sleep(TAGGING_AGAIN).await;
-        }
-    }
-
-    /// Tags the instance with how it stands, where it is known and IAM allows it. Without a failure, only to take an earlier
-    /// tag back. What a lost or stopped instance says is of no use to anybody. Returns whether there is nothing left to do.
-    pub async fn tag(&self, failed: Option<&FailedStep>) -> bool {
-        let Some(site) = self.site.get() else { return true };
-        let class = failed.map(|failed| failed.failure.class());
-        if matches!(class, Some(Class::Stopped | Class::LifecycleLost)) {
-            return true;
-        }
-        let earlier = self.journal.read(|state| state.tagged);
-        let value = match failed {
-            None if !earlier => return true,
-            None => "done".to_owned(),
-            Some(failed) => {
-                let step = failed.step.map_or("start", StepName::as_str);
-                let text = format!("{step}: {}", failed.failure.in_public().lines().next().unwrap_or_default());
-                readable::line(&text).chars().take(TAG_LENGTH).collect()
-            }
-        };
-        if failed.is_some() {
-            // Before it may be there: an answer can be lost, or come when nobody listens any more.
-            self.note_tagged(true);
-        }
-        let tags = [(STATUS, value.as_str())];
-        let tagging = Box::pin(site.services.ec2.tag(&site.node.instance_id, &tags));
-        match timeout(TAGGING, tagging).await {
-            Ok(Ok(true)) => self.note_tagged(failed.is_some()),
-            Ok(Ok(false)) => {
-                tracing::debug!("the instance cannot be tagged: ec2:CreateTags is not allowed");
-                self.note_tagged(earlier);
-            }
-            Ok(Err(failure)) => {
-                tracing::debug!("the instance cannot be tagged: {failure}");
-                return false;
-            }
-            Err(_) => {
-                tracing::debug!("the instance cannot be tagged: EC2 does not answer");
-                return false;
-            }
-        }
-        true
-    }
-
-    fn note_tagged(&self, tagged: bool) {
-        if self.journal.read(|state| state.tagged) == tagged {
-            return;
-        }
-        if let Err(failure) = self.journal.update(|state| state.tagged = tagged) {
-            tracing::error!("{failure}");
-        }
-    }
-}
-
-/// Says how it ended, in the last line of a run; on the machine's console, too, for those who cannot log in.
-pub fn last_words(fault: Option<&FailedStepRecord>) {
-    let Some(FailedStepRecord { step, error, .. }) = fault else {
-        let last = "node-agent: result=done";
-        return log::last_words(Level::Info, last, last);
-    };
-    if error.message.contains('\n') {
-        log::say(Level::Error, &error.message);
-    }
-    let stopped = error.code == Code::Stopped.name();
-    let last = |message: &str| {
-        format!(
-            "node-agent: result={} step={} code={} reason={:?} remedy={:?}",
-            if stopped { "stopped" } else { "failed" },
-            step.map_or("start", StepName::as_str),
-            error.code,
-            readable::line(message.lines().next().unwrap_or_default()),
-            readable::remedy(&error.remedy),
-        )
-    };
-    let level = if stopped { Level::Info } else { Level::Error };
-    log::last_words(level, &last(&error.message), &last(&error.public));
-}
-
-/// Makes the state and the runtime directory where they are missing, and takes the lock. A directory that cannot be made
-/// fails whatever needs it later.
-pub fn take_lock(places: &Places) -> Result<Lock, Failure> {
-    let (state_dir, runtime_dir) = (&places.state_dir, &places.runtime_dir);
-    if let Err(error) = store::private_dir(state_dir) {
-        tracing::error!("making {}: {error}", state_dir.display());
-    }
-    publish::make_dir(runtime_dir);
-    Lock::take(state_dir, runtime_dir)
-}
-
-/// Becomes true at SIGTERM or SIGINT. A terminal that goes away (SIGHUP) ends nothing.
-pub fn stop_signal() -> Result<watch::Receiver<bool>, Failure> {
-    let (sender, receiver) = watch::channel(false);
-    let mut terminate = signal(SignalKind::terminate()).named("waiting for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).named("waiting for SIGINT")?;
-    let mut hang_up = signal(SignalKind::hangup()).named("waiting for SIGHUP")?;
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
-                _ = hang_up.recv() => {}
-            }
-        }
-        // Without receivers the run is over anyway.
-        let _ = sender.send(true);
-        // The channel stays open as long as the process: a closed one would look like a stop.
-        std::future::pending::<()>().await;
-    });
-    Ok(receiver)
 }

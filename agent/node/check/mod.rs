@@ -26,7 +26,7 @@ use crate::aws::{Aws, Services};
 use crate::config::Config;
 use crate::failure::{Class, Code, Failure};
 use crate::log::{self, Format};
-use crate::node::session::Places;
+use crate::node::places::Places;
 use crate::node::settings;
 use report::{Finding, Report};
 use services::Ways;

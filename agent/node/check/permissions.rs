@@ -11,7 +11,7 @@ use super::{Finding, Scene, ask};
 use crate::aws::ec2::VolumeView;
 use crate::config::{self, Source};
 use crate::failure::{Code, Failure};
-use crate::node::session::STATUS;
+use crate::node::status_tag::STATUS;
 use crate::node::steps::filesystem::FORMATTED;
 
 /// One line an action.

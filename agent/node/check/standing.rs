@@ -1,7 +1,7 @@
 //! How the last run on this machine ended: a node that is held is no node to be trusted.
 
 use super::Finding;
-use crate::node::session::Places;
+use crate::node::places::Places;
 use crate::node::status;
 use crate::node::status::report::Overall;
 use crate::state::Phase;

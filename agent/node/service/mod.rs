@@ -19,7 +19,8 @@ use self::pauses::Pauses;
 use crate::failure::FailedStep;
 use crate::host::notify;
 use crate::node::boot::Up;
-use crate::node::session::{Attempt, Session, last_words};
+use crate::node::process::last_words;
+use crate::node::session::{Attempt, Session};
 use crate::state::{FailedStepRecord, Phase};
 
 /// Where no configuration says it: the default of `timeouts.complete`.

@@ -9,19 +9,19 @@ use super::client::{self, Pending};
 use super::requests::Request;
 use crate::aws::Aws;
 use crate::config::Scope;
-use crate::failure::FailedStep;
-use crate::failure::{Code, Failure};
+use crate::failure::{Code, FailedStep, Failure};
 use crate::host::{self, process, systemd};
 use crate::lifecycle::LaunchResult;
 use crate::node::lock;
-use crate::node::session::{Places, Session, stop_signal, take_lock};
+use crate::node::places::{Places, take_lock};
+use crate::node::process::stop_signal;
+use crate::node::session::Session;
 use crate::node::settings;
 use crate::node::status;
 use crate::node::status::report::Overall;
 use crate::runner::stopped;
 use crate::sequence::StepName;
-use crate::state::store;
-use crate::state::{FailedStepRecord, Journal, Phase};
+use crate::state::{FailedStepRecord, Journal, Phase, store};
 
 /// How long a unit that was started may take until its service answers: it does so before it does anything else.
 const STARTING: Duration = Duration::from_secs(30);

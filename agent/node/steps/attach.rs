@@ -9,8 +9,7 @@ use tokio::time::Instant;
 use crate::aws::ec2::{self, AttachAnswer, Attachment, Ec2, VolumeView};
 use crate::config;
 use crate::failure::{Code, Failure};
-use crate::lifecycle::Launch;
-use crate::lifecycle::Node;
+use crate::lifecycle::{Launch, Node};
 use crate::runner::{Acted, Header, Observed, Step};
 use crate::sequence::StepName;
 

@@ -1,0 +1,56 @@
+//! The agent's process: what ends it, and what it says last.
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::failure::{Code, Failure, Named};
+use crate::log::{self, Level};
+use crate::readable;
+use crate::sequence::StepName;
+use crate::state::FailedStepRecord;
+
+/// Becomes true at SIGTERM or SIGINT. A terminal that goes away (SIGHUP) ends nothing.
+pub fn stop_signal() -> Result<watch::Receiver<bool>, Failure> {
+    let (sender, receiver) = watch::channel(false);
+    let mut terminate = signal(SignalKind::terminate()).named("waiting for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).named("waiting for SIGINT")?;
+    let mut hang_up = signal(SignalKind::hangup()).named("waiting for SIGHUP")?;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hang_up.recv() => {}
+            }
+        }
+        // Without receivers the run is over anyway.
+        let _ = sender.send(true);
+        // The channel stays open as long as the process: a closed one would look like a stop.
+        std::future::pending::<()>().await;
+    });
+    Ok(receiver)
+}
+
+/// Says how it ended, in the last line of a run; on the machine's console, too, for those who cannot log in.
+pub fn last_words(fault: Option<&FailedStepRecord>) {
+    let Some(FailedStepRecord { step, error, .. }) = fault else {
+        let last = "node-agent: result=done";
+        return log::last_words(Level::Info, last, last);
+    };
+    if error.message.contains('\n') {
+        log::say(Level::Error, &error.message);
+    }
+    let stopped = error.code == Code::Stopped.name();
+    let last = |message: &str| {
+        format!(
+            "node-agent: result={} step={} code={} reason={:?} remedy={:?}",
+            if stopped { "stopped" } else { "failed" },
+            step.map_or("start", StepName::as_str),
+            error.code,
+            readable::line(message.lines().next().unwrap_or_default()),
+            readable::remedy(&error.remedy),
+        )
+    };
+    let level = if stopped { Level::Info } else { Level::Error };
+    log::last_words(level, &last(&error.message), &last(&error.public));
+}
