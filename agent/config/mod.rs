@@ -13,6 +13,7 @@ mod reader;
 mod report;
 pub mod schema;
 pub mod script;
+mod surroundings;
 mod syntax;
 mod tree;
 pub mod user_data;
@@ -31,6 +32,7 @@ pub use model::{
     Account, BadDigest, BadVolumeId, Config, Contents, File, FileSystemType, Format, Hooks, Lifecycle, Node, OnFailure,
     Recursive, Script, Sha256Digest, Source, Timeouts, Volume, VolumeId,
 };
+pub use surroundings::{Database, Host, Unfound, Unread};
 
 /// A configuration's text.
 #[derive(Clone, PartialEq, Eq)]
@@ -52,10 +54,10 @@ impl std::fmt::Debug for Text {
 pub const USER_DATA: &str = "user data";
 
 /// What the settings are checked against.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub enum Scope {
     /// This host too: do the accounts exist, is the hooks' script there and does it define its functions?
-    ThisHost,
+    ThisHost(&'static dyn Host),
     /// The text alone, so that a configuration can be checked elsewhere.
     Offline,
 }

@@ -9,7 +9,7 @@ use std::{fs, thread};
 use nix::unistd::{Group, User};
 
 use super::command::{self, Asked};
-use crate::config::Account;
+use crate::config::{Account, Database, Unfound};
 use crate::failure::{Code, Failure};
 
 /// How long `getent` may take for one name: a name service that hangs waits for its server.
@@ -19,47 +19,19 @@ const EARLY: Duration = Duration::from_mins(2);
 /// Between two questions.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Which database a name is looked up in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Database {
-    /// The users'.
-    Users,
-    /// The groups'.
-    Groups,
-}
-
-impl Database {
-    /// `user`, `group`
-    pub fn noun(self) -> &'static str {
-        match self {
-            Database::Users => "user",
-            Database::Groups => "group",
-        }
-    }
-
-    /// As nsswitch.conf(5) and getent(1) call it; the file has the same name.
-    fn name(self) -> &'static str {
-        match self {
-            Database::Users => "passwd",
-            Database::Groups => "group",
-        }
-    }
-
-    fn in_file(self, name: &str) -> Result<Option<u32>, nix::Error> {
-        match self {
-            Database::Users => User::from_name(name).map(|user| user.map(|user| user.uid.as_raw())),
-            Database::Groups => Group::from_name(name).map(|group| group.map(|group| group.gid.as_raw())),
-        }
+/// As nsswitch.conf(5) and getent(1) call it; the file has the same name.
+fn name_of(database: Database) -> &'static str {
+    match database {
+        Database::Users => "passwd",
+        Database::Groups => "group",
     }
 }
 
-/// Why an account has no id, as the end of a sentence that begins with its name.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Unfound {
-    /// There is none.
-    Absent(String),
-    /// It cannot be told.
-    Unclear(String),
+fn in_file(database: Database, name: &str) -> Result<Option<u32>, nix::Error> {
+    match database {
+        Database::Users => User::from_name(name).map(|user| user.map(|user| user.uid.as_raw())),
+        Database::Groups => Group::from_name(name).map(|group| group.map(|group| group.gid.as_raw())),
+    }
 }
 
 /// The user's id. May block for ten seconds and, on a machine that has just started, longer.
@@ -83,7 +55,7 @@ fn id(database: Database, account: &Account) -> Result<u32, Failure> {
         Unfound::Unclear(why) => Failure::new(Code::ToolFailed, format!("{noun} {name} {why}")).remedy(format!(
             "see why the machine's name service does not answer (time getent {} {name}; systemctl status sssd), or write the \
              {noun}'s number in the configuration, then: node-agent retry",
-            database.name()
+            name_of(database)
         )),
     })
 }
@@ -99,18 +71,18 @@ pub fn find(database: Database, name: &str) -> Result<u32, Unfound> {
 }
 
 fn find_once(database: Database, name: &str) -> Result<u32, Unfound> {
-    match database.in_file(name) {
+    match in_file(database, name) {
         Ok(Some(id)) => return Ok(id),
         Ok(None) => {}
         Err(errno) => return Err(Unfound::Unclear(format!("cannot be looked up: {}", errno.desc()))),
     }
-    let file = format!("/etc/{}", database.name());
+    let file = format!("/etc/{}", name_of(database));
     // getent takes what strtoul(3) reads as a number for an id, not for a name.
     if name.starts_with('+') {
         return Err(Unfound::Absent(format!("is not in {file}")));
     }
     let began = Instant::now();
-    match command::ask("getent", &[database.name(), "--", name], LIMIT) {
+    match command::ask("getent", &[name_of(database), "--", name], LIMIT) {
         Ok(Asked::Ended(output)) => answered(&file, name, output.status.code(), &output.stdout),
         Ok(Asked::Hung) => {
             let waited = began.elapsed().as_secs();
@@ -162,7 +134,7 @@ fn may_come(database: Database) -> bool {
 /// Whether nsswitch.conf(5) names a source of accounts that needs a service of its own.
 fn asks_a_service(switch: &str, database: Database) -> bool {
     let line =
-        switch.lines().find_map(|line| line.trim().strip_prefix(database.name())?.trim_start().strip_prefix(':'));
+        switch.lines().find_map(|line| line.trim().strip_prefix(name_of(database))?.trim_start().strip_prefix(':'));
     line.is_some_and(|sources| sources.split_whitespace().any(|source| ["sss", "ldap", "winbind"].contains(&source)))
 }
 

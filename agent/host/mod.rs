@@ -27,6 +27,7 @@ pub mod read;
 pub mod remains;
 pub mod resize;
 pub mod systemd;
+pub mod this_host;
 pub mod unfinished;
 
 use std::fs;

@@ -9,6 +9,7 @@ use crate::aws::Aws;
 use crate::config::{Config, Scope};
 use crate::failure::{Failure, Named};
 use crate::host;
+use crate::host::this_host::ThisHost;
 use crate::node::boot::Boot;
 use crate::node::places::Places;
 use crate::node::settings;
@@ -23,7 +24,7 @@ use crate::state::Journal;
 pub async fn make(places: &Places, mut stop: watch::Receiver<bool>) -> Result<Vec<Planned>, Failure> {
     let aws = Aws::new();
     let config = tokio::select! {
-        config = settings::load(&places.config, &aws.imds, Scope::ThisHost) => config?,
+        config = settings::load(&places.config, &aws.imds, Scope::ThisHost(&ThisHost)) => config?,
         _ = stop.wait_for(|stop| *stop) => return Err(stopped()),
     };
     // A journal that cannot be read would be set aside.

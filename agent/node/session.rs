@@ -13,6 +13,7 @@ use crate::aws::Aws;
 use crate::config::{self, Config, Scope};
 use crate::failure::{Class, Code, FailedStep, Failure};
 use crate::host;
+use crate::host::this_host::ThisHost;
 use crate::lifecycle::heartbeat::Heart;
 use crate::lifecycle::{Launch, LaunchResult};
 use crate::node::boot::{Boot, Site, Up};
@@ -212,7 +213,7 @@ impl Session {
             Err(failure) => return Box::pin(self.without_configuration(failure, None)).await,
         };
         let validated = tokio::select! {
-            validated = texts.clone().validate_aside(Scope::ThisHost) => validated,
+            validated = texts.clone().validate_aside(Scope::ThisHost(&ThisHost)) => validated,
             _ = stop.wait_for(|stop| *stop) => {
                 return Attempt { result: Err(crate::runner::stopped().into()), config: None, lifecycle: None };
             }

@@ -1,6 +1,7 @@
 //! Bad input, as data: what is said, and where.
 
 use super::*;
+use crate::host::this_host::ThisHost;
 
 /// A line, a column, and a part of what is said and of what to do.
 type Said<'a> = (usize, usize, &'a str, &'a str);
@@ -477,7 +478,7 @@ fn what_depends_on_the_host_is_told_only_there() {
     for (toml, expected) in cases {
         let toml = format!("{NODE}{toml}");
         assert!(offline(&toml).is_ok(), "{toml}: {:?}", offline(&toml));
-        let told = load(text("config.toml", &toml), None, Scope::ThisHost).expect_err(&toml);
+        let told = load(text("config.toml", &toml), None, Scope::ThisHost(&ThisHost)).expect_err(&toml);
         assert_told(&toml, &told, expected);
     }
 }
@@ -567,7 +568,7 @@ fn a_script_that_bash_cannot_read_is_told_as_that_and_nothing_more() {
         let encoded = base64::engine::general_purpose::STANDARD.encode(&script);
         for key in [format!("script = {path:?}"), format!("script_base64 = \"{encoded}\"")] {
             let toml = format!("{NODE}[hooks]\n{key}\n");
-            let told = load(text("config.toml", &toml), None, Scope::ThisHost).unwrap_err();
+            let told = load(text("config.toml", &toml), None, Scope::ThisHost(&ThisHost)).unwrap_err();
             let line = told.to_string();
             assert!(told.len() == 1 && line.contains(what) && line.contains(instead), "{line}");
         }

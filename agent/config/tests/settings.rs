@@ -10,6 +10,7 @@ use crate::config::{
     Account, Contents, FileSystemType, Format, OnFailure, Recursive, Script, Sha256Digest, Source, VolumeId,
     wants_user_data,
 };
+use crate::host::this_host::ThisHost;
 
 /// Every key there is, as the documentation shows them.
 pub(super) const EVERYTHING: &str = r#"
@@ -273,7 +274,7 @@ fn accounts_and_scripts_of_this_host_are_found() {
          [[file]]\ndestination = \"/x\"\ncontents = \"\"\nowner = \"root\"\ngroup = 4242\n",
         script.to_str().unwrap()
     );
-    let config = load(text("config.toml", &toml), None, Scope::ThisHost).unwrap();
+    let config = load(text("config.toml", &toml), None, Scope::ThisHost(&ThisHost)).unwrap();
     assert_eq!(config.files[0].group, Account::Id(4242));
     assert_eq!(config.hooks.unwrap().sha256, Some(digest));
 }

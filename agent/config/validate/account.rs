@@ -6,8 +6,8 @@ use crate::config::model::Account;
 use crate::config::reader::{Given, Sheet};
 use crate::config::report::{Quoted, Reported};
 use crate::config::schema::Key;
-pub(super) use crate::host::accounts::Database;
-use crate::host::accounts::{self, Unfound};
+pub(super) use crate::config::surroundings::Database;
+use crate::config::surroundings::Unfound;
 
 /// A key's account; a name must exist on this host when that is asked.
 pub(super) fn read(
@@ -50,13 +50,11 @@ fn account(given: &Given<'_, &str>, database: Database, scope: Scope) -> Result<
     if text.contains(|c: char| c.is_control() || is_blank(c) || c == '/') {
         return Err(spot.write(format_args!("{} is no name of an account", Quoted(text)), example));
     }
-    if scope == Scope::Offline {
-        return Ok(Account::Name(text.to_owned()));
-    }
+    let Scope::ThisHost(host) = scope else { return Ok(Account::Name(text.to_owned())) };
     // Names with a NUL, for which this panics, are refused above.
     let noun = database.noun();
-    match accounts::find(database, text) {
-        Ok(_) => Ok(Account::Name(text.to_owned())),
+    match host.find(database, text) {
+        Ok(()) => Ok(Account::Name(text.to_owned())),
         Err(Unfound::Absent(why)) => Err(spot.mistake(
             format_args!("there is no {noun} {} on this host: it {why}", Quoted(text)),
             format_args!(

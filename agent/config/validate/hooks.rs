@@ -11,7 +11,7 @@ use crate::config::reader::{Given, Sheet, nearest};
 use crate::config::report::{Quoted, Reported, Spot};
 use crate::config::schema::{Key, hooks as keys};
 use crate::config::script::{self, Definition};
-use crate::host::read::{self, Pipes, Unreadable};
+use crate::config::surroundings::{Host, Unread};
 
 pub(super) fn read(sheet: &Sheet<'_>, scope: Scope) -> Result<Hooks, Reported> {
     let script = script(sheet, scope);
@@ -67,7 +67,10 @@ fn script(sheet: &Sheet<'_>, scope: Scope) -> Result<(Script, Option<Vec<u8>>), 
     if key.name == keys::SCRIPT.name {
         let (path, text) = sheet.required(key)?.check(|text, spot| {
             let path = local(text, spot)?;
-            let text = if scope == Scope::ThisHost { Some(read_script(&path, spot)?) } else { None };
+            let text = match scope {
+                Scope::ThisHost(host) => Some(read_script(host, &path, spot)?),
+                Scope::Offline => None,
+            };
             Ok((path, text))
         })?;
         return Ok((Script::Path(path), text));
@@ -104,21 +107,11 @@ fn remote(text: &str, spot: &Spot<'_>) -> Result<Source, Reported> {
     source::source(text, spot)
 }
 
-fn read_script(path: &Path, spot: &Spot<'_>) -> Result<Vec<u8>, Reported> {
+fn read_script(host: &dyn Host, path: &Path, spot: &Spot<'_>) -> Result<Vec<u8>, Reported> {
     let shown = Quoted(spot_path(path));
-    let text = read::text(path, Pipes::Refused).map_err(|why| match why {
-        Unreadable::Io(error) => {
-            let what = format_args!("{shown} cannot be read: {}", plain(&error));
-            spot.mistake(what, "put the script there, or write the path where it is")
-        }
-        Unreadable::Silent(_) => {
-            let remedy = format_args!("see what it is on (findmnt -T {}), or put it on the root disk", path.display());
-            spot.mistake(format_args!("{shown} {why}"), remedy)
-        }
-        Unreadable::Not(_) | Unreadable::EmptyPipe => {
-            spot.write(format_args!("{shown} {why}"), "the path of the script itself")
-        }
-        Unreadable::TooLarge(_) => spot.write(format_args!("{shown} {why}"), "the path of a bash script"),
+    let text = host.script(path).map_err(|why| match why {
+        Unread::Trouble { what, remedy } => spot.mistake(format_args!("{shown} {what}"), remedy),
+        Unread::NoScript { what, wanted } => spot.write(format_args!("{shown} {what}"), wanted),
     })?;
     full(text, spot)
 }
@@ -126,12 +119,6 @@ fn read_script(path: &Path, spot: &Spot<'_>) -> Result<Vec<u8>, Reported> {
 /// Paths here came from a string.
 fn spot_path(path: &Path) -> &str {
     path.to_str().unwrap_or("")
-}
-
-/// An I/O error without "(os error 2)".
-fn plain(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
 fn full(text: Vec<u8>, spot: &Spot<'_>) -> Result<Vec<u8>, Reported> {

@@ -7,6 +7,7 @@ use super::{Finding, LIMIT};
 use crate::aws::imds::Imds;
 use crate::config::{self, Config, Mistake, Scope};
 use crate::failure::{Code, Failure};
+use crate::host::this_host::ThisHost;
 use crate::node::settings;
 
 const NAME: &str = "configuration";
@@ -50,7 +51,7 @@ pub(super) async fn check(from: &str, imds: &Imds) -> (Vec<Finding>, Option<Conf
     };
     let name = texts.main.name.clone();
     let mut findings = Vec::new();
-    let config = match texts.clone().validate_aside(Scope::ThisHost).await {
+    let config = match texts.clone().validate_aside(Scope::ThisHost(&ThisHost)).await {
         Ok(config) => {
             let over = if texts.overrides.is_some() { " with override.toml in force" } else { "" };
             findings.push(Finding::ok(NAME, format!("{name}{over} is valid: {}", summary(&config))));

@@ -10,6 +10,7 @@ use super::requests::Request;
 use crate::aws::Aws;
 use crate::config::Scope;
 use crate::failure::{Code, FailedStep, Failure};
+use crate::host::this_host::ThisHost;
 use crate::host::{self, process, systemd};
 use crate::lifecycle::LaunchResult;
 use crate::node::lock;
@@ -83,7 +84,7 @@ pub async fn once(places: Places, from: Option<StepName>) -> Result<(), FailedSt
     let mut stop = stop_signal()?;
     let aws = Aws::new();
     let config = tokio::select! {
-        config = settings::load(&places.config, &aws.imds, Scope::ThisHost) => config?,
+        config = settings::load(&places.config, &aws.imds, Scope::ThisHost(&ThisHost)) => config?,
         _ = stop.wait_for(|stop| *stop) => return Err(stopped().into()),
     };
     let session = Session::open(places, aws, stop)?;
