@@ -175,3 +175,37 @@ fn no_files_know_each_other_in_a_circle() {
         .collect();
     assert!(circles.is_empty(), "{}", circles.join("\n\n"));
 }
+
+/// From the ground up: each knows only what stands before it.
+const FLOORS: [&str; 13] = [
+    "sequence",
+    "time",
+    "readable",
+    "failure",
+    "config",
+    "host",
+    "aws",
+    "log",
+    "state",
+    "runner",
+    "lifecycle",
+    "node",
+    "cli",
+];
+
+#[test]
+fn nothing_knows_what_stands_above_it() {
+    let house = House::read();
+    let floor = |module: &Module| {
+        let name = module[0].as_str();
+        FLOORS.iter().position(|floor| *floor == name).unwrap_or_else(|| panic!("{name} has no floor"))
+    };
+    let rooms = house.knows.iter().filter(|(module, _)| !module.is_empty());
+    let upward: Vec<String> = rooms
+        .flat_map(|(module, known)| {
+            let above = known.iter().filter(|other| floor(other) > floor(module));
+            above.map(|other| format!("{} -> {}", told(module), told(other))).collect::<Vec<_>>()
+        })
+        .collect();
+    assert!(upward.is_empty(), "{}", upward.join("\n"));
+}
