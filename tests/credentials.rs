@@ -95,7 +95,7 @@ fn heartbeats_of_a_hold_outlive_the_role_that_the_hold_began_with() {
 }
 
 #[test]
-fn a_metadata_token_that_is_refused_is_asked_for_anew() {
+fn a_refused_metadata_token_is_renewed() {
     let world = World::new();
     let broken = "[ -e /tmp/repaired ] || return 3; echo \"configure";
     let node = node_with(&world, &HOOKS.replace("echo \"configure", broken));

@@ -397,7 +397,7 @@ fn the_console_gets_the_last_line_without_the_hooks_output() {
 }
 
 #[test]
-fn the_console_hears_of_the_node_alone() {
+fn commands_that_are_no_run_leave_the_console_alone() {
     let world = World::new();
     let node = node(&world, "echo here; until [ -e /tmp/go ]; do sleep 0.05; done");
     node.write("/dev/console", "login: ");

@@ -173,7 +173,9 @@ fn a_fetch_that_fails_keeps_no_later_command_of_the_user_data_from_running() {
         let (_, block) = text.split_once("\n  - |\n").unwrap();
         let lines = block.lines().take_while(|line| line.starts_with("    "));
         let script: String = lines.map(|line| format!("{}\n", line.trim())).collect();
-        let script = script.replace("mktemp -d /root/node-agent.XXXXXX", "false");
+        let first = "mktemp -d /root/node-agent.XXXXXX";
+        assert_eq!(script.matches(first).count(), 1, "{name}: {script}");
+        let script = script.replace(first, "false");
         let output = Command::new("sh").args(["-c", &format!("{script}echo the next command\n")]).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stdout), "the next command\n", "{name}: {script}");
     }

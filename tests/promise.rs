@@ -11,7 +11,7 @@ use ec2_sim::{Fault, FaultRule, HookSpec, InstanceSpec};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::{
-    HOOK, HOOKS, Instance, Running, World, config, config_with, each, heartbeats, hooks_called, run, serve, status,
+    HOOK, HOOKS, Instance, World, config, config_with, each, heartbeats, hooks_called, run, serve, status, stop,
     volume_at, wait_for_state, wait_until,
 };
 
@@ -21,11 +21,6 @@ const JOURNAL: &str = "/var/lib/node-agent/state.json";
 /// Hooks of which `step` fails until somebody repairs it.
 fn broken(step: &str) -> String {
     HOOKS.replace(&format!("echo \"{step}"), &format!("[ -e /tmp/repaired ] || return 3; echo \"{step}"))
-}
-
-fn stop(service: Running) {
-    service.signal(Signal::SIGTERM);
-    service.end();
 }
 
 /// The configuration without `[lifecycle]`.

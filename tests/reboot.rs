@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use ec2_sim::{Fault, FaultRule, HookSpec, InstanceSpec, VolumeId};
 use nix::sys::signal::Signal;
-use support::{GROUP, HOOKS, Instance, World, config_with, run, runs, status, volume_at, wait_for_state, wait_until};
+use support::{
+    GROUP, HOOKS, Instance, Running, World, config_with, run, runs, status, volume_at, wait_for_state, wait_until,
+};
 
 /// Outages are ridden out for seconds, so that a test sees how they end.
 const BRIEF: &str = "[timeouts]\naws = \"2s\"";
@@ -136,14 +138,19 @@ fn a_disk_that_is_not_what_it_was_is_left_to_the_sequence_after_a_reboot() {
     node.shell(&format!("blkdiscard -f -z {}", device.display()));
     outage(&world, Fault::Reset);
 
-    let service = node.start_with(&["run"]);
+    let service = held_until_aws_is_back(&world, &node, "unexpectedly-blank");
+    assert!(!is_announced(&node), "{}", service.log());
+}
 
-    wait_for_state(&node, "held", &service);
-    assert!(!is_announced(&node), "{}", service.log());
+/// A service that holds the node and starts no application, and says this failure once AWS answers.
+fn held_until_aws_is_back(world: &World, node: &Instance, failure: &str) -> Running {
+    let service = node.start_with(&["run"]);
+    wait_for_state(node, "held", &service);
+    assert!(!is_announced(node), "{}", service.log());
     world.sim.clear_faults();
-    let code = || status(&node).0["failure"]["error"]["code"].clone();
-    wait_until(|| code() == "unexpectedly-blank", || format!("{}: {}", code(), service.log()));
-    assert!(!is_announced(&node), "{}", service.log());
+    let code = || status(node).0["failure"]["error"]["code"].clone();
+    wait_until(|| code() == failure, || format!("{}: {}", code(), service.log()));
+    service
 }
 
 /// A filesystem of this type, made by hand.
@@ -166,13 +173,7 @@ fn another_filesystem_of_the_right_type_is_refused_until_an_operator_takes_it() 
             outage(&world, Fault::Reset);
         }
 
-        let service = node.start_with(&["run"]);
-
-        wait_for_state(&node, "held", &service);
-        assert!(!is_announced(&node), "{}", service.log());
-        world.sim.clear_faults();
-        let code = || status(&node).0["failure"]["error"]["code"].clone();
-        wait_until(|| code() == "another-filesystem", || format!("{}: {}", code(), service.log()));
+        let service = held_until_aws_is_back(&world, &node, "another-filesystem");
         run(&node, &["retry"]).must_fail(6, &["code=another-filesystem", "node-agent retry --from filesystem"]);
         assert!(!is_announced(&node) && !is_mounted_as(&node, file_system), "{}", service.log());
 

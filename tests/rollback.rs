@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 
 use ec2_sim::{Fault, FaultRule};
 use nix::sys::signal::Signal;
-use support::{HOOKS, Instance, PROGRAM, Running, World, config_with, volume_at, wait_until};
+use support::{HOOKS, Instance, PROGRAM, World, config_with, hooks_called, stop, volume_at, wait_until};
 
 /// Read before a world hides the host's folders.
 static OLD_AGENT: LazyLock<Vec<u8>> = LazyLock::new(|| {
@@ -38,17 +38,6 @@ fn node(world: &World, hooks: &str) -> Instance {
     node.write(OLD, OLD_AGENT.as_slice());
     node.shell(&format!("chmod 0755 {OLD}; {OLD} --version; {PROGRAM} --version"));
     node
-}
-
-fn stop(service: Running) {
-    service.signal(Signal::SIGTERM);
-    service.end();
-}
-
-/// The hooks that were called, in order.
-fn called(node: &Instance) -> Vec<String> {
-    let log = node.machine().read("/var/log/hooks.log").unwrap_or_default();
-    log.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect()
 }
 
 fn formats(node: &Instance) -> usize {
@@ -91,7 +80,7 @@ fn a_node_in_service_stays_as_it_is_whatever_version_takes_over() {
             stop(service);
             assert_eq!(node.shell("findmnt -no FSTYPE /mydata"), "xfs");
         }
-        assert_eq!(called(&node), ["configure", "health"], "{direction}");
+        assert_eq!(hooks_called(&node), ["configure", "health"], "{direction}");
         assert_eq!((world.completions(), formats(&node)), (vec!["CONTINUE".to_owned()], 1), "{direction}");
         println!("{direction} of a node in service: nothing ran again");
     }
@@ -119,7 +108,7 @@ fn a_held_node_keeps_its_end_and_is_repaired_by_the_other_version() {
             node.start_program(second, &["retry"]).end().must_fail(0, &["result=done"]);
             stop(service);
 
-            assert_eq!(called(&node), ["configure", "health"], "{direction} {broken}");
+            assert_eq!(hooks_called(&node), ["configure", "health"], "{direction} {broken}");
             assert_eq!((world.completions(), formats(&node)), (vec!["CONTINUE".to_owned()], 1), "{direction} {broken}");
             println!(
                 "{direction} of a node held at {broken}: nothing that was completed ran again, and the hold kept its end"
@@ -142,7 +131,7 @@ enum Middle {
 }
 
 #[test]
-fn what_one_version_was_killed_in_the_other_completes_and_repeats_nothing_that_was_completed() {
+fn a_step_cut_off_in_one_version_is_completed_by_the_other_without_repeats() {
     let middles = [
         ("attach", Middle::Call("ec2:AttachVolume")),
         ("filesystem", Middle::Mkfs),
@@ -181,7 +170,7 @@ fn what_one_version_was_killed_in_the_other_completes_and_repeats_nothing_that_w
             }
             service.signal(Signal::SIGKILL);
             service.end();
-            let before = called(&node);
+            let before = hooks_called(&node);
             world.sim.clear_faults();
             node.shell("rm -f /tmp/hold-mkfs; touch /tmp/go");
 
@@ -190,7 +179,7 @@ fn what_one_version_was_killed_in_the_other_completes_and_repeats_nothing_that_w
             stop(service);
 
             let context = format!("{direction} in the middle of {step}");
-            assert_eq!(called(&node), ["configure", "health"], "{context}, after {before:?}");
+            assert_eq!(hooks_called(&node), ["configure", "health"], "{context}, after {before:?}");
             assert_eq!(world.completions(), ["CONTINUE"], "{context}");
             assert_eq!(node.shell("findmnt -no FSTYPE /mydata"), "xfs", "{context}");
             let again = formats(&node) - 1;

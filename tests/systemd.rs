@@ -201,7 +201,7 @@ fn install_replaces_what_an_earlier_version_has_installed() {
 }
 
 #[test]
-fn a_packages_agent_is_only_enabled_by_install() {
+fn install_by_the_packaged_agent_only_enables_its_service() {
     let world = World::new();
     let node = world.launch();
     node.shell(&format!(

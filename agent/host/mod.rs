@@ -31,11 +31,19 @@ pub mod this_host;
 pub mod unfinished;
 
 use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
 use crate::failure::{Failure, Named};
+
+/// Which file a path leads to, by its device and inode: two paths with the same lead to the same file.
+pub fn file_id(path: impl AsRef<Path>) -> io::Result<(u64, u64)> {
+    fs::metadata(path).map(|meta| (meta.dev(), meta.ino()))
+}
 
 /// This boot's id.
 pub fn boot_id() -> Result<String, Failure> {

@@ -1,7 +1,6 @@
 //! systemd and udev, where there are any; of their tools only what systemd 219 knows.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Output;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::command::{self, Asked};
-use super::mount;
+use super::{file_id, mount};
 use crate::failure::{Code, Failure};
 
 /// Applications that need the volumes are `WantedBy` this.
@@ -70,9 +69,11 @@ pub async fn has_unit(unit: &str) -> bool {
     is_running() && must("systemctl", &["cat", unit]).await.is_ok()
 }
 
-/// Has the target of a normal boot want a unit until the next boot, so that isolating that target does not stop it.
+/// Has the target of a normal boot want a unit, where it is installed, until the next boot, so that isolating that target does
+/// not stop it.
 pub async fn keep_in_isolation(unit: &str) -> Result<(), Failure> {
-    if is_running() && !Path::new("/run/systemd/system/multi-user.target.wants").join(unit).exists() {
+    let link = Path::new("/run/systemd/system/multi-user.target.wants").join(unit);
+    if is_running() && !link.exists() && has_unit(unit).await {
         must("systemctl", &["--runtime", "add-wants", "multi-user.target", unit]).await?;
     }
     Ok(())
@@ -102,15 +103,15 @@ pub async fn is_active(unit: &str) -> bool {
     is_running() && must("systemctl", &["is-active", "--quiet", unit]).await.is_ok()
 }
 
-/// Whether the last request hung.
-static HUNG: AtomicBool = AtomicBool::new(false);
-
 /// The process of a service that runs.
 pub async fn main_process(unit: &str) -> Option<i32> {
     let shown = must("systemctl", &["show", "--property=MainPID", unit]).await.ok()?;
     let shown = String::from_utf8_lossy(&shown.stdout).trim().strip_prefix("MainPID=")?.parse().ok();
     shown.filter(|pid| *pid > 0)
 }
+
+/// Whether the last request hung.
+static HUNG: AtomicBool = AtomicBool::new(false);
 
 /// Runs systemctl or udevadm, which must exit with 0 in time.
 pub async fn must(program: &str, args: &[&str]) -> Result<Output, Failure> {
@@ -170,9 +171,7 @@ pub async fn must_share_mounts() -> Result<(), Failure> {
 
 /// Whether this process is in the machine's mount namespace.
 fn shares_mounts() -> Result<bool, Failure> {
-    let namespace =
-        |process: &str| fs::metadata(format!("/proc/{process}/ns/mnt")).map(|meta| (meta.dev(), meta.ino()));
-    match (namespace("1"), namespace("self")) {
+    match (file_id("/proc/1/ns/mnt"), file_id("/proc/self/ns/mnt")) {
         (Ok(machines), Ok(own)) => Ok(machines == own),
         // Without CAP_SYS_PTRACE process 1 tells nothing. systemd makes a service's namespace a slave of the machine's.
         _ => Ok(!mount::at(Path::new("/"))?.is_some_and(|root| root.is_slave)),
@@ -288,7 +287,7 @@ pub async fn wait_for_udev() {
     if !has_udev() {
         return;
     }
-    // Before the deadline above, which would leave it behind.
+    // It gives up by itself before it would be killed.
     let limit = format!("--timeout={}", DEADLINE.as_secs() - 1);
     if let Err(failure) = must("udevadm", &["settle", &limit]).await {
         tracing::warn!("udev may not have settled: {failure}");

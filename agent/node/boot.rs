@@ -274,7 +274,7 @@ impl Boot<'_> {
         Ok(())
     }
 
-    /// All that is done once per instance is done, with these filesystems, and only Auto Scaling is to be told.
+    /// Records that all once-per-instance steps before `complete` are done, and with which filesystems.
     fn is_set_up(&self, run: &Runner<'_>, formatted: &[Formatted<'_>]) {
         if !run.is_planning() {
             self.journal.record_once_complete();
@@ -401,11 +401,9 @@ async fn announce_mounts() {
     }
 }
 
-/// `systemctl isolate` is to leave the applications alone. Last, because systemd reads all units anew for it.
+/// Keeps the applications running through `systemctl isolate`. Called last, because systemd reads all units again for it.
 async fn keep_in_isolation() {
-    if systemd::has_unit(systemd::MOUNTED_TARGET).await
-        && let Err(failure) = systemd::keep_in_isolation(systemd::MOUNTED_TARGET).await
-    {
+    if let Err(failure) = systemd::keep_in_isolation(systemd::MOUNTED_TARGET).await {
         tracing::warn!(step = "mount", "systemctl isolate would stop the applications: {failure}");
     }
 }

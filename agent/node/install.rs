@@ -1,13 +1,13 @@
-//! `node-agent install`: the binary puts itself and its units in their places, or enables the package that it is of.
+//! `node-agent install`: the binary puts itself and its units in their places, or enables the service of the package that it
+//! belongs to.
 
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::Sha256Digest;
 use crate::failure::{Code, Failure, Named};
 use crate::host::atomic::Replacement;
-use crate::host::systemd;
+use crate::host::{file_id, systemd};
 use crate::node::settings::CONFIG;
 
 /// Where a program that no package manager knows belongs (FHS, /usr/local).
@@ -28,8 +28,8 @@ const MOUNT: &str = include_str!("../../systemd/node-agent-mount.service");
 const TARGET: &str = include_str!("../../systemd/node-agent-mounted.target");
 const ENABLED: &str = include_str!("../../systemd/node-agent.preset");
 
-/// Begins the first line of an installed unit; the checksum of all that follows that line ends it. A unit of which that is not
-/// true is an administrator's.
+/// The first line of an installed unit begins with this and ends with the checksum of all that follows it. Any other unit was
+/// written or edited by an administrator.
 const MARK: &str = "# By node-agent install; SHA-256 of what follows: ";
 /// The checksums of the units that 0.1.0 installed, which has no such line.
 const UNMARKED: [&str; 2] = [
@@ -67,7 +67,7 @@ fn inside(root: &Path, path: &str) -> PathBuf {
     root.join(path.trim_start_matches('/'))
 }
 
-/// A mask is an administrator's word.
+/// Fails if an administrator has masked the unit.
 fn must_not_be_masked(root: &Path, unit: &str) -> Result<(), Failure> {
     for dir in MASKS {
         let path = inside(root, dir).join(unit);
@@ -89,11 +89,11 @@ fn packaged_unit(root: &Path) -> Option<PathBuf> {
 
 /// Whether this process runs the program of the package that is installed in `root`.
 fn is_packaged(root: &Path) -> bool {
-    let same = |one: &Path, other: &Path| {
-        let file = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
-        file(one).is_ok_and(|one| file(other).is_ok_and(|other| one == other))
-    };
-    packaged_unit(root).is_some() && same(Path::new("/proc/self/exe"), &inside(root, PACKAGED))
+    packaged_unit(root).is_some() && is_same_file("/proc/self/exe", &inside(root, PACKAGED))
+}
+
+fn is_same_file(one: &str, other: &Path) -> bool {
+    file_id(one).is_ok_and(|one| file_id(other).is_ok_and(|other| one == other))
 }
 
 fn put_all(root: &Path) -> Result<PathBuf, Failure> {
@@ -190,15 +190,14 @@ async fn start(binary: &Path) -> Result<(), Failure> {
             systemd::UNIT
         );
     }
-    if let Some(pid) = systemd::main_process(systemd::UNIT).await {
-        let program = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
-        if program(Path::new(&format!("/proc/{pid}/exe"))) != program(binary) {
-            tracing::warn!(
-                "{} runs already (process {pid}), and not from {}: it goes on until: systemctl restart {0}",
-                systemd::UNIT,
-                binary.display()
-            );
-        }
+    if let Some(pid) = systemd::main_process(systemd::UNIT).await
+        && !is_same_file(&format!("/proc/{pid}/exe"), binary)
+    {
+        tracing::warn!(
+            "{} runs already (process {pid}), and not from {}: it goes on until: systemctl restart {0}",
+            systemd::UNIT,
+            binary.display()
+        );
     }
     systemd::start(systemd::UNIT).await
 }

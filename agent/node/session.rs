@@ -151,8 +151,8 @@ impl Session {
         self.journal.end(Phase::Stopped, fault)
     }
 
-    /// The part of a reboot that needs nobody, for a unit that is ordered after nothing. Whatever fails is for the service, which
-    /// follows: it says so, and tries again.
+    /// Mounts the volumes of a node in service at a reboot, for a unit that is ordered after neither network nor cloud-init. The
+    /// service starts after it and retries whatever failed.
     pub async fn mount_at_boot(&self) -> Result<(), Failure> {
         if !reboot::is_in_service(&self.journal) {
             tracing::info!("no node in service: the rest is for node-agent.service");

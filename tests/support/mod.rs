@@ -406,6 +406,12 @@ pub fn run(node: &Instance, arguments: &[&str]) -> Outcome {
     node.start_with(arguments).end()
 }
 
+/// Has a service end as systemd does, and waits for that.
+pub fn stop(service: Running) {
+    service.signal(Signal::SIGTERM);
+    service.end();
+}
+
 /// Each case in a world of its own, some at a time.
 pub fn each<T: Sync>(cases: &[T], check: impl Fn(&T) + Sync) {
     for some in cases.chunks(5) {

@@ -3,10 +3,15 @@
 use std::process::Command;
 use std::time::Duration;
 
+use ec2_sim::VolumeId;
+
+use crate::machine::Machine;
 use crate::reboots::backing;
 use crate::shell::Shell;
 use crate::world::World;
-use crate::{UP, VOLUMES, assert_in_order, assert_started, instance, lifecycle_calls, prepare_with_package, settings};
+use crate::{
+    UP, VOLUMES, assert_in_order, assert_started, instance, lifecycle_calls, moment, prepare_with_package, settings,
+};
 
 const HOOKS: &str =
     "configure_cluster_node() { echo configured >>/var/log/hooks; }\nwait_for_healthy_cluster() { :; }\n";
@@ -32,6 +37,18 @@ fn host_has_it(shell: &mut Shell) -> bool {
 /// What was logged since the machine was switched on, for a failure.
 fn journal_of_this_boot(shell: &mut Shell) -> String {
     shell.run("journalctl --quiet --boot --no-hostname --output=short-monotonic | tail --lines=80")
+}
+
+/// A machine whose node is up with one volume, and its application on that.
+fn in_service(world: &World) -> (VolumeId, Machine, Shell) {
+    let volume = world.volume(VOLUMES[0]);
+    let image = world.bake(prepare_with_package);
+    let mut machine = world.launch(&image, instance(&settings(std::slice::from_ref(&volume), HOOKS)));
+    machine.power_on();
+    let mut shell = machine.shell();
+    world.wait_until_up(&machine);
+    assert_in_order(&mut shell, &volume, 1);
+    (volume, machine, shell)
 }
 
 /// Waits until the agent has come to an end of any kind.
@@ -118,14 +135,8 @@ fn a_service_with_mounts_of_its_own_is_refused_and_named_and_the_remedy_works() 
 #[test]
 fn applications_survive_isolate_and_a_stopped_target_is_said() {
     let world = World::new("isolate", "plain");
-    let volume = world.volume(VOLUMES[0]);
-    let image = world.bake(prepare_with_package);
-    let mut machine = world.launch(&image, instance(&settings(std::slice::from_ref(&volume), HOOKS)));
-    machine.power_on();
-    let mut shell = machine.shell();
-    world.wait_until_up(&machine);
+    let (volume, mut machine, mut shell) = in_service(&world);
     shell.wait_for("systemctl is-active multi-user.target");
-    assert_in_order(&mut shell, &volume, 1);
 
     shell.send("systemctl isolate multi-user.target\n");
     // The session on the serial line may be among what is stopped and started anew.
@@ -155,15 +166,9 @@ fn applications_survive_isolate_and_a_stopped_target_is_said() {
 }
 
 #[test]
-fn another_filesystem_in_the_volumes_place_starts_no_application_until_an_operator_takes_it() {
+fn another_filesystem_at_a_reboot_starts_no_application_until_it_is_accepted() {
     let world = World::new("another", "plain");
-    let volume = world.volume(VOLUMES[0]);
-    let image = world.bake(prepare_with_package);
-    let mut machine = world.launch(&image, instance(&settings(std::slice::from_ref(&volume), HOOKS)));
-    machine.power_on();
-    let mut shell = machine.shell();
-    world.wait_until_up(&machine);
-    assert_in_order(&mut shell, &volume, 1);
+    let (volume, mut machine, mut shell) = in_service(&world);
     // systemd would make a filesystem, or mount, before the agent has looked.
     for option in ["x-systemd.makefs", "x-systemd.automount"] {
         let (said, code) = shell.attempt(&format!(
@@ -194,22 +199,15 @@ fn another_filesystem_in_the_volumes_place_starts_no_application_until_an_operat
     machine.power_off();
 }
 
-/// When a unit became active, in this boot.
+/// When a unit became active, in this boot; none where it has not.
 fn since_boot(shell: &mut Shell, unit: &str) -> Option<Duration> {
-    let shown = shell.run(&format!("systemctl show --value --property ActiveEnterTimestampMonotonic {unit}"));
-    Some(Duration::from_micros(shown.parse().ok()?)).filter(|time| !time.is_zero())
+    Some(moment(shell, "ActiveEnter", unit)).filter(|time| !time.is_zero())
 }
 
 #[test]
 fn a_node_in_service_with_cloud_init_waits_for_no_network_at_a_reboot() {
     let world = World::new("no-network", "cloud");
-    let volume = world.volume(VOLUMES[0]);
-    let image = world.bake(prepare_with_package);
-    let mut machine = world.launch(&image, instance(&settings(std::slice::from_ref(&volume), HOOKS)));
-    machine.power_on();
-    let mut shell = machine.shell();
-    world.wait_until_up(&machine);
-    assert_in_order(&mut shell, &volume, 1);
+    let (volume, mut machine, _) = in_service(&world);
     machine.power_off();
     let since = world.sim.events().len();
 
