@@ -1,11 +1,38 @@
-//! The names of the sequences' steps: on the command line, in the journal, in what is published.
+//! The sequences and their steps' names: on the command line, in the journal, in what is published.
 
 use std::fmt;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-/// The steps of the boot sequence, in its order.
+/// What the agent does on an instance, as steps in a fixed order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sequence {
+    /// Brings the node up.
+    Boot,
+}
+
+impl Sequence {
+    /// Its steps, in their order.
+    pub fn steps(self) -> &'static [StepName] {
+        match self {
+            Sequence::Boot => &[
+                StepName::Identity,
+                StepName::Attach,
+                StepName::Filesystem,
+                StepName::Mount,
+                StepName::Grow,
+                StepName::Ownership,
+                StepName::Files,
+                StepName::Configure,
+                StepName::HealthCheck,
+                StepName::Complete,
+            ],
+        }
+    }
+}
+
+/// A step of one sequence: no two sequences have a step of the same name. Sorted as the sequences run them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum StepName {
@@ -32,19 +59,31 @@ pub enum StepName {
 }
 
 impl StepName {
-    /// All of them.
-    pub const ALL: [StepName; 10] = [
-        StepName::Identity,
-        StepName::Attach,
-        StepName::Filesystem,
-        StepName::Mount,
-        StepName::Grow,
-        StepName::Ownership,
-        StepName::Files,
-        StepName::Configure,
-        StepName::HealthCheck,
-        StepName::Complete,
-    ];
+    /// The sequence that it is a step of.
+    pub fn sequence(self) -> Sequence {
+        match self {
+            StepName::Identity
+            | StepName::Attach
+            | StepName::Filesystem
+            | StepName::Mount
+            | StepName::Grow
+            | StepName::Ownership
+            | StepName::Files
+            | StepName::Configure
+            | StepName::HealthCheck
+            | StepName::Complete => Sequence::Boot,
+        }
+    }
+
+    /// Whether it comes before the other one in the same sequence.
+    pub fn precedes(self, other: StepName) -> bool {
+        self.sequence() == other.sequence() && self < other
+    }
+
+    /// Whether it comes after the other one in the same sequence.
+    pub fn follows(self, other: StepName) -> bool {
+        other.precedes(self)
+    }
 
     /// As in the journal and on the command line.
     pub fn as_str(self) -> &'static str {
@@ -66,5 +105,17 @@ impl StepName {
 impl fmt::Display for StepName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_sorted_as_their_sequence_runs_them() {
+        let steps = Sequence::Boot.steps();
+        assert!(steps.is_sorted() && steps.iter().all(|step| step.sequence() == Sequence::Boot));
+        assert_eq!(steps, StepName::value_variants());
     }
 }

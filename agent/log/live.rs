@@ -156,7 +156,7 @@ impl Live {
     }
 
     fn at_work(&mut self, step: StepName, line: &Line) {
-        self.settle(|before| before < step);
+        self.settle(|before| before.precedes(step));
         let key = (step, line.volume.clone());
         let told = time(line);
         let (spent, began) = match self.steps.remove(&key) {
@@ -182,7 +182,7 @@ impl Live {
 
     fn failed(&mut self, step: StepName, line: &Line) {
         let spent = self.ended(step, line);
-        self.settle(|before| before < step);
+        self.settle(|before| before.precedes(step));
         let why = line.why.as_deref().unwrap_or(&line.message);
         let cross = self.look.tint(RED, self.look.cross);
         let row = row(&cross, step, &rough(spent), line.volume.as_deref(), why);

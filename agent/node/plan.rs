@@ -17,7 +17,7 @@ use crate::readable::{self, Page};
 use crate::runner::allowance::Allowance;
 use crate::runner::plan::{Finding, Planned};
 use crate::runner::stopped;
-use crate::sequence::StepName;
+use crate::sequence::{Sequence, StepName};
 use crate::state::Journal;
 
 /// Makes the plan. Takes no lock and changes nothing; what is fetched goes to a directory that is gone afterwards.
@@ -58,11 +58,11 @@ fn complete(plan: &mut Vec<Planned>, config: &Config, journal: &Journal) {
         return once_per_instance(plan, config, journal);
     };
     // That a step's first part has nothing to do says nothing of its second.
-    plan.retain(|planned| planned.step <= open || planned.finding != Finding::AlreadySo);
+    plan.retain(|planned| !planned.step.follows(open) || planned.finding != Finding::AlreadySo);
     // The identity step has something to do only where the instance is launched anew.
     let anew = plan.iter().any(|planned| planned.step == StepName::Identity && planned.finding == Finding::WouldDo);
     let launched = journal.is_set_up(config) && !anew;
-    for step in StepName::ALL.into_iter().filter(|step| *step > open) {
+    for &step in Sequence::Boot.steps().iter().filter(|step| step.follows(open)) {
         let asked_for = match step {
             StepName::Identity => true,
             StepName::Files | StepName::Complete => !launched,

@@ -30,7 +30,7 @@ pub fn is_in_service(journal: &Journal) -> bool {
     journal.read(|state| {
         let launched = state.lifecycle.outcome().is_some_and(|outcome| outcome != LaunchOutcome::Abandoned);
         launched
-            && state.redone_from().is_none_or(|step| step > StepName::Mount)
+            && state.redone_from().is_none_or(|step| step.follows(StepName::Mount))
             && host::instance_id().is_some_and(|id| id == state.instance_id)
     })
 }

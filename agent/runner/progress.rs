@@ -31,11 +31,7 @@ pub(super) struct Progress {
 impl Progress {
     pub(super) fn begin(header: Header<'_>, journal: &Journal, first_part: bool) -> Self {
         let (name, subject) = (header.name, header.subject);
-        let earlier_part = || {
-            journal.read(|state| {
-                state.steps.iter().find(|old| old.step == name && old.subject.as_deref() == subject).cloned()
-            })
-        };
+        let earlier_part = || journal.read(|state| state.record(name, subject).cloned());
         let record = if first_part { None } else { earlier_part() }.unwrap_or_else(|| StepRecord {
             step: name,
             subject: subject.map(str::to_owned),

@@ -408,11 +408,11 @@ impl Journal {
         self.update(|state| {
             state.redo_from = Some(step.into());
             state.forget_once_from(step);
-            if step < StepName::Complete {
+            if step.precedes(StepName::Complete) {
                 state.once_complete = Some(false);
                 state.lifecycle.presumed = false;
             }
-            if step <= StepName::Filesystem {
+            if !step.follows(StepName::Filesystem) {
                 // An operator has decided that what is on the disks now is right.
                 state.volumes.values_mut().for_each(|volume| volume.filesystem_uuid = None);
             }

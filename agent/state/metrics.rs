@@ -5,8 +5,8 @@ use std::time::SystemTime;
 
 use super::model::{Outcome, Phase, State, StepRecord};
 use crate::host;
-
 use crate::readable;
+use crate::sequence::Sequence;
 
 /// The whole file.
 pub(super) fn of(state: &State) -> String {
@@ -46,7 +46,7 @@ pub(super) fn of(state: &State) -> String {
             let volume = record.subject.as_deref().unwrap_or_default();
             (vec![("step", record.step.as_str()), ("volume", volume)], value(record))
         };
-        state.steps.iter().map(sample).collect::<Vec<_>>()
+        state.records(Sequence::Boot).iter().map(sample).collect::<Vec<_>>()
     };
     metric(
         "step_failed",

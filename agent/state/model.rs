@@ -10,7 +10,7 @@ use super::lifecycle::{LaunchOutcome, LifecycleRecord};
 use super::words::{self, Word};
 use crate::failure::{FailedStep, Failure};
 use crate::host::group;
-use crate::sequence::StepName;
+use crate::sequence::{Sequence, StepName};
 
 /// How a step ended, or that it has not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -298,9 +298,9 @@ pub struct State {
     /// The instance's tag says that the node failed.
     #[serde(default)]
     pub tagged: bool,
-    /// The steps, in the order of the sequence.
+    /// The boot sequence's steps, in its order: see [`State::records`].
     #[serde(default, deserialize_with = "words::known_among")]
-    pub steps: Vec<StepRecord>,
+    pub(super) steps: Vec<StepRecord>,
     /// By volume id.
     #[serde(default)]
     pub volumes: BTreeMap<String, VolumeRecord>,
@@ -338,9 +338,22 @@ pub enum Lost {
 }
 
 impl State {
+    /// The records of a sequence's steps, in its order.
+    pub fn records(&self, sequence: Sequence) -> &[StepRecord] {
+        match sequence {
+            Sequence::Boot => &self.steps,
+        }
+    }
+
+    /// A step's record, for one volume where the step is about volumes.
+    pub fn record(&self, step: StepName, subject: Option<&str>) -> Option<&StepRecord> {
+        let records = self.records(step.sequence()).iter();
+        records.into_iter().find(|record| record.step == step && record.subject.as_deref() == subject)
+    }
+
     /// The steps from this one on are due again, and so are those of a newer version, which may come behind it.
     pub(super) fn forget_once_from(&mut self, step: StepName) {
-        self.once.retain(|done, _| done.known().is_some_and(|done| done < step));
+        self.once.retain(|done, _| done.known().is_some_and(|done| done.precedes(step)));
     }
 
     /// The step from which on everything is to be redone. A step of a newer version is that version's affair.
@@ -357,13 +370,15 @@ impl State {
 
     /// Puts a step's record in its place.
     pub(super) fn put(&mut self, record: StepRecord) {
-        let same = |old: &&mut StepRecord| old.step == record.step && old.subject == record.subject;
-        if let Some(old) = self.steps.iter_mut().find(same) {
+        let records = match record.step.sequence() {
+            Sequence::Boot => &mut self.steps,
+        };
+        if let Some(old) = records.iter_mut().find(|old| old.step == record.step && old.subject == record.subject) {
             *old = record;
         } else {
-            self.steps.push(record);
+            records.push(record);
             // Fetching begins beside attaching; people read the sequence.
-            self.steps.sort_by_key(|record| record.step);
+            records.sort_by_key(|record| record.step);
         }
     }
 

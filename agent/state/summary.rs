@@ -5,13 +5,13 @@ use std::time::{Duration, SystemTime};
 use super::model::{Outcome, Phase, State};
 use crate::host;
 use crate::readable;
-use crate::sequence::StepName;
+use crate::sequence::{Sequence, StepName};
 use crate::time::rough;
 
 /// The state in one line, for `systemctl status`.
 pub(super) fn in_a_line(state: &State) -> String {
     let at_work = || {
-        let running = state.steps.iter().rev().find(|record| record.outcome == Outcome::Running);
+        let running = state.records(Sequence::Boot).iter().rev().find(|record| record.outcome == Outcome::Running);
         running.map_or_else(
             || "beginning".to_owned(),
             |record| {

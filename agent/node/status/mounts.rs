@@ -4,13 +4,13 @@
 use super::report::{Overall, Report, StepOutcome, StepReport};
 use crate::failure::{Code, Failure};
 use crate::host::{mount, systemd};
-use crate::sequence::StepName;
+use crate::sequence::{Sequence, StepName};
 use crate::state::{FailedStepRecord, MountRecord, Outcome, Phase, State};
 
 /// What is not as it was left: the first such volume, or else the target of the applications.
 pub fn broken(state: &State) -> Option<(Option<String>, Failure)> {
     let mounted = || {
-        let done = state.steps.iter().filter(|record| {
+        let done = state.records(Sequence::Boot).iter().filter(|record| {
             record.step == StepName::Mount && matches!(record.outcome, Outcome::AlreadySo | Outcome::Changed)
         });
         done.filter_map(|record| record.subject.as_deref()).filter_map(|id| {

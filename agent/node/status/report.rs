@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use serde::{Serialize, Serializer};
 
 use crate::host;
-use crate::sequence::StepName;
+use crate::sequence::{Sequence, StepName};
 use crate::state::{FailedStepRecord, LaunchOutcome, Outcome, Phase, State, StepRecord, Subject, Warning};
 
 /// The version of this document. A reader can rely on every field of a version; new ones may be added to it.
@@ -206,20 +206,21 @@ impl Report {
 fn steps(state: &State, overall: Overall, now: SystemTime) -> Vec<StepReport> {
     let ended = |record: &StepRecord| matches!(record.outcome, Outcome::AlreadySo | Outcome::Changed);
     // What comes behind a step that is done does not wait for it any more.
-    let done = state.steps.iter().filter(|record| ended(record) && record.prepared.is_none());
+    let records = state.records(Sequence::Boot);
+    let done = records.iter().filter(|record| ended(record) && record.prepared.is_none());
     let last_done = done.map(|record| record.step).max();
     let is_through = |record: &StepRecord| {
-        ended(record) && (record.prepared.is_none() || last_done.is_some_and(|last| last > record.step))
+        ended(record) && (record.prepared.is_none() || last_done.is_some_and(|last| last.follows(record.step)))
     };
-    let at_work = state.steps.iter().find(|record| !is_through(record)).map(|record| record.step);
-    let to_come = |step| {
+    let at_work = records.iter().find(|record| !is_through(record)).map(|record| record.step);
+    let to_come = |step: StepName| {
         // What the configuration does not ask for leaves no record.
         !matches!(overall, Overall::Phase(Phase::Done | Phase::Warm))
-            && (at_work.is_some_and(|at_work| step > at_work) || last_done.is_none_or(|last| step > last))
+            && (at_work.is_some_and(|at_work| step.follows(at_work)) || last_done.is_none_or(|last| step.follows(last)))
     };
     let mut reports = Vec::new();
-    for step in StepName::ALL {
-        let mut records = state.steps.iter().filter(|record| record.step == step).peekable();
+    for &step in Sequence::Boot.steps() {
+        let mut records = records.iter().filter(|record| record.step == step).peekable();
         if records.peek().is_none() {
             reports.extend(to_come(step).then(|| pending(step)));
         }
