@@ -63,7 +63,7 @@ impl Heart<'_> {
                 continue;
             }
             let autoscaling = self.launch.autoscaling;
-            let instance = &self.launch.node.instance_id;
+            let instance = &self.launch.instance.instance_id;
             self.allowance.beat.set(Some(Instant::now()));
             match autoscaling.heartbeat(&config.asg_name, &config.hook_name, instance).await {
                 Ok(Completion::Accepted) => {

@@ -16,7 +16,7 @@ use crate::sequence::StepName;
 
 /// This instance.
 #[derive(Clone, Debug)]
-pub struct Node {
+pub struct Instance {
     /// `i-…`
     pub instance_id: String,
     /// `eu-west-1`
@@ -27,9 +27,9 @@ pub struct Node {
     pub primary_ip: Option<IpAddr>,
 }
 
-impl From<IdentityDocument> for Node {
+impl From<IdentityDocument> for Instance {
     fn from(document: IdentityDocument) -> Self {
-        Node {
+        Instance {
             instance_id: document.instance_id,
             region: document.region,
             zone: document.availability_zone,
@@ -46,7 +46,7 @@ pub struct Launch<'a> {
     /// The metadata service, for where IAM does not let the state be read.
     pub imds: &'a Imds,
     /// This instance.
-    pub node: &'a Node,
+    pub instance: &'a Instance,
     /// `[lifecycle]`
     pub config: Option<&'a config::Lifecycle>,
 }
@@ -64,7 +64,7 @@ impl Launch<'_> {
     /// What the instance is there for. One that is being terminated is left alone: a failure.
     pub async fn standing(&self) -> Result<Standing, Failure> {
         let state = match self.config {
-            Some(_) => self.autoscaling.state(&self.node.instance_id).await?,
+            Some(_) => self.autoscaling.state(&self.instance.instance_id).await?,
             None => LifecycleState::Unreadable,
         };
         match state {
@@ -87,7 +87,7 @@ impl Launch<'_> {
         match self.standing().await? {
             Standing::Wanted => Ok(()),
             Standing::Warm(state) => {
-                Err(Failure::new(Code::WarmPool, format!("instance {} is {state}", self.node.instance_id)))
+                Err(Failure::new(Code::WarmPool, format!("instance {} is {state}", self.instance.instance_id)))
             }
         }
     }
@@ -99,7 +99,7 @@ impl Launch<'_> {
 
     /// The failure of an instance on its way out.
     pub fn terminating(&self, state: &str) -> Failure {
-        Failure::new(Code::Terminating, format!("instance {} is {state}", self.node.instance_id))
+        Failure::new(Code::Terminating, format!("instance {} is {state}", self.instance.instance_id))
     }
 }
 

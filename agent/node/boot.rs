@@ -1,39 +1,37 @@
 //! The boot sequence, top to bottom.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::pin::pin;
-use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::Instant;
 
-use crate::aws::{Aws, Services};
-use crate::config::{self, Config};
-use crate::failure::{Code, FailedStep, Failure};
+use crate::aws::Aws;
+use crate::config::Config;
+use crate::failure::{FailedStep, Failure};
 use crate::host::{fstab, systemd};
 use crate::lifecycle::heartbeat::Heart;
-use crate::lifecycle::{Launch, LaunchResult, Node, Standing};
-use crate::node::steps::attach::Attach;
+use crate::lifecycle::{Launch, LaunchResult};
+use crate::node::site::Site;
+use crate::node::steps::attach::{Attach, Attached};
 use crate::node::steps::complete::Complete;
-use crate::node::steps::device::{Disk, FindDevice};
-use crate::node::steps::fetch::Fetch;
+use crate::node::steps::device::FindDevice;
+use crate::node::steps::fetch::{Fetch, Staged};
 use crate::node::steps::files::WriteFiles;
 use crate::node::steps::filesystem::{Formatted, MakeFilesystem};
 use crate::node::steps::grow::Grow;
 use crate::node::steps::hook_environment;
 use crate::node::steps::hooks::Hook;
-use crate::node::steps::identity::{Identify, RightNode};
-use crate::node::steps::lost_journal::FindLost;
+use crate::node::steps::identity::{Identify, Identity, Node};
 use crate::node::steps::mount::MountVolume;
 use crate::node::steps::ownership::Own;
-use crate::node::steps::warm_pool::{EnterPool, Relaunch};
+use crate::node::steps::warm_pool::EnterPool;
 use crate::runner::Runner;
 use crate::runner::allowance::Allowance;
 use crate::runner::plan::Planned;
 use crate::sequence::StepName;
-use crate::state::{Journal, LaunchOutcome};
+use crate::state::Journal;
 
 /// What a run works with.
 #[derive(Debug)]
@@ -60,50 +58,6 @@ pub struct Boot<'a> {
     pub stop: watch::Receiver<bool>,
 }
 
-/// Where the agent is at work. Kept as long as the process, because the SDK corrects clock skew per client.
-#[derive(Debug)]
-pub struct Site {
-    /// This instance.
-    pub node: Node,
-    /// Its region's services.
-    pub services: Services,
-}
-
-impl Site {
-    /// Asks the metadata service, the first time.
-    pub async fn find<'a>(
-        known: &'a OnceCell<Site>,
-        run: &Runner<'_>,
-        aws: &Aws,
-        journal: &Journal,
-        deadline: Duration,
-    ) -> Result<&'a Site, FailedStep> {
-        if let Some(site) = known.get() {
-            return Ok(site);
-        }
-        let node = run.step(Identify { imds: &aws.imds, deadline }).await?;
-        Ok(Site::settle(known, aws, journal, node).await)
-    }
-
-    /// Asks the metadata service once, without a step or a log line: the caller asks again.
-    pub async fn try_find(known: &OnceCell<Site>, aws: &Aws, journal: &Journal) -> Result<(), Failure> {
-        let document = aws.imds.identity().await?;
-        Site::settle(known, aws, journal, document.into()).await;
-        Ok(())
-    }
-
-    async fn settle<'a>(known: &'a OnceCell<Site>, aws: &Aws, journal: &Journal, node: Node) -> &'a Site {
-        journal.claim(&node.instance_id);
-        let services = aws.connect(&node.region).await;
-        known.get_or_init(|| Site { node, services })
-    }
-
-    /// This instance's launch.
-    pub fn launch<'a>(&'a self, aws: &'a Aws, config: Option<&'a config::Lifecycle>) -> Launch<'a> {
-        Launch { autoscaling: &self.services.autoscaling, imds: &aws.imds, node: &self.node, config }
-    }
-}
-
 /// What became of the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Up {
@@ -119,7 +73,7 @@ impl Boot<'_> {
         let Boot { config, journal, .. } = *self;
         let run = &Runner::new(journal, config.timeouts.aws, self.stop.clone(), self.allowance);
 
-        let site = self.identify(run).await?;
+        let site = self.find_site(run).await?;
         let launch = &site.launch(self.aws, config.lifecycle.as_ref());
 
         let heart = Heart { launch, journal, allowance: self.allowance };
@@ -134,7 +88,7 @@ impl Boot<'_> {
             && journal.launch_outcome().is_none()
         {
             // The failure above is the run's result, whatever comes of reporting it.
-            drop(run.step(self.complete(launch, LaunchResult::Abandon)).await);
+            drop(run.step(Complete::new(journal, launch, LaunchResult::Abandon, config.timeouts.complete)).await);
         }
         if matches!(result, Ok(Up::Done)) {
             keep_in_isolation().await;
@@ -145,7 +99,7 @@ impl Boot<'_> {
     /// What [`Boot::bring_up`] would do, as far as can be known by looking.
     pub async fn plan(&self) -> Vec<Planned> {
         let run = Runner::planning(self.journal, self.stop.clone(), self.allowance);
-        if let Ok(site) = self.identify(&run).await {
+        if let Ok(site) = self.find_site(&run).await {
             let launch = &site.launch(self.aws, self.config.lifecycle.as_ref());
             // How far it comes is in the plan.
             drop(Box::pin(self.sequence(&run, site, launch)).await);
@@ -153,157 +107,116 @@ impl Boot<'_> {
         run.into_plan()
     }
 
-    async fn identify(&self, run: &Runner<'_>) -> Result<&Site, FailedStep> {
+    async fn find_site(&self, run: &Runner<'_>) -> Result<&Site, FailedStep> {
         Site::find(self.site, run, self.aws, self.journal, self.config.timeouts.aws).await
     }
 
     async fn sequence(&self, run: &Runner<'_>, site: &Site, launch: &Launch<'_>) -> Result<Up, FailedStep> {
         let Boot { config, journal, .. } = *self;
-        let Site { node, services } = site;
-        let deadline = config.timeouts.volume;
+        let (ec2, deadline) = (&site.services.ec2, config.timeouts.volume);
+
+        let identify = Identify { imds: &self.aws.imds, launch, config: &config.node, deadline: config.timeouts.aws };
+        let node = match run.step(identify).await? {
+            Identity::Node(node) => node,
+            Identity::Pooled(state) => return self.enter_pool(run, launch, &state).await,
+        };
+        let launched = self.is_launched(run, launch).await?;
+
+        // The files are fetched while the volumes are waited for.
         let taken = &RefCell::new(BTreeSet::new());
+        let attach = config.volumes.iter().map(|want| Attach::new(ec2, launch, want, taken, deadline));
+        let (attached, staged) = tokio::try_join!(run.together(attach), self.fetch(run, site, launched))?;
 
-        let standing = run
-            .step(RightNode { imds: &self.aws.imds, launch, node, ip: config.node.ip, deadline: config.timeouts.aws })
-            .await?;
-        if let Standing::Warm(state) = standing {
-            return self.enter_pool(run, launch, &state).await;
-        }
-        if let Some(config) = config.lifecycle.as_ref().filter(|_| journal.may_be_launched_anew(self.boot_id)) {
-            let (deadline, began) = (self.config.timeouts.aws, Instant::now());
-            run.step(Relaunch { journal, launch, config, deadline, began, planning: run.is_planning() }).await?;
-        }
-        self.find_what_was_lost(run, launch).await?;
-        let launched = self.launched_before().map_err(at(StepName::Identity))?;
-        self.must_take_records().map_err(at(StepName::Identity))?;
-
-        let attach = run.together(config.volumes.iter().map(|want| Attach {
-            ec2: &services.ec2,
-            launch,
-            node,
-            want,
-            deadline,
-            taken,
-            holder: RefCell::default(),
-            accepted: Cell::default(),
-        }));
-        let fetch = async { if launched { Ok(None) } else { run.step(self.fetch(services)).await.map(Some) } };
-        let (volumes, staged) = tokio::try_join!(attach, fetch)?;
-
-        let disks = run
-            .together(volumes.iter().map(|volume| FindDevice {
-                ec2: &services.ec2,
-                volume,
-                deadline,
-                described: Cell::default(),
-            }))
-            .await?;
-        let (ec2, instance_id) = (&services.ec2, node.instance_id.as_str());
-        let formatted = run
-            .in_turn(disks.iter().map(|Disk { volume, device }| MakeFilesystem {
-                journal,
-                ec2,
-                launch,
-                instance_id,
-                volume,
-                device,
-                deadline,
-            }))
-            .await?;
+        let find = attached.iter().map(|volume| FindDevice::new(ec2, volume, deadline));
+        let disks = run.together(find).await?;
+        let make = disks.iter().map(|disk| MakeFilesystem { journal, ec2, launch, disk, deadline });
+        let formatted = run.in_turn(make).await?;
         if !launched && !run.is_planning() {
             self.forget_other_volumes();
         }
         self.mount(run, &formatted).await?;
-        run.in_turn(disks.iter().map(|Disk { volume, device }| Grow {
-            journal,
-            volume,
-            device,
-            deadline,
-            tried: Cell::default(),
-        }))
-        .await?;
-        run.in_turn(volumes.iter().map(|volume| Own { journal, volume, swept: Cell::default() })).await?;
+        run.in_turn(disks.iter().map(|disk| Grow::new(journal, disk, deadline))).await?;
+        run.in_turn(attached.iter().map(|volume| Own::new(journal, volume))).await?;
 
-        // What follows is done once per instance.
-        let Some(staged) = staged else {
-            self.is_set_up(run, &formatted);
-            return Ok(Up::Done);
-        };
-        if let Some(failure) = self.unwritable.take() {
-            return Err(at(StepName::Files)(failure));
+        if let Some(staged) = staged {
+            self.set_up(run, launch, &node, &attached, &staged).await?;
         }
-        let mut inputs = run.step(WriteFiles { journal, files: &config.files, contents: &staged.files }).await?;
-        if let (Some(hooks), Some(script)) = (&config.hooks, &staged.script) {
-            let environment = &hook_environment::of(config, node, &volumes);
-            let functions = [(StepName::Configure, &hooks.configure), (StepName::HealthCheck, &hooks.health_check)];
-            for (step, function) in functions {
-                inputs = run
-                    .step(Hook {
-                        step,
-                        journal,
-                        launch,
-                        script,
-                        config: &config.origin,
-                        function,
-                        arguments: [&config.node.id, &config.node.ip.to_string()],
-                        environment,
-                        state_dir: self.state_dir,
-                        after: &inputs,
-                        boot_id: self.boot_id,
-                        deadline: config.timeouts.hooks,
-                        stop: self.stop.clone(),
-                    })
-                    .await?;
-            }
+        self.record_as_set_up(run, &formatted);
+        if !launched {
+            run.step(Complete::new(journal, launch, LaunchResult::Continue, config.timeouts.complete)).await?;
         }
-        self.is_set_up(run, &formatted);
-        run.step(self.complete(launch, LaunchResult::Continue)).await?;
         Ok(Up::Done)
     }
 
-    /// A launch is begun only where it can be recorded. Whatever its steps came to, a node in service is mounted first.
-    fn must_take_records(&self) -> Result<(), Failure> {
-        let left_alone = self.journal.left_alone();
-        if self.journal.launch_outcome().is_none() {
-            let failure = self.unwritable.take().or(left_alone);
-            return failure.map_or(Ok(()), Err);
+    /// Fetches what the once-per-instance steps need; nothing where they are behind this instance.
+    async fn fetch(&self, run: &Runner<'_>, site: &Site, launched: bool) -> Result<Option<Staged>, FailedStep> {
+        if launched {
+            return Ok(None);
         }
-        if let Some(failure) = left_alone {
-            self.journal.warn(StepName::Identity, None, format!("{failure}; {}", failure.what_to_do()));
+        run.step(Fetch::new(&site.services.sources, self.config, self.scratch)).await.map(Some)
+    }
+
+    /// Mounts these, and tells applications that all of them are mounted.
+    pub(crate) async fn mount(&self, run: &Runner<'_>, formatted: &[Formatted<'_>]) -> Result<(), FailedStep> {
+        // One that lies in another comes after it.
+        let mut formatted: Vec<_> = formatted.iter().collect();
+        formatted.sort_by_key(|formatted| &formatted.want.mount_path);
+        let deadline = self.config.timeouts.volume;
+        let mount = |formatted| MountVolume::new(self.journal, formatted, self.allowance, deadline);
+        run.in_turn(formatted.into_iter().map(mount)).await?;
+        if !run.is_planning() {
+            announce_mounts().await;
+        }
+        Ok(())
+    }
+
+    /// The steps that are done once per instance: the files, and the user's functions.
+    async fn set_up(
+        &self,
+        run: &Runner<'_>,
+        launch: &Launch<'_>,
+        node: &Node,
+        volumes: &[Attached<'_>],
+        staged: &Staged,
+    ) -> Result<(), FailedStep> {
+        let Boot { config, journal, .. } = *self;
+        if let Some(failure) = self.unwritable.take() {
+            return Err(FailedStep::at(StepName::Files, failure));
+        }
+        let write = WriteFiles { journal, files: &config.files, contents: &staged.files };
+        let mut inputs = run.step(write).await?;
+        let (Some(hooks), Some(script)) = (&config.hooks, &staged.script) else { return Ok(()) };
+        let environment = &hook_environment::of(config, launch.instance, node, volumes);
+        let functions = [(StepName::Configure, &hooks.configure), (StepName::HealthCheck, &hooks.health_check)];
+        for (step, function) in functions {
+            let hook = Hook {
+                step,
+                journal,
+                launch,
+                script,
+                config: &config.origin,
+                function,
+                arguments: [&node.id, &node.ip.to_string()],
+                environment,
+                state_dir: self.state_dir,
+                after: &inputs,
+                boot_id: self.boot_id,
+                deadline: config.timeouts.hooks,
+                stop: self.stop.clone(),
+            };
+            inputs = run.step(hook).await?;
         }
         Ok(())
     }
 
     /// Records that all once-per-instance steps before `complete` are done, and with which filesystems.
-    fn is_set_up(&self, run: &Runner<'_>, formatted: &[Formatted<'_>]) {
+    fn record_as_set_up(&self, run: &Runner<'_>, formatted: &[Formatted<'_>]) {
         if !run.is_planning() {
             self.journal.record_once_complete();
             self.journal.record_filesystems(
                 formatted.iter().map(|formatted| (formatted.want.id.as_str(), formatted.found.uuid.as_str())),
             );
         }
-    }
-
-    /// Decides what a journal that may have been lost means for the once-per-instance steps, once for a journal.
-    async fn find_what_was_lost(&self, run: &Runner<'_>, launch: &Launch<'_>) -> Result<(), FailedStep> {
-        let journal = self.journal;
-        let lost = journal.lost().filter(|lost| FindLost::has_trace(*lost, &self.config.volumes));
-        if let (Some(lost), Some(config)) = (lost, self.config.lifecycle.as_ref()) {
-            let deadline = self.config.timeouts.aws;
-            if run.step(FindLost { launch, config, lost, deadline }).await? {
-                journal.presume_set_up();
-            }
-        }
-        journal.nothing_lost();
-        if journal.read(|state| state.lifecycle.presumed) {
-            let text = format!(
-                "the journal was lost, and {} is in service: files, configure and health-check count as done, and are not \
-                 called; if this node was never set up: node-agent retry --from files",
-                launch.node.instance_id
-            );
-            journal.warn(StepName::Identity, None, text);
-        }
-        Ok(())
     }
 
     /// An image made of a node that was up has fstab lines for that node's volumes, for which each boot would wait.
@@ -323,67 +236,14 @@ impl Boot<'_> {
         }
     }
 
-    /// Mounts these, and tells applications that all of them are mounted.
-    pub(crate) async fn mount(&self, run: &Runner<'_>, formatted: &[Formatted<'_>]) -> Result<(), FailedStep> {
-        // One that lies in another comes after it.
-        let mut formatted: Vec<_> = formatted.iter().collect();
-        formatted.sort_by_key(|formatted| &formatted.want.mount_path);
-        run.in_turn(formatted.into_iter().map(|Formatted { want, device, found }| MountVolume {
-            journal: self.journal,
-            want,
-            device,
-            found,
-            allowance: self.allowance,
-            deadline: self.config.timeouts.volume,
-            tried: Cell::default(),
-        }))
-        .await?;
-        if !run.is_planning() {
-            announce_mounts().await;
-        }
-        Ok(())
-    }
-
     async fn enter_pool(&self, run: &Runner<'_>, launch: &Launch<'_>, state: &str) -> Result<Up, FailedStep> {
         tracing::info!("this instance is {state}: it waits in a warm pool, and nothing is touched");
-        let (deadline, began) = (self.config.timeouts.complete, Instant::now());
-        run.step(EnterPool { launch, deadline, began, accepted: Cell::default() }).await?;
+        run.step(EnterPool::new(launch, self.config.timeouts.complete)).await?;
         if !run.is_planning() {
-            self.journal.in_pool().map_err(at(StepName::Complete))?;
+            self.journal.in_pool().map_err(|failure| FailedStep::at(StepName::Complete, failure))?;
         }
         Ok(Up::Warm)
     }
-
-    fn complete<'b>(&'b self, launch: &'b Launch<'b>, result: LaunchResult) -> Complete<'b> {
-        let (deadline, began) = (self.config.timeouts.complete, Instant::now());
-        Complete { journal: self.journal, launch, result, deadline, began, accepted: Cell::default() }
-    }
-
-    /// Whether the once-per-instance steps are behind this instance. One that was abandoned is not to be used.
-    fn launched_before(&self) -> Result<bool, Failure> {
-        match self.journal.launch_outcome() {
-            Some(LaunchOutcome::Abandoned) => {
-                Err(Failure::new(Code::LaunchAbandoned, "the launch of this instance was abandoned before"))
-            }
-            _ => Ok(self.journal.is_set_up(self.config)),
-        }
-    }
-
-    fn fetch<'b>(&'b self, services: &'b Services) -> Fetch<'b> {
-        Fetch {
-            sources: &services.sources,
-            files: &self.config.files,
-            hooks: self.config.hooks.as_ref(),
-            scratch: self.scratch,
-            deadline: self.config.timeouts.downloads,
-            began: Instant::now(),
-            got: RefCell::default(),
-        }
-    }
-}
-
-fn at(step: StepName) -> impl Fn(Failure) -> FailedStep {
-    move |failure| FailedStep::at(step, failure)
 }
 
 /// Applications `WantedBy` the target start once all volumes are mounted. That it cannot be started is no reason to give

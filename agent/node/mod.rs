@@ -3,6 +3,7 @@
 pub mod boot;
 pub mod check;
 pub mod install;
+mod launched;
 pub mod lock;
 pub mod places;
 pub mod plan;
@@ -11,6 +12,7 @@ pub mod reboot;
 pub mod service;
 pub mod session;
 pub mod settings;
+pub mod site;
 pub mod status;
 pub mod status_tag;
 pub mod steps;

@@ -1,7 +1,7 @@
 //! What a process that works on the node has for itself: the lock, the journal, the clients, the stop signal.
 
 use std::borrow::Cow;
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{OnceCell, RefCell};
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,11 +16,12 @@ use crate::host;
 use crate::host::this_host::ThisHost;
 use crate::lifecycle::heartbeat::Heart;
 use crate::lifecycle::{Launch, LaunchResult};
-use crate::node::boot::{Boot, Site, Up};
+use crate::node::boot::{Boot, Up};
 use crate::node::lock::Lock;
 use crate::node::places::{Places, take_lock};
 use crate::node::reboot;
 use crate::node::settings;
+use crate::node::site::Site;
 use crate::node::steps::complete::Complete;
 use crate::node::steps::fetch::prepare_scratch;
 use crate::node::steps::hooks::end_survivor;
@@ -315,9 +316,7 @@ impl Session {
         }
         let run = Runner::new(&self.journal, deadline, self.stop.clone(), &self.allowance);
         let launch = Box::pin(self.identify(&run)).await?.launch(&self.aws, lifecycle);
-        let (journal, began) = (&self.journal, Instant::now());
-        let complete = Complete { journal, launch: &launch, result, deadline, began, accepted: Cell::default() };
-        Box::pin(run.step(complete)).await
+        Box::pin(run.step(Complete::new(&self.journal, &launch, result, deadline))).await
     }
 
     async fn identify(&self, run: &Runner<'_>) -> Result<&Site, FailedStep> {

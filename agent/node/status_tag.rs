@@ -49,7 +49,7 @@ impl Session {
             self.note_tagged(true);
         }
         let tags = [(STATUS, value.as_str())];
-        let tagging = Box::pin(site.services.ec2.tag(&site.node.instance_id, &tags));
+        let tagging = Box::pin(site.services.ec2.tag(&site.instance.instance_id, &tags));
         match timeout(TAGGING, tagging).await {
             Ok(Ok(true)) => self.note_tagged(failed.is_some()),
             Ok(Ok(false)) => {

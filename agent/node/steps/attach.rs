@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::aws::ec2::{self, AttachAnswer, Attachment, Ec2, VolumeView};
 use crate::config;
 use crate::failure::{Code, Failure};
-use crate::lifecycle::{Launch, Node};
+use crate::lifecycle::Launch;
 use crate::runner::{Acted, Header, Observed, Step};
 use crate::sequence::StepName;
 
@@ -17,21 +17,19 @@ use crate::sequence::StepName;
 #[derive(Debug)]
 pub struct Attach<'a> {
     /// EC2.
-    pub ec2: &'a Ec2,
+    ec2: &'a Ec2,
     /// Whether this instance is still wanted.
-    pub launch: &'a Launch<'a>,
-    /// This instance.
-    pub node: &'a Node,
+    launch: &'a Launch<'a>,
     /// The volume wanted.
-    pub want: &'a config::Volume,
+    want: &'a config::Volume,
     /// `timeouts.volume`
-    pub deadline: Duration,
+    deadline: Duration,
     /// Device names that EC2 said are taken, for all volumes of this run.
-    pub taken: &'a RefCell<BTreeSet<String>>,
+    taken: &'a RefCell<BTreeSet<String>>,
     /// The state of the instance that has the volume, and when it was asked.
-    pub holder: RefCell<Option<Holder>>,
+    holder: RefCell<Option<Holder>>,
     /// How often EC2 has accepted the request to attach.
-    pub accepted: Cell<u32>,
+    accepted: Cell<u32>,
 }
 
 /// What was last heard of the instance that has the volume.
@@ -60,6 +58,19 @@ pub struct Attached<'a> {
     pub device_name: String,
 }
 
+impl<'a> Attach<'a> {
+    /// Attaches this one within `timeouts.volume`. `taken` is shared by all volumes of a run.
+    pub fn new(
+        ec2: &'a Ec2,
+        launch: &'a Launch<'a>,
+        want: &'a config::Volume,
+        taken: &'a RefCell<BTreeSet<String>>,
+        deadline: Duration,
+    ) -> Self {
+        Attach { ec2, launch, want, deadline, taken, holder: RefCell::default(), accepted: Cell::default() }
+    }
+}
+
 impl<'a> Step for Attach<'a> {
     type Output = Attached<'a>;
 
@@ -70,8 +81,8 @@ impl<'a> Step for Attach<'a> {
     async fn observe(&self) -> Result<Observed<Attached<'a>>, Failure> {
         let id = &self.want.id;
         let view = self.ec2.volume(id.as_str()).await?;
-        if view.zone != self.node.zone {
-            let text = format!("volume {id} is in {}, this instance in {}", view.zone, self.node.zone);
+        if view.zone != self.launch.instance.zone {
+            let text = format!("volume {id} is in {}, this instance in {}", view.zone, self.launch.instance.zone);
             return Err(Failure::new(Code::ZoneMismatch, text));
         }
         if view.multi_attach {
@@ -81,7 +92,7 @@ impl<'a> Step for Attach<'a> {
             |what: String| Ok(Observed::NotYet(Failure::new(Code::VolumeInTransit, format!("volume {id} is {what}"))));
         // Matched by instance: the volume's own `in-use` and the first attachment may be about somebody else.
         let (ours, others): (Vec<_>, Vec<_>) =
-            view.attachments.iter().partition(|attachment| attachment.instance_id == self.node.instance_id);
+            view.attachments.iter().partition(|attachment| attachment.instance_id == self.launch.instance.instance_id);
         if let Some(other) = others.iter().find(|other| other.state != "detached") {
             return self.held(other).await.map(Observed::NotYet);
         }
@@ -114,7 +125,7 @@ impl<'a> Step for Attach<'a> {
     async fn act(&self) -> Result<Acted, Failure> {
         self.launch.must_be_wanted().await?;
         let name = self.free_name()?;
-        match self.ec2.attach(self.want.id.as_str(), &self.node.instance_id, &name).await? {
+        match self.ec2.attach(self.want.id.as_str(), &self.launch.instance.instance_id, &name).await? {
             AttachAnswer::Accepted => {
                 self.accepted.set(self.accepted.get().saturating_add(1));
                 Ok(Acted::Changed)

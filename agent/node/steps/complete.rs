@@ -17,17 +17,24 @@ use crate::state::{Journal, LaunchOutcome, State};
 #[derive(Debug)]
 pub struct Complete<'a> {
     /// Knows what was sent.
-    pub journal: &'a Journal,
+    journal: &'a Journal,
     /// The launch.
-    pub launch: &'a Launch<'a>,
+    launch: &'a Launch<'a>,
     /// How it ended.
-    pub result: LaunchResult,
+    result: LaunchResult,
     /// `timeouts.complete`
-    pub deadline: Duration,
+    deadline: Duration,
     /// When it began, for what is decided at the end of its time.
-    pub began: Instant,
+    began: Instant,
     /// Auto Scaling has said that it took the result.
-    pub accepted: Cell<bool>,
+    accepted: Cell<bool>,
+}
+
+impl<'a> Complete<'a> {
+    /// Tells Auto Scaling this result; `deadline` is `timeouts.complete`, or less for an operator who waits.
+    pub fn new(journal: &'a Journal, launch: &'a Launch<'a>, result: LaunchResult, deadline: Duration) -> Self {
+        Complete { journal, launch, result, deadline, began: Instant::now(), accepted: Cell::default() }
+    }
 }
 
 impl Step for Complete<'_> {
@@ -70,7 +77,7 @@ impl Step for Complete<'_> {
 impl Complete<'_> {
     async fn report(&self, config: &config::Lifecycle) -> Result<(), Failure> {
         let autoscaling = self.launch.autoscaling;
-        let instance = &self.launch.node.instance_id;
+        let instance = &self.launch.instance.instance_id;
         // An intent that is there already was followed by a call whose effect nobody has seen.
         let unconfirmed = self.journal.read(|state| state.lifecycle.intent.is_some());
         if unconfirmed && self.has_taken_effect(&autoscaling.state(instance).await?) {
@@ -142,13 +149,13 @@ impl Complete<'_> {
             self.record(self.sent());
             return Ok(());
         }
-        let text = format!("{} was accepted, but {} is still {state}", self.result, self.launch.node.instance_id);
+        let text = format!("{} was accepted, but {} is still {state}", self.result, self.launch.instance.instance_id);
         Err(Failure::new(Code::LifecycleNotWaiting, text))
     }
 
     /// There is no such action now: the instance's state says why (SPEC 6).
     async fn decide(&self, config: &config::Lifecycle, unconfirmed: bool, message: &str) -> Result<(), Failure> {
-        let instance = &self.launch.node.instance_id;
+        let instance = &self.launch.instance.instance_id;
         let state = self.launch.autoscaling.state(instance).await?;
         let waiting = |why: &str| {
             let text = format!("{} was not taken: {message}; {instance} {why}", self.result);
@@ -210,7 +217,7 @@ impl Complete<'_> {
 
     /// ABANDON comes after the launch.
     fn too_late(&self, state: &LifecycleState, message: &str) -> Failure {
-        let instance = &self.launch.node.instance_id;
+        let instance = &self.launch.instance.instance_id;
         let text = format!("{} was not taken: {message}; {instance} is {state}", self.result);
         Failure::new(Code::ApiRefused, text).remedy("if it is to be replaced: aws autoscaling terminate-instance-in-auto-scaling-group --instance-id INSTANCE --no-should-decrement-desired-capacity")
     }

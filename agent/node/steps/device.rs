@@ -17,13 +17,13 @@ use crate::sequence::StepName;
 #[derive(Debug)]
 pub struct FindDevice<'a> {
     /// EC2, for the volume's size as it is now.
-    pub ec2: &'a Ec2,
+    ec2: &'a Ec2,
     /// The attached volume.
-    pub volume: &'a Attached<'a>,
+    volume: &'a Attached<'a>,
     /// `timeouts.volume`
-    pub deadline: Duration,
+    deadline: Duration,
     /// The size in GiB that EC2 said last, and when.
-    pub described: Cell<Option<(u64, Instant)>>,
+    described: Cell<Option<(u64, Instant)>>,
 }
 
 /// An attached volume and its device.
@@ -37,6 +37,13 @@ pub struct Disk<'a> {
 
 /// How long EC2's answer counts while the sizes differ: the request quota is the whole account's.
 const SIZE_FRESH: Duration = Duration::from_secs(5);
+
+impl<'a> FindDevice<'a> {
+    /// Finds the device of this one within `timeouts.volume`.
+    pub fn new(ec2: &'a Ec2, volume: &'a Attached<'a>, deadline: Duration) -> Self {
+        FindDevice { ec2, volume, deadline, described: Cell::default() }
+    }
+}
 
 impl<'a> Step for FindDevice<'a> {
     type Output = Disk<'a>;

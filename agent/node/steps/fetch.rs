@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::aws::download::{Fetched, Sources, unreadable};
 use crate::config::script::{Definition, defines};
-use crate::config::{self, Contents, Hooks, Script, Sha256Digest, fault};
+use crate::config::{self, Config, Contents, Hooks, Script, Sha256Digest, fault};
 use crate::failure::{Class, Code, Failure, Named};
 use crate::host::atomic::Replacement;
 use crate::host::read::{self, Pipes};
@@ -28,24 +28,24 @@ const EMBEDDED: &str = "hooks.script_base64";
 #[derive(Debug)]
 pub struct Fetch<'a> {
     /// Where from.
-    pub sources: &'a Sources,
+    sources: &'a Sources,
     /// `[[file]]`
-    pub files: &'a [config::File],
+    files: &'a [config::File],
     /// `[hooks]`
-    pub hooks: Option<&'a Hooks>,
+    hooks: Option<&'a Hooks>,
     /// A private directory on disk.
-    pub scratch: &'a Path,
+    scratch: &'a Path,
     /// `timeouts.downloads`
-    pub deadline: Duration,
+    deadline: Duration,
     /// When it began, for the fallback.
-    pub began: Instant,
+    began: Instant,
     /// What is there already: a failure of one does not fetch the others again.
-    pub got: RefCell<Got>,
+    got: RefCell<Got>,
 }
 
 /// What was fetched so far.
 #[derive(Debug, Default)]
-pub struct Got {
+struct Got {
     files: Vec<Fetched>,
     script: Option<StagedScript>,
 }
@@ -70,6 +70,21 @@ pub struct StagedScript {
     pub key: &'static str,
     /// Of its contents.
     pub sha256: Sha256Digest,
+}
+
+impl<'a> Fetch<'a> {
+    /// Fetches what this configuration asks for into `scratch`.
+    pub fn new(sources: &'a Sources, config: &'a Config, scratch: &'a Path) -> Self {
+        Fetch {
+            sources,
+            files: &config.files,
+            hooks: config.hooks.as_ref(),
+            scratch,
+            deadline: config.timeouts.downloads,
+            began: Instant::now(),
+            got: RefCell::default(),
+        }
+    }
 }
 
 impl Step for Fetch<'_> {

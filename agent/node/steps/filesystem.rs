@@ -12,7 +12,7 @@ use crate::host::probe::{Evidence, Found, Verdict, probe};
 use crate::host::unfinished::{self, Left};
 use crate::host::{command, mount, systemd};
 use crate::lifecycle::Launch;
-use crate::node::steps::attach::Attached;
+use crate::node::steps::device::Disk;
 use crate::runner::{Acted, Header, Observed, Step};
 use crate::sequence::StepName;
 use crate::state::{FormatIntent, Journal};
@@ -27,12 +27,8 @@ pub struct MakeFilesystem<'a> {
     pub ec2: &'a Ec2,
     /// Whether this instance is still wanted.
     pub launch: &'a Launch<'a>,
-    /// This instance's id.
-    pub instance_id: &'a str,
-    /// The attached volume.
-    pub volume: &'a Attached<'a>,
-    /// Its device.
-    pub device: &'a Device,
+    /// The attached volume and its device.
+    pub disk: &'a Disk<'a>,
     /// `timeouts.volume`
     pub deadline: Duration,
 }
@@ -55,24 +51,24 @@ impl<'a> Step for MakeFilesystem<'a> {
         Header {
             // A running mkfs is never cut off.
             keeps_own_deadline: true,
-            ..Header::of(StepName::Filesystem, self.deadline).about(self.volume.want.id.as_str())
+            ..Header::of(StepName::Filesystem, self.deadline).about(self.disk.volume.want.id.as_str())
         }
     }
 
     async fn observe(&self) -> Result<Observed<Formatted<'a>>, Failure> {
         let found = self.look().await?;
-        Ok(found.map(|found| Formatted { want: self.volume.want, device: self.device, found }))
+        Ok(found.map(|found| Formatted { want: self.disk.volume.want, device: &self.disk.device, found }))
     }
 
     async fn act(&self) -> Result<Acted, Failure> {
-        let id = self.volume.want.id.as_str();
+        let id = self.disk.volume.want.id.as_str();
         let known = self.journal.volume(id);
         if known.tag_due && known.formatting.is_none() {
             self.tag_as_formatted(id).await?;
             return Ok(Acted::Changed);
         }
         self.launch.must_be_wanted().await?;
-        let lock = self.device.lock()?;
+        let lock = self.disk.device.lock()?;
         let maker = self.maker().await?;
         // Under the lock, everything is looked at once more.
         let uuid = if let Some(intent) = &known.formatting {
@@ -81,7 +77,7 @@ impl<'a> Step for MakeFilesystem<'a> {
                 Resumed::NotNeeded => return Ok(Acted::Again),
             }
         } else {
-            let evidence = match probe(self.device).await? {
+            let evidence = match probe(&self.disk.device).await? {
                 Verdict::Blank(evidence) => self.may_be_formatted(evidence)?,
                 Verdict::Refused { reason, evidence } => return Err(self.not_blank(&reason, &evidence)),
                 // Somebody else was faster: the next look finds it.
@@ -90,12 +86,12 @@ impl<'a> Step for MakeFilesystem<'a> {
             self.intend(id, &evidence).await?
         };
         self.make(id, &maker, &lock, &uuid).await?;
-        lock.sync_all().named(format_args!("flushing {}", self.device.path.display()))?;
+        lock.sync_all().named(format_args!("flushing {}", self.disk.device.path.display()))?;
         self.record_format(id)?;
-        let kind = self.volume.want.file_system;
-        tracing::info!(step = "filesystem", volume = id, "formatted {} as {kind}", self.device.path.display());
+        let kind = self.disk.volume.want.file_system;
+        tracing::info!(step = "filesystem", volume = id, "formatted {} as {kind}", self.disk.device.path.display());
         drop(lock);
-        systemd::settle(&self.device.path).await;
+        systemd::settle(&self.disk.device.path).await;
         // The tag comes next.
         Ok(Acted::Again)
     }
@@ -132,13 +128,13 @@ fn is_mounted(device: &Device) -> Result<bool, Failure> {
 /// is decided by what is on the disk ([`unfinished`]).
 impl MakeFilesystem<'_> {
     async fn look(&self) -> Result<Observed<Found>, Failure> {
-        let id = self.volume.want.id.as_str();
+        let id = self.disk.volume.want.id.as_str();
         let known = self.journal.volume(id);
         if let Some(intent) = &known.formatting {
             return self.observe_begun(intent).await;
         }
-        match probe(self.device).await? {
-            Verdict::Filesystem(found) if found.kind != self.volume.want.file_system.as_str() => {
+        match probe(&self.disk.device).await? {
+            Verdict::Filesystem(found) if found.kind != self.disk.volume.want.file_system.as_str() => {
                 Err(self.wrong_filesystem(&found))
             }
             Verdict::Filesystem(_) if known.tag_due => Ok(Observed::Todo("the volume gets its tag".to_owned())),
@@ -156,21 +152,21 @@ impl MakeFilesystem<'_> {
     }
 
     async fn observe_begun(&self, intent: &FormatIntent) -> Result<Observed<Found>, Failure> {
-        if is_mounted(self.device)? {
+        if is_mounted(&self.disk.device)? {
             return Ok(Observed::Todo("a format was begun, and somebody has mounted the result".to_owned()));
         }
         self.must_match(intent)?;
         // An mkfs that outlived its agent is still at work: what is on the disk is for later.
-        let _lock = match self.device.lock() {
+        let _lock = match self.disk.device.lock() {
             Err(failure) if failure.code == Code::DeviceBusy => return Ok(Observed::NotYet(failure)),
             result => result?,
         };
         let begun = format!("a format begun at {} was not completed", intent.at);
-        let maker = match Maker::find(self.volume.want.file_system).await {
+        let maker = match Maker::find(self.disk.volume.want.file_system).await {
             Err(failure) if failure.code == Code::ToolMissing => return Ok(Observed::Todo(begun)),
             result => result?,
         };
-        Ok(Observed::Todo(match unfinished::look(self.device, &maker, intent.uuid.as_deref()).await? {
+        Ok(Observed::Todo(match unfinished::look(&self.disk.device, &maker, intent.uuid.as_deref()).await? {
             Left::Blank(evidence) => format!("{begun}; it is blank: {}", self.may_be_formatted(evidence)?),
             Left::Unfinished { evidence, .. } => {
                 format!("{begun}; it is what a killed mkfs leaves: {}", self.may_be_formatted(evidence)?)
@@ -182,16 +178,16 @@ impl MakeFilesystem<'_> {
 
     /// Brings the device to where a format may begin, if it is to.
     async fn take_up(&self, id: &str, intent: &FormatIntent, maker: &Maker) -> Result<Resumed, Failure> {
-        if is_mounted(self.device)? {
+        if is_mounted(&self.disk.device)? {
             // The filesystem is in use by now, and must never be formatted again.
             self.drop_intent(id).await?;
             return Ok(Resumed::NotNeeded);
         }
         self.must_match(intent)?;
         // Nobody can begin to use the device between the look and the clearing.
-        let exclusive = self.device.exclusive()?;
+        let exclusive = self.disk.device.exclusive()?;
         let uuid = intent.uuid.as_deref();
-        let evidence = match unfinished::look(self.device, maker, uuid).await? {
+        let evidence = match unfinished::look(&self.disk.device, maker, uuid).await? {
             Left::Whole { found, unused } => {
                 self.adopt(id, intent, &found, unused).await?;
                 return Ok(Resumed::NotNeeded);
@@ -200,14 +196,14 @@ impl MakeFilesystem<'_> {
             Left::Blank(evidence) => self.may_be_formatted(evidence)?,
             Left::Unfinished { evidence, traces } => {
                 let evidence = self.may_be_formatted(evidence)?;
-                let path = self.device.path.display();
+                let path = self.disk.device.path.display();
                 tracing::info!(
                     step = "filesystem",
                     volume = id,
                     "clearing what a killed mkfs left on {path}: {evidence}"
                 );
-                unfinished::clear(&exclusive, self.device, &traces)?;
-                match unfinished::look(self.device, maker, uuid).await? {
+                unfinished::clear(&exclusive, &self.disk.device, &traces)?;
+                match unfinished::look(&self.disk.device, maker, uuid).await? {
                     Left::Blank(evidence) => evidence,
                     left => return Err(self.not_cleared(&left)),
                 }
@@ -230,7 +226,7 @@ impl MakeFilesystem<'_> {
         let text = format!(
             "a format was begun at {}, but {} holds a whole {} (UUID {}) that was made or used by somebody else: it is used as it is",
             intent.at,
-            self.device.path.display(),
+            self.disk.device.path.display(),
             found.kind,
             found.uuid
         );
@@ -247,8 +243,8 @@ impl MakeFilesystem<'_> {
     /// Runs mkfs. One that fails by itself will not do better the next time: the intent is taken back, so that what it has
     /// written is for a person to judge. One that is killed leaves the intent.
     async fn make(&self, id: &str, maker: &Maker, lock: &Locked, uuid: &str) -> Result<(), Failure> {
-        let (kind, path) = (self.volume.want.file_system, self.device.path.display());
-        let output = match maker.make(self.device, lock, uuid).await {
+        let (kind, path) = (self.disk.volume.want.file_system, self.disk.device.path.display());
+        let output = match maker.make(&self.disk.device, lock, uuid).await {
             Ok(output) if output.status.success() => return Ok(()),
             Ok(output) if output.status.code().is_none() => {
                 let text = format!("mkfs.{kind} of {path} was killed: {}", output.status);
@@ -269,7 +265,7 @@ impl MakeFilesystem<'_> {
     }
 
     fn not_unfinished(&self, intent: &FormatIntent, reason: &str, evidence: &Evidence) -> Failure {
-        let (want, path, mount) = (self.volume.want, self.device.path.display(), self.mount_by_hand());
+        let (want, path, mount) = (self.disk.volume.want, self.disk.device.path.display(), self.mount_by_hand());
         let text = format!(
             "an {} format of volume {} was begun at {}, but {path} does not hold what a killed mkfs leaves, and is not touched: \
              {reason} ({evidence})",
@@ -283,7 +279,7 @@ impl MakeFilesystem<'_> {
     }
 
     fn not_cleared(&self, left: &Left) -> Failure {
-        let (id, path) = (&self.volume.want.id, self.device.path.display());
+        let (id, path) = (&self.disk.volume.want.id, self.disk.device.path.display());
         let text = format!("volume {id} ({path}) is not blank although what a killed mkfs left was cleared: {left:?}");
         Failure::new(Code::NotBlank, text)
     }
@@ -292,7 +288,7 @@ impl MakeFilesystem<'_> {
 impl MakeFilesystem<'_> {
     /// A launched node goes on with the filesystem that it was launched with.
     fn must_be_the_same(&self, found: &Found) -> Result<(), Failure> {
-        let (id, device) = (&self.volume.want.id, self.device.path.display());
+        let (id, device) = (&self.disk.volume.want.id, self.disk.device.path.display());
         match self.journal.volume(id.as_str()).filesystem_uuid {
             Some(uuid) if uuid != found.uuid => {
                 let text = format!(
@@ -307,20 +303,20 @@ impl MakeFilesystem<'_> {
 
     /// Whether a blank disk may be formatted: it is wanted, and nothing says that there should be data on it.
     fn may_be_formatted(&self, mut evidence: Evidence) -> Result<Evidence, Failure> {
-        let want = self.volume.want;
+        let want = self.disk.volume.want;
         let known = self.journal.volume(want.id.as_str());
         let retry =
             if known.filesystem_uuid.is_some() { "node-agent retry --from filesystem" } else { "node-agent retry" };
         let unexpected = if want.format == Format::Never {
             Some("format is \"never\"".to_owned())
-        } else if let Some(snapshot) = &self.volume.view.snapshot_id {
+        } else if let Some(snapshot) = &self.disk.volume.view.snapshot_id {
             Some(format!("it was made from the snapshot {snapshot}"))
         } else if let Some(uuid) = known.filesystem_uuid {
             Some(format!("it had the filesystem with UUID {uuid} when this node was launched"))
         } else if let Some(at) = known.formatted_at {
             Some(format!("this agent formatted it at {at}"))
         } else {
-            self.volume.view.tags.get(FORMATTED).map(|tag| format!("its tag {FORMATTED} says: {tag}"))
+            self.disk.volume.view.tags.get(FORMATTED).map(|tag| format!("its tag {FORMATTED} says: {tag}"))
         };
         if let Some(why) = unexpected {
             let text = format!("volume {} is blank, but {why} ({evidence})", want.id);
@@ -328,7 +324,7 @@ impl MakeFilesystem<'_> {
                 "this may be data loss: check volume.id and the volume's history; only if it is to be empty, make the \
                  filesystem by hand: mkfs.{} {}, then: {retry}",
                 want.file_system,
-                self.device.path.display()
+                self.disk.device.path.display()
             )));
         }
         evidence.add("made from no snapshot, never formatted by this agent");
@@ -339,15 +335,15 @@ impl MakeFilesystem<'_> {
     async fn intend(&self, id: &str, evidence: &Evidence) -> Result<String, Failure> {
         let uuid = random_uuid()?;
         let at = time::now();
-        let tag = format!("begun {at} by {}", self.instance_id);
+        let tag = format!("begun {at} by {}", &self.launch.instance.instance_id);
         if !self.ec2.tag(id, &[(FORMATTING, &tag)]).await? {
             let text = "ec2:CreateTags is not allowed: that this agent formatted the volume will be known on this root disk only; allow it in the role's policy";
             self.journal.warn(StepName::Filesystem, Some(id), text);
         }
         let intent = FormatIntent {
-            device: self.device.path.display().to_string(),
-            size: self.device.size,
-            file_system: self.volume.want.file_system.to_string(),
+            device: self.disk.device.path.display().to_string(),
+            size: self.disk.device.size,
+            file_system: self.disk.volume.want.file_system.to_string(),
             uuid: Some(uuid.clone()),
             evidence: evidence.to_string(),
             at,
@@ -358,7 +354,7 @@ impl MakeFilesystem<'_> {
 
     async fn tag_as_formatted(&self, id: &str) -> Result<(), Failure> {
         let at = self.journal.volume(id).formatted_at.unwrap_or_default();
-        let done = format!("{} {at} by {}", self.volume.want.file_system, self.instance_id);
+        let done = format!("{} {at} by {}", self.disk.volume.want.file_system, &self.launch.instance.instance_id);
         self.ec2.tag(id, &[(FORMATTING, "done"), (FORMATTED, &done)]).await?;
         self.journal.update_volume(id, |volume| volume.tag_due = false)
     }
@@ -374,14 +370,14 @@ impl MakeFilesystem<'_> {
 
     /// Where the journal is lost, the tag of a begun format is all that tells that a filesystem may be half made.
     async fn must_be_whole(&self, found: &Found) -> Result<(), Failure> {
-        let want = self.volume.want;
-        let begun = self.volume.view.tags.get(FORMATTING).filter(|tag| *tag != "done");
+        let want = self.disk.volume.want;
+        let begun = self.disk.volume.view.tags.get(FORMATTING).filter(|tag| *tag != "done");
         let Some(begun) = begun else { return Ok(()) };
-        if self.journal.volume(want.id.as_str()).formatted_at.is_some() || is_mounted(self.device)? {
+        if self.journal.volume(want.id.as_str()).formatted_at.is_some() || is_mounted(&self.disk.device)? {
             return Ok(());
         }
-        let path = self.device.path.display();
-        let said = match filesystem::soundness(want.file_system, self.device).await? {
+        let path = self.disk.device.path.display();
+        let said = match filesystem::soundness(want.file_system, &self.disk.device).await? {
             Soundness::Sound => return Ok(()),
             Soundness::Unsound(said) => said,
             Soundness::Unknown(why) => {
@@ -403,14 +399,14 @@ impl MakeFilesystem<'_> {
 
     /// A format is resumed only on the very device it was begun on.
     fn must_match(&self, intent: &FormatIntent) -> Result<(), Failure> {
-        let kind = self.volume.want.file_system.as_str();
-        if intent.size == self.device.size && intent.file_system == kind {
+        let kind = self.disk.volume.want.file_system.as_str();
+        if intent.size == self.disk.device.size && intent.file_system == kind {
             return Ok(());
         }
-        let (path, mount) = (self.device.path.display(), self.mount_by_hand());
+        let (path, mount) = (self.disk.device.path.display(), self.mount_by_hand());
         let text = format!(
             "an {} format of volume {} with {} bytes was begun at {}, but {path} now has {} bytes and {kind} is configured",
-            intent.file_system, self.volume.want.id, intent.size, intent.at, self.device.size,
+            intent.file_system, self.disk.volume.want.id, intent.size, intent.at, self.disk.device.size,
         );
         // Wiping is not enough: what was begun is over once something is mounted.
         Err(Failure::new(Code::NotBlank, text).remedy(format!(
@@ -421,13 +417,13 @@ impl MakeFilesystem<'_> {
     }
 
     fn mount_by_hand(&self) -> String {
-        let place = self.volume.want.mount_path.display();
-        format!("mkdir -p {place} && mount {} {place}", self.device.path.display())
+        let place = self.disk.volume.want.mount_path.display();
+        format!("mkdir -p {place} && mount {} {place}", self.disk.device.path.display())
     }
 
     fn wrong_filesystem(&self, found: &Found) -> Failure {
-        let want = self.volume.want;
-        let (id, path, kind) = (&want.id, self.device.path.display(), &found.kind);
+        let want = self.disk.volume.want;
+        let (id, path, kind) = (&want.id, self.disk.device.path.display(), &found.kind);
         let text =
             format!("volume {id} ({path}) holds {kind} (UUID {}), configured is {}", found.uuid, want.file_system);
         let failure = Failure::new(Code::WrongFilesystem, text);
@@ -451,10 +447,10 @@ impl MakeFilesystem<'_> {
     }
 
     fn not_blank(&self, reason: &str, evidence: &Evidence) -> Failure {
-        let path = self.device.path.display();
+        let path = self.disk.device.path.display();
         Failure::new(
             Code::NotBlank,
-            format!("volume {} ({path}) is not touched: {reason} ({evidence})", self.volume.want.id),
+            format!("volume {} ({path}) is not touched: {reason} ({evidence})", self.disk.volume.want.id),
         )
         .remedy(format!(
             "see what is on {path} and who uses it (lsblk -o +FSTYPE,RO {path}); only if it is not needed: wipefs -a {path} && \
@@ -464,12 +460,12 @@ impl MakeFilesystem<'_> {
 
     /// mkfs is there, or is installed where the configuration says so.
     async fn maker(&self) -> Result<Maker, Failure> {
-        let kind = self.volume.want.file_system;
+        let kind = self.disk.volume.want.file_system;
         let missing = match Maker::find(kind).await {
             Err(failure) if failure.code == Code::ToolMissing => failure,
             result => return result,
         };
-        if !self.volume.want.install_tools {
+        if !self.disk.volume.want.install_tools {
             return Err(missing.remedy(format!(
                 "install {}, here and in the image, or set install_tools = true, then: node-agent retry",
                 filesystem::package(kind)

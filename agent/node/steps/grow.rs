@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use crate::config::FileSystemType;
 use crate::failure::Failure;
-use crate::host::device::Device;
 use crate::host::resize::{self, Extent};
-use crate::node::steps::attach::Attached;
+use crate::node::steps::device::Disk;
 use crate::runner::{Acted, Header, Observed, Step};
 use crate::sequence::StepName;
 use crate::state::Journal;
@@ -17,22 +16,27 @@ use crate::state::Journal;
 #[derive(Debug)]
 pub struct Grow<'a> {
     /// Knows at which size it was tried.
-    pub journal: &'a Journal,
-    /// The mounted volume.
-    pub volume: &'a Attached<'a>,
-    /// Its device.
-    pub device: &'a Device,
+    journal: &'a Journal,
+    /// The mounted volume and its device.
+    disk: &'a Disk<'a>,
     /// `timeouts.volume`
-    pub deadline: Duration,
+    deadline: Duration,
     /// Tried in this run.
-    pub tried: Cell<bool>,
+    tried: Cell<bool>,
+}
+
+impl<'a> Grow<'a> {
+    /// Grows the filesystem of this one within `timeouts.volume`.
+    pub fn new(journal: &'a Journal, disk: &'a Disk<'a>, deadline: Duration) -> Self {
+        Grow { journal, disk, deadline, tried: Cell::default() }
+    }
 }
 
 impl Step for Grow<'_> {
     type Output = ();
 
     fn header(&self) -> Header<'_> {
-        Header::of(StepName::Grow, self.deadline).about(self.volume.want.id.as_str())
+        Header::of(StepName::Grow, self.deadline).about(self.disk.volume.want.id.as_str())
     }
 
     async fn observe(&self) -> Result<Observed<()>, Failure> {
@@ -49,7 +53,7 @@ impl Step for Grow<'_> {
         }
         Ok(Observed::Todo(format!(
             "{} has {} blocks of {} bytes, the device {}",
-            self.volume.want.mount_path.display(),
+            self.disk.volume.want.mount_path.display(),
             extent.blocks,
             extent.block_size,
             extent.possible
@@ -58,7 +62,7 @@ impl Step for Grow<'_> {
 
     async fn act(&self) -> Result<Acted, Failure> {
         self.tried.set(true);
-        let want = self.volume.want;
+        let want = self.disk.volume.want;
         let grown = match self.measure() {
             Ok(extent) => {
                 // Off the agent's own thread: it takes as long as the disk does.
@@ -70,7 +74,7 @@ impl Step for Grow<'_> {
         };
         match grown {
             Ok(()) => {
-                let size = self.device.size;
+                let size = self.disk.device.size;
                 self.journal.update_volume(want.id.as_str(), |volume| volume.grow_tried_at = Some(size))?;
             }
             Err(error) => {
@@ -83,22 +87,22 @@ impl Step for Grow<'_> {
 
 impl Grow<'_> {
     fn measure(&self) -> io::Result<Extent> {
-        resize::measure(self.volume.want.file_system, self.device, &self.volume.want.mount_path)
+        resize::measure(self.disk.volume.want.file_system, &self.disk.device, &self.disk.volume.want.mount_path)
     }
 
     fn tried_before(&self) -> bool {
-        self.journal.volume(self.volume.want.id.as_str()).grow_tried_at == Some(self.device.size)
+        self.journal.volume(self.disk.volume.want.id.as_str()).grow_tried_at == Some(self.disk.device.size)
     }
 
     fn warn(&self, what: &str, error: &io::Error) {
-        let want = self.volume.want;
+        let want = self.disk.volume.want;
         let hint = match error.raw_os_error().map(nix::errno::Errno::from_raw) {
             Some(nix::errno::Errno::EPERM) => " (online resize needs CAP_SYS_RESOURCE and a filesystem without errors)",
             _ => "",
         };
         let by_hand = match want.file_system {
             FileSystemType::Xfs => format!("xfs_growfs {}", want.mount_path.display()),
-            FileSystemType::Ext4 => format!("resize2fs {}", self.device.path.display()),
+            FileSystemType::Ext4 => format!("resize2fs {}", self.disk.device.path.display()),
         };
         let text = format!(
             "{} on {} was not grown: {what}: {error}{hint}; the data is fine, grow it by hand: {by_hand}",

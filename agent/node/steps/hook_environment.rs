@@ -5,11 +5,17 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use crate::config::Config;
-use crate::lifecycle::Node;
+use crate::lifecycle::Instance;
 use crate::node::steps::attach::Attached;
+use crate::node::steps::identity::Node;
 
 /// What the seed's script left in scope, so that hook scripts written for it run unchanged.
-pub fn of(config: &Config, node: &Node, volumes: &[Attached<'_>]) -> BTreeMap<&'static str, String> {
+pub fn of(
+    config: &Config,
+    instance: &Instance,
+    node: &Node,
+    volumes: &[Attached<'_>],
+) -> BTreeMap<&'static str, String> {
     let first = volumes.first();
     let text = |value: Option<String>| value.unwrap_or_default();
     // Sorted by key, as 0.1.0 wrote it. This text is an input of the hooks: another order would have them called again.
@@ -27,16 +33,16 @@ pub fn of(config: &Config, node: &Node, volumes: &[Attached<'_>]) -> BTreeMap<&'
         })
         .collect();
     BTreeMap::from([
-        ("NODE_ID", config.node.id.clone()),
-        ("NODE_IP", config.node.ip.to_string()),
+        ("NODE_ID", node.id.clone()),
+        ("NODE_IP", node.ip.to_string()),
         ("VOLUME_ID", text(first.map(|volume| volume.want.id.to_string()))),
         ("DEVICE_NAME", text(first.map(|volume| volume.device_name.clone()))),
         ("MOUNT_PATH", text(first.map(|volume| volume.want.mount_path.display().to_string()))),
         ("FILE_SYSTEM_TYPE", text(first.map(|volume| volume.want.file_system.to_string()))),
         ("OWNER", text(first.and_then(|volume| volume.want.owner.as_ref()).map(ToString::to_string))),
         ("GROUP", text(first.and_then(|volume| volume.want.group.as_ref()).map(ToString::to_string))),
-        ("INSTANCE_ID", node.instance_id.clone()),
-        ("REGION", node.region.clone()),
+        ("INSTANCE_ID", instance.instance_id.clone()),
+        ("REGION", instance.region.clone()),
         ("ASG_NAME", text(config.lifecycle.as_ref().map(|lifecycle| lifecycle.asg_name.clone()))),
         ("ASG_HOOK_NAME", text(config.lifecycle.as_ref().map(|lifecycle| lifecycle.hook_name.clone()))),
         ("NODE_AGENT_VOLUMES", json!(all).to_string()),

@@ -1,77 +1,95 @@
-//! `identity`: this machine is the configured node.
+//! `identity`: which node this machine is to be.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::aws::imds::Imds;
+use crate::config;
 use crate::failure::{Code, Failure};
-use crate::lifecycle::{Launch, Node, Standing};
+use crate::lifecycle::{Instance, Launch, Standing};
 use crate::runner::{Header, Observed, Step};
 use crate::sequence::StepName;
 
 /// Reads the instance metadata.
 #[derive(Debug)]
-pub struct Identify<'a> {
+pub struct FindInstance<'a> {
     /// The metadata service.
     pub imds: &'a Imds,
     /// `timeouts.aws`
     pub deadline: Duration,
 }
 
-impl Step for Identify<'_> {
-    type Output = Node;
+impl Step for FindInstance<'_> {
+    type Output = Instance;
 
     fn header(&self) -> Header<'_> {
         Header { only_looks: true, prepares: Some("instance known"), ..Header::of(StepName::Identity, self.deadline) }
     }
 
-    async fn observe(&self) -> Result<Observed<Node>, Failure> {
+    async fn observe(&self) -> Result<Observed<Instance>, Failure> {
         Ok(Observed::Done(self.imds.identity().await?.into()))
     }
 }
 
 /// Refuses if the node's address is none of this instance's, because the wrong node must never mount the data, and if the
-/// instance is being terminated. Tells what the instance is there for.
+/// instance is being terminated.
 #[derive(Debug)]
-pub struct RightNode<'a> {
+pub struct Identify<'a> {
     /// The metadata service.
     pub imds: &'a Imds,
-    /// Whether this instance is still wanted.
+    /// This instance, and whether it is still wanted.
     pub launch: &'a Launch<'a>,
-    /// This instance.
-    pub node: &'a Node,
-    /// `node.ip`
-    pub ip: IpAddr,
+    /// `[node]`
+    pub config: &'a config::Node,
     /// `timeouts.aws`
     pub deadline: Duration,
 }
 
-impl Step for RightNode<'_> {
-    type Output = Standing;
+/// What this instance is to be.
+#[derive(Clone, Debug)]
+pub enum Identity {
+    /// A node of the cluster.
+    Node(Node),
+    /// An instance in a warm pool, in this state: nothing is touched, above all not the volume.
+    Pooled(String),
+}
+
+/// A node of the cluster: the steps behind this one know it from here, wherever it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its id, the hooks' first argument.
+    pub id: String,
+    /// Its fixed address, the hooks' second argument.
+    pub ip: IpAddr,
+}
+
+impl Step for Identify<'_> {
+    type Output = Identity;
 
     fn header(&self) -> Header<'_> {
         Header { only_looks: true, ..Header::of(StepName::Identity, self.deadline) }
     }
 
-    async fn observe(&self) -> Result<Observed<Standing>, Failure> {
-        if self.node.primary_ip != Some(self.ip) {
+    async fn observe(&self) -> Result<Observed<Identity>, Failure> {
+        let (ip, instance) = (self.config.ip, self.launch.instance);
+        if instance.primary_ip != Some(ip) {
             let addresses = self.imds.private_addresses().await?;
-            if !addresses.contains(&self.ip) {
-                let addresses: Vec<_> = addresses.iter().map(IpAddr::to_string).collect();
-                let text = format!(
-                    "node.ip {} is no address of {}, which has {}",
-                    self.ip,
-                    self.node.instance_id,
-                    addresses.join(", ")
-                );
-                return Err(Failure::new(Code::WrongNode, text).remedy(format!(
-                    "this instance must not take that node's data: attach the node's network interface (aws ec2 \
-                     attach-network-interface --network-interface-id ENI --instance-id {} --device-index 1), or correct \
-                     node.ip; then: node-agent retry",
-                    self.node.instance_id
-                )));
+            if !addresses.contains(&ip) {
+                return Err(wrong_node(ip, &instance.instance_id, &addresses));
             }
         }
-        self.launch.standing().await.map(Observed::Done)
+        Ok(Observed::Done(match self.launch.standing().await? {
+            Standing::Wanted => Identity::Node(Node { id: self.config.id.clone(), ip }),
+            Standing::Warm(state) => Identity::Pooled(state),
+        }))
     }
+}
+
+fn wrong_node(ip: IpAddr, instance_id: &str, addresses: &[IpAddr]) -> Failure {
+    let addresses: Vec<_> = addresses.iter().map(IpAddr::to_string).collect();
+    let text = format!("node.ip {ip} is no address of {instance_id}, which has {}", addresses.join(", "));
+    Failure::new(Code::WrongNode, text).remedy(format!(
+        "this instance must not take that node's data: attach the node's network interface (aws ec2 attach-network-interface \
+         --network-interface-id ENI --instance-id {instance_id} --device-index 1), or correct node.ip; then: node-agent retry"
+    ))
 }

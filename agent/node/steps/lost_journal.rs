@@ -47,7 +47,7 @@ impl Step for FindLost<'_> {
 
     async fn observe(&self) -> Result<Observed<bool>, Failure> {
         let autoscaling = self.launch.autoscaling;
-        if autoscaling.state(&self.launch.node.instance_id).await? != LifecycleState::InService {
+        if autoscaling.state(&self.launch.instance.instance_id).await? != LifecycleState::InService {
             return Ok(Observed::Done(false));
         }
         if self.lost == Lost::Unreadable {

@@ -18,6 +18,7 @@ use crate::host::fstab::{Conflict, Entry, Line, Ours};
 use crate::host::mountinfo::Mounted;
 use crate::host::probe::Found;
 use crate::host::{self, blkid, filesystem, fstab, mount, preen, resize, systemd};
+use crate::node::steps::filesystem::Formatted;
 use crate::runner::allowance::Allowance;
 use crate::runner::{Acted, Header, Observed, Step};
 use crate::sequence::StepName;
@@ -34,19 +35,32 @@ const SYSTEMD_THAT_CHECKS: u32 = 250;
 #[derive(Debug)]
 pub struct MountVolume<'a> {
     /// Knows how this boot's mount was made.
-    pub journal: &'a Journal,
+    journal: &'a Journal,
     /// The volume, as configured.
-    pub want: &'a config::Volume,
+    want: &'a config::Volume,
     /// Its device.
-    pub device: &'a Device,
+    device: &'a Device,
     /// The filesystem on it.
-    pub found: &'a Found,
+    found: &'a Found,
     /// A check of the filesystem may have heartbeats for as long as it takes.
-    pub allowance: &'a Allowance,
+    allowance: &'a Allowance,
     /// `timeouts.volume`
-    pub deadline: Duration,
+    deadline: Duration,
     /// The next boot was prepared in this run, as far as that could be done.
-    pub tried: Cell<bool>,
+    tried: Cell<bool>,
+}
+
+impl<'a> MountVolume<'a> {
+    /// Mounts this one within `timeouts.volume`.
+    pub fn new(
+        journal: &'a Journal,
+        formatted: &'a Formatted<'a>,
+        allowance: &'a Allowance,
+        deadline: Duration,
+    ) -> Self {
+        let Formatted { want, device, found } = formatted;
+        MountVolume { journal, want, device, found, allowance, deadline, tried: Cell::default() }
+    }
 }
 
 impl Step for MountVolume<'_> {

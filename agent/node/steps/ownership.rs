@@ -21,11 +21,18 @@ const DEADLINE: Duration = Duration::from_hours(24);
 #[derive(Debug)]
 pub struct Own<'a> {
     /// Knows whether a format's recursion is still due.
-    pub journal: &'a Journal,
+    journal: &'a Journal,
     /// The mounted volume.
-    pub volume: &'a Attached<'a>,
+    volume: &'a Attached<'a>,
     /// The recursion was done in this run.
-    pub swept: Cell<bool>,
+    swept: Cell<bool>,
+}
+
+impl<'a> Own<'a> {
+    /// Sets the owner of this one's mount point.
+    pub fn new(journal: &'a Journal, volume: &'a Attached<'a>) -> Self {
+        Own { journal, volume, swept: Cell::default() }
+    }
 }
 
 impl Step for Own<'_> {

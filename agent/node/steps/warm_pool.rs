@@ -18,13 +18,20 @@ use crate::state::Journal;
 #[derive(Debug)]
 pub struct EnterPool<'a> {
     /// The launch.
-    pub launch: &'a Launch<'a>,
+    launch: &'a Launch<'a>,
     /// `timeouts.complete`
-    pub deadline: Duration,
+    deadline: Duration,
     /// When it began.
-    pub began: Instant,
+    began: Instant,
     /// Auto Scaling has said that it took CONTINUE.
-    pub accepted: Cell<bool>,
+    accepted: Cell<bool>,
+}
+
+impl<'a> EnterPool<'a> {
+    /// Lets it in within `timeouts.complete`.
+    pub fn new(launch: &'a Launch<'a>, deadline: Duration) -> Self {
+        EnterPool { launch, deadline, began: Instant::now(), accepted: Cell::default() }
+    }
 }
 
 impl Step for EnterPool<'_> {
@@ -38,10 +45,10 @@ impl Step for EnterPool<'_> {
         if self.launch.config.is_none() || self.accepted.get() {
             return Ok(Observed::Done(()));
         }
-        match self.launch.autoscaling.state(&self.launch.node.instance_id).await? {
+        match self.launch.autoscaling.state(&self.launch.instance.instance_id).await? {
             LifecycleState::Warmed(state) if state == "Warmed:Pending" => {
                 let text =
-                    format!("instance {} is {state}: its hook has not begun to wait", self.launch.node.instance_id);
+                    format!("instance {} is {state}: its hook has not begun to wait", self.launch.instance.instance_id);
                 Ok(Observed::NotYet(Failure::new(Code::LifecycleNotWaiting, text)))
             }
             LifecycleState::Warmed(state) if state == "Warmed:Pending:Wait" => {
@@ -54,7 +61,7 @@ impl Step for EnterPool<'_> {
 
     async fn act(&self) -> Result<Acted, Failure> {
         let Some(config) = self.launch.config else { return Ok(Acted::Changed) };
-        let instance = &self.launch.node.instance_id;
+        let instance = &self.launch.instance.instance_id;
         let result = LaunchResult::Continue.to_string();
         let answer = self.launch.autoscaling.complete(&config.asg_name, &config.hook_name, instance, &result).await?;
         match answer {
@@ -73,17 +80,30 @@ impl Step for EnterPool<'_> {
 #[derive(Debug)]
 pub struct Relaunch<'a> {
     /// Knows the launch that was completed.
-    pub journal: &'a Journal,
+    journal: &'a Journal,
     /// The launch.
-    pub launch: &'a Launch<'a>,
+    launch: &'a Launch<'a>,
     /// `[lifecycle]`
-    pub config: &'a config::Lifecycle,
+    config: &'a config::Lifecycle,
     /// `timeouts.aws`
-    pub deadline: Duration,
+    deadline: Duration,
     /// When it began.
-    pub began: Instant,
+    began: Instant,
     /// Nothing is to be sent, a heartbeat neither.
-    pub planning: bool,
+    planning: bool,
+}
+
+impl<'a> Relaunch<'a> {
+    /// Decides it within `timeouts.aws`. While `planning`, nothing is sent, not even a heartbeat.
+    pub fn new(
+        journal: &'a Journal,
+        launch: &'a Launch<'a>,
+        config: &'a config::Lifecycle,
+        deadline: Duration,
+        planning: bool,
+    ) -> Self {
+        Relaunch { journal, launch, config, deadline, began: Instant::now(), planning }
+    }
 }
 
 impl Step for Relaunch<'_> {
@@ -98,7 +118,7 @@ impl Step for Relaunch<'_> {
         if self.journal.launch_outcome().is_none() {
             return Ok(Observed::Done(()));
         }
-        let instance = &self.launch.node.instance_id;
+        let instance = &self.launch.instance.instance_id;
         let state = self.launch.autoscaling.state(instance).await?;
         let anew = |how: &str| {
             let text =

@@ -1,0 +1,56 @@
+//! Where the agent is at work: this instance, and its region's services.
+
+use std::cell::OnceCell;
+use std::time::Duration;
+
+use crate::aws::{Aws, Services};
+use crate::config;
+use crate::failure::{FailedStep, Failure};
+use crate::lifecycle::{Instance, Launch};
+use crate::node::steps::identity::FindInstance;
+use crate::runner::Runner;
+use crate::state::Journal;
+
+/// Where the agent is at work. Kept as long as the process, because the SDK corrects clock skew per client.
+#[derive(Debug)]
+pub struct Site {
+    /// This instance.
+    pub instance: Instance,
+    /// Its region's services.
+    pub services: Services,
+}
+
+impl Site {
+    /// Asks the metadata service, the first time.
+    pub async fn find<'a>(
+        known: &'a OnceCell<Site>,
+        run: &Runner<'_>,
+        aws: &Aws,
+        journal: &Journal,
+        deadline: Duration,
+    ) -> Result<&'a Site, FailedStep> {
+        if let Some(site) = known.get() {
+            return Ok(site);
+        }
+        let instance = run.step(FindInstance { imds: &aws.imds, deadline }).await?;
+        Ok(Site::settle(known, aws, journal, instance).await)
+    }
+
+    /// Asks the metadata service once, without a step or a log line: the caller asks again.
+    pub async fn try_find(known: &OnceCell<Site>, aws: &Aws, journal: &Journal) -> Result<(), Failure> {
+        let document = aws.imds.identity().await?;
+        Site::settle(known, aws, journal, document.into()).await;
+        Ok(())
+    }
+
+    async fn settle<'a>(known: &'a OnceCell<Site>, aws: &Aws, journal: &Journal, instance: Instance) -> &'a Site {
+        journal.claim(&instance.instance_id);
+        let services = aws.connect(&instance.region).await;
+        known.get_or_init(|| Site { instance, services })
+    }
+
+    /// This instance's launch.
+    pub fn launch<'a>(&'a self, aws: &'a Aws, config: Option<&'a config::Lifecycle>) -> Launch<'a> {
+        Launch { autoscaling: &self.services.autoscaling, imds: &aws.imds, instance: &self.instance, config }
+    }
+}
