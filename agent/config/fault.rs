@@ -136,7 +136,7 @@ pub fn of_config(text: &str, user_data: bool) -> Option<Fault> {
             Fault::new(what, "decode it: base64 -d")
         };
     }
-    // All of these may also be a slip in the first line of what is TOML.
+    // All of these may also be a typing error in the first line of a TOML text.
     let what = if line.starts_with("#!") {
         "is a script, not TOML"
     } else if has_header(bare) {

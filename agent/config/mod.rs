@@ -77,7 +77,7 @@ pub fn load(main: Text, overrides: Option<Text>, scope: Scope) -> Result<Config,
     let mut report = report::Report::new(texts);
     // Of a text that is no TOML at all one line says more than what its first line lacks, and its second, and so on.
     for (layer, fault) in faults.iter().enumerate().filter_map(|(layer, fault)| Some((layer, fault.as_ref()?))) {
-        report.mistake(report::Place { layer, offset: 0 }, &fault.what, &fault.instead);
+        report.mistake(report::Position { layer, offset: 0 }, &fault.what, &fault.instead);
     }
     if faults.iter().any(Option::is_some) {
         return Err(report.into_mistakes());

@@ -216,7 +216,7 @@ pub struct File {
 /// What is in a file.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Contents {
-    /// Given in the configuration, decoded.
+    /// Located in the configuration, decoded.
     Inline(Vec<u8>),
     /// To be fetched.
     Source(Source),
@@ -348,7 +348,7 @@ pub struct Hooks {
 pub enum Script {
     /// A file on this host.
     Path(PathBuf),
-    /// Given in the configuration, decoded.
+    /// Located in the configuration, decoded.
     Inline(Vec<u8>),
     /// To be fetched.
     Remote {

@@ -1,34 +1,34 @@
 //! Typed reading of a table. A key is known because the schema has it; whatever else stands in the table is reported.
 
-use super::report::{Place, Quoted, Report, Reported, Spot};
+use super::report::{Location, Position, Quoted, Report, Reported};
 use super::schema::{self, Key, Kind, Literal, Presence, Shape, Table};
 use super::tree::{Fields, Item, Value};
 
-/// A value that was read, and the spot to complain about.
+/// A value that was read, and the location to complain about.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Given<'a, T> {
+pub(super) struct Located<'a, T> {
     pub(super) value: T,
-    pub(super) spot: Spot<'a>,
+    pub(super) location: Location<'a>,
     /// Whether it stands in the text, not only in the schema as a default.
     pub(super) written: bool,
 }
 
-impl<'a, T> Given<'a, T> {
+impl<'a, T> Located<'a, T> {
     /// Checks the value and turns it into its right type.
-    pub(super) fn check<U>(self, check: impl FnOnce(T, &Spot<'a>) -> Result<U, Reported>) -> Result<U, Reported> {
-        check(self.value, &self.spot)
+    pub(super) fn check<U>(self, check: impl FnOnce(T, &Location<'a>) -> Result<U, Reported>) -> Result<U, Reported> {
+        check(self.value, &self.location)
     }
 }
 
 /// One table, being read.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Sheet<'a> {
+pub(super) struct TableReader<'a> {
     report: &'a Report,
     table: &'static Table,
     fields: &'a Fields,
 }
 
-impl<'a> Sheet<'a> {
+impl<'a> TableReader<'a> {
     /// Opens a table; its unknown keys are reported.
     pub(super) fn open(report: &'a Report, table: &'static Table, fields: &'a Fields) -> Self {
         for (name, field) in &fields.keys {
@@ -42,15 +42,15 @@ impl<'a> Sheet<'a> {
         Self { report, table, fields }
     }
 
-    /// The spot of a key: its value where it is written, else the table's header.
-    pub(super) fn spot(&self, key: &'static Key) -> Spot<'a> {
-        let place = self.fields.keys.get(key.name).map_or(self.header(), |field| field.value.at);
-        Spot { report: self.report, table: self.table, key, place }
+    /// The location of a key: its value where it is written, else the table's header.
+    pub(super) fn location(&self, key: &'static Key) -> Location<'a> {
+        let position = self.fields.keys.get(key.name).map_or(self.header(), |field| field.value.at);
+        Location { report: self.report, table: self.table, key, position }
     }
 
     /// Where the table begins.
-    pub(super) fn header(&self) -> Place {
-        self.fields.headers.first().copied().unwrap_or(Place { layer: 0, offset: 0 })
+    pub(super) fn header(&self) -> Position {
+        self.fields.headers.first().copied().unwrap_or(Position { layer: 0, offset: 0 })
     }
 
     /// The value of a key, where it is written.
@@ -65,20 +65,20 @@ impl<'a> Sheet<'a> {
     }
 
     /// A string; `None` where it is neither written nor has a default.
-    pub(super) fn text(&self, key: &'static Key) -> Result<Option<Given<'a, &'a str>>, Reported> {
-        let spot = self.spot(key);
+    pub(super) fn text(&self, key: &'static Key) -> Result<Option<Located<'a, &'a str>>, Reported> {
+        let location = self.location(key);
         match self.value(key).map(|value| &value.item) {
             None => match key.presence {
-                Presence::Default(Literal::Text(value)) => Ok(Some(Given { value, spot, written: false })),
+                Presence::Default(Literal::Text(value)) => Ok(Some(Located { value, location, written: false })),
                 _ => Ok(None),
             },
-            Some(Item::Text(value)) => Ok(Some(Given { value, spot, written: true })),
-            Some(other) => Err(wrong_type(spot, other)),
+            Some(Item::Text(value)) => Ok(Some(Located { value, location, written: true })),
+            Some(other) => Err(wrong_type(location, other)),
         }
     }
 
     /// A string that must be there.
-    pub(super) fn required(&self, key: &'static Key) -> Result<Given<'a, &'a str>, Reported> {
+    pub(super) fn required(&self, key: &'static Key) -> Result<Located<'a, &'a str>, Reported> {
         self.text(key)?.ok_or_else(|| self.missing(key))
     }
 
@@ -87,7 +87,7 @@ impl<'a> Sheet<'a> {
         match self.value(key).map(|value| &value.item) {
             None => Ok(key.presence == Presence::Default(Literal::Flag(true))),
             Some(Item::Flag(flag)) => Ok(*flag),
-            Some(other) => Err(wrong_type(self.spot(key), other)),
+            Some(other) => Err(wrong_type(self.location(key), other)),
         }
     }
 
@@ -102,21 +102,21 @@ impl<'a> Sheet<'a> {
     }
 
     /// A list of strings, each with its own place.
-    pub(super) fn list(&self, key: &'static Key) -> Result<Vec<Given<'a, &'a str>>, Reported> {
-        let spot = self.spot(key);
+    pub(super) fn list(&self, key: &'static Key) -> Result<Vec<Located<'a, &'a str>>, Reported> {
+        let location = self.location(key);
         let entries = match self.value(key).map(|value| &value.item) {
             None => return Ok(Vec::new()),
             Some(Item::List(entries)) => entries,
-            Some(other) => return Err(wrong_type(spot, other)),
+            Some(other) => return Err(wrong_type(location, other)),
         };
         let read = |entry: &'a Value| {
-            let spot = Spot { place: entry.at, ..spot };
+            let location = Location { position: entry.at, ..location };
             match &entry.item {
-                Item::Text(value) => Ok(Given { value: value.as_str(), spot, written: true }),
+                Item::Text(value) => Ok(Located { value: value.as_str(), location, written: true }),
                 Item::Broken => Err(Reported(())),
                 other => {
                     let what = format_args!("an entry is {}, not a string", other.type_name());
-                    Err(spot.write(what, format_args!("{} = {}", key.name, key.example)))
+                    Err(location.write(what, format_args!("{} = {}", key.name, key.example)))
                 }
             }
         };
@@ -124,11 +124,11 @@ impl<'a> Sheet<'a> {
     }
 
     /// A user or group: a string or a number that may have no sign.
-    pub(super) fn account(&self, key: &'static Key) -> Result<Option<Given<'a, &'a str>>, Reported> {
+    pub(super) fn account(&self, key: &'static Key) -> Result<Option<Located<'a, &'a str>>, Reported> {
         match self.value(key).map(|value| &value.item) {
             Some(Item::Integer(digits, 10)) => {
                 let value = digits.strip_prefix('+').unwrap_or(digits);
-                Ok(Some(Given { value, spot: self.spot(key), written: true }))
+                Ok(Some(Located { value, location: self.location(key), written: true }))
             }
             _ => self.text(key),
         }
@@ -143,8 +143,8 @@ impl<'a> Sheet<'a> {
         let words: Vec<&str> = values.iter().map(|(word, _)| *word).collect();
         let what = format_args!("{} is not one of its values", Quoted(given.value));
         match nearest(given.value.to_lowercase().as_str(), &words) {
-            Some(word) => Err(given.spot.write(what, format_args!("\"{word}\""))),
-            None => Err(given.spot.write(what, format_args!("\"{}\"", words.join("\" or \"")))),
+            Some(word) => Err(given.location.write(what, format_args!("\"{word}\""))),
+            None => Err(given.location.write(what, format_args!("\"{}\"", words.join("\" or \"")))),
         }
     }
 
@@ -154,16 +154,16 @@ impl<'a> Sheet<'a> {
         let keys = self.table.one_of.iter().filter_map(|name| self.table.key(name));
         let mut written: Vec<&'static Key> = keys.filter(|key| self.has(key)).collect();
         written.sort_by_key(|key| {
-            let place = self.spot(key).place;
-            (place.layer, place.offset)
+            let position = self.location(key).position;
+            (position.layer, position.offset)
         });
         let mut clash = None;
         for (at, &later) in written.iter().enumerate() {
             if let Some(earlier) = written[..at].iter().find(|key| self.table.exclusive(key.name, later.name)) {
-                let spot = self.spot(later);
-                let line = self.report.refer(self.spot(earlier).place, spot.place);
+                let location = self.location(later);
+                let line = self.report.refer(self.location(earlier).position, location.position);
                 let what = format_args!("excludes {}, which stands in {line}", earlier.name);
-                clash = Some(spot.mistake(what, format_args!("keep only one of {}", self.alternatives())));
+                clash = Some(location.mistake(what, format_args!("keep only one of {}", self.alternatives())));
             }
         }
         match (clash, written.first()) {
@@ -207,17 +207,17 @@ impl<'a> Sheet<'a> {
         if self.may_have(key.name) {
             return Reported(());
         }
-        let spot = Spot { report: self.report, table: self.table, key, place: self.header() };
-        spot.write("missing", format_args!("{} = {}", key.name, key.example))
+        let location = Location { report: self.report, table: self.table, key, position: self.header() };
+        location.write("missing", format_args!("{} = {}", key.name, key.example))
     }
 
     /// A table below this one, which is the top level.
-    pub(super) fn table(&self, table: &'static Table) -> Result<Option<Sheet<'a>>, Reported> {
+    pub(super) fn table(&self, table: &'static Table) -> Result<Option<TableReader<'a>>, Reported> {
         let Some(field) = self.fields.keys.get(table.name) else {
             return Ok(None);
         };
         match &field.value.item {
-            Item::Table(fields) => Ok(Some(Sheet::open(self.report, table, fields))),
+            Item::Table(fields) => Ok(Some(TableReader::open(self.report, table, fields))),
             Item::Broken => Err(Reported(())),
             Item::List(entries) if entries.iter().any(|entry| matches!(entry.item, Item::Table(_))) => {
                 let what = format_args!("{} stands only once", table.header());
@@ -229,7 +229,7 @@ impl<'a> Sheet<'a> {
     }
 
     /// The tables of a repeated table below this one.
-    pub(super) fn each(&self, table: &'static Table) -> Vec<Result<Sheet<'a>, Reported>> {
+    pub(super) fn each(&self, table: &'static Table) -> Vec<Result<TableReader<'a>, Reported>> {
         let Some(field) = self.fields.keys.get(table.name) else {
             return Vec::new();
         };
@@ -238,7 +238,7 @@ impl<'a> Sheet<'a> {
             Item::List(entries) => entries
                 .iter()
                 .map(|entry| match &entry.item {
-                    Item::Table(fields) => Ok(Sheet::open(self.report, table, fields)),
+                    Item::Table(fields) => Ok(TableReader::open(self.report, table, fields)),
                     Item::Broken => Err(Reported(())),
                     other => Err(self.not_a_table(table, entry.at, other)),
                 })
@@ -248,13 +248,13 @@ impl<'a> Sheet<'a> {
                 // Read all the same, so that its mistakes come in the same report.
                 let what = format_args!("[{}] can stand several times and needs two brackets", table.name);
                 self.report.mistake(at, what, format_args!("write {}", table.header()));
-                vec![Ok(Sheet::open(self.report, table, fields))]
+                vec![Ok(TableReader::open(self.report, table, fields))]
             }
             other => vec![Err(self.not_a_table(table, at, other))],
         }
     }
 
-    fn not_a_table(&self, table: &Table, at: Place, item: &Item) -> Reported {
+    fn not_a_table(&self, table: &Table, at: Position, item: &Item) -> Reported {
         let what = format_args!("{}: is {}, not a table", table.name, item.type_name());
         self.report.mistake(at, what, format_args!("write {} and its keys below it", table.header()))
     }
@@ -273,8 +273,8 @@ pub(super) fn all<T>(results: impl IntoIterator<Item = Result<T, Reported>>) -> 
 }
 
 /// Reports a value of the wrong type, with the right one.
-fn wrong_type(spot: Spot<'_>, item: &Item) -> Reported {
-    let key = spot.key;
+fn wrong_type(location: Location<'_>, item: &Item) -> Reported {
+    let key = location.key;
     let expected = match key.kind {
         Kind::Flag | Kind::FlagOr(_) => "a boolean",
         Kind::List => "a list of strings",
@@ -303,7 +303,7 @@ fn wrong_type(spot: Spot<'_>, item: &Item) -> Reported {
         _ => key.example.to_owned(),
     };
     let what = format_args!("is {}, not {expected}", item.type_name());
-    spot.write(what, format_args!("{} = {right}", key.name))
+    location.write(what, format_args!("{} = {right}", key.name))
 }
 
 /// What to say of a key that no table has, or another one.
@@ -340,13 +340,13 @@ fn names(table: &Table) -> Vec<&'static str> {
 
 /// The candidate that was probably meant.
 pub(super) fn nearest<'c>(word: &str, candidates: &[&'c str]) -> Option<&'c str> {
-    // Two slips of the finger, or a word that begins alike: `mountpath`, `file_system_type`. Found by trying the
+    // Two typing errors, or a word that begins alike: `mountpath`, `file_system_type`. Found by trying the
     // mistypings in the tests; a lower similarity offers words that have nothing to do with each other.
     const ALIKE: f64 = 0.88;
     let score = |candidate: &str| {
-        let slips = strsim::damerau_levenshtein(word, candidate);
+        let edits = strsim::damerau_levenshtein(word, candidate);
         let likeness = strsim::jaro_winkler(word, candidate);
-        let close = slips * 3 <= candidate.chars().count() && slips <= 2;
+        let close = edits * 3 <= candidate.chars().count() && edits <= 2;
         // `source` for `script_source`; shorter words end too many keys.
         let end = word.len() > 4 && candidate.strip_suffix(word).is_some_and(|front| front.ends_with('_'));
         (close || end || likeness >= ALIKE).then_some(likeness)

@@ -10,9 +10,9 @@ use super::mistake::{Mistake, Mistakes};
 use super::model::without_secrets;
 use super::schema::{Key, Table};
 
-/// A place in one of the two texts.
+/// A byte in one of the two texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct Position {
     /// Which text: 0 the main one, 1 the override.
     pub(super) layer: usize,
     /// The byte in it.
@@ -58,18 +58,18 @@ impl Report {
     }
 
     /// Records a mistake.
-    pub(super) fn mistake(&self, place: Place, what: impl Display, instead: impl Display) -> Reported {
-        self.found.borrow_mut().push(self.about(place, what, instead));
+    pub(super) fn mistake(&self, position: Position, what: impl Display, instead: impl Display) -> Reported {
+        self.found.borrow_mut().push(self.about(position, what, instead));
         Reported(())
     }
 
     /// Records what is valid and hardly meant.
-    pub(super) fn warn(&self, place: Place, what: impl Display, instead: impl Display) {
-        self.warnings.borrow_mut().push(self.about(place, what, instead));
+    pub(super) fn warn(&self, position: Position, what: impl Display, instead: impl Display) {
+        self.warnings.borrow_mut().push(self.about(position, what, instead));
     }
 
-    fn about(&self, place: Place, what: impl Display, instead: impl Display) -> Mistake {
-        let (source, line, column) = self.position(place);
+    fn about(&self, position: Position, what: impl Display, instead: impl Display) -> Mistake {
+        let (source, line, column) = self.line_and_column(position);
         Mistake { source, line, column, what: what.to_string(), instead: instead.to_string() }
     }
 
@@ -87,7 +87,7 @@ impl Report {
 
     /// Whether something was lost between this place, a table's header, and the next header. What is missing there may
     /// well be written, so that saying "missing" would send the reader the wrong way.
-    pub(super) fn incomplete(&self, header: Place) -> bool {
+    pub(super) fn incomplete(&self, header: Position) -> bool {
         let Some(layer) = self.layers.get(header.layer) else {
             return false;
         };
@@ -117,17 +117,17 @@ impl Report {
     }
 
     /// How a mistake at `here` refers to another place: by its line, and by its source where that is another one.
-    pub(super) fn refer(&self, other: Place, here: Place) -> String {
-        let (source, line, _) = self.position(other);
+    pub(super) fn refer(&self, other: Position, here: Position) -> String {
+        let (source, line, _) = self.line_and_column(other);
         if other.layer == here.layer { format!("line {line}") } else { format!("line {line} of {source}") }
     }
 
-    fn position(&self, place: Place) -> (String, usize, usize) {
-        let Some(layer) = self.layers.get(place.layer) else {
+    fn line_and_column(&self, position: Position) -> (String, usize, usize) {
+        let Some(layer) = self.layers.get(position.layer) else {
             return (String::new(), 1, 1);
         };
-        let line = layer.lines.partition_point(|&line| line <= place.offset).saturating_sub(1);
-        let before = &layer.text[layer.lines[line]..floor(&layer.text, place.offset)];
+        let line = layer.lines.partition_point(|&line| line <= position.offset).saturating_sub(1);
+        let before = &layer.text[layer.lines[line]..floor(&layer.text, position.offset)];
         // A byte order mark is no character of the first line to whoever looks at it in an editor.
         let column = before.trim_start_matches('\u{feff}').chars().count() + 1;
         (layer.name.clone(), line + 1, column)
@@ -143,24 +143,24 @@ fn floor(text: &str, offset: usize) -> usize {
     (0..=offset.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
 }
 
-/// A key of a table at a place: what a check of its value needs to complain.
+/// A key of a table and where it stands: what a check of its value needs to report a mistake.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Spot<'a> {
+pub(super) struct Location<'a> {
     pub(super) report: &'a Report,
     pub(super) table: &'static Table,
     pub(super) key: &'static Key,
-    pub(super) place: Place,
+    pub(super) position: Position,
 }
 
-impl Spot<'_> {
+impl Location<'_> {
     /// Records a mistake: the table and the key are put in front of `what`.
     pub(super) fn mistake(&self, what: impl Display, instead: impl Display) -> Reported {
-        self.report.mistake(self.place, format_args!("{}: {what}", self.label()), instead)
+        self.report.mistake(self.position, format_args!("{}: {what}", self.label()), instead)
     }
 
     /// Records a warning in the same form.
     pub(super) fn warn(&self, what: impl Display, instead: impl Display) {
-        self.report.warn(self.place, format_args!("{}: {what}", self.label()), instead);
+        self.report.warn(self.position, format_args!("{}: {what}", self.label()), instead);
     }
 
     /// Records that the value is not right and one like this is.

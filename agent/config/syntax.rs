@@ -1,30 +1,30 @@
 //! From text to a tree, past every syntax error: each is reported with its remedy, and what can be read is read.
 //!
 //! The TOML parser recovers from most errors by itself, but drops everything after a key without `=` and puts the keys
-//! below an unclosed header into the wrong table. Both are mended in a copy of the text, which is then parsed again.
+//! below an unclosed header into the wrong table. Both are repaired in a copy of the text, which is then parsed again.
 
 use std::ops::Range;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::report::{Place, Quoted, Report, label};
+use super::report::{Position, Quoted, Report, label};
 use super::schema::{self, Key, Kind, Shape, Table};
 use super::tree::{self, Fields, Tree};
 
-/// How often the text is mended and parsed again. One pass finds nearly all errors of the kinds that are mended.
+/// How often the text is repaired and parsed again. One pass finds nearly all errors of the kinds that are repaired.
 const PASSES: usize = 8;
 
 /// A syntax error, in the bytes of the original text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Slip {
+pub(super) struct SyntaxError {
     start: usize,
     end: usize,
     /// The parser's words.
     message: String,
 }
 
-impl Slip {
+impl SyntaxError {
     /// Whether it lies in the span or at its edge.
     pub(super) fn touches(&self, span: &Range<usize>) -> bool {
         self.start <= span.end && self.end >= span.start
@@ -49,35 +49,35 @@ impl Slip {
 /// Parses a layer of the report; its syntax errors are recorded there.
 pub(super) fn parse(report: &mut Report, layer: usize) -> Fields {
     let text = report.text(layer).to_owned();
-    let mut mended = Mended::default();
-    let mut slips: Vec<Slip> = Vec::new();
+    let mut repairs = Repairs::default();
+    let mut errors: Vec<SyntaxError> = Vec::new();
     for pass in 0.. {
-        let copy = mended.apply(&text);
-        let (tree, errors) = DeTable::parse_recoverable(&copy.text);
-        let mut found: Vec<Slip> = errors
+        let copy = repairs.apply(&text);
+        let (tree, told) = DeTable::parse_recoverable(&copy.text);
+        let mut found: Vec<SyntaxError> = told
             .iter()
-            .map(|error| {
-                let span = error.span().unwrap_or_default();
+            .map(|told| {
+                let span = told.span().unwrap_or_default();
                 let (start, end) = (copy.original(span.start), copy.original(span.end));
-                Slip { start, end: end.max(start), message: error.message().to_owned() }
+                SyntaxError { start, end: end.max(start), message: told.message().to_owned() }
             })
             .collect();
-        // What was mended before does not show again, so it is kept; the rest shows in every pass.
-        slips.retain(|slip| slip.lacks_equals() || slip.lacks_brackets().is_some());
-        slips.append(&mut found);
-        slips.sort_by_key(|slip| slip.start);
-        slips.dedup();
-        let changed = slips.iter().filter(|slip| mended.mend(&text, slip)).count() > 0;
+        // A repaired error does not show again, so it is kept; all others show in every pass.
+        errors.retain(|error| error.lacks_equals() || error.lacks_brackets().is_some());
+        errors.append(&mut found);
+        errors.sort_by_key(|error| error.start);
+        errors.dedup();
+        let changed = errors.iter().filter(|error| repairs.add(&text, error)).count() > 0;
         if changed && pass + 1 < PASSES {
             continue;
         }
-        let root = Place { layer, offset: 0 };
+        let root = Position { layer, offset: 0 };
         let original = |offset| copy.original(offset);
-        let is_broken = |span: &Range<usize>| slips.iter().any(|slip| slip.touches(span));
+        let is_broken = |span: &Range<usize>| errors.iter().any(|error| error.touches(span));
         let fields = tree::fields(tree.get_ref(), root, &Tree { layer, original: &original, is_broken: &is_broken });
         let mut leaves = Vec::new();
         collect(tree.get_ref(), Some(&schema::root::TABLE), &original, &mut leaves);
-        explain(report, layer, &text, &slips, &leaves);
+        explain(report, layer, &text, &errors, &leaves);
         return fields;
     }
     unreachable!("the last pass returns")
@@ -85,25 +85,25 @@ pub(super) fn parse(report: &mut Report, layer: usize) -> Fields {
 
 /// What to change in a copy of the text before it is parsed.
 #[derive(Default)]
-struct Mended {
+struct Repairs {
     /// Lines to blank out.
     blanked: Vec<Range<usize>>,
     /// Brackets to put in, and where.
     inserted: Vec<(usize, &'static str)>,
 }
 
-impl Mended {
-    /// Mends what the error calls for; false when there is nothing new to mend.
-    fn mend(&mut self, text: &str, slip: &Slip) -> bool {
-        if slip.lacks_equals() {
-            let line = line_of(text, slip.start);
+impl Repairs {
+    /// Adds the repair that the error calls for; false if there is none, or it is there already.
+    fn add(&mut self, text: &str, error: &SyntaxError) -> bool {
+        if error.lacks_equals() {
+            let line = line_of(text, error.start);
             let new = !self.blanked.contains(&line);
             if new {
                 self.blanked.push(line);
             }
             new
-        } else if let Some(brackets) = slip.lacks_brackets() {
-            let insertion = (slip.start, brackets);
+        } else if let Some(brackets) = error.lacks_brackets() {
+            let insertion = (error.start, brackets);
             let new = !self.inserted.contains(&insertion);
             if new {
                 self.inserted.push(insertion);
@@ -115,33 +115,33 @@ impl Mended {
         }
     }
 
-    fn apply(&self, text: &str) -> MendedText {
+    fn apply(&self, text: &str) -> RepairedText {
         let mut blanked = text.to_owned();
         for line in &self.blanked {
             // One blank a byte keeps every other byte where it was.
             let blanks = " ".repeat(line.len());
             blanked.replace_range(line.clone(), &blanks);
         }
-        let (mut mended, mut shifts, mut done) = (String::with_capacity(text.len()), Vec::new(), 0);
+        let (mut repaired, mut shifts, mut done) = (String::with_capacity(text.len()), Vec::new(), 0);
         for &(at, brackets) in &self.inserted {
-            mended.push_str(&blanked[done..at]);
-            shifts.push((mended.len(), brackets.len()));
-            mended.push_str(brackets);
+            repaired.push_str(&blanked[done..at]);
+            shifts.push((repaired.len(), brackets.len()));
+            repaired.push_str(brackets);
             done = at;
         }
-        mended.push_str(&blanked[done..]);
-        MendedText { text: mended, shifts }
+        repaired.push_str(&blanked[done..]);
+        RepairedText { text: repaired, shifts }
     }
 }
 
-/// A mended copy of a text.
-struct MendedText {
+/// A repaired copy of a text.
+struct RepairedText {
     text: String,
     /// Where in the copy something was put in, and its length.
     shifts: Vec<(usize, usize)>,
 }
 
-impl MendedText {
+impl RepairedText {
     /// The byte of the original text that this byte of the copy was.
     fn original(&self, offset: usize) -> usize {
         let shift = |&(at, length): &(usize, usize)| offset.saturating_sub(at).min(length);
@@ -196,11 +196,11 @@ fn collect(
 }
 
 /// Reports every error, one for each value it touches.
-fn explain(report: &mut Report, layer: usize, text: &str, slips: &[Slip], leaves: &[Leaf]) {
-    let mut told = vec![false; slips.len()];
+fn explain(report: &mut Report, layer: usize, text: &str, errors: &[SyntaxError], leaves: &[Leaf]) {
+    let mut told = vec![false; errors.len()];
     for leaf in leaves {
-        let touching: Vec<usize> = (0..slips.len()).filter(|&at| slips[at].touches(&leaf.span)).collect();
-        let mine: Vec<&Slip> = touching.iter().map(|&at| &slips[at]).collect();
+        let touching: Vec<usize> = (0..errors.len()).filter(|&at| errors[at].touches(&leaf.span)).collect();
+        let mine: Vec<&SyntaxError> = touching.iter().map(|&at| &errors[at]).collect();
         if mine.is_empty() {
             continue;
         }
@@ -211,27 +211,28 @@ fn explain(report: &mut Report, layer: usize, text: &str, slips: &[Slip], leaves
         if text.get(leaf.span.clone()).is_some_and(|raw| raw.contains('\n')) {
             report.lost(layer, leaf.span.clone());
         }
-        let entries: Vec<_> = leaf.entries.iter().filter(|entry| mine.iter().any(|slip| slip.touches(entry))).collect();
+        let entries: Vec<_> =
+            leaf.entries.iter().filter(|entry| mine.iter().any(|error| error.touches(entry))).collect();
         // When all that is wrong with a list is its entries, each is told; else the list as a whole is.
-        if !entries.is_empty() && mine.iter().all(|slip| leaf.entries.iter().any(|entry| slip.is_value_of(entry))) {
+        if !entries.is_empty() && mine.iter().all(|error| leaf.entries.iter().any(|entry| error.is_value_of(entry))) {
             for entry in entries {
                 explain_leaf(report, layer, text, leaf, entry, mine[0]);
             }
         } else {
-            let unclosed = mine.iter().find(|slip| slip.message.starts_with("unclosed"));
+            let unclosed = mine.iter().find(|error| error.message.starts_with("unclosed"));
             explain_leaf(report, layer, text, leaf, &leaf.span, unclosed.unwrap_or(&mine[0]));
         }
     }
-    for (slip, _) in slips.iter().zip(told).filter(|(_, told)| !told) {
-        // What was mended was read after all.
-        if slip.lacks_brackets().is_none() {
-            report.lost(layer, slip.start..slip.end);
+    for (error, _) in errors.iter().zip(told).filter(|(_, told)| !told) {
+        // A repaired header was read after all.
+        if error.lacks_brackets().is_none() {
+            report.lost(layer, error.start..error.end);
         }
-        explain_line(report, layer, text, slip);
+        explain_line(report, layer, text, error);
     }
 }
 
-impl Slip {
+impl SyntaxError {
     /// Whether it is about this entry of a list and not about the list around it.
     fn is_value_of(&self, entry: &Range<usize>) -> bool {
         let about_the_list = ["missing comma", "unclosed", "unexpected `=`", "extra comma"];
@@ -240,26 +241,26 @@ impl Slip {
 }
 
 /// An error in a value.
-fn explain_leaf(report: &Report, layer: usize, text: &str, leaf: &Leaf, span: &Range<usize>, slip: &Slip) {
+fn explain_leaf(report: &Report, layer: usize, text: &str, leaf: &Leaf, span: &Range<usize>, error: &SyntaxError) {
     let raw = text.get(span.clone()).unwrap_or("").trim();
     // A secret's key shows only what the parser says.
     let open = leaf.key.filter(|key| key.kind != Kind::Secret);
     let (offset, what, instead) =
-        open.and_then(|key| lacking(key, raw, leaf.span != *span, span.start, slip.start)).unwrap_or_else(|| {
-            let (what, instead) = remedy(&slip.message, raw);
+        open.and_then(|key| lacking(key, raw, leaf.span != *span, span.start, error.start)).unwrap_or_else(|| {
+            let (what, instead) = remedy(&error.message, raw);
             // A list is to be closed somewhere below its start; only the start is sure.
-            let offset = if slip.message.starts_with("unclosed") { span.start } else { slip.start };
+            let offset = if error.message.starts_with("unclosed") { span.start } else { error.start };
             (offset, what, instead.to_owned())
         });
     let front = leaf.key.map_or_else(String::new, |key| format!("{}: ", label(leaf.table, key.name)));
-    report.mistake(Place { layer, offset }, format_args!("{front}{what}"), instead);
+    report.mistake(Position { layer, offset }, format_args!("{front}{what}"), instead);
 }
 
 /// What to say where nothing is wrong with a value but that it lacks its quotes, or is not there: the place, what is
 /// wrong, what to do.
-fn lacking(key: &Key, raw: &str, in_list: bool, start: usize, slip: usize) -> Option<(usize, String, String)> {
+fn lacking(key: &Key, raw: &str, in_list: bool, start: usize, error: usize) -> Option<(usize, String, String)> {
     if raw.is_empty() {
-        return Some((slip, "has no value".to_owned(), format!("write {} = {}", key.name, key.example)));
+        return Some((error, "has no value".to_owned(), format!("write {} = {}", key.name, key.example)));
     }
     if matches!(key.kind, Kind::Flag | Kind::FlagOr(_)) {
         let instead = format!("write {0} = true or {0} = false", key.name);
@@ -279,19 +280,19 @@ fn lacking(key: &Key, raw: &str, in_list: bool, start: usize, slip: usize) -> Op
 }
 
 /// An error outside of every value.
-fn explain_line(report: &Report, layer: usize, text: &str, slip: &Slip) {
-    let line = line_of(text, slip.start);
+fn explain_line(report: &Report, layer: usize, text: &str, error: &SyntaxError) {
+    let line = line_of(text, error.start);
     let written = &text[line.clone()];
     let indent = written.len() - written.trim_start().len();
     let name = written.trim_start().trim_start_matches('[').trim_start();
     let name = &name[..name.find(|c: char| !c.is_ascii_alphanumeric() && !"_-".contains(c)).unwrap_or(name.len())];
-    let begin = Place { layer, offset: line.start + indent };
-    let here = Place { layer, offset: slip.start };
+    let begin = Position { layer, offset: line.start + indent };
+    let here = Position { layer, offset: error.start };
     let header = written.trim_start().starts_with('[');
-    if let Some(brackets) = slip.lacks_brackets() {
+    if let Some(brackets) = error.lacks_brackets() {
         let open = if brackets == "]]" || written.trim_start().starts_with("[[") { ("[[", "]]") } else { ("[", "]") };
         report.mistake(begin, "the table's header is not closed", format_args!("write {}{name}{}", open.0, open.1));
-    } else if slip.lacks_equals() {
+    } else if error.lacks_equals() {
         match known_key(name) {
             Some(key) => report.mistake(
                 begin,
@@ -300,8 +301,8 @@ fn explain_line(report: &Report, layer: usize, text: &str, slip: &Slip) {
             ),
             None => report.mistake(begin, "no \"=\" after a key", "write key = value, or put # in front of a comment"),
         };
-    } else if slip.message.starts_with("duplicate key") {
-        let key = text.get(slip.start..slip.end).unwrap_or(name);
+    } else if error.message.starts_with("duplicate key") {
+        let key = text.get(error.start..error.end).unwrap_or(name);
         let remedy = match schema::table(key).filter(|_| header) {
             Some(table) if matches!(table.shape, Shape::Each { .. }) => {
                 format!("write {} over each of them", table.header())
@@ -311,7 +312,7 @@ fn explain_line(report: &Report, layer: usize, text: &str, slip: &Slip) {
         };
         report.mistake(here, format_args!("{} is written twice", Quoted(key)), remedy);
     } else {
-        let (what, instead) = remedy(&slip.message, "");
+        let (what, instead) = remedy(&error.message, "");
         report.mistake(here, what, instead);
     }
 }

@@ -6,12 +6,12 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::report::Place;
+use super::report::Position;
 
 /// A value and where it stands.
 #[derive(Debug, Clone)]
 pub(super) struct Value {
-    pub(super) at: Place,
+    pub(super) at: Position,
     pub(super) item: Item,
 }
 
@@ -49,21 +49,21 @@ impl Item {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Fields {
     /// Where it begins, once for each layer that gives it.
-    pub(super) headers: Vec<Place>,
+    pub(super) headers: Vec<Position>,
     pub(super) keys: BTreeMap<String, Field>,
 }
 
 /// A key and its value.
 #[derive(Debug, Clone)]
 pub(super) struct Field {
-    pub(super) key_at: Place,
+    pub(super) key_at: Position,
     pub(super) value: Value,
 }
 
-/// Turns the parser's table into ours. `place` maps its spans to the original text.
-pub(super) fn fields(table: &DeTable<'_>, header: Place, tree: &Tree<'_>) -> Fields {
+/// Turns the parser's table into ours. `position` maps its spans to the original text.
+pub(super) fn fields(table: &DeTable<'_>, header: Position, tree: &Tree<'_>) -> Fields {
     let keys = table.iter().map(|(key, found)| {
-        let field = Field { key_at: tree.place(key.span().start), value: value(found, tree) };
+        let field = Field { key_at: tree.position(key.span().start), value: value(found, tree) };
         (key.get_ref().to_string(), field)
     });
     Fields { headers: vec![header], keys: keys.collect() }
@@ -79,8 +79,8 @@ pub(super) struct Tree<'a> {
 }
 
 impl Tree<'_> {
-    fn place(&self, offset: usize) -> Place {
-        Place { layer: self.layer, offset: (self.original)(offset) }
+    fn position(&self, offset: usize) -> Position {
+        Position { layer: self.layer, offset: (self.original)(offset) }
     }
 
     /// Whether a syntax error touches the value.
@@ -91,7 +91,7 @@ impl Tree<'_> {
 }
 
 fn value(found: &Spanned<DeValue<'_>>, tree: &Tree<'_>) -> Value {
-    let at = tree.place(found.span().start);
+    let at = tree.position(found.span().start);
     let item = match found.get_ref() {
         DeValue::Table(table) => Item::Table(fields(table, at, tree)),
         // The list that `[[volume]]` makes has the span of its first header; errors there are not the list's.

@@ -3,7 +3,7 @@
 use super::value::is_blank;
 use crate::config::Scope;
 use crate::config::model::Account;
-use crate::config::reader::{Given, Sheet};
+use crate::config::reader::{Located, TableReader};
 use crate::config::report::{Quoted, Reported};
 use crate::config::schema::Key;
 pub(super) use crate::config::surroundings::Database;
@@ -11,58 +11,58 @@ use crate::config::surroundings::Unfound;
 
 /// A key's account; a name must exist on this host when that is asked.
 pub(super) fn read(
-    sheet: &Sheet<'_>,
+    reader: &TableReader<'_>,
     key: &'static Key,
     database: Database,
     scope: Scope,
 ) -> Result<Option<Account>, Reported> {
-    sheet.account(key)?.map(|given| account(&given, database, scope)).transpose()
+    reader.account(key)?.map(|given| account(&given, database, scope)).transpose()
 }
 
 /// A key's account where the schema has a default.
 pub(super) fn required(
-    sheet: &Sheet<'_>,
+    reader: &TableReader<'_>,
     key: &'static Key,
     database: Database,
     scope: Scope,
 ) -> Result<Account, Reported> {
-    read(sheet, key, database, scope)?.ok_or_else(|| sheet.missing(key))
+    read(reader, key, database, scope)?.ok_or_else(|| reader.missing(key))
 }
 
-fn account(given: &Given<'_, &str>, database: Database, scope: Scope) -> Result<Account, Reported> {
-    let (text, spot) = (given.value, &given.spot);
-    let example = format!("{} = {}", spot.key.name, spot.key.example);
+fn account(given: &Located<'_, &str>, database: Database, scope: Scope) -> Result<Account, Reported> {
+    let (text, location) = (given.value, &given.location);
+    let example = format!("{} = {}", location.key.name, location.key.example);
     if text.is_empty() {
-        return Err(spot.write("is empty", example));
+        return Err(location.write("is empty", example));
     }
     let digits = text.strip_prefix('-').unwrap_or(text);
     if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) {
         // chown(2) takes the highest number as "leave it as it is".
         return match text.parse::<u32>() {
             Ok(id) if id != u32::MAX => Ok(Account::Id(id)),
-            _ => Err(spot.write(format_args!("{text} is no id"), "a number from 0 to 4294967294, or a name")),
+            _ => Err(location.write(format_args!("{text} is no id"), "a number from 0 to 4294967294, or a name")),
         };
     }
     if let Some((first, _)) = text.split_once(':') {
         let what = format_args!("{} is more than one name", Quoted(text));
-        return Err(spot.mistake(what, format_args!("write {}, and the group as group", Quoted(first))));
+        return Err(location.mistake(what, format_args!("write {}, and the group as group", Quoted(first))));
     }
     if text.contains(|c: char| c.is_control() || is_blank(c) || c == '/') {
-        return Err(spot.write(format_args!("{} is no name of an account", Quoted(text)), example));
+        return Err(location.write(format_args!("{} is no name of an account", Quoted(text)), example));
     }
     let Scope::ThisHost(host) = scope else { return Ok(Account::Name(text.to_owned())) };
     // Names with a NUL, for which this panics, are refused above.
     let noun = database.noun();
     match host.find(database, text) {
         Ok(()) => Ok(Account::Name(text.to_owned())),
-        Err(Unfound::Absent(why)) => Err(spot.mistake(
+        Err(Unfound::Absent(why)) => Err(location.mistake(
             format_args!("there is no {noun} {} on this host: it {why}", Quoted(text)),
             format_args!(
                 "create the {noun} before the agent starts ({noun}add --system {}), or write its number",
                 Quoted(text)
             ),
         )),
-        Err(Unfound::Unclear(why)) => Err(spot.mistake(
+        Err(Unfound::Unclear(why)) => Err(location.mistake(
             format_args!("the {noun} {} {why}", Quoted(text)),
             format_args!("see why the name service does not answer, or write the {noun}'s number"),
         )),

@@ -8,23 +8,23 @@ use super::path::{self, Trailing};
 use super::{source, value, volume};
 use crate::config::Scope;
 use crate::config::model::{Contents, File};
-use crate::config::reader::Sheet;
-use crate::config::report::{Quoted, Reported, Spot};
+use crate::config::reader::TableReader;
+use crate::config::report::{Location, Quoted, Reported};
 use crate::config::schema::file as keys;
 
-pub(super) fn read(sheet: &Sheet<'_>, scope: Scope) -> Result<File, Reported> {
-    let destination = sheet.required(&keys::DESTINATION).and_then(|given| given.check(destination));
-    let contents = contents(sheet);
-    let sha256 = value::checksum(sheet, &keys::SHA256);
+pub(super) fn read(reader: &TableReader<'_>, scope: Scope) -> Result<File, Reported> {
+    let destination = reader.required(&keys::DESTINATION).and_then(|given| given.check(destination));
+    let contents = contents(reader);
+    let sha256 = value::checksum(reader, &keys::SHA256);
     let checked = match (&contents, &sha256) {
         (Ok(Contents::Inline(bytes)), Ok(Some(sha256))) => {
-            value::verify(*sha256, bytes, "the contents", &sheet.spot(&keys::SHA256))
+            value::verify(*sha256, bytes, "the contents", &reader.location(&keys::SHA256))
         }
         _ => Ok(()),
     };
-    let mode = sheet.required(&keys::MODE).and_then(|given| given.check(mode));
-    let owner = account::required(sheet, &keys::OWNER, Database::Users, scope);
-    let group = account::required(sheet, &keys::GROUP, Database::Groups, scope);
+    let mode = reader.required(&keys::MODE).and_then(|given| given.check(mode));
+    let owner = account::required(reader, &keys::OWNER, Database::Users, scope);
+    let group = account::required(reader, &keys::GROUP, Database::Groups, scope);
     checked?;
     Ok(File {
         destination: destination?,
@@ -36,9 +36,9 @@ pub(super) fn read(sheet: &Sheet<'_>, scope: Scope) -> Result<File, Reported> {
     })
 }
 
-fn contents(sheet: &Sheet<'_>) -> Result<Contents, Reported> {
-    let key = sheet.one_of()?;
-    let given = sheet.required(key)?;
+fn contents(reader: &TableReader<'_>) -> Result<Contents, Reported> {
+    let key = reader.one_of()?;
+    let given = reader.required(key)?;
     if key.name == keys::CONTENTS.name {
         Ok(Contents::Inline(given.value.as_bytes().to_vec()))
     } else if key.name == keys::CONTENTS_BASE64.name {
@@ -51,54 +51,54 @@ fn contents(sheet: &Sheet<'_>) -> Result<Contents, Reported> {
 /// Two files in one place, a file where a volume is mounted, or one below another. Looks at the text, so that it also
 /// sees tables with other mistakes.
 pub(super) fn check_distinct<'a>(
-    files: impl Iterator<Item = &'a Sheet<'a>>,
-    volumes: impl Iterator<Item = &'a Sheet<'a>>,
+    files: impl Iterator<Item = &'a TableReader<'a>>,
+    volumes: impl Iterator<Item = &'a TableReader<'a>>,
 ) {
     let mounts: Vec<&str> = volumes.filter_map(volume::mount_path_of).collect();
-    let files: Vec<_> = files.filter_map(|sheet| sheet.text(&keys::DESTINATION).ok().flatten()).collect();
+    let files: Vec<_> = files.filter_map(|reader| reader.text(&keys::DESTINATION).ok().flatten()).collect();
     let mut firsts = HashMap::new();
     for file in &files {
-        if let Some(first) = firsts.insert(file.value, file.spot) {
-            let line = first.report.refer(first.place, file.spot.place);
+        if let Some(first) = firsts.insert(file.value, file.location) {
+            let line = first.report.refer(first.position, file.location.position);
             let what = format_args!("{} is written by the [[file]] in {line} already", Quoted(file.value));
-            file.spot.mistake(what, "remove one of the two, or write another destination");
+            file.location.mistake(what, "remove one of the two, or write another destination");
         }
         if mounts.contains(&file.value) {
             let what = format_args!("{} is where a volume is mounted", Quoted(file.value));
-            file.spot.mistake(what, "write a file's path below it");
+            file.location.mistake(what, "write a file's path below it");
         }
     }
     for file in &files {
         let mut parents = Path::new(file.value).ancestors().skip(1).filter_map(Path::to_str);
         if let Some(parent) = parents.find_map(|parent| firsts.get_key_value(parent)) {
-            let line = parent.1.report.refer(parent.1.place, file.spot.place);
+            let line = parent.1.report.refer(parent.1.position, file.location.position);
             let what = format_args!("lies below {}, which is a file by {line}", Quoted(parent.0));
-            file.spot.mistake(what, "write another destination for one of the two");
+            file.location.mistake(what, "write another destination for one of the two");
         }
     }
 }
 
-fn destination(text: &str, spot: &Spot<'_>) -> Result<PathBuf, Reported> {
-    let path = path::absolute(text, Trailing::Refused, spot)?;
+fn destination(text: &str, location: &Location<'_>) -> Result<PathBuf, Reported> {
+    let path = path::absolute(text, Trailing::Refused, location)?;
     if path::is_kernels(text) {
         let what = format_args!("{} is in a filesystem of the kernel's, which keeps no files", Quoted(text));
-        return Err(spot.mistake(what, "write a path on a disk, or set it in a hook"));
+        return Err(location.mistake(what, "write a path on a disk, or set it in a hook"));
     }
     Ok(path)
 }
 
 /// Permission bits in octal digits, with the special bits at most `7777`.
-fn mode(text: &str, spot: &Spot<'_>) -> Result<u32, Reported> {
+fn mode(text: &str, location: &Location<'_>) -> Result<u32, Reported> {
     let what = format_args!("{} is no mode in octal digits", Quoted(text));
     let octal = |digits: &str| !digits.is_empty() && digits.bytes().all(|b| matches!(b, b'0'..=b'7'));
     if octal(text) {
         return match u32::from_str_radix(text, 8) {
             Ok(mode) if mode <= 0o7777 => Ok(mode),
-            _ => Err(spot.write(format_args!("{} is more than 7777", Quoted(text)), "\"0644\"")),
+            _ => Err(location.write(format_args!("{} is more than 7777", Quoted(text)), "\"0644\"")),
         };
     }
     match text.strip_prefix("0o").filter(|digits| octal(digits) && digits.len() <= 4) {
-        Some(digits) => Err(spot.write(what, format_args!("\"{digits:0>4}\""))),
-        None => Err(spot.write(what, "\"0644\", or another mode as chmod takes it in digits")),
+        Some(digits) => Err(location.write(what, format_args!("\"{digits:0>4}\""))),
+        None => Err(location.write(what, "\"0644\", or another mode as chmod takes it in digits")),
     }
 }

@@ -7,16 +7,16 @@ use super::{source, value};
 use crate::config::Scope;
 use crate::config::fault;
 use crate::config::model::{Hooks, Script, Source};
-use crate::config::reader::{Given, Sheet, nearest};
-use crate::config::report::{Quoted, Reported, Spot};
+use crate::config::reader::{Located, TableReader, nearest};
+use crate::config::report::{Location, Quoted, Reported};
 use crate::config::schema::{Key, hooks as keys};
 use crate::config::script::{self, Definition};
 use crate::config::surroundings::{Host, Unread};
 
-pub(super) fn read(sheet: &Sheet<'_>, scope: Scope) -> Result<Hooks, Reported> {
-    let script = script(sheet, scope);
-    let sha256 = value::checksum(sheet, &keys::SCRIPT_SHA256);
-    let function = |key: &'static Key| sheet.required(key).and_then(|given| Ok((given, given.check(function)?)));
+pub(super) fn read(reader: &TableReader<'_>, scope: Scope) -> Result<Hooks, Reported> {
+    let script = script(reader, scope);
+    let sha256 = value::checksum(reader, &keys::SCRIPT_SHA256);
+    let function = |key: &'static Key| reader.required(key).and_then(|given| Ok((given, given.check(function)?)));
     let (configure, health_check, drain) =
         (function(&keys::CONFIGURE), function(&keys::HEALTH_CHECK), function(&keys::DRAIN));
 
@@ -24,16 +24,16 @@ pub(super) fn read(sheet: &Sheet<'_>, scope: Scope) -> Result<Hooks, Reported> {
     let mut checked = Ok(());
     if let Ok((_, Some(text))) = &script {
         if let Ok(Some(sha256)) = &sha256 {
-            checked = value::verify(*sha256, text, "the script", &sheet.spot(&keys::SCRIPT_SHA256)).and(checked);
+            checked = value::verify(*sha256, text, "the script", &reader.location(&keys::SCRIPT_SHA256)).and(checked);
         }
         let functions = [&configure, &health_check].into_iter().flatten();
         let names: Vec<&str> = functions.clone().map(|(_, name)| name.as_str()).collect();
-        if let Some(fault) = fault::of_script(text, &names, &shell_name(sheet)) {
-            let key = script_key(sheet);
-            checked = Err(sheet.spot(key).mistake(format_args!("the script {}", fault.what), fault.instead));
+        if let Some(fault) = fault::of_script(text, &names, &shell_name(reader)) {
+            let key = script_key(reader);
+            checked = Err(reader.location(key).mistake(format_args!("the script {}", fault.what), fault.instead));
         } else {
             for (given, name) in functions {
-                checked = check_defined(sheet, given, name, text).and(checked);
+                checked = check_defined(reader, given, name, text).and(checked);
             }
         }
     }
@@ -48,82 +48,82 @@ pub(super) fn read(sheet: &Sheet<'_>, scope: Scope) -> Result<Hooks, Reported> {
 }
 
 /// The key that gives the script which is checked here.
-fn script_key(sheet: &Sheet<'_>) -> &'static Key {
-    [&keys::SCRIPT, &keys::SCRIPT_BASE64].into_iter().find(|key| sheet.has(key)).unwrap_or(&keys::SCRIPT)
+fn script_key(reader: &TableReader<'_>) -> &'static Key {
+    [&keys::SCRIPT, &keys::SCRIPT_BASE64].into_iter().find(|key| reader.has(key)).unwrap_or(&keys::SCRIPT)
 }
 
 /// The script's file as a shell's word; `FILE` where it came from another machine.
-fn shell_name(sheet: &Sheet<'_>) -> String {
+fn shell_name(reader: &TableReader<'_>) -> String {
     let plain = |path: &str| path.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
-    match sheet.text(&keys::SCRIPT) {
+    match reader.text(&keys::SCRIPT) {
         Ok(Some(given)) if plain(given.value) => given.value.to_owned(),
         _ => "FILE".to_owned(),
     }
 }
 
 /// The script, and its text where that can be read now and is what will run.
-fn script(sheet: &Sheet<'_>, scope: Scope) -> Result<(Script, Option<Vec<u8>>), Reported> {
-    let key = sheet.one_of()?;
+fn script(reader: &TableReader<'_>, scope: Scope) -> Result<(Script, Option<Vec<u8>>), Reported> {
+    let key = reader.one_of()?;
     if key.name == keys::SCRIPT.name {
-        let (path, text) = sheet.required(key)?.check(|text, spot| {
-            let path = local(text, spot)?;
+        let (path, text) = reader.required(key)?.check(|text, location| {
+            let path = local(text, location)?;
             let text = match scope {
-                Scope::ThisHost(host) => Some(read_script(host, &path, spot)?),
+                Scope::ThisHost(host) => Some(read_script(host, &path, location)?),
                 Scope::Offline => None,
             };
             Ok((path, text))
         })?;
         return Ok((Script::Path(path), text));
     }
-    let inline = sheet.text(&keys::SCRIPT_BASE64).and_then(|given| {
-        given.map(|given| given.check(value::base64).and_then(|text| full(text, &given.spot))).transpose()
+    let inline = reader.text(&keys::SCRIPT_BASE64).and_then(|given| {
+        given.map(|given| given.check(value::base64).and_then(|text| full(text, &given.location))).transpose()
     });
     if key.name == keys::SCRIPT_SOURCE.name {
-        let source = sheet.required(key).and_then(|given| given.check(remote));
+        let source = reader.required(key).and_then(|given| given.check(remote));
         return Ok((Script::Remote { source: source?, fallback: inline? }, None));
     }
-    let text = inline?.ok_or_else(|| sheet.missing(key))?;
+    let text = inline?.ok_or_else(|| reader.missing(key))?;
     Ok((Script::Inline(text.clone()), Some(text)))
 }
 
 /// A script's path on this host, by its text.
-fn local(text: &str, spot: &Spot<'_>) -> Result<PathBuf, Reported> {
+fn local(text: &str, location: &Location<'_>) -> Result<PathBuf, Reported> {
     if let Some(path) = text.strip_prefix("file://") {
-        return Err(spot.write(format_args!("{} is no path", Quoted(text)), Quoted(path)));
+        return Err(location.write(format_args!("{} is no path", Quoted(text)), Quoted(path)));
     }
     if text.contains("://") {
         let shown = crate::config::model::without_secrets(text);
         let what = format_args!("{} is no path on this host", Quoted(&shown));
-        return Err(spot.write(what, "script_source in its place, for what is fetched"));
+        return Err(location.write(what, "script_source in its place, for what is fetched"));
     }
-    path::absolute(text, Trailing::Refused, spot)
+    path::absolute(text, Trailing::Refused, location)
 }
 
-fn remote(text: &str, spot: &Spot<'_>) -> Result<Source, Reported> {
+fn remote(text: &str, location: &Location<'_>) -> Result<Source, Reported> {
     if let Some(path) = text.strip_prefix("file://").or(text.starts_with('/').then_some(text)) {
         let what = format_args!("{} is on this host", Quoted(text));
-        return Err(spot.write(what, format_args!("script = {} in its place", Quoted(path))));
+        return Err(location.write(what, format_args!("script = {} in its place", Quoted(path))));
     }
-    source::source(text, spot)
+    source::source(text, location)
 }
 
-fn read_script(host: &dyn Host, path: &Path, spot: &Spot<'_>) -> Result<Vec<u8>, Reported> {
-    let shown = Quoted(spot_path(path));
+fn read_script(host: &dyn Host, path: &Path, location: &Location<'_>) -> Result<Vec<u8>, Reported> {
+    let shown = Quoted(path_text(path));
     let text = host.script(path).map_err(|why| match why {
-        Unread::Trouble { what, remedy } => spot.mistake(format_args!("{shown} {what}"), remedy),
-        Unread::NoScript { what, wanted } => spot.write(format_args!("{shown} {what}"), wanted),
+        Unread::Trouble { what, remedy } => location.mistake(format_args!("{shown} {what}"), remedy),
+        Unread::NoScript { what, wanted } => location.write(format_args!("{shown} {what}"), wanted),
     })?;
-    full(text, spot)
+    full(text, location)
 }
 
 /// Paths here came from a string.
-fn spot_path(path: &Path) -> &str {
+fn path_text(path: &Path) -> &str {
     path.to_str().unwrap_or("")
 }
 
-fn full(text: Vec<u8>, spot: &Spot<'_>) -> Result<Vec<u8>, Reported> {
+fn full(text: Vec<u8>, location: &Location<'_>) -> Result<Vec<u8>, Reported> {
     if text.iter().all(u8::is_ascii_whitespace) {
-        return Err(spot.mistake("the script is empty", "write a script that defines the hooks' functions"));
+        return Err(location.mistake("the script is empty", "write a script that defines the hooks' functions"));
     }
     Ok(text)
 }
@@ -135,7 +135,7 @@ const RESERVED: [&str; 22] = [
 ];
 
 /// A name that bash takes for a function, and that needs no quoting where it is called.
-fn function(text: &str, spot: &Spot<'_>) -> Result<String, Reported> {
+fn function(text: &str, location: &Location<'_>) -> Result<String, Reported> {
     let first = text.chars().next();
     let right = first.is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':'))
@@ -146,9 +146,9 @@ fn function(text: &str, spot: &Spot<'_>) -> Result<String, Reported> {
     let bare = text.trim().trim_end_matches("()").trim_end();
     let what = format_args!("{} is no name of a bash function", Quoted(text));
     if bare != text && function_like(bare) {
-        return Err(spot.write(what, format_args!("\"{bare}\"")));
+        return Err(location.write(what, format_args!("\"{bare}\"")));
     }
-    Err(spot.write(what, "letters, digits and underscores, beginning with no digit"))
+    Err(location.write(what, "letters, digits and underscores, beginning with no digit"))
 }
 
 fn function_like(text: &str) -> bool {
@@ -156,18 +156,21 @@ fn function_like(text: &str) -> bool {
 }
 
 /// Reports a function that the script surely lacks: where its name is written, or else at the script.
-fn check_defined(sheet: &Sheet<'_>, given: &Given<'_, &str>, name: &str, text: &[u8]) -> Result<(), Reported> {
+fn check_defined(reader: &TableReader<'_>, given: &Located<'_, &str>, name: &str, text: &[u8]) -> Result<(), Reported> {
     if script::defines(text, name) != Definition::No {
         return Ok(());
     }
-    let spot = if given.written { given.spot } else { Spot { key: given.spot.key, ..sheet.spot(script_key(sheet)) } };
+    let location = if given.written {
+        given.location
+    } else {
+        Location { key: given.location.key, ..reader.location(script_key(reader)) }
+    };
     let names = script::functions(text);
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let what = format_args!("the script does not define the function {name}");
     Err(match nearest(name, &names) {
-        Some(right) => {
-            spot.mistake(what, format_args!("rename its {right}, or write {} = \"{right}\"", given.spot.key.name))
-        }
-        None => spot.mistake(what, format_args!("define {name}() {{ …; }} in it, or name another function here")),
+        Some(right) => location
+            .mistake(what, format_args!("rename its {right}, or write {} = \"{right}\"", given.location.key.name)),
+        None => location.mistake(what, format_args!("define {name}() {{ …; }} in it, or name another function here")),
     })
 }

@@ -12,7 +12,7 @@ mod value;
 mod volume;
 
 use super::model::{Config, Lifecycle};
-use super::reader::{Sheet, all};
+use super::reader::{TableReader, all};
 use super::report::{Report, Reported};
 use super::schema::{self, Presence, Shape};
 use super::tree::Fields;
@@ -20,20 +20,20 @@ use super::{IMDS, Scope};
 
 /// `[lifecycle]`, whatever is wrong elsewhere.
 pub(super) fn lifecycle_alone(report: &Report, fields: &Fields) -> Option<Lifecycle> {
-    let root = Sheet::open(report, &schema::root::TABLE, fields);
+    let root = TableReader::open(report, &schema::root::TABLE, fields);
     let unwritten = Fields::default();
-    let unwritten = Sheet::open(report, &schema::lifecycle::TABLE, &unwritten);
+    let unwritten = TableReader::open(report, &schema::lifecycle::TABLE, &unwritten);
     lifecycle::read_past_mistakes(&root.table(&schema::lifecycle::TABLE).ok()??, &unwritten)
 }
 
 /// Reads every table, wrong or right, before it gives the result.
 pub(super) fn config(report: &Report, fields: &Fields, scope: Scope, digest: String) -> Result<Config, Reported> {
-    let root = Sheet::open(report, &schema::root::TABLE, fields);
+    let root = TableReader::open(report, &schema::root::TABLE, fields);
     // A file that points at the user data has no settings of its own, so that nothing is missing in it.
     let elsewhere = source(&root, fields.keys.len() == 1);
 
     let node = match root.table(&schema::node::TABLE) {
-        Ok(Some(sheet)) => node::read(&sheet),
+        Ok(Some(reader)) => node::read(&reader),
         Ok(None) if elsewhere.is_err() || root.may_have_table(&schema::node::TABLE) => Err(Reported(())),
         Ok(None) => Err(report.mistake(root.header(), "[node]: missing", write_table(&schema::node::TABLE))),
         Err(reported) => Err(reported),
@@ -46,19 +46,19 @@ pub(super) fn config(report: &Report, fields: &Fields, scope: Scope, digest: Str
         let what = "[hooks]: missing, and [lifecycle] needs it to know when the node is ready";
         report.mistake(lifecycle.header(), what, "write [hooks] with script = \"/usr/local/lib/node/hooks.sh\"");
     }
-    let lifecycle = lifecycle_sheet.and_then(|sheet| sheet.map(|sheet| lifecycle::read(&sheet)).transpose());
-    let hooks = hooks_sheet.and_then(|sheet| sheet.map(|sheet| hooks::read(&sheet, scope)).transpose());
+    let lifecycle = lifecycle_sheet.and_then(|reader| reader.map(|reader| lifecycle::read(&reader)).transpose());
+    let hooks = hooks_sheet.and_then(|reader| reader.map(|reader| hooks::read(&reader, scope)).transpose());
     // Without the table every default holds.
     let unwritten = Fields::default();
-    let timeouts = root.table(&schema::timeouts::TABLE).and_then(|sheet| {
-        let sheet = sheet.unwrap_or_else(|| Sheet::open(report, &schema::timeouts::TABLE, &unwritten));
-        timeouts::read(&sheet)
+    let timeouts = root.table(&schema::timeouts::TABLE).and_then(|reader| {
+        let reader = reader.unwrap_or_else(|| TableReader::open(report, &schema::timeouts::TABLE, &unwritten));
+        timeouts::read(&reader)
     });
 
     let volume_sheets = root.each(&schema::volume::TABLE);
-    let volumes = all(volume_sheets.iter().map(|sheet| volume::read(&(*sheet)?, scope)));
+    let volumes = all(volume_sheets.iter().map(|reader| volume::read(&(*reader)?, scope)));
     let file_sheets = root.each(&schema::file::TABLE);
-    let files = all(file_sheets.iter().map(|sheet| file::read(&(*sheet)?, scope)));
+    let files = all(file_sheets.iter().map(|reader| file::read(&(*reader)?, scope)));
     volume::check_distinct(volume_sheets.iter().flatten());
     file::check_distinct(file_sheets.iter().flatten(), volume_sheets.iter().flatten());
 
@@ -77,17 +77,17 @@ pub(super) fn config(report: &Report, fields: &Fields, scope: Scope, digest: Str
 }
 
 /// `source`, which must not be there any more once a text is read for its settings.
-fn source(root: &Sheet<'_>, alone: bool) -> Result<(), Reported> {
+fn source(root: &TableReader<'_>, alone: bool) -> Result<(), Reported> {
     let key = &schema::root::SOURCE;
     if !root.has(key) {
         return Ok(());
     }
     root.choice(key, &[(IMDS, ())])?;
-    let spot = root.spot(key);
+    let location = root.location(key);
     Err(if alone {
-        spot.mistake("points at the user data, and no settings are here", "write the settings instead")
+        location.mistake("points at the user data, and no settings are here", "write the settings instead")
     } else {
-        spot.mistake(
+        location.mistake(
             "points at the user data, beside settings of its own",
             "remove it to use the settings here, or leave only source = \"imds\"",
         )

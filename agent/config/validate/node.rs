@@ -4,23 +4,23 @@ use std::net::IpAddr;
 
 use super::value;
 use crate::config::model::Node;
-use crate::config::reader::Sheet;
-use crate::config::report::{Quoted, Reported, Spot};
+use crate::config::reader::TableReader;
+use crate::config::report::{Location, Quoted, Reported};
 use crate::config::schema::node as keys;
 
-pub(super) fn read(sheet: &Sheet<'_>) -> Result<Node, Reported> {
-    let id = sheet.required(&keys::ID).and_then(|given| given.check(value::name));
-    let ip = sheet.required(&keys::IP).and_then(|given| given.check(ip));
+pub(super) fn read(reader: &TableReader<'_>) -> Result<Node, Reported> {
+    let id = reader.required(&keys::ID).and_then(|given| given.check(value::name));
+    let ip = reader.required(&keys::IP).and_then(|given| given.check(ip));
     Ok(Node { id: id?, ip: ip? })
 }
 
-fn ip(text: &str, spot: &Spot<'_>) -> Result<IpAddr, Reported> {
+fn ip(text: &str, location: &Location<'_>) -> Result<IpAddr, Reported> {
     text.parse().map_err(|_| {
         let what = format_args!("{} is no IP address", Quoted(text));
         let bare = text.trim().split('/').next().unwrap_or("");
         match bare.parse::<IpAddr>() {
-            Ok(ip) => spot.write(what, format_args!("\"{ip}\"")),
-            Err(_) => spot.write(what, format_args!("the node's fixed address, as {}", spot.key.example)),
+            Ok(ip) => location.write(what, format_args!("\"{ip}\"")),
+            Err(_) => location.write(what, format_args!("the node's fixed address, as {}", location.key.example)),
         }
     })
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::report::{Quoted, Reported, Spot};
+use crate::config::report::{Location, Quoted, Reported};
 
 /// What a trailing slash means.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -14,33 +14,33 @@ pub(super) enum Trailing {
 }
 
 /// An absolute path without `.`, `..` and empty parts.
-pub(super) fn absolute(text: &str, trailing: Trailing, spot: &Spot<'_>) -> Result<PathBuf, Reported> {
+pub(super) fn absolute(text: &str, trailing: Trailing, location: &Location<'_>) -> Result<PathBuf, Reported> {
     let quoted = Quoted(text);
     if text.is_empty() {
-        return Err(spot.write("is empty", format_args!("{} = {}", spot.key.name, spot.key.example)));
+        return Err(location.write("is empty", format_args!("{} = {}", location.key.name, location.key.example)));
     }
     if text.contains(char::is_control) {
-        return Err(spot.mistake("holds a line break or another control character", "remove it"));
+        return Err(location.mistake("holds a line break or another control character", "remove it"));
     }
     if text.starts_with('~') {
-        return Err(spot.mistake(format_args!("{quoted} is not absolute"), "write the home directory's path"));
+        return Err(location.mistake(format_args!("{quoted} is not absolute"), "write the home directory's path"));
     }
     let normal = normalised(text);
     let normal = Quoted(&normal);
     if !text.starts_with('/') {
-        return Err(spot.write(format_args!("{quoted} is not absolute"), normal));
+        return Err(location.write(format_args!("{quoted} is not absolute"), normal));
     }
     // Linux takes no longer path (PATH_MAX, with its NUL).
     if text.len() > 4095 {
-        return Err(spot.mistake("is longer than 4095 bytes", "write a shorter path"));
+        return Err(location.mistake("is longer than 4095 bytes", "write a shorter path"));
     }
     let kept = if trailing == Trailing::Trimmed && text.len() > 1 { text.trim_end_matches('/') } else { text };
     if trailing == Trailing::Refused && text.ends_with('/') {
-        return Err(spot.mistake(format_args!("{quoted} names a directory"), "write the file's name after it"));
+        return Err(location.mistake(format_args!("{quoted} names a directory"), "write the file's name after it"));
     }
     let odd = |part: &str| part.is_empty() || part == "." || part == "..";
     if !kept.is_empty() && kept != "/" && kept.split('/').skip(1).any(odd) {
-        return Err(spot.write(format_args!("{quoted} has \".\", \"..\" or \"//\" in it"), normal));
+        return Err(location.write(format_args!("{quoted} has \".\", \"..\" or \"//\" in it"), normal));
     }
     // Only slashes are left of "//".
     Ok(PathBuf::from(if kept.is_empty() { "/" } else { kept }))

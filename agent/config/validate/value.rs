@@ -6,8 +6,8 @@ use base64::Engine as _;
 use base64::engine::{GeneralPurpose, GeneralPurposeConfig, general_purpose};
 
 use crate::config::model::Sha256Digest;
-use crate::config::reader::Sheet;
-use crate::config::report::{Quoted, Reported, Spot};
+use crate::config::reader::TableReader;
+use crate::config::report::{Location, Quoted, Reported};
 use crate::config::schema::Key;
 
 /// White space. With the byte order mark, which nobody sees either, as the JSON Schema's regular expressions (ECMA 262) have it.
@@ -16,12 +16,12 @@ pub(super) fn is_blank(c: char) -> bool {
 }
 
 /// A text that names something: not empty, without control characters.
-pub(super) fn name(text: &str, spot: &Spot<'_>) -> Result<String, Reported> {
+pub(super) fn name(text: &str, location: &Location<'_>) -> Result<String, Reported> {
     if text.chars().all(is_blank) {
-        return Err(spot.write("is empty", format_args!("{} = {}", spot.key.name, spot.key.example)));
+        return Err(location.write("is empty", format_args!("{} = {}", location.key.name, location.key.example)));
     }
     if text.contains(char::is_control) {
-        return Err(spot.mistake("holds a control character", "remove it"));
+        return Err(location.mistake("holds a control character", "remove it"));
     }
     Ok(text.to_owned())
 }
@@ -29,13 +29,13 @@ pub(super) fn name(text: &str, spot: &Spot<'_>) -> Result<String, Reported> {
 /// The longest time span: an `Instant` must be able to hold the deadline, and a year means "by mistake".
 const LONGEST: Duration = Duration::from_hours(366 * 24);
 
-/// Longer than this is more likely a slip than a wish: Auto Scaling itself waits two days at most, and longer only by
+/// A longer time span is more likely a typing error than intended: Auto Scaling itself waits two days at most, and longer only by
 /// heartbeats.
 const HARDLY_MEANT: Duration = Duration::from_hours(7 * 24);
 
 /// A time span that is not zero.
-pub(super) fn duration(text: &str, spot: &Spot<'_>) -> Result<Duration, Reported> {
-    let example = spot.key.example;
+pub(super) fn duration(text: &str, location: &Location<'_>) -> Result<Duration, Reported> {
+    let example = location.key.example;
     let right = if !text.is_empty() && text.len() < 16 && text.bytes().all(|b| b.is_ascii_digit()) {
         format!("\"{text}s\"")
     } else if let Some(number) = months(text) {
@@ -44,20 +44,20 @@ pub(super) fn duration(text: &str, spot: &Spot<'_>) -> Result<Duration, Reported
         example.to_owned()
     };
     let Ok(span) = humantime::parse_duration(text) else {
-        return Err(spot.write(format_args!("{} is not a time span", Quoted(text)), right));
+        return Err(location.write(format_args!("{} is not a time span", Quoted(text)), right));
     };
     if span.is_zero() {
-        return Err(spot.write("is zero, so that it would fail at once", example));
+        return Err(location.write("is zero, so that it would fail at once", example));
     }
     if span > LONGEST {
-        return Err(spot.write(format_args!("{} is longer than a year", Quoted(text)), right));
+        return Err(location.write(format_args!("{} is longer than a year", Quoted(text)), right));
     }
     if let Some(number) = months(text) {
         let what = format_args!("\"{text}\" is {number} month{}", if number == "1" { "" } else { "s" });
-        spot.warn(what, format_args!("if minutes are meant, write \"{number}m\""));
+        location.warn(what, format_args!("if minutes are meant, write \"{number}m\""));
     } else if span > HARDLY_MEANT {
         let days = span.as_secs() / (24 * 60 * 60);
-        spot.warn(format_args!("{} is {days} days", Quoted(text)), "write less if that is not meant");
+        location.warn(format_args!("{} is {days} days", Quoted(text)), "write less if that is not meant");
     }
     Ok(span)
 }
@@ -69,25 +69,25 @@ fn months(text: &str) -> Option<&str> {
 }
 
 /// A key's time span, written or by default.
-pub(super) fn span_of(sheet: &Sheet<'_>, key: &'static Key) -> Result<Duration, Reported> {
-    sheet.required(key)?.check(duration)
+pub(super) fn span_of(reader: &TableReader<'_>, key: &'static Key) -> Result<Duration, Reported> {
+    reader.required(key)?.check(duration)
 }
 
 /// A SHA-256 digest.
-pub(super) fn sha256(text: &str, spot: &Spot<'_>) -> Result<Sha256Digest, Reported> {
+pub(super) fn sha256(text: &str, location: &Location<'_>) -> Result<Sha256Digest, Reported> {
     if let Ok(digest) = text.parse() {
         return Ok(digest);
     }
     let bare = text.trim().trim_start_matches("sha256:").trim_start_matches("sha256-");
     if bare.parse::<Sha256Digest>().is_ok() {
-        return Err(spot.write("holds more than a digest", format_args!("\"{bare}\"")));
+        return Err(location.write("holds more than a digest", format_args!("\"{bare}\"")));
     }
     let count = text.chars().count();
     let what = match text.chars().find(|c| !c.is_ascii_hexdigit()) {
         Some(other) => format!("\"{}\" is no hex digit", other.escape_debug()),
         None => format!("{count} hex digits instead of 64"),
     };
-    Err(spot.mistake(what, "write what sha256sum prints"))
+    Err(location.mistake(what, "write what sha256sum prints"))
 }
 
 /// The standard alphabet; padding may lack, since the length says what it would.
@@ -99,14 +99,14 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// Decodes base64. White space in it does not matter: `base64` breaks its lines. The text is not repeated.
-pub(super) fn base64(text: &str, spot: &Spot<'_>) -> Result<Vec<u8>, Reported> {
+pub(super) fn base64(text: &str, location: &Location<'_>) -> Result<Vec<u8>, Reported> {
     let bare: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
     let wrong = match BASE64.decode(&bare) {
         Ok(bytes) => return Ok(bytes),
         Err(wrong) => wrong,
     };
     if general_purpose::URL_SAFE.decode(&bare).is_ok() || general_purpose::URL_SAFE_NO_PAD.decode(&bare).is_ok() {
-        return Err(spot.mistake("is base64 in the URL alphabet", "write + for - and / for _"));
+        return Err(location.mistake("is base64 in the URL alphabet", "write + for - and / for _"));
     }
     let what = match wrong {
         base64::DecodeError::InvalidByte(at, _) => {
@@ -114,19 +114,19 @@ pub(super) fn base64(text: &str, spot: &Spot<'_>) -> Result<Vec<u8>, Reported> {
         }
         _ => "is base64 that was cut short".to_owned(),
     };
-    Err(spot.mistake(what, "write what base64 -w0 prints"))
+    Err(location.mistake(what, "write what base64 -w0 prints"))
 }
 
 /// The checksum, if one is written.
-pub(super) fn checksum(sheet: &Sheet<'_>, key: &'static Key) -> Result<Option<Sha256Digest>, Reported> {
-    sheet.text(key)?.map(|given| given.check(sha256)).transpose()
+pub(super) fn checksum(reader: &TableReader<'_>, key: &'static Key) -> Result<Option<Sha256Digest>, Reported> {
+    reader.text(key)?.map(|given| given.check(sha256)).transpose()
 }
 
 /// Checks bytes against the checksum that stands beside them. Theirs is not told: it could give a short secret away.
-pub(super) fn verify(wanted: Sha256Digest, bytes: &[u8], of: &str, spot: &Spot<'_>) -> Result<(), Reported> {
+pub(super) fn verify(wanted: Sha256Digest, bytes: &[u8], of: &str, location: &Location<'_>) -> Result<(), Reported> {
     if Sha256Digest::of(bytes) == wanted {
         return Ok(());
     }
     let instead = "write the sha256sum of what is really meant, or correct that, or remove this key";
-    Err(spot.mistake(format_args!("is not the digest of {of}"), instead))
+    Err(location.mistake(format_args!("is not the digest of {of}"), instead))
 }

@@ -8,25 +8,26 @@ use super::path::{self, Trailing};
 use super::value::is_blank;
 use crate::config::Scope;
 use crate::config::model::{FileSystemType, Format, Recursive, Volume, VolumeId};
-use crate::config::reader::{Sheet, all};
-use crate::config::report::{Quoted, Reported, Spot};
+use crate::config::reader::{TableReader, all};
+use crate::config::report::{Location, Quoted, Reported};
 use crate::config::schema::volume as keys;
 
-pub(super) fn read(sheet: &Sheet<'_>, scope: Scope) -> Result<Volume, Reported> {
-    let id = sheet.required(&keys::ID).and_then(|given| given.check(id));
-    let device_name = sheet.required(&keys::DEVICE_NAME).and_then(|given| given.check(device_name));
-    let mount_path = sheet.required(&keys::MOUNT_PATH).and_then(|given| given.check(mount_path));
-    let file_system = sheet.choice(&keys::FILE_SYSTEM, &[("xfs", FileSystemType::Xfs), ("ext4", FileSystemType::Ext4)]);
-    let mount_options = sheet
+pub(super) fn read(reader: &TableReader<'_>, scope: Scope) -> Result<Volume, Reported> {
+    let id = reader.required(&keys::ID).and_then(|given| given.check(id));
+    let device_name = reader.required(&keys::DEVICE_NAME).and_then(|given| given.check(device_name));
+    let mount_path = reader.required(&keys::MOUNT_PATH).and_then(|given| given.check(mount_path));
+    let file_system =
+        reader.choice(&keys::FILE_SYSTEM, &[("xfs", FileSystemType::Xfs), ("ext4", FileSystemType::Ext4)]);
+    let mount_options = reader
         .list(&keys::MOUNT_OPTIONS)
         .and_then(|options| all(options.into_iter().map(|option| option.check(mount_option))));
-    let owner = account::read(sheet, &keys::OWNER, Database::Users, scope);
-    let group = account::read(sheet, &keys::GROUP, Database::Groups, scope);
+    let owner = account::read(reader, &keys::OWNER, Database::Users, scope);
+    let group = account::read(reader, &keys::GROUP, Database::Groups, scope);
     let words = [("when-owner-differs", Recursive::WhenOwnerDiffers)];
-    let recursive = sheet.flag_or(&keys::RECURSIVE, [Recursive::AfterFormat, Recursive::Always], &words);
-    let detach_on_terminate = sheet.flag(&keys::DETACH_ON_TERMINATE);
-    let format = sheet.choice(&keys::FORMAT, &[("if-blank", Format::IfBlank), ("never", Format::Never)]);
-    let install_tools = sheet.flag(&keys::INSTALL_TOOLS);
+    let recursive = reader.flag_or(&keys::RECURSIVE, [Recursive::AfterFormat, Recursive::Always], &words);
+    let detach_on_terminate = reader.flag(&keys::DETACH_ON_TERMINATE);
+    let format = reader.choice(&keys::FORMAT, &[("if-blank", Format::IfBlank), ("never", Format::Never)]);
+    let install_tools = reader.flag(&keys::INSTALL_TOOLS);
     Ok(Volume {
         id: id?,
         device_name: device_name?,
@@ -43,32 +44,32 @@ pub(super) fn read(sheet: &Sheet<'_>, scope: Scope) -> Result<Volume, Reported> 
 }
 
 /// Two volumes with one id, or on one path. Looks at the text, so that it also sees volumes with other mistakes.
-pub(super) fn check_distinct<'a>(sheets: impl Iterator<Item = &'a Sheet<'a>>) {
+pub(super) fn check_distinct<'a>(readers: impl Iterator<Item = &'a TableReader<'a>>) {
     let (mut ids, mut paths) = (HashMap::new(), HashMap::new());
-    for sheet in sheets {
-        if let Ok(Some(id)) = sheet.text(&keys::ID)
-            && let Some(first) = ids.insert(id.value, id.spot)
+    for reader in readers {
+        if let Ok(Some(id)) = reader.text(&keys::ID)
+            && let Some(first) = ids.insert(id.value, id.location)
         {
-            let line = first.report.refer(first.place, id.spot.place);
+            let line = first.report.refer(first.position, id.location.position);
             let what = format_args!("{} stands in {line} already", Quoted(id.value));
-            id.spot.mistake(what, "remove one of the two, or write the other volume's id");
+            id.location.mistake(what, "remove one of the two, or write the other volume's id");
         }
-        if let Ok(Some(path)) = sheet.text(&keys::MOUNT_PATH)
-            && let Some(first) = paths.insert(path.value.trim_end_matches('/'), path.spot)
+        if let Ok(Some(path)) = reader.text(&keys::MOUNT_PATH)
+            && let Some(first) = paths.insert(path.value.trim_end_matches('/'), path.location)
         {
-            let line = first.report.refer(first.place, path.spot.place);
+            let line = first.report.refer(first.position, path.location.position);
             let what = format_args!("{} is the mount path in {line} already", Quoted(path.value));
-            path.spot.mistake(what, "write a path of its own for each volume");
+            path.location.mistake(what, "write a path of its own for each volume");
         }
     }
 }
 
 /// The normalised mount path, where it is written well enough.
-pub(super) fn mount_path_of<'a>(sheet: &Sheet<'a>) -> Option<&'a str> {
-    Some(sheet.text(&keys::MOUNT_PATH).ok()??.value.trim_end_matches('/'))
+pub(super) fn mount_path_of<'a>(reader: &TableReader<'a>) -> Option<&'a str> {
+    Some(reader.text(&keys::MOUNT_PATH).ok()??.value.trim_end_matches('/'))
 }
 
-fn id(text: &str, spot: &Spot<'_>) -> Result<VolumeId, Reported> {
+fn id(text: &str, location: &Location<'_>) -> Result<VolumeId, Reported> {
     if let Ok(id) = text.parse() {
         return Ok(id);
     }
@@ -76,18 +77,18 @@ fn id(text: &str, spot: &Spot<'_>) -> Result<VolumeId, Reported> {
     let lower = text.trim().to_lowercase();
     let guess = [lower.clone(), lower.replacen("vol", "vol-", 1), format!("vol-{lower}")];
     if let Some(right) = guess.iter().find(|guess| guess.parse::<VolumeId>().is_ok()) {
-        return Err(spot.write(format_args!("{quoted} is no volume id"), format_args!("\"{right}\"")));
+        return Err(location.write(format_args!("{quoted} is no volume id"), format_args!("\"{right}\"")));
     }
     if text.starts_with("snap-") {
-        return Err(spot.write(format_args!("{quoted} is a snapshot"), "the volume's id"));
+        return Err(location.write(format_args!("{quoted} is a snapshot"), "the volume's id"));
     }
     let what = format_args!("{quoted} is no volume id");
-    Err(spot.write(what, format_args!("vol- and 8 or 17 hex digits, as {}", spot.key.example)))
+    Err(location.write(what, format_args!("vol- and 8 or 17 hex digits, as {}", location.key.example)))
 }
 
 /// `/dev/sdf`, `/dev/sdf1`, `/dev/xvdf`, `/dev/xvdba`, `/dev/hdf`: the names that EC2 attaches under (EC2 user guide,
 /// "Device names for volumes on Amazon EC2 instances").
-fn device_name(text: &str, spot: &Spot<'_>) -> Result<String, Reported> {
+fn device_name(text: &str, location: &Location<'_>) -> Result<String, Reported> {
     let right = |name: &str| {
         let Some(tail) = ["sd", "xvd", "hd"].iter().find_map(|kind| name.strip_prefix(kind)) else {
             return false;
@@ -101,19 +102,19 @@ fn device_name(text: &str, spot: &Spot<'_>) -> Result<String, Reported> {
     }
     let what = format_args!("{} is no name that EC2 attaches under", Quoted(text));
     if right(text) {
-        return Err(spot.write(what, format_args!("\"/dev/{text}\"")));
+        return Err(location.write(what, format_args!("\"/dev/{text}\"")));
     }
     if text.contains("nvme") {
-        return Err(spot.write(what, "\"/dev/sdf\"; the NVMe name is found from the volume's id"));
+        return Err(location.write(what, "\"/dev/sdf\"; the NVMe name is found from the volume's id"));
     }
-    Err(spot.write(what, "\"/dev/sdf\" to \"/dev/sdp\""))
+    Err(location.write(what, "\"/dev/sdf\" to \"/dev/sdp\""))
 }
 
-fn mount_path(text: &str, spot: &Spot<'_>) -> Result<PathBuf, Reported> {
-    let path = path::absolute(text, Trailing::Trimmed, spot)?;
+fn mount_path(text: &str, location: &Location<'_>) -> Result<PathBuf, Reported> {
+    let path = path::absolute(text, Trailing::Trimmed, location)?;
     if path.to_str().is_some_and(path::is_system) {
         let what = format_args!("{} is a directory of the system, which a mount would hide", Quoted(text));
-        return Err(spot.write(what, "a directory for the data alone, as \"/mydata\" or \"/var/lib/kafka\""));
+        return Err(location.write(what, "a directory for the data alone, as \"/mydata\" or \"/var/lib/kafka\""));
     }
     Ok(path)
 }
@@ -140,36 +141,38 @@ const OTHER_VERBS: [&str; 15] = [
 /// Options that have systemd act by itself: make a filesystem where it sees none, mount whenever somebody looks.
 const SYSTEMDS_OWN: [&str; 2] = ["x-systemd.makefs", "x-systemd.automount"];
 
-fn mount_option(text: &str, spot: &Spot<'_>) -> Result<String, Reported> {
+fn mount_option(text: &str, location: &Location<'_>) -> Result<String, Reported> {
     if text.chars().all(is_blank) {
-        return Err(spot.mistake("has an empty entry", "remove it"));
+        return Err(location.mistake("has an empty entry", "remove it"));
     }
     let shown = Quoted(text);
     if text.contains(['"', '\'', '\\']) || text.contains(char::is_control) {
-        return Err(spot.mistake(format_args!("{shown} holds a quote, backslash or control character"), "remove it"));
+        return Err(
+            location.mistake(format_args!("{shown} holds a quote, backslash or control character"), "remove it")
+        );
     }
     let divider = |c: char| c == ',' || is_blank(c);
     if text.contains(divider) {
         let entries: Vec<String> = text.split(divider).filter(|e| !e.is_empty()).map(|e| format!("\"{e}\"")).collect();
         let what = format_args!("{shown} holds a comma or white space");
         return Err(match entries.as_slice() {
-            [] => spot.mistake(what, "remove it"),
-            [one] => spot.write(what, one),
-            [_, _] => spot.write(what, format_args!("two entries, {}", entries.join(", "))),
-            _ => spot.write(what, format_args!("an entry for each, {}", entries.join(", "))),
+            [] => location.mistake(what, "remove it"),
+            [one] => location.write(what, one),
+            [_, _] => location.write(what, format_args!("two entries, {}", entries.join(", "))),
+            _ => location.write(what, format_args!("an entry for each, {}", entries.join(", "))),
         });
     }
     let name = text.split('=').next().unwrap_or(text);
     if OTHER_VERBS.contains(&name) {
-        return Err(spot.mistake(format_args!("{shown} does not mount the volume itself"), "remove it"));
+        return Err(location.mistake(format_args!("{shown} does not mount the volume itself"), "remove it"));
     }
     if SYSTEMDS_OWN.contains(&name) {
         let what = format_args!("{shown} has systemd act by itself, where the agent proves each step");
-        return Err(spot.mistake(what, "remove it; the agent formats and mounts the volume"));
+        return Err(location.mistake(what, "remove it; the agent formats and mounts the volume"));
     }
     if name == "nouuid" {
         let what = format_args!("{shown} would hide that two disks carry the same filesystem");
-        return Err(spot.mistake(what, "remove it; the agent adds it where it is needed"));
+        return Err(location.mistake(what, "remove it; the agent adds it where it is needed"));
     }
     Ok(text.to_owned())
 }
