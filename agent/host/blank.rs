@@ -40,7 +40,7 @@ pub enum Reading {
     /// All zero.
     Zero {
         /// How many places were read.
-        places: usize,
+        regions: usize,
         /// How many bytes in all.
         bytes: u64,
     },
@@ -49,7 +49,7 @@ pub enum Reading {
         /// The offset of the first byte that is not zero.
         offset: u64,
         /// What is looked for there.
-        place: String,
+        region: String,
     },
     /// A read failed: the disk is not known to be blank.
     Unreadable {
@@ -62,7 +62,7 @@ pub enum Reading {
 
 /// A range of the device, and whose it would be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Place {
+struct Region {
     offset: u64,
     length: u64,
     whose: &'static str,
@@ -86,13 +86,13 @@ const EXT4: &str = "ext4";
 const HEAD: &str = "head";
 
 /// Where something would be on a device of `size` bytes, in ascending order of offsets, aligned and within the device.
-fn places(size: u64) -> Vec<Place> {
-    let mut places = Vec::new();
+fn regions(size: u64) -> Vec<Region> {
+    let mut regions = Vec::new();
     let mut add = |offset: u64, length: u64, whose| {
         let start = offset / ALIGN * ALIGN;
         let end = offset.saturating_add(length).min(size);
         if start < end {
-            places.push(Place { offset: start, length: end - start, whose });
+            regions.push(Region { offset: start, length: end - start, whose });
         }
     };
     add(0, 4 * MIB, "the start of the device");
@@ -125,8 +125,8 @@ fn places(size: u64) -> Vec<Place> {
     for sample in 0..256 {
         add(size / 256 * sample, ALIGN, "a sample");
     }
-    places.sort_by_key(|place| place.offset);
-    places
+    regions.sort_by_key(|region| region.offset);
+    regions
 }
 
 fn backup_groups() -> Vec<u64> {
@@ -141,16 +141,16 @@ fn read_places(device: &File, size: u64, remains: &Remains) -> Reading {
     let chunk = MIB;
     let mut memory = vec![0_u8; usize::try_from(chunk + ALIGN).unwrap_or(usize::MAX)];
     let aligned = memory.as_ptr().align_offset(usize::try_from(ALIGN).unwrap_or(1));
-    let mut places = places(size);
+    let mut regions = regions(size);
     for range in remains.ranges() {
         let (offset, length) = (range.start, range.end.min(size).saturating_sub(range.start));
-        places.push(Place { offset, length, whose: "where mkfs writes" });
+        regions.push(Region { offset, length, whose: "where mkfs writes" });
     }
-    places.sort_by_key(|place| place.offset);
+    regions.sort_by_key(|region| region.offset);
     let mut bytes = 0;
-    for place in &places {
-        let end = place.offset + place.length;
-        let mut offset = place.offset;
+    for region in &regions {
+        let end = region.offset + region.length;
+        let mut offset = region.offset;
         while offset < end {
             // A device's size need not be a multiple of the alignment: the last read is cut by the end of the device.
             let want = (end - offset).min(chunk).next_multiple_of(ALIGN);
@@ -167,14 +167,14 @@ fn read_places(device: &File, size: u64, remains: &Remains) -> Reading {
                 if let Some(at) = block.iter().position(|byte| *byte != 0)
                     && !remains.have(start, block)
                 {
-                    return Reading::NonZero { offset: start + at as u64, place: place.whose.to_owned() };
+                    return Reading::NonZero { offset: start + at as u64, region: region.whose.to_owned() };
                 }
             }
             bytes += got as u64;
             offset += got as u64;
         }
     }
-    Reading::Zero { places: places.len(), bytes }
+    Reading::Zero { regions: regions.len(), bytes }
 }
 
 /// The child's part: reads the device that is the standard input and prints what it found. `arguments`: one of the words for
@@ -262,16 +262,19 @@ mod tests {
     #[test]
     fn the_places_are_aligned_and_inside_the_device() {
         for size in [512, 4096, MIB + 512, 300 * MIB, GIB + 12_345 * 512, 5 * TIB] {
-            for place in places(size) {
-                assert!(place.offset.is_multiple_of(ALIGN) && place.offset + place.length <= size, "{size}: {place:?}");
+            for region in regions(size) {
+                assert!(
+                    region.offset.is_multiple_of(ALIGN) && region.offset + region.length <= size,
+                    "{size}: {region:?}"
+                );
             }
         }
     }
 
     #[test]
     fn known_superblocks_are_among_the_places() {
-        let places = places(300 * GIB);
-        let covered = |offset: u64| places.iter().any(|at| at.offset <= offset && offset < at.offset + at.length);
+        let regions = regions(300 * GIB);
+        let covered = |offset: u64| regions.iter().any(|at| at.offset <= offset && offset < at.offset + at.length);
         // 1 KiB blocks: group 1 begins at block 8193; 4 KiB blocks: at block 32768.
         assert!(covered(8193 * KIB) && covered(32_768 * 4 * KIB) && covered(3 * 32_768 * 4 * KIB));
         assert!(covered(64 * MIB) && covered(256 * GIB));
@@ -285,8 +288,8 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(size).unwrap();
         assert!(matches!(read_places(&file, size, &Remains::None), Reading::Zero { .. }));
-        for place in places(size).iter().step_by(17) {
-            for offset in [place.offset, place.offset + place.length - 1] {
+        for region in regions(size).iter().step_by(17) {
+            for offset in [region.offset, region.offset + region.length - 1] {
                 file.write_at(&[1], offset).unwrap();
                 let seen = read_places(&file, size, &Remains::None);
                 assert!(matches!(seen, Reading::NonZero { offset: at, .. } if at == offset), "{offset}: {seen:?}");

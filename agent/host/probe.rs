@@ -133,12 +133,12 @@ pub(super) fn uses(device: &Device) -> Result<Check, Failure> {
 /// Direct reads wherever something would be succeed and are all zero. A read error is not blankness.
 async fn contents(device: &Device, so_far: &Evidence) -> Result<Check, Failure> {
     match blank::read(device, Allowed::Nothing).await? {
-        Reading::Zero { places, bytes } => {
-            Ok(Check::Clear(format!("all zero: {bytes} bytes in {places} places of {} bytes", device.size)))
+        Reading::Zero { regions, bytes } => {
+            Ok(Check::Clear(format!("all zero: {bytes} bytes in {regions} places of {} bytes", device.size)))
         }
-        Reading::NonZero { offset, place } => Ok(Check::Against(
+        Reading::NonZero { offset, region } => Ok(Check::Against(
             "it is not blank, and nothing known was recognised on it".to_owned(),
-            format!("the byte at {offset} is not zero ({place})"),
+            format!("the byte at {offset} is not zero ({region})"),
         )),
         Reading::Unreadable { offset, error } => Err(Failure::new(
             Code::DeviceUnreadable,

@@ -156,12 +156,12 @@ async fn no_superblock(
     mut evidence: Evidence,
 ) -> Result<Left, Failure> {
     let place = match blank::read(device, Allowed::Nothing).await? {
-        Reading::Zero { places, bytes } => {
-            evidence.add(format!("all zero: {bytes} bytes in {places} places of {} bytes", device.size));
+        Reading::Zero { regions, bytes } => {
+            evidence.add(format!("all zero: {bytes} bytes in {regions} places of {} bytes", device.size));
             return Ok(Left::Blank(evidence));
         }
         Reading::Unreadable { offset, error } => return Err(unreadable(device, offset, &error)),
-        Reading::NonZero { offset, place } => format!("the byte at {offset} is not zero ({place})"),
+        Reading::NonZero { offset, region } => format!("the byte at {offset} is not zero ({region})"),
     };
     match (maker.kind(), uuid) {
         (FileSystemType::Ext4, Some(uuid)) => as_the_model(device, maker, uuid, evidence).await,
@@ -186,12 +186,12 @@ async fn as_the_model(device: &Device, maker: &Maker, uuid: &str, evidence: Evid
 
 fn judge(device: &Device, reading: Reading, traces: Traces, mut evidence: Evidence) -> Result<Left, Failure> {
     match reading {
-        Reading::Zero { places, bytes } => {
-            evidence.add(format!("nothing but what mkfs writes: {bytes} bytes in {places} places"));
+        Reading::Zero { regions, bytes } => {
+            evidence.add(format!("nothing but what mkfs writes: {bytes} bytes in {regions} places"));
             Ok(Left::Unfinished { evidence, traces })
         }
-        Reading::NonZero { offset, place } => {
-            let line = format!("the byte at {offset} is not zero, and not what mkfs writes there ({place})");
+        Reading::NonZero { offset, region } => {
+            let line = format!("the byte at {offset} is not zero, and not what mkfs writes there ({region})");
             Ok(other("not all that is on it was written by mkfs", evidence, line))
         }
         Reading::Unreadable { offset, error } => Err(unreadable(device, offset, &error)),

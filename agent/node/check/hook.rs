@@ -5,7 +5,7 @@ use std::time::Duration;
 use humantime::format_duration;
 use tokio::join;
 
-use super::{Finding, Scene, ask};
+use super::{Context, Finding, ask};
 use crate::aws::autoscaling::{LAUNCHING, LaunchHook, LifecycleState, global_limit};
 use crate::config::{Lifecycle, OnFailure, Timeouts};
 use crate::failure::{Code, Failure};
@@ -16,24 +16,24 @@ const HEARTBEAT: &str = "launch hook's heartbeat timeout";
 const SHORTEST: Duration = Duration::from_mins(1);
 
 /// The hook, and where this instance stands.
-pub(super) async fn check(scene: &Scene<'_>) -> Vec<Finding> {
-    let Some(lifecycle) = &scene.config.lifecycle else { return Vec::new() };
-    if let Err(why) = &scene.ways.autoscaling {
+pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
+    let Some(lifecycle) = &context.config.lifecycle else { return Vec::new() };
+    if let Err(why) = &context.reachable.autoscaling {
         return vec![Finding::unknown("launch hook", format!("not looked at: {why}"))];
     }
-    let (mut findings, state) = join!(hook(scene, lifecycle), state(scene, lifecycle));
+    let (mut findings, state) = join!(hook(context, lifecycle), state(context, lifecycle));
     findings.push(state);
     findings
 }
 
-async fn hook(scene: &Scene<'_>, lifecycle: &Lifecycle) -> Vec<Finding> {
+async fn hook(context: &Context<'_>, lifecycle: &Lifecycle) -> Vec<Finding> {
     let name = "launch hook";
     let Lifecycle { asg_name: group, hook_name, .. } = lifecycle;
-    let timeouts = &scene.config.timeouts;
-    let hooks = match ask(async || scene.services.autoscaling.hooks(group).await).await {
+    let timeouts = &context.config.timeouts;
+    let hooks = match ask(async || context.services.autoscaling.hooks(group).await).await {
         Ok(Some(hooks)) => hooks,
         Ok(None) => {
-            let seen = format!("there is no Auto Scaling group {group} in {}", scene.node.region);
+            let seen = format!("there is no Auto Scaling group {group} in {}", context.instance.region);
             return vec![Finding::attention(name, seen, "correct lifecycle.asg_name")];
         }
         Err(failure) if failure.code == Code::AccessDenied => {
@@ -133,10 +133,10 @@ fn limit(lifecycle: &Lifecycle, timeouts: &Timeouts, limit: Duration) -> Finding
     Finding::attention(name, seen, format!("lower them{raise}"))
 }
 
-async fn state(scene: &Scene<'_>, lifecycle: &Lifecycle) -> Finding {
+async fn state(context: &Context<'_>, lifecycle: &Lifecycle) -> Finding {
     let name = "lifecycle state";
-    let id = &scene.node.instance_id;
-    match ask(async || scene.services.autoscaling.membership(id).await).await {
+    let id = &context.instance.instance_id;
+    match ask(async || context.services.autoscaling.membership(id).await).await {
         Ok(None) => Finding::ok(name, format!("{id} is in no group: a run would have nothing to complete")),
         Ok(Some(here)) if here.group != lifecycle.asg_name => Finding::attention(
             name,

@@ -11,27 +11,29 @@ use crate::failure::Failure;
 pub(super) async fn check(imds: &Imds) -> (Vec<Finding>, Option<IdentityDocument>) {
     let name = "instance metadata";
     match ask(async || imds.identity().await).await {
-        Ok(node) => {
-            let (id, zone, account) = (&node.instance_id, &node.availability_zone, &node.account_id);
-            let seen = format!("{id} in {zone} of {}, account {account}, by IMDSv2", node.region);
-            (vec![Finding::ok(name, seen)], Some(node))
+        Ok(document) => {
+            let (id, zone, account) = (&document.instance_id, &document.availability_zone, &document.account_id);
+            let seen = format!("{id} in {zone} of {}, account {account}, by IMDSv2", document.region);
+            (vec![Finding::ok(name, seen)], Some(document))
         }
         Err(failure) => (vec![Finding::failed(name, &failure)], None),
     }
 }
 
 /// Whether `node.ip` is an address of this instance.
-pub(super) async fn address(imds: &Imds, node: &IdentityDocument, config: Option<&Config>) -> Option<Finding> {
+pub(super) async fn address(imds: &Imds, document: &IdentityDocument, config: Option<&Config>) -> Option<Finding> {
     let name = "node address";
     let ip = config?.node.ip;
     let has = async || -> Result<Vec<IpAddr>, Failure> {
-        if node.private_ip == Some(ip) { Ok(vec![ip]) } else { imds.private_addresses().await }
+        if document.private_ip == Some(ip) { Ok(vec![ip]) } else { imds.private_addresses().await }
     };
     Some(match ask(has).await {
-        Ok(addresses) if addresses.contains(&ip) => Finding::ok(name, format!("{ip} is one of {}", node.instance_id)),
+        Ok(addresses) if addresses.contains(&ip) => {
+            Finding::ok(name, format!("{ip} is one of {}", document.instance_id))
+        }
         Ok(addresses) => {
             let addresses: Vec<_> = addresses.iter().map(IpAddr::to_string).collect();
-            let (id, all) = (&node.instance_id, addresses.join(", "));
+            let (id, all) = (&document.instance_id, addresses.join(", "));
             Finding::attention(
                 name,
                 format!("node.ip {ip} is no address of {id}, which has {all}: a run would refuse (exit 6)"),

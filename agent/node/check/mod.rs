@@ -29,7 +29,7 @@ use crate::log::{self, Format};
 use crate::node::places::Places;
 use crate::node::settings;
 use report::{Finding, Report};
-use services::Ways;
+use services::Reachable;
 
 /// `node-agent check`
 #[derive(Debug, Args)]
@@ -54,13 +54,13 @@ pub struct Check {
     verbose: bool,
 }
 
-/// What the checks of AWS work with.
+/// What the checks of AWS need.
 #[derive(Debug)]
-struct Scene<'a> {
+struct Context<'a> {
     config: &'a Config,
-    node: &'a IdentityDocument,
+    instance: &'a IdentityDocument,
     services: &'a Services,
-    ways: &'a Ways,
+    reachable: &'a Reachable,
 }
 
 impl Check {
@@ -93,18 +93,18 @@ impl Check {
         let places = Places::new(self.config.clone(), self.state_dir.clone(), self.runtime_dir.clone());
         report.add(standing::check(&places));
         let aws = &Aws::new();
-        let ((told, config), (seen, node)) =
+        let ((told, config), (seen, instance)) =
             join!(configuration::check(&self.config, &aws.imds), metadata::check(&aws.imds));
         report.add(told);
         report.add(seen);
-        let Some(node) = &node else {
+        let Some(instance) = &instance else {
             report.add(host::check(config.as_ref()).await);
             return report.add([Finding::unknown("AWS", "not tried: without instance metadata there is no region")]);
         };
 
-        let services = &aws.connect(&node.region).await;
-        let (address, tools, (reached, ways)) = join!(
-            metadata::address(&aws.imds, node, config.as_ref()),
+        let services = &aws.connect(&instance.region).await;
+        let (address, tools, (reached, reachable)) = join!(
+            metadata::address(&aws.imds, instance, config.as_ref()),
             host::check(config.as_ref()),
             services::check(services, &aws.imds, config.as_ref()),
         );
@@ -116,8 +116,9 @@ impl Check {
             return report.add([Finding::unknown("IAM, volumes, launch hook", text)]);
         };
 
-        let scene = &Scene { config, node, services, ways: &ways };
-        let (permissions, volumes, hook) = join!(permissions::check(scene), volumes::check(scene), hook::check(scene));
+        let context = &Context { config, instance, services, reachable: &reachable };
+        let (permissions, volumes, hook) =
+            join!(permissions::check(context), volumes::check(context), hook::check(context));
         report.add(permissions);
         report.add(volumes);
         report.add(hook);

@@ -6,8 +6,8 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::join;
 
-use super::services::{Way, sources};
-use super::{Finding, Scene, ask};
+use super::services::{Reachability, sources};
+use super::{Context, Finding, ask};
 use crate::aws::ec2::VolumeView;
 use crate::config::{self, Source};
 use crate::failure::{Code, Failure};
@@ -15,27 +15,27 @@ use crate::node::status_tag::STATUS;
 use crate::node::steps::filesystem::FORMATTED;
 
 /// One line an action.
-pub(super) async fn check(scene: &Scene<'_>) -> Vec<Finding> {
-    let (ec2, autoscaling, s3) = join!(ec2(scene), autoscaling(scene), s3(scene));
+pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
+    let (ec2, autoscaling, s3) = join!(ec2(context), autoscaling(context), s3(context));
     [ec2, autoscaling, s3].concat()
 }
 
 /// Needed for volumes, and only for them.
-async fn ec2(scene: &Scene<'_>) -> Vec<Finding> {
-    let (volumes, ec2, way) = (&scene.config.volumes, &scene.services.ec2, &scene.ways.ec2);
+async fn ec2(context: &Context<'_>) -> Vec<Finding> {
+    let (volumes, ec2, reachability) = (&context.config.volumes, &context.services.ec2, &context.reachable.ec2);
     if volumes.is_empty() {
         return Vec::new();
     }
-    let instance = &scene.node.instance_id;
-    let arns = Arns(scene);
+    let instance = &context.instance.instance_id;
+    let arns = Arns(context);
     let these: Vec<String> = volumes.iter().map(|volume| arns.volume(volume.id.as_str())).collect();
     let mut tagged: Vec<_> = volumes.iter().map(|volume| (volume.id.as_str(), FORMATTED)).collect();
     tagged.push((instance, STATUS));
     let (describe, attach, instances, tag) = join!(
-        attempt(way, async || ec2.try_describe_volumes().await),
-        each(volumes.iter().map(|volume| attach(scene, way, volume))),
-        attempt(way, async || ec2.try_describe_instances().await),
-        each(tagged.iter().map(|(resource, key)| attempt(way, async || ec2.try_tag(resource, key).await))),
+        attempt(reachability, async || ec2.try_describe_volumes().await),
+        each(volumes.iter().map(|volume| attach(context, reachability, volume))),
+        attempt(reachability, async || ec2.try_describe_instances().await),
+        each(tagged.iter().map(|(resource, key)| attempt(reachability, async || ec2.try_tag(resource, key).await))),
     );
     let tags = json!({ "ForAllValues:StringLike": { "aws:TagKeys": "node-agent:*" } });
     vec![
@@ -60,9 +60,10 @@ async fn ec2(scene: &Scene<'_>) -> Vec<Finding> {
 }
 
 /// EC2 says of a volume that is in use only that it is: where it is in use here, there is nothing to attach.
-async fn attach(scene: &Scene<'_>, way: &Way, want: &config::Volume) -> Answer {
-    let (ec2, instance) = (&scene.services.ec2, &scene.node.instance_id);
-    let answer = attempt(way, async || ec2.try_attach(want.id.as_str(), instance, &want.device_name).await).await;
+async fn attach(context: &Context<'_>, reachability: &Reachability, want: &config::Volume) -> Answer {
+    let (ec2, instance) = (&context.services.ec2, &context.instance.instance_id);
+    let answer =
+        attempt(reachability, async || ec2.try_attach(want.id.as_str(), instance, &want.device_name).await).await;
     if !matches!(&answer, Answer::Failed(failure) if failure.code == Code::ApiRefused) {
         return answer;
     }
@@ -72,14 +73,14 @@ async fn attach(scene: &Scene<'_>, way: &Way, want: &config::Volume) -> Answer {
 }
 
 /// Needed for `[lifecycle]`, and only for it.
-async fn autoscaling(scene: &Scene<'_>) -> Vec<Finding> {
-    let Some(lifecycle) = &scene.config.lifecycle else { return Vec::new() };
-    let (client, way) = (&scene.services.autoscaling, &scene.ways.autoscaling);
+async fn autoscaling(context: &Context<'_>) -> Vec<Finding> {
+    let Some(lifecycle) = &context.config.lifecycle else { return Vec::new() };
+    let (client, reachability) = (&context.services.autoscaling, &context.reachable.autoscaling);
     let (state, hooks) = join!(
-        attempt(way, async || client.membership(&scene.node.instance_id).await.map(drop)),
-        attempt(way, async || client.hooks(&lifecycle.asg_name).await.map(drop)),
+        attempt(reachability, async || client.membership(&context.instance.instance_id).await.map(drop)),
+        attempt(reachability, async || client.hooks(&lifecycle.asg_name).await.map(drop)),
     );
-    let group = json!(Arns(scene).group(&lifecycle.asg_name));
+    let group = json!(Arns(context).group(&lifecycle.asg_name));
     let (read_state, read_hooks) = ("autoscaling:DescribeAutoScalingInstances", "autoscaling:DescribeLifecycleHooks");
     let hooks = match hooks {
         // What the setting is there for.
@@ -113,17 +114,17 @@ async fn autoscaling(scene: &Scene<'_>) -> Vec<Finding> {
     ]
 }
 
-async fn s3(scene: &Scene<'_>) -> Vec<Finding> {
-    let objects = sources(scene.config).filter_map(|source| match source {
+async fn s3(context: &Context<'_>) -> Vec<Finding> {
+    let objects = sources(context.config).filter_map(|source| match source {
         Source::S3 { bucket, key } => Some((source, bucket, key)),
         Source::Https(_) | Source::File(_) => None,
     });
     let open = Ok(());
     join_all(objects.map(async |(source, bucket, key)| {
-        let way = scene.ways.s3.get(bucket).unwrap_or(&open);
-        let answer = attempt(way, async || scene.services.sources.try_s3(bucket, key).await).await;
+        let reachability = context.reachable.s3.get(bucket).unwrap_or(&open);
+        let answer = attempt(reachability, async || context.services.sources.try_s3(bucket, key).await).await;
         let statement =
-            allow("s3:GetObject", &json!(format!("arn:{}:s3:::{bucket}/{key}", partition(&scene.node.region))));
+            allow("s3:GetObject", &json!(format!("arn:{}:s3:::{bucket}/{key}", partition(&context.instance.region))));
         let hint = "S3 says so too where the object does not exist";
         finding(&format!("s3:GetObject {source}"), answer, Some(hint), &statement)
     }))
@@ -141,8 +142,8 @@ enum Answer {
     Failed(Failure),
 }
 
-async fn attempt(way: &Way, call: impl AsyncFn() -> Result<(), Failure>) -> Answer {
-    if let Err(why) = way {
+async fn attempt(reachability: &Reachability, call: impl AsyncFn() -> Result<(), Failure>) -> Answer {
+    if let Err(why) = reachability {
         return Answer::NotTried(why.clone());
     }
     match ask(call).await {
@@ -227,12 +228,12 @@ pub(super) fn kms(region: &str, key: &str) -> Value {
 }
 
 /// The names of resources in IAM.
-struct Arns<'a>(&'a Scene<'a>);
+struct Arns<'a>(&'a Context<'a>);
 
 impl Arns<'_> {
     fn of(&self, service: &str, resource: &str) -> String {
-        let node = self.0.node;
-        format!("arn:{}:{service}:{}:{}:{resource}", partition(&node.region), node.region, node.account_id)
+        let instance = self.0.instance;
+        format!("arn:{}:{service}:{}:{}:{resource}", partition(&instance.region), instance.region, instance.account_id)
     }
 
     fn volume(&self, id: &str) -> String {
@@ -247,7 +248,7 @@ impl Arns<'_> {
     /// The volumes, and whichever instance has them; only the agent's own keys.
     fn tag(&self, volumes: &[String], keys: &Value) -> Value {
         let action = "ec2:CreateTags";
-        let instance = [self.of("ec2", &format!("instance/{}", self.0.node.instance_id))];
+        let instance = [self.of("ec2", &format!("instance/{}", self.0.instance.instance_id))];
         let Some(lifecycle) = &self.0.config.lifecycle else {
             return with_condition(allow(action, &json!([volumes, &instance].concat())), keys.clone());
         };
@@ -263,7 +264,7 @@ impl Arns<'_> {
     fn attach(&self, volumes: &[String]) -> Value {
         let action = "ec2:AttachVolume";
         let Some(lifecycle) = &self.0.config.lifecycle else {
-            let instance = self.of("ec2", &format!("instance/{}", self.0.node.instance_id));
+            let instance = self.of("ec2", &format!("instance/{}", self.0.instance.instance_id));
             return allow(action, &json!([volumes, &[instance]].concat()));
         };
         let instances = allow(action, &json!(self.of("ec2", "instance/*")));

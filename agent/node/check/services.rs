@@ -22,19 +22,19 @@ use crate::time::rough;
 const CLOCK_LIMIT: Duration = Duration::from_mins(4);
 
 /// Whether the calls of a service are worth trying, or why not.
-pub(super) type Way = Result<(), String>;
+pub(super) type Reachability = Result<(), String>;
 
-/// The ways to the services.
+/// Which services can be reached.
 #[derive(Debug)]
-pub(super) struct Ways {
-    pub(super) ec2: Way,
-    pub(super) autoscaling: Way,
+pub(super) struct Reachable {
+    pub(super) ec2: Reachability,
+    pub(super) autoscaling: Reachability,
     /// By bucket.
-    pub(super) s3: BTreeMap<String, Way>,
+    pub(super) s3: BTreeMap<String, Reachability>,
 }
 
 /// One service and its address.
-struct Place {
+struct Endpoint {
     service: String,
     url: String,
     /// What has to be found by this machine: the service's host, or the proxy's.
@@ -64,12 +64,12 @@ pub(super) fn sources(config: &Config) -> impl Iterator<Item = &Source> {
 }
 
 /// Looks at everything that comes before a signed call.
-pub(super) async fn check(services: &Services, imds: &Imds, config: Option<&Config>) -> (Vec<Finding>, Ways) {
+pub(super) async fn check(services: &Services, imds: &Imds, config: Option<&Config>) -> (Vec<Finding>, Reachable) {
     let buckets: BTreeSet<&str> = config.into_iter().flat_map(sources).filter_map(bucket).collect();
     let mut apis = vec![Api::Ec2];
     apis.extend(config.and_then(|config| config.lifecycle.as_ref()).map(|_| Api::AutoScaling));
     apis.extend(buckets.iter().copied().map(Api::Bucket));
-    let places = join_all(apis.iter().map(|api| place(services, *api))).await;
+    let endpoints = join_all(apis.iter().map(|api| endpoint_of(services, *api))).await;
 
     let web: Vec<Url> = config
         .into_iter()
@@ -77,8 +77,10 @@ pub(super) async fn check(services: &Services, imds: &Imds, config: Option<&Conf
         .filter_map(|source| if let Source::Https(url) = source { Url::parse(url).ok() } else { None })
         .collect();
     let mut findings = Vec::new();
-    let secure = |place: &Result<Place, Failure>| place.as_ref().is_ok_and(|place| place.url.starts_with("https:"));
-    let trust = if places.iter().any(secure) || !web.is_empty() { Some(trust(services)) } else { None };
+    let secure = |endpoint: &Result<Endpoint, Failure>| {
+        endpoint.as_ref().is_ok_and(|endpoint| endpoint.url.starts_with("https:"))
+    };
+    let trust = if endpoints.iter().any(secure) || !web.is_empty() { Some(trust(services)) } else { None };
     let trusted = trust.as_ref().is_none_or(Result::is_ok);
     findings.extend(trust.map(|trust| match trust {
         Ok(()) => Finding::ok("CA certificates", "found"),
@@ -91,40 +93,40 @@ pub(super) async fn check(services: &Services, imds: &Imds, config: Option<&Conf
         Ok(None) => url.host_str(),
         Err(_) => None,
     });
-    let hosts = places.iter().flatten().map(|place| place.host.as_str()).chain(web);
+    let hosts = endpoints.iter().flatten().map(|endpoint| endpoint.host.as_str()).chain(web);
     let hosts: BTreeSet<&str> = hosts.filter(|host| !is_address(host)).collect();
     let names = join_all(hosts.iter().map(|host| resolve(host))).await;
     let unknown: BTreeSet<&str> =
         hosts.iter().zip(&names).filter(|(_, resolved)| resolved.is_err()).map(|(host, _)| *host).collect();
     findings.extend(hosts.iter().zip(&names).map(|(host, resolved)| name(host, resolved)));
 
-    let reached = join_all(places.iter().map(|place| reach(place, &unknown, trusted))).await;
-    let mut ways: Vec<Way> = Vec::new();
+    let reached = join_all(endpoints.iter().map(|endpoint| reach(endpoint, &unknown, trusted))).await;
+    let mut reachable: Vec<Reachability> = Vec::new();
     let mut ahead = None;
-    for (api, (finding, way, seconds)) in apis.iter().zip(reached) {
+    for (api, (finding, reachability, seconds)) in apis.iter().zip(reached) {
         findings.push(finding);
-        ways.push(way);
+        reachable.push(reachability);
         if *api == Api::Ec2 {
             ahead = seconds;
         }
     }
     findings.push(clock(ahead));
-    let (finding, signed) = credentials(services, imds, ways.first().is_some_and(Result::is_ok), ahead).await;
+    let (finding, signed) = credentials(services, imds, reachable.first().is_some_and(Result::is_ok), ahead).await;
     findings.push(finding);
 
-    let way = |wanted: Api<'_>| {
-        let found = apis.iter().position(|api| *api == wanted).and_then(|at| ways.get(at).cloned());
+    let reachability = |wanted: Api<'_>| {
+        let found = apis.iter().position(|api| *api == wanted).and_then(|at| reachable.get(at).cloned());
         found.unwrap_or(Ok(())).and_then(|()| signed.clone())
     };
-    let s3 = buckets.iter().map(|bucket| ((*bucket).to_owned(), way(Api::Bucket(bucket)))).collect();
-    (findings, Ways { ec2: way(Api::Ec2), autoscaling: way(Api::AutoScaling), s3 })
+    let s3 = buckets.iter().map(|bucket| ((*bucket).to_owned(), reachability(Api::Bucket(bucket)))).collect();
+    (findings, Reachable { ec2: reachability(Api::Ec2), autoscaling: reachability(Api::AutoScaling), s3 })
 }
 
 fn bucket(source: &Source) -> Option<&str> {
     if let Source::S3 { bucket, .. } = source { Some(bucket) } else { None }
 }
 
-async fn place(services: &Services, api: Api<'_>) -> Result<Place, Failure> {
+async fn endpoint_of(services: &Services, api: Api<'_>) -> Result<Endpoint, Failure> {
     let (service, url) = match api {
         Api::Ec2 => ("EC2".to_owned(), services.endpoints.ec2().await?),
         Api::AutoScaling => ("Auto Scaling".to_owned(), services.endpoints.autoscaling().await?),
@@ -140,7 +142,7 @@ async fn place(services: &Services, api: Api<'_>) -> Result<Place, Failure> {
         Some(proxy) => proxy.host().to_owned(),
         None => parsed.and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default(),
     };
-    Ok(Place { service, url, host, proxy })
+    Ok(Endpoint { service, url, host, proxy })
 }
 
 fn trust(services: &Services) -> Result<(), Failure> {
@@ -176,9 +178,13 @@ fn name(host: &str, resolved: &Result<Vec<IpAddr>, String>) -> Finding {
 }
 
 /// Asks a service for any answer: the finding, whether its calls are worth trying, and how far its clock is ahead.
-async fn reach(place: &Result<Place, Failure>, unknown: &BTreeSet<&str>, trusted: bool) -> (Finding, Way, Option<i64>) {
-    let Place { service, url, host, proxy } = match place {
-        Ok(place) => place,
+async fn reach(
+    endpoint: &Result<Endpoint, Failure>,
+    unknown: &BTreeSet<&str>,
+    trusted: bool,
+) -> (Finding, Reachability, Option<i64>) {
+    let Endpoint { service, url, host, proxy } = match endpoint {
+        Ok(endpoint) => endpoint,
         Err(failure) => return (Finding::failed("endpoint", failure), Err(failure.to_string()), None),
     };
     let skipped = |why: &str| (Finding::unknown(service, format!("not asked: {why}")), Err(why.to_owned()), None);
@@ -219,7 +225,7 @@ fn is_off(ahead: i64) -> bool {
 }
 
 /// Whether there are credentials, and whether EC2 takes them.
-async fn credentials(services: &Services, imds: &Imds, ec2: bool, ahead: Option<i64>) -> (Finding, Way) {
+async fn credentials(services: &Services, imds: &Imds, ec2: bool, ahead: Option<i64>) -> (Finding, Reachability) {
     let name = "credentials";
     let none = || Err("there are no credentials".to_owned());
     let found = match ask(async || services.credentials.find().await).await {
@@ -259,12 +265,15 @@ async fn credentials(services: &Services, imds: &Imds, ec2: bool, ahead: Option<
     let accepted = if ec2 { ask(async || services.ec2.try_describe_volumes().await).await } else { Ok(()) };
     match accepted {
         Err(failure) if failure.code == Code::Credentials => {
-            let way = Err("the credentials are not accepted".to_owned());
+            let reachability = Err("the credentials are not accepted".to_owned());
             if ahead.is_some_and(is_off) {
-                return (Finding::unknown(name, format!("{whose}{left}; not accepted while the clock is wrong")), way);
+                return (
+                    Finding::unknown(name, format!("{whose}{left}; not accepted while the clock is wrong")),
+                    reachability,
+                );
             }
             let finding = Finding::failed(name, &failure);
-            (finding.advise("look at the instance profile and its role's trust policy"), way)
+            (finding.advise("look at the instance profile and its role's trust policy"), reachability)
         }
         _ => (Finding::ok(name, format!("{whose}{left}")), Ok(())),
     }

@@ -5,42 +5,42 @@ use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
 
-use super::{Finding, Scene, ask, permissions};
+use super::{Context, Finding, ask, permissions};
 use crate::aws::ec2::{Attachment, VolumeView};
 use crate::config;
 use crate::failure::{Code, Failure};
 
 /// One line a volume, and one a key that volumes are still to be attached with.
-pub(super) async fn check(scene: &Scene<'_>) -> Vec<Finding> {
+pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
     let keys = RefCell::default();
-    let mut findings = join_all(scene.config.volumes.iter().map(|want| volume(scene, want, &keys))).await;
-    findings.extend(keys.into_inner().iter().map(|key| key_finding(scene, key)));
+    let mut findings = join_all(context.config.volumes.iter().map(|want| volume(context, want, &keys))).await;
+    findings.extend(keys.into_inner().iter().map(|key| key_finding(context, key)));
     findings
 }
 
 /// There is no dry run of KMS, and whose key it is only KMS can tell.
-fn key_finding(scene: &Scene<'_>, key: &str) -> Finding {
+fn key_finding(context: &Context<'_>, key: &str) -> Finding {
     let seen = "cannot be tried without attaching a volume: a dry run of ec2:AttachVolume does not ask KMS";
-    let statement = permissions::kms(&scene.node.region, key);
+    let statement = permissions::kms(&context.instance.region, key);
     Finding::unknown(format!("KMS key {key}"), seen).advise(format!(
         "nothing where it is the AWS managed key aws/ebs; for a key of your own see that it is enabled, that the role's policy \
          has {statement}, and that the key's policy allows the role or the account the same"
     ))
 }
 
-async fn volume(scene: &Scene<'_>, want: &config::Volume, keys: &RefCell<BTreeSet<String>>) -> Finding {
+async fn volume(context: &Context<'_>, want: &config::Volume, keys: &RefCell<BTreeSet<String>>) -> Finding {
     let name = format!("volume {}", want.id);
-    if let Err(why) = &scene.ways.ec2 {
+    if let Err(why) = &context.reachable.ec2 {
         return Finding::unknown(name, format!("not looked at: {why}"));
     }
-    match ask(async || scene.services.ec2.volume(want.id.as_str()).await).await {
+    match ask(async || context.services.ec2.volume(want.id.as_str()).await).await {
         Ok(view) => {
-            let here = |attachment: &Attachment| attachment.instance_id == scene.node.instance_id;
+            let here = |attachment: &Attachment| attachment.instance_id == context.instance.instance_id;
             // Of a volume that is attached here, the key was used.
             if !view.attachments.iter().any(here) {
                 keys.borrow_mut().extend(view.kms_key_id.clone());
             }
-            judge(scene, name, &view).await
+            judge(context, name, &view).await
         }
         Err(failure) if failure.code == Code::AccessDenied => {
             Finding::unknown(name, "not looked at: ec2:DescribeVolumes is not allowed")
@@ -49,11 +49,11 @@ async fn volume(scene: &Scene<'_>, want: &config::Volume, keys: &RefCell<BTreeSe
     }
 }
 
-async fn judge(scene: &Scene<'_>, name: String, view: &VolumeView) -> Finding {
+async fn judge(context: &Context<'_>, name: String, view: &VolumeView) -> Finding {
     let fix = |failure: Failure| Finding::failed(&name, &failure);
-    let node = scene.node;
-    if view.zone != node.availability_zone {
-        let seen = format!("is in {}, this instance in {}", view.zone, node.availability_zone);
+    let instance = context.instance;
+    if view.zone != instance.availability_zone {
+        let seen = format!("is in {}, this instance in {}", view.zone, instance.availability_zone);
         return fix(Failure::new(Code::ZoneMismatch, seen));
     }
     if view.multi_attach {
@@ -62,8 +62,8 @@ async fn judge(scene: &Scene<'_>, name: String, view: &VolumeView) -> Finding {
     let encrypted = if view.kms_key_id.is_some() { ", encrypted" } else { "" };
     let size = format!("{} GiB in {}{encrypted}", view.size_gib, view.zone);
     let attachments = || view.attachments.iter().filter(|attachment| attachment.state != "detached");
-    if let Some(other) = attachments().find(|attachment| attachment.instance_id != node.instance_id) {
-        return held(scene, name, &size, other).await;
+    if let Some(other) = attachments().find(|attachment| attachment.instance_id != instance.instance_id) {
+        return held(context, name, &size, other).await;
     }
     if let Some(here) = attachments().next() {
         return Finding::ok(name, format!("{size}, {} here as {}", here.state, here.device));
@@ -77,8 +77,8 @@ async fn judge(scene: &Scene<'_>, name: String, view: &VolumeView) -> Finding {
 }
 
 /// Another instance has it: fine where that one is on its way out.
-async fn held(scene: &Scene<'_>, name: String, size: &str, by: &Attachment) -> Finding {
-    let state = match ask(async || scene.services.ec2.instance_state(&by.instance_id).await).await {
+async fn held(context: &Context<'_>, name: String, size: &str, by: &Attachment) -> Finding {
+    let state = match ask(async || context.services.ec2.instance_state(&by.instance_id).await).await {
         Ok(state) => state,
         Err(failure) => return Finding::failed(name, &failure),
     };

@@ -40,12 +40,12 @@ pub struct Fetch<'a> {
     /// When it began, for the fallback.
     began: Instant,
     /// What is there already: a failure of one does not fetch the others again.
-    got: RefCell<Got>,
+    got: RefCell<Fetching>,
 }
 
 /// What was fetched so far.
 #[derive(Debug, Default)]
-struct Got {
+struct Fetching {
     files: Vec<Fetched>,
     script: Option<StagedScript>,
 }
@@ -113,7 +113,7 @@ impl Step for Fetch<'_> {
             let script = self.script(hooks).await?;
             self.got.borrow_mut().script = Some(script);
         }
-        let Got { files, script } = self.got.take();
+        let Fetching { files, script } = self.got.take();
         tracing::info!(step = "files", kind = "wait", "fetched; to be written once the volumes are mounted");
         Ok(Observed::Done(Staged { files, script }))
     }
