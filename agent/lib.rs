@@ -1,9 +1,9 @@
 //! Brings a stateful EC2 node up: attaches and mounts its volumes, writes its files, runs its hooks, and only then tells
 //! Auto Scaling CONTINUE.
 //!
-//! Start reading at [`node::boot`], the sequence; [`runner`] has the contract that every step keeps. [`node`] is what runs on the
-//! instance, [`state`] what was done, [`lifecycle`] what Auto Scaling is told, [`config`] what the user wrote, [`failure`] what
-//! can go wrong. [`aws`] has the services' clients, [`host`] all that touches the machine.
+//! Start reading at [`node::boot`], the sequence; [`runner`] has the contract that every step keeps. [`node`] runs on the
+//! instance, [`state`] records what was done, [`lifecycle`] reports to Auto Scaling, [`config`] reads what the user wrote,
+//! [`failure`] lists what can go wrong. [`aws`] has the services' clients, [`host`] everything that touches the machine.
 
 pub mod aws;
 pub mod cli;

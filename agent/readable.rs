@@ -1,7 +1,7 @@
-//! Text on its way to a person: harmless on a terminal, and with commands that work where they are typed.
+//! Text for people: harmless on a terminal, and with commands that work where they are typed.
 //!
-//! A hook, a file's name, a tool, AWS and the configuration can hold any character. Every place that shows text to people sends
-//! it through here; JSON keeps each character, as an escape, and so do the state files.
+//! A hook's output, a file's name, a tool, AWS and the configuration can contain any character. All text that is shown to people
+//! passes through here. JSON and the state files keep each character, escaped.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,13 +9,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::OnceLock;
 
-/// As it may be shown: nothing in it moves a cursor, clears a screen, sets a title or turns the order of what is read. Lines
-/// and tabs stay; escape sequences and other control characters go, and what divides words becomes a space.
+/// Text that may be shown: nothing in it moves the cursor, clears the screen, sets a title or reorders characters. Line ends
+/// and tabs stay, escape sequences and other control characters are removed, and what separates words becomes a space.
 pub fn text(text: &str) -> Cow<'_, str> {
     if !text.contains(is_unfit) {
         return Cow::Borrowed(text);
     }
-    // Line by line: a sequence that is never ended must not take the next line along.
+    // Line by line: a sequence that is never ended must not swallow the next line.
     let lines = text.split('\n').map(|line| {
         let line = console::strip_ansi_codes(line.strip_suffix('\r').unwrap_or(line));
         let fit = line.chars().filter_map(|char| match char {
@@ -27,7 +27,7 @@ pub fn text(text: &str) -> Cow<'_, str> {
     Cow::Owned(lines.collect::<Vec<_>>().join("\n"))
 }
 
-/// As [`text`], on one line: for places where a second line would be taken for something else.
+/// As [`text`], on one line, for places where a second line would be misread.
 pub fn line(of: &str) -> Cow<'_, str> {
     match text(of) {
         shown if shown.contains(['\n', '\t']) => Cow::Owned(shown.trim_end().replace(['\n', '\t'], " ")),
@@ -35,13 +35,13 @@ pub fn line(of: &str) -> Cow<'_, str> {
     }
 }
 
-/// The last state of a line that was rewritten in place: of `10%\r20%`, the `20%`.
+/// The final state of a line that was rewritten in place: `20%` of `10%\r20%`.
 pub fn last_state(line: &str) -> &str {
     line.trim_end_matches('\r').rsplit('\r').next().unwrap_or_default()
 }
 
-/// Whether a person should not meet this character: controls (C0 without tab and newline, DEL, C1), the ends of lines and
-/// paragraphs that only some programs know, and those that reorder what stands around them (UAX #9).
+/// Whether this character must not be shown: controls (C0 without tab and newline, DEL, C1), line and paragraph separators
+/// that only some programs know, and characters that reorder the text around them (UAX #9).
 fn is_unfit(char: char) -> bool {
     match char {
         '\n' | '\t' => false,
@@ -50,7 +50,7 @@ fn is_unfit(char: char) -> bool {
     }
 }
 
-/// A text for people that is put together piece by piece. Each piece is made readable; colours are the page's own.
+/// A text for people, composed piece by piece. Each piece is made readable; only the page itself adds colours.
 #[derive(Debug, Default)]
 pub struct Page {
     text: String,
@@ -73,7 +73,7 @@ impl Page {
         }
     }
 
-    /// All of it.
+    /// The whole text.
     pub fn into_text(self) -> String {
         self.text
     }
@@ -86,40 +86,40 @@ impl fmt::Write for Page {
     }
 }
 
-/// The agent's commands, as remedies name them.
+/// The agent's commands, which remedies contain.
 pub(crate) const COMMANDS: [&str; 9] =
     ["run", "status", "retry", "complete", "plan", "install", "check", "config", "completions"];
-/// The program's name in remedies.
+/// The agent's name in remedies.
 const NAME: &str = "node-agent";
-/// Where root's shell finds programs also by sudo as RHEL and Amazon Linux have it (sudoers, `secure_path`).
+/// Where sudo on RHEL and Amazon Linux finds programs (sudoers, `secure_path`).
 const SECURE_PATH: [&str; 4] = ["/sbin", "/bin", "/usr/sbin", "/usr/bin"];
 
-/// A remedy as it is to be read: [`commands`], and commands for AWS say that they are none of the node's.
+/// A remedy for people: with [`commands`], and with [`OPERATOR`] where it contains commands of the AWS CLI.
 pub fn remedy(remedy: &str) -> String {
     let text = commands(remedy);
     if names_aws(&text) { text.into_owned() + OPERATOR } else { text.into_owned() }
 }
 
-/// With commands of the agent that work where they are typed: they get the program's path where root's shell would not find
-/// it by its name.
+/// The text with commands of the agent that work where they are typed: with the program's path if root's shell would not
+/// find it by name.
 pub fn commands(text: &str) -> Cow<'_, str> {
     static PROGRAM: OnceLock<Option<String>> = OnceLock::new();
     let own = || path_to_type(&std::env::current_exe().ok()?, &SECURE_PATH.map(Path::new));
     PROGRAM.get_or_init(own).as_deref().map_or(Cow::Borrowed(text), |program| with_program(text, program).into())
 }
 
-/// What a remedy with commands of the AWS CLI ends with: the node may lack the program, and its role the rights.
+/// The end of a remedy with commands of the AWS CLI: the node may lack that program, and its role the permissions.
 const OPERATOR: &str = "; the aws commands: from an operator's machine, because the node's role lacks the rights";
 
-/// Whether it has commands of the AWS CLI.
+/// Whether the text contains commands of the AWS CLI.
 fn names_aws(remedy: &str) -> bool {
     let services = ["ec2", "autoscaling", "s3", "kms", "sts", "iam", "ssm"];
     remedy.split("aws ").skip(1).any(|rest| services.contains(&rest.split(' ').next().unwrap_or_default()))
 }
 
-/// The path to type for this executable; none where its name is enough.
+/// The path to type for this executable; none if its name is enough.
 fn path_to_type(executable: &Path, secure_path: &[&Path]) -> Option<String> {
-    // proc_pid_exe(5): what Linux shows of a file that was replaced by an upgrade.
+    // proc_pid_exe(5): so Linux shows the path of a file that an upgrade has replaced.
     let path = executable.to_str()?;
     let path = path.strip_suffix(" (deleted)").unwrap_or(path);
     let own = same_file(Path::new(path))?;
@@ -129,18 +129,18 @@ fn path_to_type(executable: &Path, secure_path: &[&Path]) -> Option<String> {
     Some(quoted(path))
 }
 
-/// What tells a file from others, by whichever path it is reached.
+/// Identifies a file, whatever path leads to it.
 fn same_file(path: &Path) -> Option<(u64, u64)> {
     path.metadata().ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
-/// As one word of a shell.
+/// The path, quoted as one word for a shell.
 fn quoted(path: &str) -> String {
     let plain = |char: char| char.is_ascii_alphanumeric() || "/._-+".contains(char);
     if path.chars().all(plain) { path.to_owned() } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }
 
-/// The text with `program` wherever a command of the agent stands; its unit, its folders and its name stay as they are.
+/// Replaces the agent's name by `program` in each of its commands, but not in names of units, directories or packages.
 fn with_program(text: &str, program: &str) -> String {
     let mut result = String::new();
     let mut rest = text;

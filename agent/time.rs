@@ -1,18 +1,18 @@
-//! Points in time and durations as the journal and people have them.
+//! Points in time and durations, for the journal and for people.
 
 use std::time::{Duration, SystemTime};
 
-/// Now, as the journal has it: RFC 3339.
+/// Now, in the journal's format: RFC 3339.
 pub fn now() -> String {
     humantime::format_rfc3339_millis(SystemTime::now()).to_string()
 }
 
-/// Milliseconds, as the journal has them.
+/// A duration in the journal's unit: milliseconds.
 pub fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A duration for people: `41ms`, `4.4s`, `12m 34s`, `1h 30m`, `1 day 2h`. Two units are plenty.
+/// A duration for people, in at most two units: `41ms`, `4.4s`, `12m 34s`, `1h 30m`, `1 day 2h`.
 pub fn rough(time: Duration) -> String {
     const UNITS: [(u64, &str); 4] = [(86_400, " day"), (3_600, "h"), (60, "m"), (1, "s")];
     let seconds = time.as_secs();

@@ -57,7 +57,7 @@ fn the_service_is_ready_before_the_node_is_and_tells_how_it_goes() {
 
     // The hook waits for what comes after this.
     manager.hears("READY=1");
-    manager.hears("STATUS=configure: at work since ");
+    manager.hears("STATUS=configure: running since ");
     for _ in 0..3 {
         manager.hears("WATCHDOG=1");
     }

@@ -1,5 +1,5 @@
-//! Heartbeats: while work is inside its own deadline, the lifecycle hook's timeout is begun anew again and again, so that a
-//! long but healthy boot is not given up by Auto Scaling. A step that is over its time gets none.
+//! Heartbeats restart the lifecycle hook's timeout while the work is within its own deadline, so that Auto Scaling does not
+//! give up a long but healthy boot. A step beyond its deadline gets none.
 
 use std::time::Duration;
 
@@ -13,22 +13,22 @@ use crate::sequence::StepName;
 use crate::state::Journal;
 use crate::time::rough;
 
-/// The shortest timeout that Auto Scaling lets a hook have (FACTS); taken where nobody says how long it is.
+/// The shortest heartbeat timeout that Auto Scaling allows (FACTS); assumed where the real one cannot be read.
 const SHORTEST: Duration = Duration::from_secs(30);
 
-/// Heartbeats come no faster, whatever the hook's timeout is said to be.
+/// The shortest interval between heartbeats, however short the hook's timeout is.
 const FASTEST: Duration = Duration::from_secs(1);
 
-/// The first heartbeat comes no later than this after the agent began, if it can: the hook has been waiting since before.
+/// The first heartbeat is sent at most this long after the agent started: the hook began to wait before that.
 const FIRST: Duration = Duration::from_secs(10);
 
-/// How often the journal is asked whether there is a launch to be kept waiting.
+/// How often the journal is checked for a launch that has to be kept waiting.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// So often in a row Auto Scaling must say that the hook waits and that nothing waits under its name, before somebody is told:
-/// the two answers come from different places, and between them the instance may have moved on.
+/// How often in a row Auto Scaling must contradict itself (the instance waits; no action waits under the hook's name) before a
+/// warning is given: the two answers come from different APIs, and the instance may move on between them.
 const CONTRADICTIONS: u32 = 3;
-/// The pause between two of these.
+/// The pause between two such answers.
 const AFTER_CONTRADICTION: Duration = Duration::from_secs(5);
 
 /// Sends heartbeats for a launch.
@@ -36,15 +36,15 @@ const AFTER_CONTRADICTION: Duration = Duration::from_secs(5);
 pub struct Heart<'a> {
     /// The launch.
     pub launch: &'a Launch<'a>,
-    /// Knows whether it was completed.
+    /// Records whether the launch was completed.
     pub journal: &'a Journal,
-    /// When there may be heartbeats.
+    /// When heartbeats may be sent.
     pub allowance: &'a Allowance,
 }
 
 impl Heart<'_> {
-    /// Beats until the launch is lost, which is what it returns. To be run beside the work. As long as the launch is completed
-    /// there are none; that may change when the instance is launched anew from a warm pool.
+    /// Sends heartbeats, beside the work, until the launch is lost, and returns that failure. None are sent while the launch is
+    /// completed, which changes when the instance is launched anew from a warm pool.
     pub async fn beat(&self) -> Failure {
         let Some(config) = self.launch.config else { return std::future::pending().await };
         self.until_there_is_a_launch().await;
@@ -70,8 +70,8 @@ impl Heart<'_> {
                     tracing::debug!("heartbeat; the next one in {}", rough(third));
                     contradictions = 0;
                 }
-                // One such answer does not end the heartbeats: the hook may not have begun to wait, and a description may be older
-                // than the answer. The `complete` step decides what the answer means for the launch.
+                // One such answer does not end the heartbeats: the hook may not have begun to wait, and a description may be
+                // older than the answer. The `complete` step decides what the answer means for the launch.
                 Ok(Completion::NoActiveAction(message)) => match autoscaling.state(instance).await {
                     Ok(LifecycleState::Terminating(state)) => return self.launch.terminating(&state),
                     Ok(state @ LifecycleState::PendingWait) => {
@@ -93,7 +93,7 @@ impl Heart<'_> {
                     }
                     Err(failure) => tracing::debug!("no heartbeat: {message}; {failure}"),
                 },
-                // IAM may come to allow it.
+                // IAM may allow it later.
                 Err(failure) if failure.code == Code::AccessDenied => {
                     if !std::mem::replace(&mut denied, true) {
                         let text = format!("no heartbeat: {failure}; {}", failure.what_to_do());
@@ -108,14 +108,14 @@ impl Heart<'_> {
         }
     }
 
-    /// Returns when a launch is not completed.
+    /// Waits for a launch that is not completed.
     async fn until_there_is_a_launch(&self) {
         while self.journal.launch_outcome().is_some() {
             sleep(IDLE).await;
         }
     }
 
-    /// The hook's timeout: as Auto Scaling says, or else as configured, or else the shortest there is.
+    /// The hook's heartbeat timeout: from Auto Scaling, else from the configuration, else the shortest that is allowed.
     async fn timeout(&self, config: &crate::config::Lifecycle) -> Duration {
         let mut pauses = [1, 2, 4, 8].into_iter().map(Duration::from_secs);
         loop {

@@ -1,4 +1,4 @@
-//! A lifecycle action of this instance: whether the instance is wanted, what Auto Scaling can be told, and what keeps it waiting.
+//! A lifecycle action of this instance: whether the instance is wanted, its results, and the heartbeats that keep it waiting.
 
 pub mod heartbeat;
 
@@ -43,7 +43,7 @@ impl From<IdentityDocument> for Instance {
 pub struct Launch<'a> {
     /// Auto Scaling.
     pub autoscaling: &'a AutoScaling,
-    /// The metadata service, for where IAM does not let the state be read.
+    /// The metadata service, asked where IAM does not allow the state to be read.
     pub imds: &'a Imds,
     /// This instance.
     pub instance: &'a Instance,
@@ -51,17 +51,17 @@ pub struct Launch<'a> {
     pub config: Option<&'a config::Lifecycle>,
 }
 
-/// What the instance is there for.
+/// What the instance is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// To be the node.
+    /// The node.
     Wanted,
-    /// To wait in a warm pool, in this state: nothing is touched, above all not the volume.
+    /// An instance in a warm pool, in this state: nothing is touched, above all not the volume.
     Warm(String),
 }
 
 impl Launch<'_> {
-    /// What the instance is there for. One that is being terminated is left alone: a failure.
+    /// What the instance is to be. Fails for one that is being terminated, which is left alone.
     pub async fn standing(&self) -> Result<Standing, Failure> {
         let state = match self.config {
             Some(_) => self.autoscaling.state(&self.instance.instance_id).await?,
@@ -82,7 +82,7 @@ impl Launch<'_> {
         }
     }
 
-    /// Fails if the instance is not to be the node now.
+    /// Fails unless the instance is to be the node now.
     pub async fn must_be_wanted(&self) -> Result<(), Failure> {
         match self.standing().await? {
             Standing::Wanted => Ok(()),
@@ -92,19 +92,19 @@ impl Launch<'_> {
         }
     }
 
-    /// Whether a failure is to be answered with ABANDON at once.
+    /// Whether ABANDON is sent for this failure at once.
     pub fn abandons_on(&self, failed: &FailedStep) -> bool {
         may_abandon(failed) && self.config.is_some_and(|config| config.on_failure == config::OnFailure::Abandon)
     }
 
-    /// The failure of an instance on its way out.
+    /// The failure of an instance that is being terminated.
     pub fn terminating(&self, state: &str) -> Failure {
         Failure::new(Code::Terminating, format!("instance {} is {state}", self.instance.instance_id))
     }
 }
 
-/// Whether this may be answered with ABANDON: a failure of the report itself never is, nor one that another process or the
-/// operator caused, nor one of an instance that is lost already.
+/// Whether ABANDON may be sent for this failure: never for a failure to report, for one that another process or the operator
+/// caused, or for an instance that is lost already.
 pub fn may_abandon(failed: &FailedStep) -> bool {
     failed.step != Some(StepName::Complete)
         && !matches!(
@@ -113,13 +113,13 @@ pub fn may_abandon(failed: &FailedStep) -> bool {
         )
 }
 
-/// The two results Auto Scaling takes.
+/// The two results that Auto Scaling accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum LaunchResult {
     /// The node is healthy.
     Continue,
-    /// The node failed: terminate and replace it.
+    /// The node failed: Auto Scaling terminates and replaces the instance.
     Abandon,
 }
 

@@ -1,22 +1,24 @@
-//! When there may be heartbeats: while work is inside its own deadline.
+//! When heartbeats may be sent: only while the work is within its own deadline.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
-/// Who may have heartbeats, and until when.
+/// The permits that allow heartbeats, and their deadlines.
 #[derive(Debug)]
 pub struct Allowance {
-    /// When the agent began: the hook has been waiting since before.
+    /// When the agent started. The lifecycle hook began to wait before that.
     pub began: Instant,
     given: RefCell<BTreeMap<u64, Option<Instant>>>,
     last: Cell<u64>,
-    /// When the last heartbeat was sent: the next one is due by it, also where one heart takes over from another.
+    /// When the last heartbeat was sent. The next one is due relative to it, even if another [`Heart`] sends it.
+    ///
+    /// [`Heart`]: crate::lifecycle::heartbeat::Heart
     pub beat: Cell<Option<Instant>>,
 }
 
-/// Heartbeats are allowed as long as this lives, but not beyond its deadline.
+/// Allows heartbeats until it is dropped or its deadline has passed.
 #[derive(Debug)]
 pub struct Permit<'a> {
     allowance: &'a Allowance,
@@ -30,7 +32,7 @@ impl Default for Allowance {
 }
 
 impl Allowance {
-    /// Allows heartbeats until `deadline`; without one, as long as the permit lives.
+    /// Allows heartbeats until `deadline`, or without one until the permit is dropped.
     pub fn permit(&self, deadline: Option<Instant>) -> Permit<'_> {
         let number = self.last.get() + 1;
         self.last.set(number);
@@ -38,7 +40,7 @@ impl Allowance {
         Permit { allowance: self, number }
     }
 
-    /// Whether there may be heartbeats now.
+    /// Whether heartbeats may be sent now.
     pub fn holds(&self) -> bool {
         let now = Instant::now();
         self.given.borrow().values().any(|deadline| deadline.is_none_or(|deadline| now < deadline))

@@ -12,12 +12,12 @@ pub enum Observed<T> {
     Done(T),
     /// There is something to do, and why.
     Todo(String),
-    /// It may come to hold by itself; the failure it is if it has not by the deadline.
+    /// The effect may come about by itself. At the deadline the step fails with this.
     NotYet(Failure),
 }
 
 impl<T> Observed<T> {
-    /// The same of what is made of the output.
+    /// Applies `make` to the output.
     pub fn map<U>(self, make: impl FnOnce(T) -> U) -> Observed<U> {
         match self {
             Observed::Done(output) => Observed::Done(make(output)),
@@ -27,38 +27,38 @@ impl<T> Observed<T> {
     }
 }
 
-/// What acting came to.
+/// The result of acting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acted {
-    /// The effect was brought about: observing should see it.
+    /// The effect was brought about: the next observation should confirm it.
     Changed,
-    /// There is more to do: observing says what.
+    /// More remains to be done: the next observation says what.
     Again,
 }
 
 /// What is known of a step before it runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Header<'a> {
-    /// The step it is, or is a part of. Parts of one step share its record.
+    /// The step, or the step that this is a part of. All parts of a step share one record.
     pub name: StepName,
-    /// The volume it is about, where it is about one.
+    /// The volume that the step is about, if any.
     pub subject: Option<&'a str>,
     /// How long it may take.
     pub deadline: Duration,
-    /// The kinds of trouble that it goes on with to its own deadline, rather than for `timeouts.aws` or
+    /// The classes of failure that are retried until the step's own deadline, rather than for `timeouts.aws` or
     /// [`super::patience::SETTLING`].
     pub outlasts: &'static [Class],
-    /// Whether `act` keeps the deadline itself, because what it started must not simply be dropped (hooks, mkfs).
+    /// Whether `act` enforces the deadline itself, because a hook or mkfs that it started must not simply be dropped.
     pub keeps_own_deadline: bool,
-    /// Whether there is never anything to do but to look.
+    /// Whether the step only observes and never acts.
     pub only_looks: bool,
-    /// For a part that only prepares a later part of the same step: the word for its end (`fetched`). The step itself is not
-    /// done then, and nobody is told that it is.
+    /// For a part that prepares a later part of the same step: the word for its result (`fetched`). The step is not reported
+    /// as done at that point.
     pub prepares: Option<&'static str>,
 }
 
 impl<'a> Header<'a> {
-    /// A step that is cut off at its deadline and has something to do.
+    /// A step that may act and is cancelled at its deadline.
     pub fn of(name: StepName, deadline: Duration) -> Self {
         Header {
             name,
@@ -71,26 +71,26 @@ impl<'a> Header<'a> {
         }
     }
 
-    /// The same, about a volume.
+    /// Makes it a step about this volume.
     #[must_use]
     pub fn about(self, volume: &'a str) -> Self {
         Header { subject: Some(volume), ..self }
     }
 }
 
-/// One step of the sequence, or a part of one.
+/// One step of a sequence, or a part of one.
 #[expect(async_fn_in_trait, reason = "the runtime is one thread; nothing needs these futures to be Send")]
 pub trait Step {
-    /// What the next steps get from it.
+    /// What later steps receive from it.
     type Output;
 
-    /// What is known of it beforehand.
+    /// What is known before it runs.
     fn header(&self) -> Header<'_>;
 
-    /// Looks, and changes nothing.
+    /// Observes the present state without changing it.
     async fn observe(&self) -> Result<Observed<Self::Output>, Failure>;
 
-    /// Brings the effect about. Must bear being called again. A step that only looks has nothing to do here.
+    /// Brings the effect about. May be called several times. A step that only observes keeps this default.
     async fn act(&self) -> Result<Acted, Failure> {
         Ok(Acted::Changed)
     }

@@ -1,8 +1,8 @@
 //! The Step contract and its runner: observe → act → observe, with deadline, backoff, journal and log.
 //!
-//! A step's needs are its fields. [`Step::observe`] looks at the world and says done, to do, or not yet;
-//! [`Step::act`] changes the world and says only whether there is more to do. Only observing yields the output, so every step proves itself, and
-//! waiting is observing again. Nothing but this module retries.
+//! A step's needs are its fields. [`Step::observe`] reads the state of the world and returns done, to do, or not yet;
+//! [`Step::act`] changes it and returns only whether more remains to be done. Only an observation yields the output, so every
+//! step proves itself, and to wait is to observe again. Nothing but this module retries.
 
 pub mod allowance;
 mod contract;
@@ -27,7 +27,7 @@ use crate::failure::{Class, Code, FailedStep, Failure};
 use crate::sequence::StepName;
 use crate::state::Journal;
 
-/// How long a plan waits for services: somebody sits before it.
+/// How long a plan waits for services: an operator is waiting for it.
 const PLAN_OUTAGE: Duration = Duration::from_secs(20);
 
 /// Runs steps.
@@ -37,30 +37,30 @@ pub struct Runner<'a> {
     outage: Duration,
     stop: watch::Receiver<bool>,
     allowance: &'a Allowance,
-    /// What began in this run: a later part of the same step goes on with its record.
+    /// The steps that began in this run: a later part of the same step continues its record.
     begun: RefCell<BTreeSet<(StepName, Option<String>)>>,
-    /// Only looks, and puts down what would be done.
+    /// The findings of a plan; `None` for a runner that acts.
     plan: Option<RefCell<Vec<Planned>>>,
 }
 
 impl<'a> Runner<'a> {
-    /// A runner that records in `journal`, rides out outages of AWS for `outage` (`timeouts.aws`), and stops when `stop`
-    /// becomes true.
+    /// A runner that records in `journal`, retries outages of AWS for `outage` (`timeouts.aws`), and stops once `stop` is
+    /// true.
     pub fn new(journal: &'a Journal, outage: Duration, stop: watch::Receiver<bool>, allowance: &'a Allowance) -> Self {
         Runner { journal, outage, stop, allowance, begun: RefCell::default(), plan: None }
     }
 
-    /// A runner that only looks, up to the first thing that cannot be known yet.
+    /// A runner that only observes, up to the first state that cannot be known yet.
     pub fn planning(journal: &'a Journal, stop: watch::Receiver<bool>, allowance: &'a Allowance) -> Self {
         Runner { plan: Some(RefCell::default()), ..Runner::new(journal, PLAN_OUTAGE, stop, allowance) }
     }
 
-    /// Whether it only looks.
+    /// Whether it only observes.
     pub fn is_planning(&self) -> bool {
         self.plan.is_some()
     }
 
-    /// What was found by looking.
+    /// The findings, in the order of the observations.
     pub fn into_plan(self) -> Vec<Planned> {
         self.plan.map(RefCell::into_inner).unwrap_or_default()
     }
@@ -68,7 +68,7 @@ impl<'a> Runner<'a> {
     /// Runs one step to its end.
     pub async fn step<S: Step>(&self, step: S) -> Result<S::Output, FailedStep> {
         if let Some(plan) = &self.plan {
-            return self.look(&step, plan).await;
+            return self.observe_only(&step, plan).await;
         }
         let header = step.header();
         let _permit = self.allowance.permit(Some(Instant::now() + header.deadline));
@@ -79,7 +79,7 @@ impl<'a> Runner<'a> {
         progress.end(self.journal, result).map_err(|failure| FailedStep::at(header.name, failure))
     }
 
-    /// Runs the same step for several subjects at once; the first failure ends it.
+    /// Runs the same step for several subjects concurrently; the first failure ends all of them.
     pub async fn together<S: Step>(&self, steps: impl IntoIterator<Item = S>) -> Result<Vec<S::Output>, FailedStep> {
         if self.is_planning() {
             return self.in_turn(steps).await;
@@ -87,14 +87,14 @@ impl<'a> Runner<'a> {
         future::try_join_all(steps.into_iter().map(|step| self.step(step))).await
     }
 
-    /// Runs the same step for several subjects, one after the other.
+    /// Runs the same step for several subjects, one after another.
     pub async fn in_turn<S: Step>(&self, steps: impl IntoIterator<Item = S>) -> Result<Vec<S::Output>, FailedStep> {
         let mut outputs = Vec::new();
         let mut unknown = None;
         for step in steps {
             match self.step(step).await {
                 Ok(output) => outputs.push(output),
-                // A plan tells of all of them.
+                // A plan reports all of them.
                 Err(failed) if self.is_planning() => unknown = unknown.or(Some(failed)),
                 Err(failed) => return Err(failed),
             }
@@ -102,14 +102,14 @@ impl<'a> Runner<'a> {
         unknown.map_or(Ok(outputs), Err)
     }
 
-    /// Looks at one step, and puts down what it would come to.
-    async fn look<S: Step>(&self, step: &S, plan: &RefCell<Vec<Planned>>) -> Result<S::Output, FailedStep> {
+    /// Observes one step and records what a run would do.
+    async fn observe_only<S: Step>(&self, step: &S, plan: &RefCell<Vec<Planned>>) -> Result<S::Output, FailedStep> {
         let deadline = Instant::now() + step.header().deadline.min(PLAN_OUTAGE);
         let mut patience = Patience::default();
         let (finding, failure) = loop {
             match self.bounded("observing the present state", step.observe(), deadline, true).await {
                 Ok(Observed::Done(output)) => {
-                    self.put_down(plan, step.header(), Finding::AlreadySo, None);
+                    self.record_finding(plan, step.header(), Finding::AlreadySo, None);
                     return Ok(output);
                 }
                 Ok(Observed::Todo(because)) => break (Finding::WouldDo, Failure::new(Code::NotKnownYet, because)),
@@ -121,16 +121,22 @@ impl<'a> Runner<'a> {
                 },
             }
         };
-        self.put_down(plan, step.header(), finding, Some(&failure));
+        self.record_finding(plan, step.header(), finding, Some(&failure));
         Err(FailedStep::at(step.header().name, failure))
     }
 
-    fn put_down(&self, plan: &RefCell<Vec<Planned>>, header: Header<'_>, finding: Finding, why: Option<&Failure>) {
+    fn record_finding(
+        &self,
+        plan: &RefCell<Vec<Planned>>,
+        header: Header<'_>,
+        finding: Finding,
+        why: Option<&Failure>,
+    ) {
         let (step, volume) = (header.name, header.subject.map(str::to_owned));
         let first_part = self.begun.borrow_mut().insert((step, volume.clone()));
         let mut plan = plan.borrow_mut();
         if !first_part {
-            // A later part of the same step says more.
+            // The finding of a later part of the same step replaces it.
             plan.retain(|earlier| earlier.step != step || earlier.volume != volume);
         }
         let exit_code = match (finding, why.map(Failure::class)) {
@@ -154,14 +160,15 @@ impl<'a> Runner<'a> {
             let trouble = match self.bounded("observing the present state", step.observe(), deadline, true).await {
                 Ok(Observed::Done(output)) => return Ok(output),
                 Ok(Observed::NotYet(failure)) | Err(failure) => failure,
-                // What was done is not seen yet, or had no effect.
+                // The change is not visible yet, or had no effect.
                 Ok(Observed::Todo(because)) if changed => {
                     changed = false;
                     Failure::new(Code::NoEffect, format!("the step has acted, but no effect is visible yet: {because}"))
                 }
                 Ok(Observed::Todo(because)) => {
                     progress.acting(self.journal, &because);
-                    match self.bounded(&because, step.act(), deadline, !header.keeps_own_deadline).await {
+                    let acting = format!("acting ({because})");
+                    match self.bounded(&acting, step.act(), deadline, !header.keeps_own_deadline).await {
                         Ok(acted) => {
                             patience.reset_trouble();
                             changed = acted == Acted::Changed;
@@ -179,7 +186,7 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// `work`, cut at the deadline if it may be cut.
+    /// Runs `work`, cancelled at the deadline if `cut` is set.
     async fn bounded<T>(
         &self,
         what: &str,
@@ -193,7 +200,7 @@ impl<'a> Runner<'a> {
         let mut stop = self.stop.clone();
         tokio::select! {
             result = timeout_at(deadline, work) => {
-                result.unwrap_or_else(|_| Err(Failure::new(Code::OutOfTime, format!("timed out at this: {what}"))))
+                result.unwrap_or_else(|_| Err(Failure::new(Code::OutOfTime, format!("timed out while {what}"))))
             }
             _ = stop.wait_for(|stop| *stop) => Err(stopped()),
         }
@@ -212,7 +219,7 @@ impl<'a> Runner<'a> {
     }
 }
 
-/// The failure of being told to stop.
+/// The failure of a run that received the stop signal.
 pub fn stopped() -> Failure {
     Failure::new(Code::Stopped, "the agent was told to stop before it had finished")
 }

@@ -1,4 +1,4 @@
-//! How long a step goes on in the face of trouble, and how often it tries.
+//! How long a step retries a failure, and how often.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use tokio::time::Instant;
 use crate::failure::{Class, Code, Failure};
 use crate::time::rough;
 
-/// How long an answer that is probably eventual consistency is asked again (FACTS: about 60 s for ids and IAM).
+/// How long a failure that is probably eventual consistency is retried (FACTS: about 60 s for ids and IAM).
 pub const SETTLING: Duration = Duration::from_mins(1);
 
-/// Decides between another round and giving up, and how long to pause.
+/// Decides between another round and failure, and how long to pause.
 #[derive(Default)]
 pub(super) struct Patience {
-    /// Since when the same kind of trouble lasts, and its backoff.
+    /// When the present kind of failure began, and its backoff.
     trouble: Option<Trouble>,
     /// What it was the last time.
     pub(super) last: Option<Failure>,
@@ -29,7 +29,7 @@ struct Trouble {
 }
 
 impl Patience {
-    /// The step has acted: what comes now is new trouble.
+    /// The step has acted: a failure after that is a new one.
     pub(super) fn reset_trouble(&mut self) {
         self.trouble = None;
     }
@@ -46,19 +46,19 @@ impl Patience {
         let class = failure.class();
         let now = Instant::now();
         if failure.code == Code::OutOfTime {
-            // That the time ran out during a look says less than what the looks before have seen.
+            // An observation that was cancelled says less than what earlier observations have seen.
             return Err(self.last.take().unwrap_or(failure).given_up(&rough(allowed)));
         }
         let limit = match class {
-            // An instance profile may come minutes after the instance.
+            // An instance profile may arrive minutes after the instance.
             _ if failure.code == Code::Credentials => outage,
             Class::Outage => outage,
             Class::Settling => settling,
             Class::Waiting | Class::SafetyWaiting | Class::LifecycleWaiting => allowed,
             _ => return Err(failure),
         };
-        // Of the same class, but with another limit, is other trouble: an action that is not allowed yet is not part of the
-        // wait for credentials.
+        // The same class with another limit is another failure: an action that is not allowed yet is not part of the wait for
+        // credentials.
         if self.trouble.as_ref().is_none_or(|trouble| (trouble.class, trouble.limit) != (class, limit)) {
             self.trouble = Some(Trouble { class, limit, since: now, delays: delays(class) });
         }
@@ -76,8 +76,8 @@ impl Patience {
     }
 }
 
-/// Waits are polled briskly at first, because a volume that comes free must be taken within a second, and more
-/// slowly when they last, because EC2's request quota is the whole account's. Errors back off exponentially.
+/// Waits are polled fast at first, because a volume that becomes free must be attached within a second, and more slowly when
+/// they last, because the whole account shares EC2's request quota. Errors back off exponentially.
 fn delays(class: Class) -> Box<dyn Iterator<Item = Duration>> {
     let exponential = |first: u64, most: u64| {
         ExponentialBuilder::default()
@@ -89,11 +89,11 @@ fn delays(class: Class) -> Box<dyn Iterator<Item = Duration>> {
             .build()
     };
     match class {
-        // The jitter adds up to as much again: at most 0.5 s between polls for the first two minutes.
+        // Jitter adds up to the same amount again: at most 0.5 s between polls for the first two minutes.
         Class::Waiting | Class::SafetyWaiting => {
             Box::new(exponential(20, 250).take(322).chain(exponential(500, 2_500)))
         }
-        // Nothing is lost by a report that comes some seconds later, and each try is a call of a quota that is the account's.
+        // A report that arrives some seconds later costs nothing, and each try uses up the account's request quota.
         Class::LifecycleWaiting => Box::new(exponential(50, 5_000)),
         _ => Box::new(exponential(100, 4_000)),
     }

@@ -1,23 +1,23 @@
-//! What a plan finds.
+//! The findings of a plan.
 
 use serde::Serialize;
 
 use crate::sequence::StepName;
 
-/// What a step of a plan has come to.
+/// What a run would do in one step.
 #[derive(Clone, Debug, Serialize)]
 pub struct Planned {
     /// The step.
     pub step: StepName,
-    /// The volume's id, where it is about one.
+    /// The volume's id, if the step is about one.
     pub volume: Option<String>,
     /// What would happen.
     pub finding: Finding,
-    /// Why, or what was seen.
+    /// The reason, or what was seen.
     pub because: String,
-    /// What to do about it, where there is something to do.
+    /// What to do about it, if anything.
     pub remedy: Option<String>,
-    /// The exit code that it comes to.
+    /// The exit code that a run would end with because of it.
     pub exit_code: u8,
 }
 
@@ -25,15 +25,15 @@ pub struct Planned {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Finding {
-    /// Nothing: it is so already.
+    /// Nothing: the effect holds already.
     AlreadySo,
-    /// It would be done.
+    /// The step would act.
     WouldDo,
-    /// It would be waited for.
+    /// The step would wait.
     WouldWait,
-    /// It would fail.
+    /// The step would fail.
     WouldFail,
-    /// It would be refused.
+    /// The step would refuse, because going on could lose data.
     WouldRefuse,
     /// It cannot be known yet.
     Unknown,

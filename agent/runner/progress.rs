@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::state::{Journal, Outcome, StepRecord};
 use crate::time::{self, rough};
 
-/// How often a wait that goes on unchanged is logged again.
+/// How often an unchanged wait is logged again.
 const REMINDER: Duration = Duration::from_secs(30);
 
 /// A step's record while it runs.
@@ -23,7 +23,7 @@ pub(super) struct Progress {
     changed: bool,
     only_looks: bool,
     prepares: Option<&'static str>,
-    /// What is or was last done, and why.
+    /// The present or last action, and its reason.
     doing: Option<String>,
     told: Option<(String, Instant)>,
 }
@@ -63,7 +63,7 @@ impl Progress {
 
     pub(super) fn acting(&mut self, journal: &Journal, because: &str) {
         self.record.attempts += 1;
-        // A next try of the same thing goes on with what the last one met: who looks meanwhile is told why it lasts.
+        // A retry of the same action keeps the last failure, so that `status` can say why it takes so long.
         if self.doing.as_deref() != Some(because) {
             self.record.waiting = None;
             self.doing = Some(because.to_owned());
@@ -138,7 +138,7 @@ impl Progress {
         journal.record(self.record.clone());
     }
 
-    /// `kind` says what becomes of the step, for those who draw it (agent/log).
+    /// `kind` is for the live progress (agent/log/live.rs), which draws the step by it.
     fn log(&self, kind: &'static str, why: Option<&str>, text: fmt::Arguments<'_>) {
         let step = self.record.step.as_str();
         let volume = self.record.subject.as_deref();

@@ -1,8 +1,8 @@
 //! What was done and when: the state file.
 //!
-//! The world is the truth. The journal answers only what cannot be observed (a hook ran, this agent formatted, a
-//! lifecycle action was sent) and tells people what happened. Written whole, by temporary file, fsync and rename, so that
-//! a reader sees the old state or the new one, also after a power cut.
+//! The world is the truth. The journal records only what cannot be observed (a hook ran, this agent formatted, a lifecycle
+//! action was sent), and tells people what happened. It is written whole, to a temporary file that is fsynced and renamed, so
+//! that a reader sees either the old state or the new one, even after a power cut.
 
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
@@ -21,19 +21,19 @@ use crate::time::{millis, now};
 /// The open journal. Single-threaded: the agent's runtime is one thread.
 #[derive(Debug)]
 pub struct Journal {
-    /// None where nothing is to be written.
+    /// None if nothing is to be written.
     dir: Option<PathBuf>,
     publisher: Option<Publisher>,
     state: RefCell<State>,
-    /// The last write failed.
+    /// Whether the last write failed.
     unwritable: Cell<bool>,
-    /// The schema of the file, which a newer version wrote: nothing is written to it.
+    /// The schema of a file that a newer version wrote. Such a file is never written.
     left_alone: Option<u32>,
 }
 
 impl Journal {
-    /// Opens the journal in `dir` and tells `publisher` of each change. An unreadable file is set aside, not trusted. A
-    /// directory that takes no file is found by the first write.
+    /// Opens the journal in `dir`; each change goes to `publisher`. An unreadable file is set aside. A directory that takes no
+    /// file is detected by the first write.
     pub fn open(dir: &Path, boot_id: &str, publisher: Option<Publisher>) -> Self {
         if let Err(error) = atomic::remove_leftovers(dir) {
             tracing::debug!("clearing {}: {error}", dir.display());
@@ -56,7 +56,7 @@ impl Journal {
         Journal { publisher, left_alone, ..Journal::with(Some(dir.to_owned()), state) }
     }
 
-    /// A journal to look at: changes stay in memory. One that cannot be read would be set aside.
+    /// A journal for reading: changes stay in memory, and an unreadable file is left where it is.
     pub fn look(dir: &Path) -> Self {
         let (state, _) = store::begin_from(dir);
         Journal::with(None, state)
@@ -67,19 +67,19 @@ impl Journal {
         Journal { dir, publisher: None, state: RefCell::new(state), unwritable: Cell::new(false), left_alone: None }
     }
 
-    /// A sequence begins, by this process. After an error only this process knows of it.
+    /// Records that this process begins a sequence. After an error the record is in this process's memory only.
     pub fn begin(&self, agent: Process) -> Result<(), Failure> {
         self.adopt(|state| {
             state.agent = Some(agent);
             state.phase = Phase::Running;
             state.since = now();
-            // They tell of one sequence, which looks at everything anew.
+            // Both are about one sequence, and this one observes everything anew.
             state.warnings.clear();
             state.steps.clear();
         })
     }
 
-    /// The configuration of the sequence is known.
+    /// Records the configuration of the sequence.
     pub fn configured(&self, config: &Config) {
         self.note(|state| {
             config.digest.clone_into(&mut state.config_digest);
@@ -92,21 +92,21 @@ impl Journal {
         });
     }
 
-    /// The action of this launch as a configuration last named it; none once the launch is completed. Where a hold was
-    /// promised, it holds for this action.
+    /// The lifecycle action of this launch as the configuration last named it; none once the launch is completed. The end of
+    /// a hold is promised for this action.
     pub fn action(&self) -> Option<config::Lifecycle> {
         let open = |state: &State| state.lifecycle.action.clone().filter(|_| state.lifecycle.outcome().is_none());
         self.read(open).as_ref().map(config::Lifecycle::from)
     }
 
-    /// [`Journal::action`], where the end of a hold was promised for it.
+    /// [`Journal::action`], if the end of a hold was promised for it.
     pub fn promised_action(&self) -> Option<config::Lifecycle> {
         self.action().filter(|_| self.read(|state| state.lifecycle.hold_until.is_some()))
     }
 
-    /// How much is left of the hold. The first failure promises its end, for this action; later ones keep that end and only
-    /// take the action as it is called now. It becomes durable with the failure: a disk that is full is one to be repaired,
-    /// and the hold does not depend on it.
+    /// The time that is left of the hold. The first failure promises its end for this action; later failures keep that end and
+    /// only update the action's names. The promise becomes durable with the failure's record, and does not depend on a disk
+    /// that may be full.
     pub fn hold(&self, lifecycle: &config::Lifecycle) -> Duration {
         let (since_boot, now) = (host::since_boot(), SystemTime::now());
         let boot_id = self.read(|state| state.boot_id.clone());
@@ -132,15 +132,14 @@ impl Journal {
         left
     }
 
-    /// Nobody can be told of the end of a hold any more: none is promised.
+    /// Forgets the promised end of a hold, because no action is left that it could end.
     pub fn take_back_hold(&self) {
         if self.read(|state| state.lifecycle.hold_until.is_some()) {
             self.note(|state| state.lifecycle.take_back_hold());
         }
     }
 
-    /// The sequence has come to an end of this kind. Where that cannot be made durable, it is known all the same as long as
-    /// this process lives.
+    /// Records the end of the sequence. If the record cannot be made durable, this process keeps it in memory.
     pub fn end(&self, phase: Phase, fault: Option<FailedStepRecord>) -> Result<(), Failure> {
         self.adopt(|state| {
             state.phase = phase;
@@ -153,14 +152,14 @@ impl Journal {
         })
     }
 
-    /// The journal's instance is `instance_id`. One of another instance (an image baked from a booted machine) is set
-    /// aside and begun anew, but for the steps of this run.
+    /// Records that this is `instance_id`. The journal of another instance (from an image baked of a booted machine) is set
+    /// aside, and a new one begun with the steps of this run.
     pub fn claim(&self, instance_id: &str) {
         let before = self.state.borrow().instance_id.clone();
         if before == instance_id {
             return;
         }
-        // Of a run that has not learnt its instance, in this very boot: it was this instance's.
+        // Written in this very boot by a run that did not yet know its instance.
         let own =
             self.read(|state| state.lifecycle.hold_deadline.as_ref().is_some_and(|end| end.boot_id == state.boot_id));
         if before.is_empty() && (own || self.read(|state| state.lifecycle.hold_until.is_none())) {
@@ -171,7 +170,7 @@ impl Journal {
             && self.left_alone.is_none()
             && let Some(dir) = &self.dir
         {
-            tracing::warn!("the journal is of instance {before}, this is {instance_id}; set aside as {STALE}");
+            tracing::warn!("the journal is that of instance {before}, and this is {instance_id}; set aside as {STALE}");
             store::set_aside(dir);
         }
         self.keep(|state| {
@@ -192,12 +191,12 @@ impl Journal {
         });
     }
 
-    /// Reads something.
+    /// Reads the state.
     pub fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
         look(&self.state.borrow())
     }
 
-    /// Changes something, and returns when it is durable.
+    /// Changes the state, and returns when the change is durable.
     pub fn update(&self, change: impl FnOnce(&mut State)) -> Result<(), Failure> {
         let mut next = self.state.borrow().clone();
         change(&mut next);
@@ -219,30 +218,30 @@ impl Journal {
         Ok(())
     }
 
-    /// Changes the state in memory, and on the disk where there is room. For changes that must take effect even on a full
-    /// disk; the next write that succeeds makes them durable.
+    /// Changes the state in memory, and on the disk if it can be written. For changes that must take effect even on a full
+    /// disk; the next successful write makes them durable.
     pub fn keep(&self, change: impl FnOnce(&mut State)) {
         let known = self.unwritable.get();
         if let Err(failure) = self.adopt(change)
             && !known
         {
-            tracing::error!("{failure}; the agent goes on with the state that it has in memory");
+            tracing::error!("{failure}; the agent goes on with its state in memory");
         }
     }
 
-    /// As [`Journal::keep`], for a caller who has something to say of the error. A newer version's journal was said to be left
-    /// alone, and is no error here.
+    /// As [`Journal::keep`], for a caller that handles the error. That a newer version's journal is left alone was reported
+    /// before, and is no error here.
     fn adopt(&self, change: impl FnOnce(&mut State)) -> Result<(), Failure> {
         self.note(change);
         if self.left_alone.is_some() { Ok(()) } else { self.update(|_| {}) }
     }
 
-    /// Why nothing is written, where the journal is a newer version's.
+    /// The failure to write a newer version's journal, if it is one.
     pub fn left_alone(&self) -> Option<Failure> {
         Some(store::newer(self.dir.as_deref()?, self.left_alone?))
     }
 
-    /// Changes something that only people look at. It becomes durable with the next [`Journal::update`].
+    /// Changes what is only for people. It becomes durable with the next [`Journal::update`].
     pub fn note(&self, change: impl FnOnce(&mut State)) {
         {
             let mut state = self.state.borrow_mut();
@@ -258,7 +257,7 @@ impl Journal {
         }
     }
 
-    /// Warns, and keeps the warning for those who look later.
+    /// Logs a warning, and records it for `status`.
     pub fn warn(&self, step: StepName, subject: Option<&str>, message: impl Into<String>) {
         let warning = Warning { step, subject: subject.map(str::to_owned), message: message.into() };
         tracing::warn!(step = step.as_str(), volume = subject, "{}", warning.message);
@@ -269,22 +268,22 @@ impl Journal {
         });
     }
 
-    /// Takes a warning back that does not hold any more.
+    /// Withdraws a warning that no longer holds.
     pub fn take_back(&self, warning: &Warning) {
         self.note(|state| state.warnings.retain(|one| one != warning));
     }
 
-    /// What is known of a volume.
+    /// The record of a volume.
     pub fn volume(&self, id: &str) -> VolumeRecord {
         self.read(|state| state.volumes.get(id).cloned().unwrap_or_default())
     }
 
-    /// Changes what is known of a volume.
+    /// Changes the record of a volume.
     pub fn update_volume(&self, id: &str, change: impl FnOnce(&mut VolumeRecord)) -> Result<(), Failure> {
         self.update(|state| change(state.volumes.entry(id.to_owned()).or_default()))
     }
 
-    /// Records the filesystems, by volume id and UUID, that a launched node has. A record that is there stays.
+    /// Records the filesystems of a launched node, by volume id and UUID. An existing record is kept.
     pub fn record_filesystems<'a>(&self, filesystems: impl Iterator<Item = (&'a str, &'a str)>) {
         let unknown = |(id, _): &(&str, &str)| self.volume(id).filesystem_uuid.is_none();
         let new: Vec<_> = filesystems.filter(unknown).collect();
@@ -297,12 +296,12 @@ impl Journal {
         }
     }
 
-    /// Whether a once-per-instance step was completed with these very inputs.
+    /// Whether a once-per-instance step was completed with exactly these inputs.
     pub fn once_done(&self, step: StepName, inputs: &str) -> bool {
         self.read(|state| state.once.get(&step.into()).is_some_and(|done| done == inputs))
     }
 
-    /// A once-per-instance step is completed: those after it are due again.
+    /// Records that a once-per-instance step is completed. The steps after it are due again.
     pub fn record_once(&self, step: StepName, inputs: &str) -> Result<(), Failure> {
         self.update(|state| {
             state.forget_once_from(step);
@@ -311,19 +310,19 @@ impl Journal {
         })
     }
 
-    /// The last of the once-per-instance steps before `complete` is done. Each of them is durable, and what follows from
-    /// them is found again: a full disk is no reason to fail a node that is healthy.
+    /// Records that the last once-per-instance step before `complete` is done. Each of them is durable, and this follows from
+    /// them: a full disk is no reason to fail a healthy node.
     pub fn record_once_complete(&self) {
         if self.read(|state| state.once_complete != Some(true)) {
             self.keep(|state| state.once_complete = Some(true));
         }
     }
 
-    /// Whether the once-per-instance steps are behind this instance: its launch is completed, the steps themselves are done,
-    /// and nobody wants one redone. That the launch is completed says nothing of the steps: people complete launches by hand.
+    /// Whether the once-per-instance steps are behind this instance: its launch is completed, the steps are done, and none is
+    /// to be redone. A completed launch alone proves nothing about the steps: operators complete launches by hand.
     pub fn is_set_up(&self, config: &Config) -> bool {
         self.read(|state| {
-            // Earlier versions did not record it: then each step must be recorded that this configuration asks for.
+            // Version 0.1.0 did not record it: then every step of this configuration must be recorded.
             let recorded = || {
                 let hooks = |step: &StepName| *step == StepName::Files || config.hooks.is_some();
                 ONCE.iter().filter(|step| hooks(step)).all(|step| state.once.contains_key(&(*step).into()))
@@ -333,7 +332,7 @@ impl Journal {
         })
     }
 
-    /// Whether an earlier journal of this launch may have been lost, which nobody has looked into yet.
+    /// How an earlier journal of this launch may have been lost, until that is decided.
     pub fn lost(&self) -> Option<Lost> {
         self.read(|state| state.lost.filter(|_| state.lifecycle.outcome().is_none()))
     }
@@ -345,8 +344,8 @@ impl Journal {
         }
     }
 
-    /// The journal was lost, but the instance is in service: its launch was completed and its steps were done, as far as
-    /// can be told.
+    /// Presumes that the launch was completed and its steps were done, because the journal was lost and the instance is in
+    /// service.
     pub fn presume_set_up(&self) {
         self.keep(|state| {
             state.lost = None;
@@ -356,17 +355,17 @@ impl Journal {
         });
     }
 
-    /// How this instance's launch ended, if it has.
+    /// How this instance's launch ended, if it has ended.
     pub fn launch_outcome(&self) -> Option<LaunchOutcome> {
         self.read(|state| state.lifecycle.outcome())
     }
 
-    /// Records how the launch ended, in memory at least: nothing is sent for it any more.
+    /// Records how the launch ended, at least in memory. After that nothing is sent for it.
     pub fn launch_ended(&self, outcome: LaunchOutcome) {
         self.keep(|state| state.end_launch(outcome));
     }
 
-    /// The instance is in a warm pool: where its launch is completed already, another one may follow.
+    /// Records that the instance is in a warm pool. If its launch is completed, another launch may follow.
     pub fn in_pool(&self) -> Result<(), Failure> {
         if self.launch_outcome().is_none() || self.read(|state| state.lifecycle.pooled_since) {
             return Ok(());
@@ -374,8 +373,8 @@ impl Journal {
         self.update(|state| state.lifecycle.pooled_since = true)
     }
 
-    /// Whether the completed launch may have been followed by another one of the same instance: in this boot, if that is not the
-    /// one in which it was completed, or by way of a warm pool that was seen.
+    /// Whether another launch of the same instance may have followed the completed one: since a boot after it, or since the
+    /// instance was in a warm pool.
     pub fn may_be_launched_anew(&self, boot_id: &str) -> bool {
         self.read(|state| {
             let lifecycle = &state.lifecycle;
@@ -384,7 +383,7 @@ impl Journal {
         })
     }
 
-    /// The instance is launched anew: what is done once for a launch is due again, and nothing has been sent for it yet.
+    /// Records that the instance is launched anew: the once-per-instance steps are due again, and nothing has been sent.
     pub fn launched_anew(&self) -> Result<(), Failure> {
         self.update(|state| {
             state.lifecycle = LifecycleRecord { action: state.lifecycle.action.take(), ..LifecycleRecord::default() };
@@ -393,17 +392,17 @@ impl Journal {
         })
     }
 
-    /// Puts a step's record in its place, durably where the disk takes it: it tells people, and no step depends on it.
+    /// Records a step, durably if the disk can be written: the record is for people, and no step depends on it.
     pub fn record(&self, record: StepRecord) {
         self.keep(|state| state.put(record));
     }
 
-    /// As [`Journal::record`], for what only people look at.
+    /// As [`Journal::record`], but durable only with the next [`Journal::update`].
     pub fn note_record(&self, record: StepRecord) {
         self.note(|state| state.put(record));
     }
 
-    /// Everything from `step` on is to be redone. What Auto Scaling was told stays told.
+    /// Records that everything from `step` on is to be redone. Results that were sent to Auto Scaling stay as they are.
     pub fn redo_from(&self, step: StepName) -> Result<(), Failure> {
         self.update(|state| {
             state.redo_from = Some(step.into());

@@ -1,4 +1,4 @@
-//! What is written down of the launch lifecycle action, and of the hold that it waits in.
+//! The record of the launch lifecycle action, and of the hold in which it waits.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -13,37 +13,37 @@ use crate::time::millis;
 /// The launch lifecycle action.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct LifecycleRecord {
-    /// The result about to be sent, journaled before the first call.
+    /// The result to be sent, journaled before the first call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intent: Option<String>,
-    /// How the launch ended; nothing is sent any more once this is set.
+    /// How the launch ended. Once this is set, nothing more is sent.
     #[serde(default, rename = "outcome", skip_serializing_if = "Option::is_none")]
     pub ended: Option<Word<LaunchOutcome>>,
-    /// When a failed node is given up, RFC 3339: set at the first failure, so that neither a retry nor a restart of the
-    /// service puts it off.
+    /// When a failed node is given up, RFC 3339. Set at the first failure; neither a retry nor a restart of the service
+    /// postpones it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold_until: Option<String>,
     /// The boot in which the outcome was recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completed_in: Option<String>,
-    /// The instance was seen in a warm pool since then.
+    /// Whether the instance has been in a warm pool since.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pooled_since: bool,
-    /// The action as a configuration last named it: for a hold whose configuration is gone.
+    /// The action as the configuration last named it, for a hold whose configuration is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<Action>,
-    /// When the hold ends by the clock that nobody sets; `hold_until` is the same end for people and for other boots.
+    /// The end of the hold by the boot's own clock. `hold_until` is the same time for people and for other boots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold_deadline: Option<HoldDeadline>,
-    /// The journal was lost on a node in service: that its steps are done is concluded, not recorded.
+    /// The journal was lost on a node in service: its steps count as done without a record.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub presumed: bool,
-    /// Of a newer version.
+    /// Fields of a newer version, kept as they are.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
 }
 
-/// `[lifecycle]` as it was read: what a hold needs to keep its promise without the configuration.
+/// `[lifecycle]` as it was read, so that a hold ends as promised without the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Action {
     /// `asg_name`
@@ -85,14 +85,14 @@ impl From<&Action> for config::Lifecycle {
     }
 }
 
-/// The end of a hold by a boot's own clock. A wall clock can be stepped at any time, and is wrong on many machines at first.
+/// The end of a hold by the boot's own clock. The wall clock can be stepped at any time, and is often wrong early in a boot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HoldDeadline {
-    /// The boot whose clock it is.
+    /// The boot.
     pub boot_id: String,
     /// The end, in milliseconds since that boot (`CLOCK_BOOTTIME`).
     pub since_boot_ms: u64,
-    /// How long the hold was to be, in milliseconds: in another boot there is never more of it left.
+    /// The whole hold in milliseconds: in another boot at most this much is left.
     pub hold_for_ms: u64,
 }
 
@@ -102,12 +102,12 @@ impl LifecycleRecord {
         self.ended.as_ref().map(|ended| ended.known().unwrap_or(LaunchOutcome::Unknown))
     }
 
-    /// No end of a hold is promised any more.
+    /// Forgets the promised end of a hold.
     pub(super) fn take_back_hold(&mut self) {
         (self.hold_until, self.hold_deadline) = (None, None);
     }
 
-    /// How much is left of the hold that was promised, at this moment of this boot; none where none was.
+    /// The time that is left of the promised hold at this moment of this boot, if one was promised.
     pub fn hold_left(&self, boot_id: &str, since_boot: Duration, now: SystemTime) -> Option<Duration> {
         let until = self.hold_until.as_ref()?;
         if let Some(end) = self.hold_deadline.as_ref().filter(|end| end.boot_id == boot_id) {
@@ -121,7 +121,7 @@ impl LifecycleRecord {
         Some(left.unwrap_or(most).min(most))
     }
 
-    /// The end of the hold for people, RFC 3339: as it was promised, unless the wall clock was stepped since.
+    /// The end of the hold for people, RFC 3339: as promised, corrected where the wall clock was stepped since.
     pub fn hold_until(&self, boot_id: &str, since_boot: Duration, now: SystemTime) -> Option<String> {
         let promised = self.hold_until.clone()?;
         let end = now + self.hold_left(boot_id, since_boot, now)?;
@@ -135,24 +135,24 @@ impl LifecycleRecord {
     }
 }
 
-/// Two clocks that were never stepped differ by less over a hold.
+/// Over a hold, two clocks that were never stepped differ by less than this.
 const CLOCK_DRIFT: Duration = Duration::from_secs(5);
 
 /// How this instance's launch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LaunchOutcome {
-    /// Auto Scaling was told CONTINUE.
+    /// CONTINUE was sent.
     Continued,
-    /// Auto Scaling was told ABANDON.
+    /// ABANDON was sent.
     Abandoned,
-    /// The instance is in no group: nobody to tell.
+    /// The instance is in no Auto Scaling group.
     NoGroup,
     /// No lifecycle hook is configured.
     NoHook,
-    /// CONTINUE was sent, but nobody could see that it was taken: IAM does not let the state be read.
+    /// CONTINUE was sent, but cannot be confirmed: IAM does not allow the instance's state to be read.
     Unconfirmed,
-    /// It ended in a way that only a newer version knows.
+    /// An outcome that only a newer version knows.
     #[serde(skip_deserializing)]
     Unknown,
 }

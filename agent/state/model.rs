@@ -1,4 +1,4 @@
-//! What is written down: the state file's content.
+//! The content of the state file.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,21 +12,21 @@ use crate::failure::{FailedStep, Failure};
 use crate::host::group;
 use crate::sequence::{Sequence, StepName};
 
-/// How a step ended, or that it has not.
+/// How a step ended, or that it is still running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
-    /// At work, or the agent died in it.
+    /// Running, or interrupted by the agent's end.
     Running,
-    /// The effect was there before.
+    /// The effect held before.
     AlreadySo,
     /// The step brought the effect about.
     Changed,
-    /// It ended with the error beside.
+    /// The step ended with the record's error.
     Failed,
 }
 
-/// One step's story, for one volume where the step is about volumes.
+/// The record of one step, and of one volume if the step is about volumes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StepRecord {
     /// Which step.
@@ -42,13 +42,13 @@ pub struct StepRecord {
     /// How long it may take, in milliseconds.
     #[serde(default)]
     pub allowed_ms: u64,
-    /// Rounds in which something was tried or went wrong.
+    /// Rounds in which the step acted or an attempt failed.
     pub attempts: u32,
     /// When it began, RFC 3339.
     pub started_at: String,
     /// How long it took so far, in milliseconds.
     pub took_ms: u64,
-    /// Only the first part of the step is done, in a word: `fetched`.
+    /// The result of the step's first part while its last part is to come, in a word: `fetched`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prepared: Option<String>,
     /// What went wrong and what to do, if it failed.
@@ -56,16 +56,16 @@ pub struct StepRecord {
     pub error: Option<FailureRecord>,
 }
 
-/// A [`Failure`] as it is kept.
+/// A [`Failure`] as the state file has it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FailureRecord {
-    /// The catalogue's name.
+    /// The code's name in the table of failures.
     pub code: String,
     /// What happened and what was seen.
     pub message: String,
     /// What to do.
     pub remedy: String,
-    /// The message without a hook's output, for places that others than root can read.
+    /// The message without a hook's output, for places that users other than root can read.
     pub public: String,
 }
 
@@ -80,10 +80,10 @@ impl From<&Failure> for FailureRecord {
     }
 }
 
-/// What this agent did to a volume and could not see afterwards.
+/// What this agent did to a volume and cannot observe afterwards.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct VolumeRecord {
-    /// A format was begun, with the evidence that the disk was blank; none once it was completed.
+    /// A format that was begun, with the evidence that the disk was blank. None once it is completed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub formatting: Option<FormatIntent>,
     /// When this agent completed a format, RFC 3339.
@@ -95,37 +95,37 @@ pub struct VolumeRecord {
     /// The recursive change of owner that follows a format has not been completed yet.
     #[serde(default)]
     pub ownership_due: bool,
-    /// Growing was tried at this device size, in bytes.
+    /// The device's size in bytes when growing was last tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grow_tried_at: Option<u64>,
-    /// How it was mounted when it was last looked at.
+    /// How it was mounted at the last observation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mounted: Option<MountRecord>,
-    /// The UUID of the filesystem that the node was launched with: another one in its place is not mounted.
+    /// The UUID of the filesystem that the node was launched with. Another filesystem in its place is not mounted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filesystem_uuid: Option<String>,
-    /// Of a newer version.
+    /// Fields of a newer version, kept as they are.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
 }
 
-/// A volume's mount. The kernel does not tell of all options whether they are in force.
+/// A volume's mount. The kernel does not report for every option whether it is in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountRecord {
-    /// The boot in which it was seen: another boot's mount is another mount.
+    /// The boot in which it was observed: a mount does not outlive its boot.
     pub boot_id: String,
-    /// Where.
+    /// Its mount point.
     pub mount_point: PathBuf,
     /// The device's number.
     pub device: u64,
     /// The options that are in force.
     pub options: Vec<String>,
-    /// The flags that mountinfo showed once mount(8) had mounted it so.
+    /// The flags in mountinfo after mount(8) had mounted it with these options.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flags: Option<String>,
 }
 
-/// Made durable before mkfs starts.
+/// The intent to format, made durable before mkfs starts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FormatIntent {
     /// The device's path.
@@ -134,7 +134,7 @@ pub struct FormatIntent {
     pub size: u64,
     /// The filesystem to make.
     pub file_system: String,
-    /// The UUID it gets, drawn beforehand: what the mkfs leaves can be told by it. Earlier versions left it to mkfs.
+    /// The filesystem's UUID, drawn beforehand, so that an interrupted mkfs can be recognised. Version 0.1.0 left it to mkfs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uuid: Option<String>,
     /// Why the disk counted as blank.
@@ -143,7 +143,7 @@ pub struct FormatIntent {
     pub at: String,
 }
 
-/// A process, told from a later one with the same id.
+/// A process, distinguished from a later one with the same id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     /// Its id; also its group's, where it leads one.
@@ -155,7 +155,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// The process of this id as it is now.
+    /// The process that has this id now.
     pub fn of(pid: i32, boot_id: &str) -> Self {
         Process { pid, started: group::start_time(pid).unwrap_or_default(), boot_id: boot_id.to_owned() }
     }
@@ -166,22 +166,22 @@ impl Process {
     }
 }
 
-/// How far the agent has come with the node.
+/// The phase that the agent is in with the node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
-    /// The sequence is at work.
+    /// The sequence runs.
     #[default]
     Running,
     /// It failed; the service waits for a retry.
     Held,
-    /// It failed, and nobody waits.
+    /// It failed, and no service waits.
     Failed,
-    /// The node is up and, where there is somebody to tell, reported.
+    /// The node is up and, with a lifecycle hook, reported.
     Done,
-    /// The instance is in a warm pool: left alone until it is really launched.
+    /// The instance is in a warm pool, and left alone until it is launched.
     Warm,
-    /// Told to stop before the end.
+    /// The agent received the stop signal before the end.
     Stopped,
 }
 
@@ -202,13 +202,13 @@ impl Phase {
     }
 }
 
-/// A [`FailedStep`] as it is kept.
+/// A [`FailedStep`] as the state file has it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FailedStepRecord {
-    /// The step, where it was in one.
+    /// The step; none for a failure outside of the steps.
     #[serde(default, deserialize_with = "words::known", skip_serializing_if = "Option::is_none")]
     pub step: Option<StepName>,
-    /// The exit code that belongs to it.
+    /// The exit code of its class.
     pub exit_code: u8,
     /// What went wrong and what to do.
     pub error: FailureRecord,
@@ -233,7 +233,7 @@ impl From<Failure> for FailedStepRecord {
     }
 }
 
-/// Something that does not keep a node from coming up, but should be looked at.
+/// A problem that does not keep the node from coming up but needs attention.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Warning {
     /// The step that saw it.
@@ -245,7 +245,7 @@ pub struct Warning {
     pub message: String,
 }
 
-/// The node as it was configured, for those who read the journal without the configuration.
+/// The node as it was configured, for readers of the journal that have no configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subject {
     /// `node.id`
@@ -262,7 +262,7 @@ pub struct Subject {
 pub struct State {
     /// See [`super::store::SCHEMA`].
     pub schema: u32,
-    /// How often the state was changed, by whichever process: of two copies the one with the larger number is newer.
+    /// Counts the changes, by all processes: the copy with the larger number is the newer one.
     #[serde(default)]
     pub revision: u64,
     /// The instance this is about; empty until it is known.
@@ -277,7 +277,7 @@ pub struct State {
     /// The process that wrote it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<Process>,
-    /// How far it has come.
+    /// The phase it is in.
     #[serde(default, deserialize_with = "words::known")]
     pub phase: Phase,
     /// Since when, RFC 3339.
@@ -286,7 +286,7 @@ pub struct State {
     /// How the sequence failed the last time, unless it has succeeded since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<FailedStepRecord>,
-    /// What should be looked at.
+    /// What needs attention.
     #[serde(default, deserialize_with = "words::known_among", skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Warning>,
     /// The last lines that each hook printed.
@@ -295,7 +295,7 @@ pub struct State {
     /// The step from which on everything is to be redone, asked for by an operator and not completed yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redo_from: Option<Word<StepName>>,
-    /// The instance's tag says that the node failed.
+    /// Whether the instance's tag says that the node failed.
     #[serde(default)]
     pub tagged: bool,
     /// The boot sequence's steps, in its order: see [`State::records`].
@@ -307,31 +307,31 @@ pub struct State {
     /// The inputs' digest of each completed once-per-instance step.
     #[serde(default)]
     pub once: BTreeMap<Word<StepName>, String>,
-    /// An earlier journal may have been lost. None once that is decided.
+    /// That an earlier journal may have been lost. None once that is decided.
     #[serde(default, deserialize_with = "words::known", skip_serializing_if = "Option::is_none")]
     pub lost: Option<Lost>,
     /// Whether every once-per-instance step before `complete` is done, whatever Auto Scaling was told. Journals of earlier
     /// versions do not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub once_complete: Option<bool>,
-    /// The hook at work.
+    /// The hook that runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hook: Option<Process>,
     /// The launch lifecycle action.
     #[serde(default)]
     pub lifecycle: LifecycleRecord,
-    /// Of a newer version.
+    /// Fields of a newer version, kept as they are.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
 }
 
-/// Why there is no record of what was done, where there may have been one.
+/// Why there is no record of an earlier run, where there may have been one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Lost {
     /// The journal could not be read.
     Unreadable,
-    /// There was none, although an agent has been at work here before.
+    /// There was none, although an agent has run here before.
     Missing,
     /// There was none, as on a machine's first boot.
     Absent,
@@ -356,19 +356,19 @@ impl State {
         self.once.retain(|done, _| done.known().is_some_and(|done| done.precedes(step)));
     }
 
-    /// The step from which on everything is to be redone. A step of a newer version is that version's affair.
+    /// The step from which on everything is to be redone. A step that only a newer version knows counts as none.
     pub fn redone_from(&self) -> Option<StepName> {
         self.redo_from.as_ref().and_then(Word::known)
     }
 
-    /// The launch has ended so, in this boot.
+    /// Records how the launch ended, in this boot.
     pub(super) fn end_launch(&mut self, outcome: LaunchOutcome) {
         self.lifecycle.ended = Some(outcome.into());
         self.lifecycle.completed_in = Some(self.boot_id.clone());
         self.lifecycle.pooled_since = false;
     }
 
-    /// Puts a step's record in its place.
+    /// Adds a step's record, or replaces an earlier one.
     pub(super) fn put(&mut self, record: StepRecord) {
         let records = match record.step.sequence() {
             Sequence::Boot => &mut self.steps,
@@ -377,7 +377,7 @@ impl State {
             *old = record;
         } else {
             records.push(record);
-            // Fetching begins beside attaching; people read the sequence.
+            // Fetching begins while volumes are attached; people expect the order of the sequence.
             records.sort_by_key(|record| record.step);
         }
     }

@@ -1,5 +1,5 @@
-//! What is known of the node while the agent runs, put where others find it: for `status`, for systemd, and for
-//! `node_exporter`. Nothing here is read back by the agent itself.
+//! Publishes the state while the agent runs: for `status`, for systemd, and for `node_exporter`. The agent itself never reads
+//! it back.
 
 use std::fs;
 use std::io;
@@ -12,7 +12,7 @@ use crate::host::atomic::Replacement;
 use crate::host::notify;
 use crate::readable;
 
-/// The state as it is at this moment, newer than the journal in what only people look at.
+/// The present state; newer than the journal in what is only for people.
 pub const LIVE: &str = "live.json";
 /// For `node_exporter`'s textfile collector.
 pub const METRICS: &str = "node_agent.prom";
@@ -24,12 +24,12 @@ pub fn make_dir(dir: &Path) {
     }
 }
 
-/// As [`make_dir`], for a caller who has something to say of the error.
+/// As [`make_dir`], for a caller that handles the error.
 pub fn try_make_dir(dir: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)
 }
 
-/// Publishes into the runtime directory. Clones share what was published last.
+/// Publishes to the runtime directory. Clones share the last state.
 #[derive(Clone, Debug)]
 pub struct Publisher {
     shared: Arc<Shared>,
@@ -46,7 +46,7 @@ struct Shared {
 struct Last {
     live: Vec<u8>,
     metrics: Vec<u8>,
-    /// All of it is in the directory.
+    /// Whether all of it is in the directory.
     written: bool,
 }
 
@@ -63,12 +63,12 @@ impl Last {
 }
 
 impl Publisher {
-    /// For the runtime directory, whether it is there yet or not: a node comes up without.
+    /// Publishes to this directory, whether it exists yet or not: a node comes up without it.
     pub fn new(dir: &Path) -> Self {
         Publisher { shared: Arc::new(Shared { dir: dir.to_owned(), last: Mutex::default() }) }
     }
 
-    /// Tells of the state. What cannot be told is no reason to stop.
+    /// Publishes the state. An error to publish is no reason to stop.
     pub fn publish(&self, state: &State) {
         let live = serde_json::to_vec(state).unwrap_or_default();
         let mut last = Last { live, metrics: metrics::of(state).into_bytes(), written: false };
@@ -77,7 +77,7 @@ impl Publisher {
         notify::status(&readable::line(&summary::in_a_line(state)));
     }
 
-    /// Writes the last state again if it is missing because it could not be written or was deleted.
+    /// Writes the last state again if it could not be written or was deleted.
     pub fn restore(&self) {
         let dir = &self.shared.dir;
         let mut last = self.shared.last.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! The state file: how it is read, and what becomes of one that cannot be. Written by [`super::journal`].
+//! Reads the state file, and handles one that cannot be read. [`super::journal`] writes it.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -13,20 +13,20 @@ use super::model::{Lost, State};
 use super::words::Word;
 use crate::failure::{Code, Failure};
 
-/// The layout of the file below. A file of a later one is left alone. What a version adds has a key of its own, so that the one
-/// before it passes over it.
+/// The schema of the state file. A file of a later schema is left alone. A version adds keys of its own only, so that the
+/// version before it can ignore them.
 pub const SCHEMA: u32 = 1;
 
 pub(super) const FILE: &str = "state.json";
 pub(super) const STALE: &str = "state.json.stale";
 
-/// Where contents are fetched to, in the state directory.
+/// The directory below the state directory to which contents are fetched.
 pub const SCRATCH: &str = "fetched";
 
 /// Why a journal cannot be read.
 #[derive(Debug)]
 pub enum Unreadable {
-    /// A newer version has written it, with this schema.
+    /// A newer version wrote it, with this schema.
     Newer(u32),
     /// It is damaged.
     Broken(String),
@@ -47,7 +47,7 @@ pub fn newer(dir: &Path, schema: u32) -> Failure {
     ))
 }
 
-/// The state in `dir`, without touching it; none where there is none.
+/// The state in `dir`, which is not changed; none if there is none.
 pub fn read(dir: &Path) -> Result<Option<State>, Unreadable> {
     match fs::read(dir.join(FILE)) {
         Ok(text) => parse(&text).map(Some),
@@ -56,12 +56,12 @@ pub fn read(dir: &Path) -> Result<Option<State>, Unreadable> {
     }
 }
 
-/// The state to begin with in `dir`, and why the one that is there cannot be read.
+/// The state to begin with in `dir`, and why an existing one cannot be read.
 pub(super) fn begin_from(dir: &Path) -> (State, Option<Unreadable>) {
     let lost = |lost| State { lost: Some(lost), ..State::default() };
     match read(dir) {
         Ok(Some(state)) => (state, None),
-        // Every run makes it once its journal is written.
+        // Every run makes this directory once its journal is written.
         Ok(None) if dir.join(SCRATCH).is_dir() => (lost(Lost::Missing), None),
         Ok(None) => (lost(Lost::Absent), None),
         Err(Unreadable::Newer(schema)) => (glimpse(dir), Some(Unreadable::Newer(schema))),
@@ -69,7 +69,7 @@ pub(super) fn begin_from(dir: &Path) -> (State, Option<Unreadable>) {
     }
 }
 
-/// What counts of a newer version's journal: it is of this instance, which was launched and set up, as far as can be told.
+/// What is used of a newer version's journal: the instance, and whether it was launched and set up.
 fn glimpse(dir: &Path) -> State {
     let document: Value =
         fs::read(dir.join(FILE)).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
@@ -96,7 +96,7 @@ pub fn parse(text: &[u8]) -> Result<State, Unreadable> {
     }
 }
 
-/// Where it cannot be renamed, the next write replaces it.
+/// Renames the state file to [`STALE`]. If that fails, the next write replaces it.
 pub(super) fn set_aside(dir: &Path) {
     match fs::rename(dir.join(FILE), dir.join(STALE)) {
         Err(error) if error.kind() != ErrorKind::NotFound => tracing::error!("setting the journal aside: {error}"),
@@ -104,7 +104,7 @@ pub(super) fn set_aside(dir: &Path) {
     }
 }
 
-/// Makes a directory of the agent's own, 0700.
+/// Makes a directory for root alone (0700).
 pub fn private_dir(dir: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }

@@ -1,4 +1,4 @@
-//! The state in a line, for systemd's status.
+//! The state in one line, for systemd's status.
 
 use std::time::{Duration, SystemTime};
 
@@ -19,7 +19,7 @@ pub(super) fn in_a_line(state: &State) -> String {
                 let allowed = rough(Duration::from_millis(record.allowed_ms));
                 match &record.waiting {
                     Some(why) => format!("{}{volume}: waiting: {why}", record.step),
-                    None => format!("{}{volume}: at work since {}, at most {allowed}", record.step, record.started_at),
+                    None => format!("{}{volume}: running since {}, at most {allowed}", record.step, record.started_at),
                 }
             },
         )

@@ -1,5 +1,5 @@
-//! Words that a newer version of the agent has written where this one has a closed list: kept where they still mean something after
-//! the agent is upgraded again, and passed over everywhere.
+//! Words that only a newer version of the agent knows, where this one has a closed list. They are ignored, and kept where they
+//! still have a meaning after the next upgrade.
 
 use serde::de::Deserializer;
 use serde::{Deserialize, Serialize};
@@ -31,12 +31,12 @@ impl<T> From<T> for Word<T> {
     }
 }
 
-/// What can be read of a field, or its default.
+/// The field's value, or its default if this version does not know the word.
 pub fn known<'de, D: Deserializer<'de>, T: for<'a> Deserialize<'a> + Default>(field: D) -> Result<T, D::Error> {
     Ok(serde_json::from_value(Value::deserialize(field)?).unwrap_or_default())
 }
 
-/// Those of a list that can be read.
+/// Those entries of a list that this version can read.
 pub fn known_among<'de, D: Deserializer<'de>, T: for<'a> Deserialize<'a>>(list: D) -> Result<Vec<T>, D::Error> {
     let all = Vec::<Value>::deserialize(list)?;
     Ok(all.into_iter().filter_map(|one| serde_json::from_value(one).ok()).collect())
