@@ -13,7 +13,7 @@ use crate::sequence::StepName;
 use crate::state::Journal;
 use crate::time::rough;
 
-/// The shortest timeout that Auto Scaling lets a hook have (FACTS); taken where nobody says how long it is.
+/// The shortest timeout that a hook can have (docs/facts.md, "Lifecycle hooks"); taken where nobody says how long it is.
 const SHORTEST: Duration = Duration::from_secs(30);
 
 /// Heartbeats come no faster, whatever the hook's timeout is said to be.

@@ -8,7 +8,8 @@ use tokio::time::Instant;
 use crate::failure::{Class, Code, Failure};
 use crate::time::rough;
 
-/// How long an answer that is probably eventual consistency is asked again (FACTS: about 60 s for ids and IAM).
+/// How long an answer that is probably eventual consistency is asked again. AWS names no bound for new ids and changed
+/// policies.
 pub const SETTLING: Duration = Duration::from_mins(1);
 
 /// Decides between another round and giving up, and how long to pause.

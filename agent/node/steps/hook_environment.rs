@@ -8,7 +8,8 @@ use crate::config::Config;
 use crate::lifecycle::Node;
 use crate::node::steps::attach::Attached;
 
-/// What the seed's script left in scope, so that hook scripts written for it run unchanged.
+/// What the user-data script of `stateful_application_module` left in scope, so that hook scripts written for it run
+/// unchanged.
 pub fn of(config: &Config, node: &Node, volumes: &[Attached<'_>]) -> BTreeMap<&'static str, String> {
     let first = volumes.first();
     let text = |value: Option<String>| value.unwrap_or_default();
