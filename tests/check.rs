@@ -499,8 +499,8 @@ fn offline_a_configuration_is_checked_without_root_and_without_a_network() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    let config = readme.split_once("```toml\n").unwrap().1.split_once("```").unwrap().0;
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md")).unwrap();
+    let config = page.split_once("```toml\n").unwrap().1.split_once("```").unwrap().0;
     fs::write(path("good.toml"), config).unwrap();
     fs::write(path("bad.toml"), config.replace("file_system = \"xfs\"", "file_system = \"zfs\"")).unwrap();
     fs::write(path("elsewhere.toml"), "source = \"imds\"\n").unwrap();

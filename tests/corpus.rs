@@ -939,8 +939,8 @@ fn an_xfs_on_a_disk_that_answers_nothing_is_given_up() {
     assert!(took < PATIENCE, "{took:?}");
 }
 
-/// What SPEC's format rule has read, worked out anew, a list for each reason: a disk of `size` bytes that is not zero in one
-/// of these is not blank.
+/// What the format rule (docs/design.md) has read, worked out anew, a list for each reason: a disk of `size` bytes that is not
+/// zero in one of these is not blank.
 fn probed(size: u64) -> Vec<Vec<Range<u64>>> {
     let sized = |offsets: Vec<u64>, length: u64| offsets.into_iter().map(|offset| offset..offset + length).collect();
     let kinds: [Vec<Range<u64>>; 5] = [

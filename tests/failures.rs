@@ -1,4 +1,4 @@
-//! `agent/FAILURES.md` is what the sources say: every failure of the catalogue, with the messages that come with it.
+//! `docs/failures.md` is what the sources say: every failure of the catalogue, with the messages that come with it.
 //!
 //! The sources are read by syn, not run. A message is followed from `Failure::new` through local variables and closures to
 //! its format string; what cannot be followed is shown as a placeholder.
@@ -15,7 +15,7 @@ use syn::punctuated::Punctuated;
 use syn::visit::{self, Visit};
 use syn::{Block, Expr, ExprCall, ExprClosure, ExprMethodCall, Lit, Local, Macro, Pat, Token};
 
-const TABLE: &str = "agent/FAILURES.md";
+const TABLE: &str = "docs/failures.md";
 
 #[test]
 fn the_table_of_failures_is_what_the_sources_say() {

@@ -19,6 +19,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use cluster::{Modules, NODE, ROOT, SCRIPT, cluster, config_text, user_data, volume, volume_id, with};
 use hcl::Value;
+use hcl::eval::{Context, Evaluate};
 use hcl::expr::Expression;
 use hcl::structure::Block;
 use module::{Module, attribute, expression, object, try_expression};
@@ -542,4 +543,16 @@ fn the_modules_readme_tables_every_input_and_output() {
         let name = block.labels()[0].as_str();
         assert!(readme.contains(&format!("\n| `{name}` |")), "the README does not have the output {name}");
     }
+}
+
+#[test]
+fn the_cluster_in_the_readme_comes_up() {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let call = readme.split_once("```hcl\n").unwrap().1.split_once("```").unwrap().0;
+    let script = format!("{:?}", BASE64_STANDARD.encode(SCRIPT));
+    let call = hcl::parse(&call.replace("filebase64(\"hooks.sh\")", &script)).unwrap();
+    let given = call.blocks().next().unwrap().body.attributes().filter(|attribute| attribute.key.as_str() != "source");
+    let inputs = given.map(|given| (given.key.to_string(), given.expr.evaluate(&Context::new()).unwrap())).collect();
+    let all = user_data(&inputs).unwrap();
+    assert_eq!(accepted(&all["00"]).volumes[0].mount_path, Path::new("/mydata"));
 }

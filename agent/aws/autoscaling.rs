@@ -16,7 +16,7 @@ pub struct AutoScaling {
     client: Client,
 }
 
-/// Where the instance stands in its group (FACTS: lifecycle states).
+/// Where the instance stands in its group (docs/facts.md, "Lifecycle states").
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LifecycleState {
     /// `Pending`: the launch hook's wait has not begun.
@@ -114,7 +114,7 @@ impl LaunchHook {
     }
 }
 
-/// When an action ends whatever its heartbeats, by the hook's heartbeat timeout (FACTS: lifecycle).
+/// When an action ends whatever its heartbeats, by the hook's heartbeat timeout (docs/facts.md, "Lifecycle hooks").
 pub fn global_limit(heartbeat_timeout: Duration) -> Duration {
     heartbeat_timeout.saturating_mul(100).min(Duration::from_hours(48))
 }
@@ -139,8 +139,8 @@ impl AutoScaling {
         }))
     }
 
-    /// The instance's lifecycle state. Not being allowed to read it is an answer, not a failure: the seed's IAM policy
-    /// does not grant it.
+    /// The instance's lifecycle state. Not being allowed to read it is an answer, not a failure: the nodes' policy of
+    /// `stateful_application_module` does not allow it.
     pub async fn state(&self, instance_id: &str) -> Result<LifecycleState, Failure> {
         match self.membership(instance_id).await {
             Ok(membership) => Ok(membership.map_or(LifecycleState::NoGroup, |membership| membership.state)),
@@ -210,7 +210,7 @@ impl AutoScaling {
 fn accepted(answer: Result<(), CallError>, group: &str, hook: &str) -> Result<Completion, Failure> {
     match answer {
         Ok(()) => Ok(Completion::Accepted),
-        // Not modelled by the SDK: known by code and message (FACTS).
+        // Not modelled by the SDK: known by code and message (docs/facts.md, "Lifecycle hooks").
         Err(error) if error.is("ValidationError") && error.message.contains("No active Lifecycle Action") => {
             Ok(Completion::NoActiveAction(error.message))
         }

@@ -147,7 +147,7 @@ impl Ec2 {
         };
         let taken = error.message.contains("already in use");
         let said = format!("attaching {volume} to {instance} as {device}: {}", error.message);
-        // FACTS, the table of AttachVolume's codes.
+        // docs/facts.md, "Attaching a volume", has the table of these codes.
         match error.code.as_deref().unwrap_or_default() {
             "VolumeInUse" => Ok(AttachAnswer::HeldAlready),
             "InvalidDevice.InUse" => Ok(AttachAnswer::DeviceNameTaken),

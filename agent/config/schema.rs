@@ -1,5 +1,5 @@
 //! Every table and key there is, each in one place: the reader knows a key because it stands here, and takes its
-//! default and its examples from here; so do the JSON Schema and the README's table.
+//! default and its examples from here; so do the JSON Schema and the tables in docs/configuration.md.
 
 /// A table of the configuration.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use crate::failure::{Code, Failure};
 /// What `blkid -p` found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probed {
-    /// Its exit code; by itself it proves nothing (FACTS: `blkid -p` exit codes).
+    /// Its exit code. By itself it proves nothing (docs/facts.md, "What is on a disk").
     pub status: i32,
     tags: BTreeMap<String, String>,
 }

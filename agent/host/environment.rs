@@ -14,7 +14,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::getppid;
 use tokio::process::Command;
 
-/// Where programs are, for the agent and for the hooks (SPEC 7).
+/// Where programs are, for the agent and for the hooks: root's usual path.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Root's home.

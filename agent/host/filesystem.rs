@@ -98,8 +98,8 @@ impl Maker {
     /// tables are initialised in the background after the mount.
     ///
     /// What a newer mkfs switches on by itself is left off where an older image's kernel could not mount the result
-    /// (FACTS: rollback hazard). The floor is Amazon Linux 2's first kernel, 4.14. An option is given only to a version that
-    /// knows it; the older ones do not have the feature either.
+    /// (docs/facts.md, "What is on a disk"). The floor is Amazon Linux 2's first kernel, 4.14. An option is given only to a
+    /// version that knows it; the older ones do not have the feature either.
     fn options(&self) -> Vec<&str> {
         match self.kind {
             FileSystemType::Xfs => {

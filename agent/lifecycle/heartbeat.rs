@@ -13,7 +13,7 @@ use crate::sequence::StepName;
 use crate::state::Journal;
 use crate::time::rough;
 
-/// The shortest heartbeat timeout that Auto Scaling allows (FACTS); assumed where the real one cannot be read.
+/// The shortest heartbeat timeout of a hook (docs/facts.md, "Lifecycle hooks"); assumed where the real one cannot be read.
 const SHORTEST: Duration = Duration::from_secs(30);
 
 /// The shortest interval between heartbeats, however short the hook's timeout is.

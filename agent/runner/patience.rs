@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::failure::{Class, Code, Failure};
 use crate::time::rough;
 
-/// How long a failure that is probably eventual consistency is retried (FACTS: about 60 s for ids and IAM).
+/// How long a failure that is probably eventual consistency is retried. AWS names no bound for new ids and changed policies.
 pub const SETTLING: Duration = Duration::from_mins(1);
 
 /// Decides between another round and failure, and how long to pause.

@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 
 use crate::support::Running;
 
-/// Grows ext4 and XFS (FACTS of the kernel: `EXT4_IOC_RESIZE_FS`, `XFS_IOC_FSGROWFSDATA`).
+/// Grows ext4 and XFS: `EXT4_IOC_RESIZE_FS` and `XFS_IOC_FSGROWFSDATA` of the kernel.
 const GROW: [u64; 2] = [0x4008_6610, 0x4010_586e];
 
 /// What the agent publishes there it never reads back, and a power cut takes it away.

@@ -47,8 +47,8 @@ fn the_schema_accepts_what_the_agent_accepts() {
         }
     }
     assert!(accepted >= 5, "{accepted}");
-    let readme = fs::read_to_string(root.join("README.md")).unwrap();
-    let shown: Vec<_> = readme.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    let page = fs::read_to_string(root.join("docs/configuration.md")).unwrap();
+    let shown: Vec<_> = page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
     assert!(!shown.is_empty());
     for toml in shown {
         validate(toml).unwrap();

@@ -1,6 +1,6 @@
 //! IAM: whether the role allows what a run calls, and the statement that would.
 //!
-//! The README's table of actions says which are required and what the others are for.
+//! The table of actions in docs/operations.md says which are required and what the others are for.
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};

@@ -153,7 +153,7 @@ impl Complete<'_> {
         Err(Failure::new(Code::LifecycleNotWaiting, text))
     }
 
-    /// There is no such action now: the instance's state says why (SPEC 6).
+    /// There is no such action now: the instance's state says why (docs/design.md, "The lifecycle action").
     async fn decide(&self, config: &config::Lifecycle, unconfirmed: bool, message: &str) -> Result<(), Failure> {
         let instance = &self.launch.instance.instance_id;
         let state = self.launch.autoscaling.state(instance).await?;
@@ -245,7 +245,7 @@ impl Complete<'_> {
     }
 }
 
-/// Whether an instance in this state has been in service (FACTS: lifecycle states).
+/// Whether an instance in this state has been in service (docs/facts.md, "Lifecycle states").
 fn was_in_service(state: &str) -> bool {
     ["Standby", "EnteringStandby", "ReplacingRootVolume", "RootVolumeReplaced", "Detach"]
         .iter()

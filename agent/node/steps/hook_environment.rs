@@ -9,7 +9,8 @@ use crate::lifecycle::Instance;
 use crate::node::steps::attach::Attached;
 use crate::node::steps::identity::Node;
 
-/// What the seed's script left in scope, so that hook scripts written for it run unchanged.
+/// The variables that the user-data script of `stateful_application_module` left in scope, so that hook scripts written for it
+/// run unchanged.
 pub fn of(
     config: &Config,
     instance: &Instance,

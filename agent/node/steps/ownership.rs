@@ -14,7 +14,8 @@ use crate::runner::{Acted, Header, Observed, Step};
 use crate::sequence::StepName;
 use crate::state::Journal;
 
-/// Recursion over tens of millions of files takes hours (FACTS); it is local work that ends by itself.
+/// Recursion over tens of millions of files takes hours (docs/facts.md, "Mounting, checking, growing"); it is local work that
+/// ends by itself.
 const DEADLINE: Duration = Duration::from_hours(24);
 
 /// Changes owner and group.

@@ -17,7 +17,7 @@ use ec2_sim::{
 };
 use serde_json::Value;
 
-/// As they stand in the README.
+/// As it stands in docs/configuration.md.
 const CONFIG: &str = include_str!("demo/config.toml");
 const HOOKS: &str = include_str!("demo/hooks.sh");
 /// Replaces the stand-in for a broker by one that never answers.
