@@ -73,7 +73,7 @@ impl Heart<'_> {
                 // One such answer does not end the heartbeats: the hook may not have begun to wait, and a description may be older
                 // than the answer. The `complete` step decides what the answer means for the launch.
                 Ok(Completion::NoActiveAction(message)) => match autoscaling.state(instance).await {
-                    Ok(LifecycleState::Terminating(state)) => return self.launch.terminating(&state),
+                    Ok(LifecycleState::Terminating(state)) => return self.launch.terminating(state),
                     Ok(state @ LifecycleState::PendingWait) => {
                         contradictions += 1;
                         pause = third.min(AFTER_CONTRADICTION);

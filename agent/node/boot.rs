@@ -167,7 +167,7 @@ impl Boot<'_> {
             .step(RightNode { imds: &self.aws.imds, launch, node, ip: config.node.ip, deadline: config.timeouts.aws })
             .await?;
         if let Standing::Warm(state) = standing {
-            return self.enter_pool(run, launch, &state).await;
+            return self.enter_pool(run, launch, state.as_str()).await;
         }
         if let Some(config) = config.lifecycle.as_ref().filter(|_| journal.may_be_launched_anew(self.boot_id)) {
             let (deadline, began) = (self.config.timeouts.aws, Instant::now());
