@@ -14,6 +14,18 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use super::error;
 use crate::failure::{Code, Failure};
 
+/// The keys of the tags that the agent sets.
+pub mod tag {
+    /// All of them, as IAM writes it.
+    pub const ALL: &str = "node-agent:*";
+    /// Of an instance: why the node failed.
+    pub const STATUS: &str = "node-agent:status";
+    /// Of a volume: a format was begun. One that was not completed shows to people.
+    pub const FORMATTING: &str = "node-agent:formatting";
+    /// Of a volume: a format was completed. It keeps a disk that later looks blank from being formatted again.
+    pub const FORMATTED: &str = "node-agent:formatted";
+}
+
 /// EC2.
 #[derive(Debug)]
 pub struct Ec2 {
