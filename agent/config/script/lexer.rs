@@ -109,12 +109,7 @@ impl<'a> Lexer<'a> {
                     tokens.push(Token::Word(Word { text: "<()".to_owned(), expands: true, ..Word::default() }));
                 }
                 b'<' if self.starts_with("<<") && !self.starts_with("<<<") => self.here_document(),
-                b'<' | b'>' => {
-                    self.redirection();
-                    tokens.push(Token::Redirection);
-                }
-                b'&' if self.peek(1) == Some(b'>') => {
-                    self.at += 1;
+                b'<' | b'>' | b'&' if byte != b'&' || self.peek(1) == Some(b'>') => {
                     self.redirection();
                     tokens.push(Token::Redirection);
                 }
@@ -132,13 +127,10 @@ impl<'a> Lexer<'a> {
                     open = open.saturating_sub(1);
                     tokens.push(Token::Operator(b')'));
                 }
-                b'&' | b'|' if self.peek(1) == Some(byte) => {
-                    self.at += 2;
-                    tokens.push(Token::Operator(b';'));
-                }
                 b';' | b'&' | b'|' => {
-                    self.at += 1;
-                    tokens.push(Token::Operator(byte));
+                    let doubled = byte != b';' && self.peek(1) == Some(byte);
+                    self.at += 1 + usize::from(doubled);
+                    tokens.push(Token::Operator(if doubled { b';' } else { byte }));
                 }
                 _ => {
                     let word = self.word();
@@ -192,8 +184,9 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// `<`, `>` and what belongs to it.
+    /// `<`, `>`, `&>` and what belongs to it.
     fn redirection(&mut self) {
+        self.at += usize::from(self.peek(0) == Some(b'&'));
         while matches!(self.peek(0), Some(b'<' | b'>')) {
             self.at += 1;
         }

@@ -202,11 +202,7 @@ impl Complete<'_> {
             {
                 Err(self.too_late(&state, message))
             }
-            LifecycleState::Warmed(_)
-            | LifecycleState::Other(_)
-            | LifecycleState::OutOfService(_)
-            | LifecycleState::InService
-            | LifecycleState::PendingProceed => waiting(&format!("is {state}")),
+            _ => waiting(&format!("is {state}")),
         }
     }
 
