@@ -11,13 +11,13 @@ use nix::unistd::geteuid;
 
 use crate::aws::Aws;
 use crate::config::json_schema;
-use crate::failure::{Class, Failure};
+use crate::failure::Class;
 use crate::host::{blank, hook_reader, notify};
 use crate::lifecycle::LaunchResult;
 use crate::log::{self, Format, Level};
 use crate::node::check::Check;
 use crate::node::places::Places;
-use crate::node::process::{last_words, stop_signal};
+use crate::node::process::{self, last_words, stop_signal};
 use crate::node::service::{Service, retry};
 use crate::node::session::Session;
 use crate::node::status::report::Overall;
@@ -385,12 +385,7 @@ fn child_part(result: std::io::Result<()>) -> ExitCode {
 
 /// Runs to the end on this thread.
 fn block_on<T>(work: impl Future<Output = Result<T, FailedStepRecord>>) -> Result<T, FailedStepRecord> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::io("starting the runtime", error))?;
-    let result = runtime.block_on(work);
-    // A child that hangs in a read is left behind, not waited for.
-    runtime.shutdown_background();
-    result
+    process::run(work)?
 }
 
 /// The last line of a run, which is the node's last word on the console, and the exit code. A run that another one kept off

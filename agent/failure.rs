@@ -366,6 +366,11 @@ pub struct FailedStep {
     pub failure: Failure,
 }
 
+/// Where something failed, in a word.
+pub fn place(step: Option<StepName>) -> &'static str {
+    step.map_or("start", StepName::as_str)
+}
+
 impl FailedStep {
     /// This failure, in this step.
     pub fn at(step: StepName, failure: Failure) -> Self {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use aws_config::SdkConfig;
 use aws_sdk_autoscaling::Client;
 use aws_sdk_autoscaling::types::LifecycleHook;
+pub use aws_sdk_autoscaling::types::LifecycleState as State;
 
 use super::error::{self, CallError};
 use crate::failure::{Code, Failure};
@@ -28,25 +29,36 @@ pub enum LifecycleState {
     /// `InService`.
     InService,
     /// `Terminating…`, `Terminated`, `Warmed:Terminating…`: on its way out.
-    Terminating(String),
+    Terminating(State),
     /// `Warmed:…`: in the warm pool.
-    Warmed(String),
+    Warmed(State),
+    /// `Standby`, `Detached`, …: it has been in service, so its launch is complete.
+    OutOfService(State),
     /// Anything else, also what AWS adds later.
-    Other(String),
+    Other(State),
     /// In no group.
     NoGroup,
     /// IAM does not let the state be read.
     Unreadable,
 }
 
+/// What the states of a warm pool begin with.
+const POOL: &str = "Warmed:";
+
+/// What the states of instances begin with that have been in service and are not any more (FACTS: lifecycle states).
+const OUT_OF_SERVICE: [&str; 5] = ["Standby", "EnteringStandby", "ReplacingRootVolume", "RootVolumeReplaced", "Detach"];
+
 impl fmt::Display for LifecycleState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            LifecycleState::Pending => "Pending",
-            LifecycleState::PendingWait => "Pending:Wait",
-            LifecycleState::PendingProceed => "Pending:Proceed",
-            LifecycleState::InService => "InService",
-            LifecycleState::Terminating(state) | LifecycleState::Warmed(state) | LifecycleState::Other(state) => state,
+            LifecycleState::Pending => State::Pending.as_str(),
+            LifecycleState::PendingWait => State::PendingWait.as_str(),
+            LifecycleState::PendingProceed => State::PendingProceed.as_str(),
+            LifecycleState::InService => State::InService.as_str(),
+            LifecycleState::Terminating(state)
+            | LifecycleState::Warmed(state)
+            | LifecycleState::OutOfService(state)
+            | LifecycleState::Other(state) => state.as_str(),
             LifecycleState::NoGroup => "in no group",
             LifecycleState::Unreadable => "in an unknown state",
         })
@@ -56,18 +68,26 @@ impl fmt::Display for LifecycleState {
 impl LifecycleState {
     /// Reads a state as Auto Scaling and the metadata service write it.
     pub fn parse(text: &str) -> Self {
-        match text {
-            "Pending" => LifecycleState::Pending,
-            "Pending:Wait" => LifecycleState::PendingWait,
-            "Pending:Proceed" => LifecycleState::PendingProceed,
-            "InService" => LifecycleState::InService,
+        let begins = |beginning: &&str| text.starts_with(*beginning);
+        match State::from(text) {
+            State::Pending => LifecycleState::Pending,
+            State::PendingWait => LifecycleState::PendingWait,
+            State::PendingProceed => LifecycleState::PendingProceed,
+            State::InService => LifecycleState::InService,
+            // The others by their beginnings, so that a state which AWS adds to one of these groups is known, too.
             // `Terminated` too, and an instance that leaves its warm pool for good.
-            _ if text.strip_prefix("Warmed:").unwrap_or(text).starts_with("Terminat") => {
-                LifecycleState::Terminating(text.to_owned())
+            state if text.strip_prefix(POOL).unwrap_or(text).starts_with("Terminat") => {
+                LifecycleState::Terminating(state)
             }
-            _ if text.starts_with("Warmed:") => LifecycleState::Warmed(text.to_owned()),
-            _ => LifecycleState::Other(text.to_owned()),
+            state if begins(&POOL) => LifecycleState::Warmed(state),
+            state if OUT_OF_SERVICE.iter().any(begins) => LifecycleState::OutOfService(state),
+            state => LifecycleState::Other(state),
         }
+    }
+
+    /// Whether the instance is in a warm pool, be it on its way out of the group.
+    pub fn is_in_pool(&self) -> bool {
+        matches!(self, LifecycleState::Warmed(state) | LifecycleState::Terminating(state) if state.as_str().starts_with(POOL))
     }
 }
 
@@ -245,10 +265,14 @@ mod tests {
             "Warmed:Terminating:Wait",
             "Warmed:Terminated",
         ] {
-            assert_eq!(LifecycleState::parse(out), LifecycleState::Terminating(out.to_owned()));
+            let state = LifecycleState::parse(out);
+            assert_eq!(state.is_in_pool(), out.starts_with("Warmed:"), "{out}");
+            assert_eq!(state, LifecycleState::Terminating(out.into()));
         }
         for warm in ["Warmed:Pending:Wait", "Warmed:Stopped", "Warmed:Hibernated"] {
-            assert_eq!(LifecycleState::parse(warm), LifecycleState::Warmed(warm.to_owned()));
+            let state = LifecycleState::parse(warm);
+            assert!(state.is_in_pool(), "{warm}");
+            assert_eq!(state, LifecycleState::Warmed(warm.into()));
         }
     }
 }

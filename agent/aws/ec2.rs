@@ -5,13 +5,26 @@ use std::fmt;
 
 use aws_config::SdkConfig;
 use aws_sdk_ec2::Client;
-use aws_sdk_ec2::types::{Tag, Volume};
+pub use aws_sdk_ec2::types::{InstanceStateName, VolumeAttachmentState, VolumeState};
+use aws_sdk_ec2::types::{Reservation, Tag, Volume};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
 use super::error;
 use crate::failure::{Code, Failure};
+
+/// The keys of the tags that the agent sets.
+pub mod tag {
+    /// All of them, as IAM writes it.
+    pub const ALL: &str = "node-agent:*";
+    /// Of an instance: why the node failed.
+    pub const STATUS: &str = "node-agent:status";
+    /// Of a volume: a format was begun. One that was not completed shows to people.
+    pub const FORMATTING: &str = "node-agent:formatting";
+    /// Of a volume: a format was completed. It keeps a disk that later looks blank from being formatted again.
+    pub const FORMATTED: &str = "node-agent:formatted";
+}
 
 /// EC2.
 #[derive(Debug)]
@@ -23,7 +36,7 @@ pub struct Ec2 {
 #[derive(Clone, Debug)]
 pub struct VolumeView {
     /// `available`, `in-use`, …
-    pub state: String,
+    pub state: VolumeState,
     /// Its availability zone.
     pub zone: String,
     /// Its size in GiB.
@@ -48,7 +61,7 @@ pub struct Attachment {
     /// The device name asked for when attaching.
     pub device: String,
     /// `attaching`, `attached`, `detaching`, `busy`, …
-    pub state: String,
+    pub state: VolumeAttachmentState,
 }
 
 impl fmt::Display for Attachment {
@@ -84,21 +97,22 @@ impl Ec2 {
         volume.map(view).ok_or_else(|| not_found(id))
     }
 
-    /// The state of another instance, as in `running`; `unknown` where it is gone or may not be read.
-    pub async fn instance_state(&self, id: &str) -> Result<String, Failure> {
+    /// The state of another instance; `unknown` where it is gone or may not be read.
+    pub async fn instance_state(&self, id: &str) -> Result<InstanceStateName, Failure> {
+        let unknown = InstanceStateName::from("unknown");
         let answer = self.client.describe_instances().instance_ids(id).send().await;
         match answer.map_err(|error| error::read("ec2:DescribeInstances", &error)) {
             Ok(answer) => Ok(answer
                 .reservations()
                 .iter()
-                .flat_map(aws_sdk_ec2::types::Reservation::instances)
+                .flat_map(Reservation::instances)
                 .find(|instance| instance.instance_id() == Some(id))
                 .and_then(|instance| instance.state()?.name())
-                .map_or("unknown".to_owned(), |name| name.as_str().to_owned())),
-            Err(error) if error.is("InvalidInstanceID.NotFound") => Ok("unknown".to_owned()),
+                .map_or(unknown, Clone::clone)),
+            Err(error) if error.is("InvalidInstanceID.NotFound") => Ok(unknown),
             Err(error) if error.failure.code == Code::AccessDenied => {
                 tracing::debug!("the state of {id} cannot be read: {}", error.failure);
-                Ok("unknown".to_owned())
+                Ok(unknown)
             }
             Err(error) => Err(error.failure),
         }
@@ -198,7 +212,7 @@ fn not_found(volume: &str) -> Failure {
 fn view(volume: &Volume) -> VolumeView {
     let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
     VolumeView {
-        state: text(volume.state().map(aws_sdk_ec2::types::VolumeState::as_str)),
+        state: volume.state().map_or_else(|| VolumeState::from(""), Clone::clone),
         zone: text(volume.availability_zone()),
         size_gib: volume.size().and_then(|size| u64::try_from(size).ok()).unwrap_or_default(),
         snapshot_id: volume.snapshot_id().filter(|id| !id.is_empty()).map(str::to_owned),
@@ -211,7 +225,7 @@ fn view(volume: &Volume) -> VolumeView {
             .map(|attachment| Attachment {
                 instance_id: text(attachment.instance_id()),
                 device: text(attachment.device()),
-                state: text(attachment.state().map(aws_sdk_ec2::types::VolumeAttachmentState::as_str)),
+                state: attachment.state().map_or_else(|| VolumeAttachmentState::from(""), Clone::clone),
             })
             .collect(),
     }

@@ -39,43 +39,49 @@ pub(super) fn read<E>(action: &str, error: &SdkError<E, HttpResponse>) -> CallEr
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
 {
-    let service = match error {
-        SdkError::ServiceError(answer) => {
-            let meta = answer.err().meta();
-            let status = answer.raw().status().as_u16();
-            Some((meta.code().map(str::to_owned), meta.message().unwrap_or_default().to_owned(), status))
-        }
-        _ => None,
-    };
-    let Some((code, message, status)) = service else {
-        if let Some(bad) = find::<BadProxy>(error) {
-            let mut failure = bad.failure();
-            failure.message = format!("{action}: {}", failure.message);
-            return CallError { code: None, message: bad.to_string(), failure };
-        }
-        let text = with_sources(format!("{action}: {error}"), error.source());
-        // Credentials are resolved within the call, and their absence is no error kind of its own.
-        let code = if text.contains("credential") || text.contains("identity") {
-            Code::Credentials
-        } else if is_untrusted(error) {
-            Code::CertificateUntrusted
-        } else {
-            Code::ApiUnreachable
-        };
-        let failure = Failure::new(code, text.clone());
-        let failure = match find::<ProxyError>(error) {
-            Some(proxy) => proxy.refine(failure),
-            None => failure,
-        };
-        return CallError { code: None, message: text, failure };
-    };
-    let Some(code) = code else {
+    let SdkError::ServiceError(answer) = error else { return unanswered(action, error) };
+    let meta = answer.err().meta();
+    let (message, status) = (meta.message().unwrap_or_default().to_owned(), answer.raw().status().as_u16());
+    let Some(code) = meta.code() else {
         let text = format!("{action}: an answer that cannot be read (HTTP {status})");
         let text = with_sources(text, error.source());
         return CallError { code: None, message, failure: Failure::new(Code::ApiUnreachable, text) };
     };
+    let failure = refused(action, code, &message, status);
+    CallError { code: Some(code.to_owned()), message, failure }
+}
+
+/// The failure of a call that no service has answered.
+fn unanswered<E>(action: &str, error: &SdkError<E, HttpResponse>) -> CallError
+where
+    E: Error + Send + Sync + 'static,
+{
+    if let Some(bad) = find::<BadProxy>(error) {
+        let mut failure = bad.failure();
+        failure.message = format!("{action}: {}", failure.message);
+        return CallError { code: None, message: bad.to_string(), failure };
+    }
+    let text = with_sources(format!("{action}: {error}"), error.source());
+    // Credentials are resolved within the call, and their absence is no error kind of its own.
+    let code = if text.contains("credential") || text.contains("identity") {
+        Code::Credentials
+    } else if is_untrusted(error) {
+        Code::CertificateUntrusted
+    } else {
+        Code::ApiUnreachable
+    };
+    let failure = Failure::new(code, text.clone());
+    let failure = match find::<ProxyError>(error) {
+        Some(proxy) => proxy.refine(failure),
+        None => failure,
+    };
+    CallError { code: None, message: text, failure }
+}
+
+/// The failure that a service's answer with this code is.
+fn refused(action: &str, code: &str, message: &str, status: u16) -> Failure {
     let text = format!("{action}: {code}: {message}");
-    let failure = match code.as_str() {
+    match code {
         "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" => {
             credentials::were_denied();
             Failure::new(Code::AccessDenied, text).remedy(format!(
@@ -114,8 +120,7 @@ where
         | "InternalFailure" => Failure::new(Code::ApiOverloaded, text),
         _ if status >= 500 || status == 429 => Failure::new(Code::ApiOverloaded, text),
         _ => Failure::new(Code::ApiRefused, text),
-    };
-    CallError { code: Some(code), message, failure }
+    }
 }
 
 /// What of this type is beneath it.

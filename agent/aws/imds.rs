@@ -16,6 +16,7 @@ use reqwest::StatusCode;
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
+use super::autoscaling::LifecycleState;
 use crate::failure::{Code, Failure};
 
 /// The service, asked by one client that keeps its token until the service refuses it.
@@ -121,8 +122,9 @@ impl Imds {
 
     /// Where Auto Scaling is taking the instance, as in `InService` or `Terminated`; never where it stands. None outside of a
     /// group.
-    pub async fn target_lifecycle_state(&self) -> Result<Option<String>, Failure> {
-        self.optional("/latest/meta-data/autoscaling/target-lifecycle-state").await
+    pub async fn target_lifecycle_state(&self) -> Result<Option<LifecycleState>, Failure> {
+        let state = self.optional("/latest/meta-data/autoscaling/target-lifecycle-state").await?;
+        Ok(state.as_deref().map(LifecycleState::parse))
     }
 
     /// The role of the instance profile; none where the instance has no profile.

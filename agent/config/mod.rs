@@ -32,6 +32,7 @@ pub use model::{
     Account, BadDigest, BadVolumeId, Config, Contents, File, FileSystemType, Format, Hooks, Lifecycle, Node, OnFailure,
     Recursive, Script, Sha256Digest, Source, Timeouts, Volume, VolumeId,
 };
+pub use schema::{EXT4, XFS};
 pub use surroundings::{Database, Host, Unfound, Unread};
 
 /// A configuration's text.

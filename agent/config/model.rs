@@ -9,6 +9,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::mistake::Mistake;
+use super::schema::{EXT4, XFS};
 
 /// Everything the agent was told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,8 +147,8 @@ impl FileSystemType {
     /// The name as mount(8), fstab and mkfs know it.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Xfs => "xfs",
-            Self::Ext4 => "ext4",
+            Self::Xfs => XFS,
+            Self::Ext4 => EXT4,
         }
     }
 }

@@ -1,6 +1,13 @@
 //! Every table and key there is, each in one place: the reader knows a key because it stands here, and takes its
 //! default and its examples from here; so do the JSON Schema and the tables in docs/configuration.md.
 
+use std::time::Duration;
+
+/// The names of the filesystems, as mount(8), fstab, mkfs and libblkid know them.
+pub const XFS: &str = "xfs";
+/// See [`XFS`].
+pub const EXT4: &str = "ext4";
+
 /// A table of the configuration.
 #[derive(Debug)]
 pub struct Table {
@@ -117,6 +124,14 @@ impl Key {
     pub fn doc(&self) -> &'static str {
         self.doc.trim_start()
     }
+
+    /// The time that holds where the configuration does not say one, or cannot be read.
+    pub fn default_span(&self) -> Duration {
+        match self.presence {
+            Presence::Default(Literal::Text(text)) => humantime::parse_duration(text).unwrap_or_default(),
+            _ => Duration::ZERO,
+        }
+    }
 }
 
 impl Table {
@@ -161,7 +176,7 @@ macro_rules! table {
         $(#[doc = $doc])+
         pub mod $module {
             #[allow(unused_imports, clippy::enum_glob_use, reason = "a declaration reads as a table; not each has all")]
-            use super::{Key, Kind::*, Literal as L, Presence::*, Shape, Table};
+            use super::{EXT4, Key, Kind::*, Literal as L, Presence::*, Shape, Table, XFS};
 
             $(
                 $(#[doc = $key_doc])+
@@ -236,7 +251,7 @@ table! {
     /// Where it is mounted.
     MOUNT_PATH "mount_path" Path, Required, "mount", "\"/mydata\"";
     /// The filesystem to make; an existing one of the other type is refused.
-    FILE_SYSTEM "file_system" Choice(&["xfs", "ext4"]), Required, "filesystem", "\"xfs\"";
+    FILE_SYSTEM "file_system" Choice(&[XFS, EXT4]), Required, "filesystem", "\"xfs\"";
     /// Mount options, one an entry.
     MOUNT_OPTIONS "mount_options" List, Default(L::EmptyList), "mount", "[\"noatime\"]";
     /// The mount point's owner. A name is looked up in `/etc/passwd`, then by `getent` (LDAP, SSSD).

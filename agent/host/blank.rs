@@ -13,12 +13,12 @@ use std::process::{Output, Stdio};
 
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
-use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::command::DISK_WATCHDOG;
+use super::command::{self, DISK_WATCHDOG};
 use super::device::Device;
 use super::remains::Remains;
+use crate::config::{EXT4, XFS};
 use crate::failure::{Code, Failure, Named};
 
 /// The hidden command that makes this binary the reading child.
@@ -79,10 +79,7 @@ pub enum Allowed<'a> {
     UnfinishedExt4(&'a File),
 }
 
-/// The reading child's words for [`Allowed`].
-const XFS: &str = "xfs";
-const EXT4: &str = "ext4";
-/// The reading child prints the first 4 KiB, nothing else.
+/// The reading child's word for the first 4 KiB and nothing else; for what is [`Allowed`], the filesystem's name.
 const HEAD: &str = "head";
 
 /// Where something would be on a device of `size` bytes, in ascending order of offsets, aligned and within the device.
@@ -227,16 +224,13 @@ pub async fn head(device: &Device) -> Result<Vec<u8>, Failure> {
 async fn run_reader(device: &Device, arguments: &[String]) -> Result<Output, Failure> {
     let path = device.path.display();
     let stdin = device.file().try_clone().named(format_args!("handing {path} to the process that reads it"))?;
-    let child = Command::new("/proc/self/exe")
-        .arg(READER)
+    let child = command::ourselves(READER)
         .args(arguments)
         .stdin(Stdio::from(stdin))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         // A child that hangs in a read cannot be killed; it is left behind and goes when the read does.
         .kill_on_drop(true)
-        // Ctrl-C and a hangup of the terminal are for the agent: a reader that they end would make the disk unreadable.
-        .process_group(0)
         .spawn()
         .named(format_args!("starting the process that reads {path}"))?;
     let Ok(output) = timeout(DISK_WATCHDOG, child.wait_with_output()).await else {

@@ -1,5 +1,6 @@
-//! Other programs, run to their end.
+//! Every program that the agent starts: most run to their end here, a hook and the readers of hooks and disks go on beside it.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::process::CommandExt;
@@ -14,6 +15,7 @@ use nix::unistd::{AccessFlags, Pid, access};
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use super::{environment, process};
 use crate::failure::{Code, Failure};
 
 /// Runs `program` to its end. With a `device`, the child gets it as its standard input, and with it the lock that is held
@@ -36,6 +38,23 @@ fn prepare(program: &str, args: &[&str], stdin: Stdio) -> Command {
     // A group of its own: Ctrl-C and a hangup of the terminal are for the agent; they must not cut mkfs or e2fsck off.
     command.args(args).env("LC_ALL", "C").stdin(stdin).process_group(0);
     command
+}
+
+/// This very program again, whatever has become of its file: for work that may hang or has to outlive the agent.
+pub fn ourselves(command: &str) -> Command {
+    let mut ourselves = Command::new(process::OWN_PROGRAM);
+    // Ctrl-C and a hangup of the terminal are for the agent.
+    ourselves.arg(command).process_group(0);
+    ourselves
+}
+
+/// A shell for the user's functions, in a process group of its own.
+pub fn bash(script: &OsStr) -> Command {
+    let mut bash = Command::new("bash");
+    environment::of_hooks(&mut bash);
+    // The second is $0.
+    bash.arg("-c").arg(script).arg("bash").current_dir("/").process_group(0);
+    bash
 }
 
 /// What became of a question to a program.

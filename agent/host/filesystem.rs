@@ -1,7 +1,7 @@
 //! Making filesystems, and checking those that are there.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::Path;
 use std::process::Output;
 
@@ -136,13 +136,44 @@ fn parse_version(text: &str) -> Option<(u32, u32)> {
     })
 }
 
+/// Where the running kernel has a filesystem.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InKernel {
+    /// Built in, or loaded.
+    Running,
+    /// In a module that can be loaded.
+    Module,
+    /// Nowhere.
+    No {
+        /// `uname -r`
+        release: String,
+    },
+}
+
+/// Looks for the filesystem in the running kernel.
+pub fn in_kernel(kind: FileSystemType) -> InKernel {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    // The name is the last word: "nodev" may stand before it.
+    if read("/proc/filesystems").lines().any(|line| line.split_whitespace().last() == Some(kind.as_str())) {
+        return InKernel::Running;
+    }
+    let release = read("/proc/sys/kernel/osrelease").trim().to_owned();
+    // depmod's lists: "kernel/fs/xfs/xfs.ko.zst: …".
+    let file = format!("/{kind}.ko");
+    let listed = |list: &str| read(&format!("/lib/modules/{release}/{list}")).contains(&file);
+    if listed("modules.dep") || listed("modules.builtin") { InKernel::Module } else { InKernel::No { release } }
+}
+
+/// The package managers that are tried, in this order.
+pub const MANAGERS: [&str; 3] = ["dnf", "yum", "apt-get"];
+
 /// Installs the package that makes this filesystem, with the distribution's own package manager.
 ///
 /// On a first boot other programs install packages, too (cloud-init, unattended upgrades, SSM): a manager that is locked is
 /// [`Code::InstallerBusy`], for the caller to try again.
 pub async fn install_maker(kind: FileSystemType) -> Result<(), Failure> {
     let package = package(kind);
-    for manager in ["dnf", "yum", "apt-get"] {
+    for manager in MANAGERS {
         if manager == "apt-get" {
             // A fresh image has no package lists. That the manager is missing is said by the next line.
             let updated = command::run(manager, &["update", "-q"], None).await;

@@ -23,10 +23,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::process::Command;
 use tokio::task::yield_now;
 use tokio::time::{sleep_until, timeout};
 
+use super::command;
 use super::hook_log::{self, HookLog, Lines, ROTATED_AT};
 use crate::failure::{Code, Failure, Named};
 
@@ -114,8 +114,7 @@ impl Output {
         let (ours, theirs) = Socket::pair().named("a socket for the hook's output")?;
         ours.set_nonblocking(true).named("a socket for the hook's output")?;
         let mut socket = UnixStream::from_std(ours).named("a socket for the hook's output")?;
-        let mut child = Command::new("/proc/self/exe")
-            .arg(READER)
+        let mut child = command::ourselves(READER)
             .arg(state_dir)
             .arg(step)
             .env_clear()
@@ -123,8 +122,6 @@ impl Output {
             .stdin(output)
             .stdout(OwnedFd::from(theirs))
             .stderr(Stdio::null())
-            // Ctrl-C and a hangup of the terminal are for the agent.
-            .process_group(0)
             .spawn()
             .named(format_args!("starting {what}"))?;
         match timeout(STARTING, socket.read_u8()).await {

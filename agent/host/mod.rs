@@ -47,7 +47,15 @@ pub fn file_id(path: impl AsRef<Path>) -> io::Result<(u64, u64)> {
 
 /// This boot's id.
 pub fn boot_id() -> Result<String, Failure> {
-    let path = "/proc/sys/kernel/random/boot_id";
+    of_kernel("/proc/sys/kernel/random/boot_id")
+}
+
+/// A new UUID, drawn by the kernel.
+pub fn random_uuid() -> Result<String, Failure> {
+    of_kernel("/proc/sys/kernel/random/uuid")
+}
+
+fn of_kernel(path: &str) -> Result<String, Failure> {
     Ok(fs::read_to_string(path).named(format_args!("reading {path}"))?.trim().to_owned())
 }
 

@@ -3,6 +3,14 @@
 use std::fmt::Display;
 use std::fs;
 
+/// The file of the program that asks.
+pub const OWN_PROGRAM: &str = "/proc/self/exe";
+
+/// The file of a process's program.
+pub fn program(pid: i32) -> String {
+    format!("/proc/{pid}/exe")
+}
+
 /// The fields of a process's stat from the third one on, its state (proc(5)); none where the process is gone.
 pub(super) fn stat(pid: impl Display) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

@@ -62,8 +62,7 @@ impl Heart<'_> {
             if !self.allowance.holds() {
                 continue;
             }
-            let autoscaling = self.launch.autoscaling;
-            let instance = &self.launch.instance.instance_id;
+            let (autoscaling, instance) = (self.launch.autoscaling, &self.launch.instance.instance_id);
             self.allowance.beat.set(Some(Instant::now()));
             match autoscaling.heartbeat(&config.asg_name, &config.hook_name, instance).await {
                 Ok(Completion::Accepted) => {
@@ -73,18 +72,17 @@ impl Heart<'_> {
                 // One such answer does not end the heartbeats: the hook may not have begun to wait, and a description may be
                 // older than the answer. The `complete` step decides what the answer means for the launch.
                 Ok(Completion::NoActiveAction(message)) => match autoscaling.state(instance).await {
-                    Ok(LifecycleState::Terminating(state)) => return self.launch.terminating(&state),
+                    Ok(LifecycleState::Terminating(state)) => return self.launch.terminating(state),
                     Ok(state @ LifecycleState::PendingWait) => {
                         contradictions += 1;
-                        pause = third.min(AFTER_CONTRADICTION);
+                        if contradictions < CONTRADICTIONS {
+                            pause = third.min(AFTER_CONTRADICTION);
+                        }
                         if contradictions == CONTRADICTIONS {
                             let text = format!(
                                 "heartbeats are refused: {message}; {instance} is {state}, so lifecycle.hook_name or asg_name may be wrong"
                             );
                             self.journal.warn(StepName::Complete, None, text);
-                        }
-                        if contradictions >= CONTRADICTIONS {
-                            pause = third;
                         }
                     }
                     Ok(state) => {

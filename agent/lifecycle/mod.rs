@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::aws::autoscaling::{AutoScaling, LifecycleState};
+use crate::aws::autoscaling::{AutoScaling, LifecycleState, State};
 use crate::aws::imds::{IdentityDocument, Imds};
 use crate::config;
 use crate::failure::{Class, Code, FailedStep, Failure};
@@ -57,7 +57,7 @@ pub enum Standing {
     /// The node.
     Wanted,
     /// An instance in a warm pool, in this state: nothing is touched, above all not the volume.
-    Warm(String),
+    Warm(State),
 }
 
 impl Launch<'_> {
@@ -68,15 +68,14 @@ impl Launch<'_> {
             None => LifecycleState::Unreadable,
         };
         match state {
-            LifecycleState::Terminating(state) => Err(self.terminating(&state)),
+            LifecycleState::Terminating(state) => Err(self.terminating(state)),
             LifecycleState::Warmed(state) => Ok(Standing::Warm(state)),
             LifecycleState::Unreadable => match self.imds.target_lifecycle_state().await? {
-                Some(target) => match LifecycleState::parse(&target) {
-                    LifecycleState::Terminating(state) => Err(self.terminating(&format!("on its way to {state}"))),
-                    LifecycleState::Warmed(state) => Ok(Standing::Warm(state)),
-                    _ => Ok(Standing::Wanted),
-                },
-                None => Ok(Standing::Wanted),
+                Some(LifecycleState::Terminating(state)) => {
+                    Err(self.terminating(format_args!("on its way to {state}")))
+                }
+                Some(LifecycleState::Warmed(state)) => Ok(Standing::Warm(state)),
+                _ => Ok(Standing::Wanted),
             },
             _ => Ok(Standing::Wanted),
         }
@@ -98,7 +97,7 @@ impl Launch<'_> {
     }
 
     /// The failure of an instance that is being terminated.
-    pub fn terminating(&self, state: &str) -> Failure {
+    pub fn terminating(&self, state: impl fmt::Display) -> Failure {
         Failure::new(Code::Terminating, format!("instance {} is {state}", self.instance.instance_id))
     }
 }

@@ -64,7 +64,7 @@ impl Item for Above {
     }
 
     fn dropped(lines: u64) -> Self {
-        Above(Look::new().said(&super::dropped(lines)))
+        Above(Look::new().said(&Line::dropped(lines)))
     }
 }
 

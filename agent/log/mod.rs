@@ -6,34 +6,32 @@
 //! thread of its own (`outlet.rs`); [`flush`] waits for it, for a bounded time.
 
 mod journal;
+mod line;
 mod live;
 mod outlet;
 mod text;
 
-use std::fmt::{self, Write as _};
 use std::fs::OpenOptions;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use serde::de::IntoDeserializer;
-use serde::de::value::Error as Unknown;
-use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
-use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use journal::Journal;
+use line::OURS;
+pub use line::{Kind, Level, Line};
 use live::Live;
 use outlet::{Item, Outlet};
 use text::Text;
@@ -48,173 +46,6 @@ pub enum Format {
     /// One JSON object a line, for log shippers.
     Json,
 }
-
-/// One thing that happened, as people and machines see it. In JSON the fields have these names; those that are absent are
-/// left out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Line {
-    /// RFC 3339, UTC, with milliseconds.
-    pub time: String,
-    /// How bad it is.
-    pub level: Level,
-    /// The step, as [`crate::sequence::StepName::as_str`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub step: Option<String>,
-    /// The id of the volume it is about.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub volume: Option<String>,
-    /// What becomes of the step.
-    pub kind: Kind,
-    /// How often the step was tried so far; 0 where nothing was to be done.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub attempt: Option<u32>,
-    /// How long the step may take, from its beginning, in milliseconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub allowed_ms: Option<u64>,
-    /// What happened, with whatever else the event says as ` name=value`.
-    pub message: String,
-    /// Why the step acts, waits or has failed, without the counters and times that the message has beside it. For who draws them
-    /// elsewhere; neither in JSON logs nor in the journal.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub why: Option<String>,
-}
-
-/// How bad it is, worst first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Level {
-    /// Something failed.
-    Error,
-    /// Somebody should look at it.
-    Warning,
-    /// The course of things.
-    Info,
-    /// What the agent asks and runs; with `-v`.
-    Debug,
-}
-
-/// What a line says of its step.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// Nothing: something worth knowing.
-    #[default]
-    Note,
-    /// It looks how things are. For those who draw or follow; neither in the text nor in the JSON.
-    Begin,
-    /// It has something to do.
-    Start,
-    /// It waits.
-    Wait,
-    /// It is done.
-    Done,
-    /// It failed.
-    Failed,
-    /// A line that a hook printed.
-    Output,
-}
-
-impl Line {
-    /// A note, now.
-    pub fn note(level: Level, message: impl Into<String>) -> Self {
-        Line {
-            time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
-            level,
-            step: None,
-            volume: None,
-            kind: Kind::Note,
-            attempt: None,
-            allowed_ms: None,
-            message: message.into(),
-            why: None,
-        }
-    }
-
-    fn of(event: &Event<'_>) -> Self {
-        let level = match *event.metadata().level() {
-            tracing::Level::ERROR => Level::Error,
-            tracing::Level::WARN => Level::Warning,
-            tracing::Level::INFO => Level::Info,
-            _ => Level::Debug,
-        };
-        let mut fields = Fields { line: Line::note(level, ""), others: String::new() };
-        event.record(&mut fields);
-        let Fields { mut line, others } = fields;
-        line.message.push_str(&others);
-        // Of other crates' lines it is not plain what they are about.
-        let target = event.metadata().target();
-        if !target.starts_with(OURS) {
-            line.message.insert_str(0, &format!("{target}: "));
-        }
-        line
-    }
-
-    /// As people may see it. Of what a hook rewrote in place, the last state.
-    fn readable(&self) -> Self {
-        let shown = |text: &Option<String>| text.as_deref().map(|text| readable::line(text).into_owned());
-        let message = match self.kind {
-            Kind::Output => readable::last_state(&self.message).into(),
-            _ => readable::commands(&self.message),
-        };
-        Line {
-            time: readable::line(&self.time).into_owned(),
-            step: shown(&self.step),
-            volume: shown(&self.volume),
-            why: self.why.as_deref().map(|why| readable::text(&readable::commands(why)).into_owned()),
-            message: readable::text(&message).into_owned(),
-            ..*self
-        }
-    }
-
-    /// The step and the volume, for the start of a line: `attach vol-0abc: `.
-    fn place(&self) -> String {
-        match (&self.step, &self.volume) {
-            (None, None) => String::new(),
-            (Some(one), None) | (None, Some(one)) => format!("{one}: "),
-            (Some(step), Some(volume)) => format!("{step} {volume}: "),
-        }
-    }
-}
-
-/// Fills a line with an event's fields.
-struct Fields {
-    line: Line,
-    others: String,
-}
-
-impl Visit for Fields {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        match field.name() {
-            "step" => self.line.step = Some(value.to_owned()),
-            "volume" => self.line.volume = Some(value.to_owned()),
-            "why" => self.line.why = Some(value.to_owned()),
-            "kind" => {
-                let kind: Result<Kind, Unknown> = Kind::deserialize(value.into_deserializer());
-                self.line.kind = kind.unwrap_or_default();
-            }
-            _ => self.record_debug(field, &format_args!("{value}")),
-        }
-    }
-
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        match field.name() {
-            "attempt" => self.line.attempt = u32::try_from(value).ok(),
-            "allowed_ms" => self.line.allowed_ms = Some(value),
-            _ => self.record_debug(field, &value),
-        }
-    }
-
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        // Writing to a String cannot fail.
-        let _ = match field.name() {
-            "message" => write!(self.line.message, "{value:?}"),
-            name => write!(self.others, " {name}={value:?}"),
-        };
-    }
-}
-
-/// The crate, as the start of its events' targets.
-const OURS: &str = "node_agent";
 
 /// Where this process's lines go.
 enum Sink {
@@ -236,7 +67,7 @@ impl Item for Plain {
     }
 
     fn dropped(lines: u64) -> Self {
-        Plain(Text::new().render(&dropped(lines)))
+        Plain(Text::new().render(&Line::dropped(lines)))
     }
 }
 
@@ -246,7 +77,7 @@ impl Item for Json {
     }
 
     fn dropped(lines: u64) -> Self {
-        Json(json(&dropped(lines)))
+        Json(Line::dropped(lines).json())
     }
 }
 
@@ -257,13 +88,8 @@ impl Item for Line {
     }
 
     fn dropped(lines: u64) -> Self {
-        dropped(lines)
+        Line::dropped(lines)
     }
-}
-
-/// In the place of lines for which there was no room.
-fn dropped(lines: u64) -> Line {
-    Line::note(Level::Warning, format!("{lines} lines were dropped here: nobody read them"))
 }
 
 impl Sink {
@@ -285,7 +111,7 @@ impl Sink {
     fn write(&self, line: &Line) {
         match self {
             Sink::Text(text, outlet) => outlet.push(Plain(text.render(&line.readable()))),
-            Sink::Json(outlet) => outlet.push(Json(json(line))),
+            Sink::Json(outlet) => outlet.push(Json(line.json())),
             Sink::Journal(outlet) => outlet.push(line.readable()),
             Sink::Live(_) => {}
         }
@@ -465,12 +291,6 @@ fn write(text: &str) -> bool {
     true
 }
 
-/// One object and a newline.
-fn json(line: &Line) -> String {
-    let line = Line { why: None, ..line.clone() };
-    serde_json::to_string(&line).map(|object| object + "\n").unwrap_or_default()
-}
-
 /// Whether the standard error takes colours (no-color.org).
 fn colours() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
@@ -482,34 +302,6 @@ mod tests {
     use std::io::{Read as _, Write as _};
 
     use super::*;
-
-    #[test]
-    fn a_line_has_the_documented_names_in_json_and_comes_back_the_same() {
-        let line = Line {
-            time: "2026-01-02T03:04:05.678Z".to_owned(),
-            step: Some("health-check".to_owned()),
-            volume: Some("vol-0abc".to_owned()),
-            kind: Kind::Wait,
-            attempt: Some(3),
-            allowed_ms: Some(1_800_000),
-            ..Line::note(Level::Warning, "a \"quote\"\nand a second line")
-        };
-        let text = json(&line);
-        assert_eq!(
-            text,
-            "{\"time\":\"2026-01-02T03:04:05.678Z\",\"level\":\"warning\",\"step\":\"health-check\",\
-             \"volume\":\"vol-0abc\",\"kind\":\"wait\",\"attempt\":3,\"allowed_ms\":1800000,\
-             \"message\":\"a \\\"quote\\\"\\nand a second line\"}\n"
-        );
-        assert_eq!(serde_json::from_str::<Line>(&text).unwrap(), line);
-    }
-
-    #[test]
-    fn what_a_line_does_not_have_is_left_out_of_json() {
-        let text = json(&Line { time: "t".to_owned(), ..Line::note(Level::Info, "m") });
-        assert_eq!(text, "{\"time\":\"t\",\"level\":\"info\",\"kind\":\"note\",\"message\":\"m\"}\n");
-        assert_eq!(serde_json::from_str::<Line>(&text).unwrap().step, None);
-    }
 
     #[test]
     fn followers_get_every_field_of_an_event_and_are_told_what_they_missed() {

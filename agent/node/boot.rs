@@ -118,7 +118,7 @@ impl Boot<'_> {
         let identify = Identify { imds: &self.aws.imds, launch, config: &config.node, deadline: config.timeouts.aws };
         let node = match run.step(identify).await? {
             Identity::Node(node) => node,
-            Identity::Pooled(state) => return self.enter_pool(run, launch, &state).await,
+            Identity::Pooled(state) => return self.enter_pool(run, launch, state.as_str()).await,
         };
         let launched = self.is_launched(run, launch).await?;
 

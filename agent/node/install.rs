@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::config::Sha256Digest;
 use crate::failure::{Code, Failure, Named};
 use crate::host::atomic::Replacement;
-use crate::host::{file_id, systemd};
+use crate::host::{file_id, process, systemd};
 use crate::node::settings::CONFIG;
 
 /// Where a program that no package manager knows belongs (FHS, /usr/local).
@@ -89,7 +89,7 @@ fn packaged_unit(root: &Path) -> Option<PathBuf> {
 
 /// Whether this process runs the program of the package that is installed in `root`.
 fn is_packaged(root: &Path) -> bool {
-    packaged_unit(root).is_some() && is_same_file("/proc/self/exe", &inside(root, PACKAGED))
+    packaged_unit(root).is_some() && is_same_file(process::OWN_PROGRAM, &inside(root, PACKAGED))
 }
 
 fn is_same_file(one: &str, other: &Path) -> bool {
@@ -115,7 +115,7 @@ fn put_all(root: &Path) -> Result<PathBuf, Failure> {
 fn put_binary(root: &Path) -> Result<PathBuf, Failure> {
     let path = inside(root, BINARY);
     let what = || format!("installing {}", path.display());
-    let own = Path::new("/proc/self/exe");
+    let own = Path::new(process::OWN_PROGRAM);
     if !own.exists() {
         let text = "/proc is not mounted, by which the program finds its own file";
         return Err(Failure::new(Code::InstallImpossible, text).remedy("mount -t proc proc /proc, then install again"));
@@ -191,7 +191,7 @@ async fn start(binary: &Path) -> Result<(), Failure> {
         );
     }
     if let Some(pid) = systemd::main_process(systemd::UNIT).await
-        && !is_same_file(&format!("/proc/{pid}/exe"), binary)
+        && !is_same_file(&process::program(pid), binary)
     {
         tracing::warn!(
             "{} runs already (process {pid}), and not from {}: it goes on until: systemctl restart {0}",

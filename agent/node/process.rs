@@ -1,13 +1,21 @@
 //! The agent's process: what ends it, and what it says last.
 
+use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::failure::{Code, Failure, Named};
+use crate::failure::{self, Code, Failure, Named};
 use crate::log::{self, Level};
 use crate::readable;
-use crate::sequence::StepName;
 use crate::state::FailedStepRecord;
+
+/// Runs `work` to its end on this thread. A child or a name look-up that hangs is left behind, not waited for.
+pub fn run<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+    let runtime = Builder::new_current_thread().enable_all().build().named("starting the runtime")?;
+    let result = runtime.block_on(work);
+    runtime.shutdown_background();
+    Ok(result)
+}
 
 /// Becomes true at SIGTERM or SIGINT. A terminal that goes away (SIGHUP) ends nothing.
 pub fn stop_signal() -> Result<watch::Receiver<bool>, Failure> {
@@ -45,7 +53,7 @@ pub fn last_words(fault: Option<&FailedStepRecord>) {
         format!(
             "node-agent: result={} step={} code={} reason={:?} remedy={:?}",
             if stopped { "stopped" } else { "failed" },
-            step.map_or("start", StepName::as_str),
+            failure::place(*step),
             error.code,
             readable::line(message.lines().next().unwrap_or_default()),
             readable::remedy(&error.remedy),

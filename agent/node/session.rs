@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use crate::aws::Aws;
+use crate::config::schema::timeouts;
 use crate::config::{self, Config, Scope};
 use crate::failure::{Class, Code, FailedStep, Failure};
 use crate::host;
@@ -77,9 +78,6 @@ const BEFORE_A_HOLD: Duration = Duration::from_secs(10);
 
 /// How often a hold asks which instance this is.
 const ASKING_AGAIN: Duration = Duration::from_secs(5);
-
-/// Where no configuration says it: the default of `timeouts.aws`.
-const IDENTIFYING: Duration = Duration::from_mins(5);
 
 impl Session {
     /// Takes the lock and opens the journal.
@@ -198,7 +196,7 @@ impl Session {
     async fn configured_attempt(&self) -> Attempt {
         let mut stop = self.stop.clone();
         // A known instance may be held, for an end that is not put off by much.
-        let patience = if self.site.get().is_some() { READING_AGAIN } else { settings::IMDS_DEADLINE };
+        let patience = if self.site.get().is_some() { READING_AGAIN } else { timeouts::AWS.default_span() };
         let known = self.journal.action();
         let launch = self.launch(known.as_ref());
         let read = {
@@ -320,7 +318,7 @@ impl Session {
     }
 
     async fn identify(&self, run: &Runner<'_>) -> Result<&Site, FailedStep> {
-        Site::find(&self.site, run, &self.aws, &self.journal, IDENTIFYING).await
+        Site::find(&self.site, run, &self.aws, &self.journal, timeouts::AWS.default_span()).await
     }
 
     /// Asks for this instance, quietly, until it is known.

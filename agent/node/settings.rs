@@ -9,6 +9,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
 use crate::aws::imds::Imds;
+use crate::config::schema::timeouts;
 use crate::config::{self, Config, Scope, Text, fault};
 use crate::failure::{Class, Code, Failure};
 use crate::host::atomic::Replacement;
@@ -24,9 +25,6 @@ pub const IMDS: &str = "imds";
 /// The user data of the last boot, in the state directory.
 const KEPT: &str = "user-data.toml";
 
-/// Until the configuration is known there is no other deadline: the default of `timeouts.aws`.
-pub const IMDS_DEADLINE: Duration = Duration::from_mins(5);
-
 /// The texts of a configuration, not yet looked into.
 #[derive(Clone, Debug)]
 pub struct Texts {
@@ -40,7 +38,7 @@ pub struct Texts {
 
 /// Reads and validates the configuration named by `--config`.
 pub async fn load(from: &str, imds: &Imds, scope: Scope) -> Result<Config, Failure> {
-    read(from, imds, IMDS_DEADLINE).await?.validate_aside(scope).await
+    read(from, imds, timeouts::AWS.default_span()).await?.validate_aside(scope).await
 }
 
 /// Reads the texts of the configuration named by `--config`. `patience` is for the metadata service.

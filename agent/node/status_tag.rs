@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use crate::failure::{Class, FailedStep};
+use crate::aws::ec2::tag;
+use crate::failure::{self, Class, FailedStep};
 use crate::node::session::Session;
 use crate::readable;
-use crate::sequence::StepName;
 
 /// How long a failed node may take to tag its instance, so that somebody outside sees why.
 const TAGGING: Duration = Duration::from_secs(15);
@@ -15,8 +15,6 @@ const TAGGING: Duration = Duration::from_secs(15);
 const TAGGING_AGAIN: Duration = Duration::from_secs(30);
 /// The longest value a tag can have (EC2 user guide, "Tag restrictions").
 const TAG_LENGTH: usize = 256;
-/// The instance's tag that says why the node failed.
-pub const STATUS: &str = "node-agent:status";
 
 impl Session {
     /// [`Session::tag`], until it has succeeded or cannot.
@@ -39,7 +37,7 @@ impl Session {
             None if !earlier => return true,
             None => "done".to_owned(),
             Some(failed) => {
-                let step = failed.step.map_or("start", StepName::as_str);
+                let step = failure::place(failed.step);
                 let text = format!("{step}: {}", failed.failure.in_public().lines().next().unwrap_or_default());
                 readable::line(&text).chars().take(TAG_LENGTH).collect()
             }
@@ -48,7 +46,7 @@ impl Session {
             // Before it may be there: an answer can be lost, or come when nobody listens any more.
             self.note_tagged(true);
         }
-        let tags = [(STATUS, value.as_str())];
+        let tags = [(tag::STATUS, value.as_str())];
         let tagging = Box::pin(site.services.ec2.tag(&site.instance.instance_id, &tags));
         match timeout(TAGGING, tagging).await {
             Ok(Ok(true)) => self.note_tagged(failed.is_some()),

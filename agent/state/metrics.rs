@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use super::model::{Outcome, Phase, State, StepRecord};
 use crate::host;
 use crate::readable;
-use crate::sequence::Sequence;
+use crate::sequence::{Sequence, StepName};
 
 /// The whole file.
 pub(super) fn of(state: &State) -> String {
@@ -41,12 +41,11 @@ pub(super) fn of(state: &State) -> String {
     let held: Vec<_> = held.and_then(|until| until()).map(|until| (Vec::new(), seconds(&until))).into_iter().collect();
     metric("hold_until_timestamp_seconds", "When a held node is given up.", held);
     let steps = |value: fn(&StepRecord) -> f64| {
-        let sample = move |record| {
-            let record: &StepRecord = record;
-            let volume = record.subject.as_deref().unwrap_or_default();
-            (vec![("step", record.step.as_str()), ("volume", volume)], value(record))
-        };
-        state.records(Sequence::Boot).iter().map(sample).collect::<Vec<_>>()
+        state
+            .records(Sequence::Boot)
+            .iter()
+            .map(|record| (labels(record.step, record.subject.as_deref()), value(record)))
+            .collect()
     };
     metric(
         "step_failed",
@@ -60,16 +59,17 @@ pub(super) fn of(state: &State) -> String {
     );
     #[expect(clippy::cast_precision_loss, reason = "milliseconds of a boot are far below 2^52")]
     metric("step_duration_seconds", "How long the step took so far.", steps(|record| record.took_ms as f64 / 1e3));
-    let warnings = state.warnings.iter().map(|warning| {
-        let volume = warning.subject.as_deref().unwrap_or_default();
-        (vec![("step", warning.step.as_str()), ("volume", volume)], 1.0)
-    });
+    let warnings = state.warnings.iter().map(|warning| (labels(warning.step, warning.subject.as_deref()), 1.0));
     let mut warnings: Vec<_> = warnings.collect();
     // One sample a name, as the format wants it.
     warnings.sort_by(|a, b| a.0.cmp(&b.0));
     warnings.dedup_by(|a, b| a.0 == b.0);
     metric("warning", "Something to look at although the node is up.", warnings);
     text
+}
+
+fn labels(step: StepName, volume: Option<&str>) -> Vec<(&'static str, &str)> {
+    vec![("step", step.as_str()), ("volume", volume.unwrap_or_default())]
 }
 
 fn seconds(time: &str) -> f64 {

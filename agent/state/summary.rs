@@ -3,9 +3,10 @@
 use std::time::{Duration, SystemTime};
 
 use super::model::{Outcome, Phase, State};
+use crate::failure;
 use crate::host;
 use crate::readable;
-use crate::sequence::{Sequence, StepName};
+use crate::sequence::Sequence;
 use crate::time::rough;
 
 /// The state in one line, for `systemctl status`.
@@ -26,7 +27,7 @@ pub(super) fn in_a_line(state: &State) -> String {
     };
     let failed = || {
         state.fault.as_ref().map_or_else(String::new, |fault| {
-            let step = fault.step.map_or("start", StepName::as_str);
+            let step = failure::place(fault.step);
             format!(
                 "{step}: {}; {}",
                 fault.error.message.lines().next().unwrap_or_default(),

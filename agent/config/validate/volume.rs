@@ -10,14 +10,13 @@ use crate::config::Scope;
 use crate::config::model::{FileSystemType, Format, Recursive, Volume, VolumeId};
 use crate::config::reader::{TableReader, all};
 use crate::config::report::{Location, Quoted, Reported};
-use crate::config::schema::volume as keys;
+use crate::config::schema::{EXT4, XFS, volume as keys};
 
 pub(super) fn read(reader: &TableReader<'_>, scope: Scope) -> Result<Volume, Reported> {
     let id = reader.required(&keys::ID).and_then(|given| given.check(id));
     let device_name = reader.required(&keys::DEVICE_NAME).and_then(|given| given.check(device_name));
     let mount_path = reader.required(&keys::MOUNT_PATH).and_then(|given| given.check(mount_path));
-    let file_system =
-        reader.choice(&keys::FILE_SYSTEM, &[("xfs", FileSystemType::Xfs), ("ext4", FileSystemType::Ext4)]);
+    let file_system = reader.choice(&keys::FILE_SYSTEM, &[(XFS, FileSystemType::Xfs), (EXT4, FileSystemType::Ext4)]);
     let mount_options = reader
         .list(&keys::MOUNT_OPTIONS)
         .and_then(|options| all(options.into_iter().map(|option| option.check(mount_option))));

@@ -9,6 +9,7 @@ use super::{Context, Finding, ask};
 use crate::aws::autoscaling::{LAUNCHING, LaunchHook, LifecycleState, global_limit};
 use crate::config::{Lifecycle, OnFailure, Timeouts};
 use crate::failure::{Code, Failure};
+use crate::lifecycle::LaunchResult;
 use crate::time::rough;
 
 const HEARTBEAT: &str = "launch hook's heartbeat timeout";
@@ -78,8 +79,9 @@ fn put(lifecycle: &Lifecycle, change: Option<&str>) -> String {
 
 fn default_result(lifecycle: &Lifecycle, hook: &LaunchHook) -> Finding {
     let name = "launch hook's default result";
-    if hook.default_result == "ABANDON" {
-        return Finding::ok(name, "ABANDON");
+    let abandon = LaunchResult::Abandon.to_string();
+    if hook.default_result == abandon {
+        return Finding::ok(name, abandon);
     }
     let seen = format!("{}: a node that never reports would count as healthy", hook.default_result);
     Finding::attention(name, seen, put(lifecycle, Some("--default-result ABANDON")))

@@ -1,14 +1,12 @@
 //! What the image has to have: programs and kernel modules.
 
-use std::fs;
-
 use tokio::time::timeout;
 
 use super::{Finding, LIMIT};
 use crate::config::{Config, FileSystemType, Format, Volume};
 use crate::failure::{Code, Failure};
 use crate::host::command;
-use crate::host::filesystem::{Maker, package};
+use crate::host::filesystem::{self, InKernel, MANAGERS, Maker, package};
 
 /// The programs and the filesystems that the configuration needs.
 pub(super) async fn check(config: Option<&Config>) -> Vec<Finding> {
@@ -47,7 +45,7 @@ async fn tools(kind: FileSystemType, volumes: &[&Volume]) -> Vec<Finding> {
         let found = timeout(LIMIT, Maker::find(kind)).await.unwrap_or_else(|_| {
             Err(Failure::new(Code::ToolFailed, format!("{name} -V has not ended for {} s", LIMIT.as_secs())))
         });
-        let manager = ["dnf", "yum", "apt-get"].into_iter().find(|manager| command::find(manager).is_some());
+        let manager = MANAGERS.into_iter().find(|manager| command::find(manager).is_some());
         let willing = volumes.iter().all(|volume| volume.install_tools || volume.format == Format::Never);
         findings.push(match (found, manager) {
             (Ok(maker), _) => Finding::ok(name, format!("version {maker}")),
@@ -78,19 +76,16 @@ async fn tools(kind: FileSystemType, volumes: &[&Volume]) -> Vec<Finding> {
 /// Whether the kernel has the filesystem, built in, loaded, or as a module to load.
 fn kernel(kind: FileSystemType) -> Finding {
     let name = format!("kernel's {kind}");
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    // The name is the last word: "nodev" may stand before it.
-    if read("/proc/filesystems").lines().any(|line| line.split_whitespace().last() == Some(kind.as_str())) {
-        return Finding::ok(name, "in the running kernel");
+    match filesystem::in_kernel(kind) {
+        InKernel::Running => Finding::ok(name, "in the running kernel"),
+        InKernel::Module => Finding::ok(name, "a module of the running kernel"),
+        InKernel::No { release } => {
+            let seen = format!("the kernel {release} has no {kind}, neither built in nor as a module");
+            Finding::attention(
+                name,
+                seen,
+                "use a kernel that has it (often a package kernel-modules-extra), or the other type",
+            )
+        }
     }
-    let release = read("/proc/sys/kernel/osrelease");
-    let release = release.trim();
-    // depmod's lists: "kernel/fs/xfs/xfs.ko.zst: …".
-    let file = format!("/{kind}.ko");
-    let listed = |list: &str| read(&format!("/lib/modules/{release}/{list}")).contains(&file);
-    if listed("modules.dep") || listed("modules.builtin") {
-        return Finding::ok(name, "a module of the running kernel");
-    }
-    let seen = format!("the kernel {release} has no {kind}, neither built in nor as a module");
-    Finding::attention(name, seen, "use a kernel that has it (often a package kernel-modules-extra), or the other type")
 }

@@ -27,7 +27,7 @@ use crate::config::Config;
 use crate::failure::{Class, Code, Failure};
 use crate::log::{self, Format};
 use crate::node::places::Places;
-use crate::node::settings;
+use crate::node::{process, settings};
 use report::{Finding, Report};
 use services::Reachable;
 
@@ -72,18 +72,14 @@ impl Check {
     /// Runs the checks and prints what they find.
     pub fn start(&self) -> ExitCode {
         log::init(Format::Text, self.verbose);
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                eprintln!("node-agent: the runtime: {error}");
-                return ExitCode::FAILURE;
-            }
-        };
         let mut report = Report::new(self.json);
-        runtime.block_on(self.run(&mut report));
-        // A name look-up that hangs is left behind, not waited for.
-        runtime.shutdown_background();
-        report.finish()
+        match process::run(self.run(&mut report)) {
+            Ok(()) => report.finish(),
+            Err(failure) => {
+                eprintln!("node-agent: {failure}");
+                ExitCode::FAILURE
+            }
+        }
     }
 
     async fn run(&self, report: &mut Report) {

@@ -8,11 +8,9 @@ use tokio::join;
 
 use super::services::{Reachability, sources};
 use super::{Context, Finding, ask};
-use crate::aws::ec2::VolumeView;
+use crate::aws::ec2::{VolumeView, tag};
 use crate::config::{self, Source};
 use crate::failure::{Code, Failure};
-use crate::node::status_tag::STATUS;
-use crate::node::steps::filesystem::FORMATTED;
 
 /// One line an action.
 pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
@@ -29,15 +27,15 @@ async fn ec2(context: &Context<'_>) -> Vec<Finding> {
     let instance = &context.instance.instance_id;
     let arns = Arns(context);
     let these: Vec<String> = volumes.iter().map(|volume| arns.volume(volume.id.as_str())).collect();
-    let mut tagged: Vec<_> = volumes.iter().map(|volume| (volume.id.as_str(), FORMATTED)).collect();
-    tagged.push((instance, STATUS));
-    let (describe, attach, instances, tag) = join!(
+    let mut tagged: Vec<_> = volumes.iter().map(|volume| (volume.id.as_str(), tag::FORMATTED)).collect();
+    tagged.push((instance, tag::STATUS));
+    let (describe, attach, instances, tags) = join!(
         attempt(reachability, async || ec2.try_describe_volumes().await),
         each(volumes.iter().map(|volume| attach(context, reachability, volume))),
         attempt(reachability, async || ec2.try_describe_instances().await),
         each(tagged.iter().map(|(resource, key)| attempt(reachability, async || ec2.try_tag(resource, key).await))),
     );
-    let tags = json!({ "ForAllValues:StringLike": { "aws:TagKeys": "node-agent:*" } });
+    let ours = json!({ "ForAllValues:StringLike": { "aws:TagKeys": tag::ALL } });
     vec![
         finding("ec2:DescribeVolumes", describe, None, &allow("ec2:DescribeVolumes", &json!("*"))),
         finding("ec2:AttachVolume", attach, None, &arns.attach(&these)),
@@ -49,12 +47,12 @@ async fn ec2(context: &Context<'_>) -> Vec<Finding> {
         ),
         finding(
             "ec2:CreateTags",
-            tag,
+            tags,
             Some(
                 "optional; without it only this root disk knows that a volume was formatted before, and nobody outside \
                  sees why a node failed",
             ),
-            &arns.tag(&these, &tags),
+            &arns.tag(&these, &ours),
         ),
     ]
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use futures_util::future::join_all;
 
 use super::{Context, Finding, ask, permissions};
-use crate::aws::ec2::{Attachment, VolumeView};
+use crate::aws::ec2::{Attachment, InstanceStateName, VolumeAttachmentState, VolumeState, VolumeView};
 use crate::config;
 use crate::failure::{Code, Failure};
 
@@ -61,17 +61,20 @@ async fn judge(context: &Context<'_>, name: String, view: &VolumeView) -> Findin
     }
     let encrypted = if view.kms_key_id.is_some() { ", encrypted" } else { "" };
     let size = format!("{} GiB in {}{encrypted}", view.size_gib, view.zone);
-    let attachments = || view.attachments.iter().filter(|attachment| attachment.state != "detached");
+    let attachments =
+        || view.attachments.iter().filter(|attachment| attachment.state != VolumeAttachmentState::Detached);
     if let Some(other) = attachments().find(|attachment| attachment.instance_id != instance.instance_id) {
         return held(context, name, &size, other).await;
     }
     if let Some(here) = attachments().next() {
         return Finding::ok(name, format!("{size}, {} here as {}", here.state, here.device));
     }
-    match view.state.as_str() {
-        "available" => Finding::ok(name, format!("{size}, free")),
+    match &view.state {
+        VolumeState::Available => Finding::ok(name, format!("{size}, free")),
         // The description lags behind: a detached volume is in use for a moment.
-        "creating" | "in-use" => Finding::ok(name, format!("{size}, {}: a run would wait for it", view.state)),
+        VolumeState::Creating | VolumeState::InUse => {
+            Finding::ok(name, format!("{size}, {}: a run would wait for it", view.state))
+        }
         state => fix(Failure::new(Code::VolumeUnusable, format!("is {state}"))),
     }
 }
@@ -83,7 +86,7 @@ async fn held(context: &Context<'_>, name: String, size: &str, by: &Attachment) 
         Err(failure) => return Finding::failed(name, &failure),
     };
     let seen = format!("{size}, {} to {} ({state})", by.state, by.instance_id);
-    if matches!(state.as_str(), "shutting-down" | "terminated") {
+    if matches!(state, InstanceStateName::ShuttingDown | InstanceStateName::Terminated) {
         return Finding::ok(name, format!("{seen}: a run would wait until it is free"));
     }
     Finding::failed(name, &Failure::new(Code::VolumeHeld, seen))

@@ -84,14 +84,12 @@ impl Service {
         completing: Duration,
     ) -> HoldEnd {
         let session = &self.session;
-        let end = left.map(|left| Instant::now() + left);
+        let mut end = left.map(|left| Instant::now() + left);
         let again_at = pause.map(|pause| Instant::now() + pause);
         let _permit = end.map(|end| session.allowance.permit(Some(end)));
         let mut contact = pin!(contact(session, failed, lifecycle.filter(|_| end.is_some())));
         let gives_up = end.map(|end| end + completing);
-        let mut waits = false;
-        let mut end = end;
-        let mut stop = session.stop.clone();
+        let (mut waits, mut stop) = (false, session.stop.clone());
         loop {
             tokio::select! {
                 // What somebody asked for in time comes before the end.

@@ -10,21 +10,17 @@ pub mod retry;
 mod warm;
 mod watch;
 
-use std::time::Duration;
-
 use tokio::sync::watch as signal;
 
 use self::control::Control;
 use self::pauses::Pauses;
+use crate::config::schema::timeouts;
 use crate::failure::FailedStep;
 use crate::host::notify;
 use crate::node::boot::Up;
 use crate::node::process::last_words;
 use crate::node::session::{Attempt, Session};
 use crate::state::{FailedStepRecord, Phase};
-
-/// Where no configuration says it: the default of `timeouts.complete`.
-const COMPLETING: Duration = Duration::from_hours(1);
 
 /// What ends a wait.
 enum Next {
@@ -91,7 +87,7 @@ impl Service {
 
     async fn after(&mut self, attempt: Attempt) -> Next {
         let Attempt { result, config, lifecycle } = attempt;
-        let completing = config.map_or(COMPLETING, |config| config.timeouts.complete);
+        let completing = config.map_or_else(|| timeouts::COMPLETE.default_span(), |config| config.timeouts.complete);
         match result {
             Ok(Up::Done) => self.steady(lifecycle.as_ref(), completing).await,
             Ok(Up::Warm) => self.warm().await,

@@ -9,6 +9,7 @@ use super::client::{self, Pending};
 use super::requests::Request;
 use crate::aws::Aws;
 use crate::config::Scope;
+use crate::config::schema::timeouts;
 use crate::failure::{Code, FailedStep, Failure};
 use crate::host::this_host::ThisHost;
 use crate::host::{self, process, systemd};
@@ -109,7 +110,7 @@ pub async fn complete(places: Places, result: LaunchResult) -> Result<(), Failed
     let mut stop = stop_signal()?;
     let session = Session::open(places, Aws::new(), stop.clone())?;
     let texts = tokio::select! {
-        texts = settings::read(&session.places.config, &session.aws.imds, settings::IMDS_DEADLINE) => texts,
+        texts = settings::read(&session.places.config, &session.aws.imds, timeouts::AWS.default_span()) => texts,
         _ = stop.wait_for(|stop| *stop) => return Err(stopped().into()),
     };
     let read = texts.map(|texts| (texts.clone().validate(Scope::Offline), texts.lifecycle()));
@@ -118,9 +119,9 @@ pub async fn complete(places: Places, result: LaunchResult) -> Result<(), Failed
         Ok((Ok(config), _)) => (config.lifecycle.or_else(|| journal.promised_action()), config.timeouts.complete),
         // What is wrong elsewhere does not matter here, nor that the configuration is gone where the journal knows the hook.
         Ok((Err(failure), lifecycle)) => {
-            (Some(lifecycle.or_else(|| journal.action()).ok_or(failure)?), super::COMPLETING)
+            (Some(lifecycle.or_else(|| journal.action()).ok_or(failure)?), timeouts::COMPLETE.default_span())
         }
-        Err(failure) => (Some(journal.action().ok_or(failure)?), super::COMPLETING),
+        Err(failure) => (Some(journal.action().ok_or(failure)?), timeouts::COMPLETE.default_span()),
     };
     session.complete(lifecycle.as_ref(), deadline, result).await.map_err(FailedStepRecord::from)
 }

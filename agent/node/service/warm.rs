@@ -34,9 +34,9 @@ impl Service {
                     }
                 },
                 _ = poll.tick() => match self.session.aws.imds.target_lifecycle_state().await {
-                    Ok(Some(target)) if matches!(LifecycleState::parse(&target), LifecycleState::Warmed(_)) => {}
+                    Ok(Some(LifecycleState::Warmed(_))) => {}
                     Ok(target) => {
-                        let target = target.unwrap_or_else(|| "no group".to_owned());
+                        let target = target.map_or("no group".to_owned(), |target| target.to_string());
                         tracing::info!("the instance leaves its warm pool for {target}");
                         return Next::Again;
                     }
@@ -49,14 +49,14 @@ impl Service {
 
 /// Waits until Auto Scaling takes an instance in service back into its warm pool, and returns the state it goes to. Such an
 /// instance can be launched again without another boot.
-pub(super) async fn back_in_pool(session: &Session, lifecycle: Option<&config::Lifecycle>) -> String {
+pub(super) async fn back_in_pool(session: &Session, lifecycle: Option<&config::Lifecycle>) -> LifecycleState {
     if lifecycle.is_none() {
         return std::future::pending().await;
     }
     loop {
         sleep(WARM_POLL).await;
         match session.aws.imds.target_lifecycle_state().await {
-            Ok(Some(target)) if target.starts_with("Warmed:") => return target,
+            Ok(Some(target)) if target.is_in_pool() => return target,
             Ok(_) => {}
             Err(failure) => tracing::debug!("{failure}"),
         }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::aws::ec2::{self, AttachAnswer, Attachment, Ec2, VolumeView};
+use crate::aws::ec2::{
+    self, AttachAnswer, Attachment, Ec2, InstanceStateName, VolumeAttachmentState, VolumeState, VolumeView,
+};
 use crate::config;
 use crate::failure::{Code, Failure};
 use crate::lifecycle::Launch;
@@ -36,7 +38,7 @@ pub struct Attach<'a> {
 #[derive(Debug)]
 pub struct Holder {
     instance_id: String,
-    state: String,
+    state: InstanceStateName,
     asked: Instant,
 }
 
@@ -93,20 +95,22 @@ impl<'a> Step for Attach<'a> {
         // Matched by instance: the volume's own `in-use` and the first attachment may be about somebody else.
         let (ours, others): (Vec<_>, Vec<_>) =
             view.attachments.iter().partition(|attachment| attachment.instance_id == self.launch.instance.instance_id);
-        if let Some(other) = others.iter().find(|other| other.state != "detached") {
+        if let Some(other) = others.iter().find(|other| other.state != VolumeAttachmentState::Detached) {
             return self.held(other).await.map(Observed::NotYet);
         }
         match ours.first() {
-            Some(attachment) if attachment.state == "attached" => {
+            Some(attachment) if attachment.state == VolumeAttachmentState::Attached => {
                 let device_name = attachment.device.clone();
                 return Ok(Observed::Done(Attached { want: self.want, view, device_name }));
             }
-            Some(attachment) if attachment.state != "detached" => return transit(attachment.to_string()),
+            Some(attachment) if attachment.state != VolumeAttachmentState::Detached => {
+                return transit(attachment.to_string());
+            }
             _ => {}
         }
-        match view.state.as_str() {
+        match view.state {
             // EC2 validates the key after it has accepted the request, too (EBS user guide, "EventBridge events", attachVolume).
-            "available" if self.accepted.get() >= DROPPED && view.kms_key_id.is_some() => {
+            VolumeState::Available if self.accepted.get() >= DROPPED && view.kms_key_id.is_some() => {
                 let said = format!(
                     "EC2 has accepted {} times to attach volume {id}, which is encrypted, and each time it was available again \
                      afterwards",
@@ -114,11 +118,11 @@ impl<'a> Step for Attach<'a> {
                 );
                 Err(ec2::key_refused(&said, view.kms_key_id.as_deref().unwrap_or_default()))
             }
-            "available" => Ok(Observed::Todo(format!("volume {id} is available"))),
-            "error" | "deleting" | "deleted" => {
+            VolumeState::Available => Ok(Observed::Todo(format!("volume {id} is available"))),
+            VolumeState::Error | VolumeState::Deleting | VolumeState::Deleted => {
                 Err(Failure::new(Code::VolumeUnusable, format!("volume {id} is in state {}", view.state)))
             }
-            state => transit(state.to_owned()),
+            state => transit(state.to_string()),
         }
     }
 

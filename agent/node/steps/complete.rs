@@ -134,11 +134,12 @@ impl Complete<'_> {
 
     /// Whether the state shows that the instance has moved on as the result says.
     fn has_taken_effect(&self, state: &LifecycleState) -> bool {
-        match (self.result, state) {
-            (LaunchResult::Continue, LifecycleState::PendingProceed | LifecycleState::InService)
-            | (LaunchResult::Abandon, LifecycleState::Terminating(_)) => true,
-            (LaunchResult::Continue, LifecycleState::Other(state)) => was_in_service(state),
-            _ => false,
+        match self.result {
+            LaunchResult::Continue => matches!(
+                state,
+                LifecycleState::PendingProceed | LifecycleState::InService | LifecycleState::OutOfService(_)
+            ),
+            LaunchResult::Abandon => matches!(state, LifecycleState::Terminating(_)),
         }
     }
 
@@ -179,7 +180,7 @@ impl Complete<'_> {
                 self.record(LaunchOutcome::NoGroup);
                 Ok(())
             }
-            LifecycleState::Terminating(state) => Err(self.launch.terminating(&state)),
+            LifecycleState::Terminating(state) => Err(self.launch.terminating(state)),
             LifecycleState::Pending => waiting("is Pending: its hook has not begun to wait"),
             LifecycleState::PendingWait if unconfirmed => {
                 waiting("is Pending:Wait after an earlier call whose answer was lost: another hook may be waiting")
@@ -200,18 +201,15 @@ impl Complete<'_> {
             }
             LifecycleState::Unreadable => waiting("may not be looked at (autoscaling:DescribeAutoScalingInstances)"),
             // An instance that has left its launch behind does not come back to it.
-            LifecycleState::InService | LifecycleState::PendingProceed | LifecycleState::Warmed(_)
+            LifecycleState::InService
+            | LifecycleState::OutOfService(_)
+            | LifecycleState::PendingProceed
+            | LifecycleState::Warmed(_)
                 if self.result == LaunchResult::Abandon =>
             {
                 Err(self.too_late(&state, message))
             }
-            LifecycleState::Other(ref other) if self.result == LaunchResult::Abandon && was_in_service(other) => {
-                Err(self.too_late(&state, message))
-            }
-            LifecycleState::Warmed(_)
-            | LifecycleState::Other(_)
-            | LifecycleState::InService
-            | LifecycleState::PendingProceed => waiting(&format!("is {state}")),
+            _ => waiting(&format!("is {state}")),
         }
     }
 
@@ -243,11 +241,4 @@ impl Complete<'_> {
     fn record(&self, outcome: LaunchOutcome) {
         self.journal.launch_ended(outcome);
     }
-}
-
-/// Whether an instance in this state has been in service (docs/facts.md, "Lifecycle states").
-fn was_in_service(state: &str) -> bool {
-    ["Standby", "EnteringStandby", "ReplacingRootVolume", "RootVolumeReplaced", "Detach"]
-        .iter()
-        .any(|known| state.starts_with(known))
 }

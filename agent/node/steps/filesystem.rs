@@ -1,16 +1,16 @@
 //! `filesystem`: the device has the filesystem; made only where the disk is proven blank.
 
-use std::fs;
 use std::time::Duration;
 
 use crate::aws::ec2::Ec2;
-use crate::config::{FileSystemType, Format, Volume};
+use crate::aws::ec2::tag::{FORMATTED, FORMATTING};
+use crate::config::{EXT4, FileSystemType, Format, Volume, XFS};
 use crate::failure::{Code, Failure, Named};
 use crate::host::device::{Device, Locked};
 use crate::host::filesystem::{self, Maker, Soundness};
 use crate::host::probe::{Evidence, Found, Verdict, probe};
 use crate::host::unfinished::{self, Left};
-use crate::host::{command, mount, systemd};
+use crate::host::{self, command, mount, systemd};
 use crate::lifecycle::Launch;
 use crate::node::steps::device::Disk;
 use crate::runner::{Acted, Header, Observed, Step};
@@ -105,20 +105,9 @@ enum Resumed {
     NotNeeded,
 }
 
-/// Tags of a volume. A begun format that was not completed shows to people; a completed one keeps a disk that later looks
-/// blank from being formatted again.
-const FORMATTING: &str = "node-agent:formatting";
-pub(crate) const FORMATTED: &str = "node-agent:formatted";
-
 /// What makes an ext4 of an ext2 or ext3 and can be switched on where files are (tune2fs(8)): the journal for ext2, and what new
 /// files are stored with; what is there stays as it is.
 const EXT4_FEATURES: &str = "has_journal,extents,dir_index,huge_file,flex_bg,uninit_bg,dir_nlink,extra_isize";
-
-/// Drawn by the kernel.
-fn random_uuid() -> Result<String, Failure> {
-    let path = "/proc/sys/kernel/random/uuid";
-    Ok(fs::read_to_string(path).named(format_args!("reading {path}"))?.trim().to_owned())
-}
 
 fn is_mounted(device: &Device) -> Result<bool, Failure> {
     Ok(!mount::of_device(device.number)?.is_empty())
@@ -333,7 +322,7 @@ impl MakeFilesystem<'_> {
 
     /// Makes the intent durable before the first write, and draws the filesystem's UUID.
     async fn intend(&self, id: &str, evidence: &Evidence) -> Result<String, Failure> {
-        let uuid = random_uuid()?;
+        let uuid = host::random_uuid()?;
         let at = time::now();
         let tag = format!("begun {at} by {}", &self.launch.instance.instance_id);
         if !self.ec2.tag(id, &[(FORMATTING, &tag)]).await? {
@@ -427,7 +416,7 @@ impl MakeFilesystem<'_> {
         let text =
             format!("volume {id} ({path}) holds {kind} (UUID {}), configured is {}", found.uuid, want.file_system);
         let failure = Failure::new(Code::WrongFilesystem, text);
-        if ["xfs", "ext4"].contains(&kind.as_str()) {
+        if [XFS, EXT4].contains(&kind.as_str()) {
             return failure.remedy(format!(
                 "set file_system = \"{kind}\" for {id}, or correct volume.id; the agent never converts or overwrites; then: \
                  node-agent retry"

@@ -12,16 +12,15 @@ use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use tokio::io::AsyncWriteExt;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::Sha256Digest;
 use crate::failure::{Code, Failure, Named};
-use crate::host::environment;
-use crate::host::group;
 use crate::host::hook_log::{self, Lines};
 use crate::host::hook_reader::{Output, Patience};
+use crate::host::{command, group};
 use crate::lifecycle::Launch;
 use crate::node::steps::fetch::StagedScript;
 use crate::runner::{Acted, Header, Observed, Step, stopped};
@@ -156,24 +155,16 @@ impl Hook<'_> {
     /// Starts the function in a process group of its own, which is in the journal before it runs.
     async fn spawn(&self, mark: &Mark) -> Result<(Child, Output), Failure> {
         let (output, writer) = Output::start(self.state_dir, self.step.as_str()).await?;
-        let mut command = Command::new("bash");
-        environment::of_hooks(&mut command);
-        command
-            .arg("-c")
-            .arg(shell(&self.script.path, self.function, self.arguments, &mark.path))
-            // $0
-            .arg("bash")
-            .envs(self.environment)
+        let mut bash = command::bash(&shell(&self.script.path, self.function, self.arguments, &mark.path));
+        bash.envs(self.environment)
             // What systemd gives the service is not for what the service starts.
             .env_remove("NOTIFY_SOCKET")
             .env_remove("WATCHDOG_USEC")
             .env_remove("WATCHDOG_PID")
-            .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(writer.try_clone().named("a pipe for the hook")?)
-            .stderr(writer)
-            .process_group(0);
-        let mut child = command.spawn().map_err(|error| match error.kind() {
+            .stderr(writer);
+        let mut child = bash.spawn().map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Failure::new(Code::ToolMissing, "bash is not installed"),
             _ => Failure::io("starting bash", error),
         })?;

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::aws::autoscaling::State;
 use crate::aws::imds::Imds;
 use crate::config;
 use crate::failure::{Code, Failure};
@@ -51,7 +52,7 @@ pub enum Identity {
     /// A node of the cluster.
     Node(Node),
     /// An instance in a warm pool, in this state: nothing is touched, above all not the volume.
-    Pooled(String),
+    Pooled(State),
 }
 
 /// A node of the cluster: the steps behind this one know it from here, wherever it was read.

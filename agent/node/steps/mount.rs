@@ -235,11 +235,11 @@ impl MountVolume<'_> {
 
     /// Whether another XFS with the same UUID is mounted: a clone made by a snapshot.
     fn has_twin(&self) -> Result<bool, Failure> {
-        if self.found.kind != "xfs" {
+        if self.found.kind != config::XFS {
             return Ok(false);
         }
         let twin = mount::all()?.into_iter().find(|other| {
-            other.kind == "xfs"
+            other.kind == config::XFS
                 && other.device != self.device.number
                 && resize::xfs_uuid(&other.mount_point).is_ok_and(|uuid| uuid == self.found.uuid)
         });
@@ -346,7 +346,7 @@ impl MountVolume<'_> {
 
     /// ext4 is checked before it is mounted; XFS replays its log by being mounted.
     async fn check(&self) -> Result<(), Failure> {
-        if self.found.kind != "ext4" {
+        if self.found.kind != config::EXT4 {
             return Ok(());
         }
         let lock = self.device.lock()?;
@@ -369,8 +369,8 @@ impl MountVolume<'_> {
     /// emergency mode in spite of `nofail`, and with the boot scripts of other inits (`fsck -A`) in a maintenance shell. There
     /// the agent checks: it comes up and reports a failure.
     async fn pass(&self) -> u8 {
-        let by_systemd =
-            self.found.kind == "ext4" && systemd::version().await.is_some_and(|version| version >= SYSTEMD_THAT_CHECKS);
+        let by_systemd = self.found.kind == config::EXT4
+            && systemd::version().await.is_some_and(|version| version >= SYSTEMD_THAT_CHECKS);
         if by_systemd { 2 } else { 0 }
     }
 
@@ -378,7 +378,7 @@ impl MountVolume<'_> {
     /// waited for the mount is at work.
     fn check_due(&self, pass: u8) -> Result<Option<String>, Failure> {
         let by_systemd = pass != 0 && self.line_in_fstab().is_none_or(|ours| ours.is_checked);
-        if self.found.kind != "ext4" || by_systemd || self.known().is_some() {
+        if self.found.kind != config::EXT4 || by_systemd || self.known().is_some() {
             return Ok(None);
         }
         let text = || format!("reading the superblock of {}", self.device.path.display());
@@ -538,7 +538,7 @@ fn is_nouuid(mounted: &Mounted) -> bool {
 
 /// The UUID of a mounted filesystem of one of our kinds.
 fn uuid_of(mounted: &Mounted) -> Option<String> {
-    if mounted.kind == "xfs" {
+    if mounted.kind == config::XFS {
         return resize::xfs_uuid(&mounted.mount_point).ok();
     }
     let device = File::open(&mounted.source).ok()?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::aws::autoscaling::{Completion, LifecycleState};
+use crate::aws::autoscaling::{Completion, LifecycleState, State};
 use crate::config;
 use crate::failure::{Class, Code, Failure};
 use crate::lifecycle::{Launch, LaunchResult};
@@ -46,12 +46,12 @@ impl Step for EnterPool<'_> {
             return Ok(Observed::Done(()));
         }
         match self.launch.autoscaling.state(&self.launch.instance.instance_id).await? {
-            LifecycleState::Warmed(state) if state == "Warmed:Pending" => {
+            LifecycleState::Warmed(state @ State::WarmedPending) => {
                 let text =
                     format!("instance {} is {state}: its hook has not begun to wait", self.launch.instance.instance_id);
                 Ok(Observed::NotYet(Failure::new(Code::LifecycleNotWaiting, text)))
             }
-            LifecycleState::Warmed(state) if state == "Warmed:Pending:Wait" => {
+            LifecycleState::Warmed(state @ State::WarmedPendingWait) => {
                 Ok(Observed::Todo(format!("CONTINUE into the warm pool ({state})")))
             }
             LifecycleState::Unreadable => Ok(Observed::Todo("CONTINUE into the warm pool".to_owned())),

@@ -1,87 +1,37 @@
-//! Fetching files and scripts: `s3://`, `https://`, `file://`.
+//! `s3://`: the object, from whichever region its bucket is in.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{Seek, Write};
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 
 use aws_config::{Region, SdkConfig};
 use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::operation::get_object::{GetObjectError, GetObjectOutput};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use futures_util::StreamExt;
-use reqwest::Url;
-use reqwest::redirect::{Action, Attempt, Policy};
-use sha2::{Digest, Sha256};
-use tokio::sync::OnceCell;
 
-use super::error::{self, CallError};
-use super::proxy::{BadProxy, Proxies, Proxy, ProxyError};
-use crate::config::{Sha256Digest, Source, without_secrets};
-use crate::failure::{Class, Code, Failure, Named};
-use crate::host::read::{self, Pipes, Unreadable};
+use super::https::interrupted;
+use super::{Fetched, Sink};
+use crate::aws::error::{self, CallError};
+use crate::failure::{Class, Code, Failure};
 
-/// A file larger than this is no node file: the hook should fetch it to the data volume instead.
-pub const LIMIT: u64 = 256 * 1024 * 1024;
-
-/// A server that sends nothing for this long is asked again.
-const STALL: Duration = Duration::from_secs(20);
-
-/// Where files and scripts come from.
+/// S3.
 #[derive(Debug)]
-pub struct Sources {
-    s3: aws_sdk_s3::Client,
-    /// The region that requests to S3 are signed for, unless the bucket is known to be elsewhere.
+pub(super) struct S3 {
+    client: aws_sdk_s3::Client,
+    /// The region that requests are signed for, unless the bucket is known to be elsewhere.
     region: String,
     /// The regions of buckets that are elsewhere, by S3's answers.
     elsewhere: RefCell<BTreeMap<String, String>>,
-    proxies: Arc<Proxies>,
-    /// Made when first needed: reading the trust store takes longer than all the rest of a start.
-    https: OnceCell<reqwest::Client>,
 }
 
-/// Fetched contents, on disk and without a name there.
-#[derive(Debug)]
-pub struct Fetched {
-    /// Read from the start.
-    pub file: File,
-    /// Of the contents.
-    pub sha256: Sha256Digest,
-    /// In bytes.
-    pub size: u64,
-}
-
-impl Fetched {
-    /// Contents that are at hand, put where fetched ones are.
-    pub fn inline(contents: &[u8], scratch: &Path) -> Result<Self, Failure> {
-        let mut sink = Sink::new("inline contents".to_owned(), scratch)?;
-        sink.take(contents)?;
-        sink.end()
-    }
-}
-
-impl Sources {
-    pub(super) fn new(config: &SdkConfig, proxies: Arc<Proxies>) -> Self {
+impl S3 {
+    pub(super) fn new(config: &SdkConfig) -> Self {
         let region = config.region().map(ToString::to_string).unwrap_or_default();
-        let (s3, elsewhere, https) = (aws_sdk_s3::Client::new(config), RefCell::default(), OnceCell::new());
-        Sources { s3, region, elsewhere, proxies, https }
+        S3 { client: aws_sdk_s3::Client::new(config), region, elsewhere: RefCell::default() }
     }
 
-    /// Streams `source` into an unnamed file in `scratch`. The storage of a local file may keep it waiting for `patience`;
-    /// the callers bound what comes over the network.
-    pub async fn fetch(&self, source: &Source, scratch: &Path, patience: Duration) -> Result<Fetched, Failure> {
-        let name = source.to_string();
-        match source {
-            Source::File(path) => fetch_local(name, path, scratch, patience).await,
-            Source::S3 { bucket, key } => self.fetch_s3(&name, bucket, key, scratch).await,
-            Source::Https(url) => self.fetch_https(&name, url, scratch).await,
-        }
-    }
-
-    async fn fetch_s3(&self, name: &str, bucket: &str, key: &str, scratch: &Path) -> Result<Fetched, Failure> {
+    /// Streams the object into an unnamed file in `scratch`.
+    pub(super) async fn fetch(&self, name: &str, bucket: &str, key: &str, scratch: &Path) -> Result<Fetched, Failure> {
         let answer = self.get_object(bucket, key, None).await.map_err(|error| match error.failure.code {
             Code::ApiRefused => Failure::new(Code::DownloadFailed, format!("{name}: {}", error.failure)),
             Code::AccessDenied => error.about(name).remedy(format!(
@@ -98,9 +48,8 @@ impl Sources {
         sink.end()
     }
 
-    /// Whether an object is there and may be read, its key for encryption too: reads its first byte. Not `HeadObject`,
-    /// whose refusals say nothing. Not allowed is a failure with the code `AccessDenied`.
-    pub async fn try_s3(&self, bucket: &str, key: &str) -> Result<(), Failure> {
+    /// See [`super::Sources::try_s3`].
+    pub(super) async fn try_get(&self, bucket: &str, key: &str) -> Result<(), Failure> {
         match self.get_object(bucket, key, Some("bytes=0-0")).await {
             // An empty object has no first byte.
             Err(error) if !error.is("InvalidRange") => Err(error.failure),
@@ -177,7 +126,7 @@ impl Sources {
         range: Option<&str>,
         region: Option<&str>,
     ) -> Result<GetObjectOutput, GetError> {
-        let request = self.s3.get_object().bucket(bucket).key(key).set_range(range.map(str::to_owned));
+        let request = self.client.get_object().bucket(bucket).key(key).set_range(range.map(str::to_owned));
         match region {
             None => request.send().await,
             Some(region) => {
@@ -186,84 +135,6 @@ impl Sources {
             }
         }
     }
-
-    async fn fetch_https(&self, name: &str, url: &str, scratch: &Path) -> Result<Fetched, Failure> {
-        let proxy = match Url::parse(url) {
-            Ok(url) => self.proxies.of(&url).map_err(BadProxy::failure)?.map(|proxy| (proxy.clone(), host(&url))),
-            Err(_) => None,
-        };
-        let client = self.https.get_or_try_init(async || https_client(&self.proxies)).await?;
-        let answer = client.get(url).send().await;
-        let answer = answer.map_err(|error| match error::find::<Astray>(&error) {
-            Some(astray) => astray.failure(name),
-            None => interrupted(name, proxy.as_ref(), error.without_url()),
-        })?;
-        let status = answer.status();
-        if status.is_server_error() || status.as_u16() == 429 {
-            return Err(Failure::new(Code::ApiOverloaded, format!("{name} answers {status}")));
-        }
-        if status.is_redirection() {
-            let text = format!("{name} answers {status}, without saying where to");
-            return Err(Failure::new(Code::RedirectRefused, text));
-        }
-        if !status.is_success() {
-            return Err(Failure::new(Code::DownloadFailed, format!("{name} answers {status}")));
-        }
-        let mut sink = Sink::new(name.to_owned(), scratch)?;
-        let mut body = answer.bytes_stream();
-        while let Some(chunk) = body.next().await {
-            sink.take(&chunk.map_err(|error| interrupted(name, proxy.as_ref(), error.without_url()))?)?;
-        }
-        sink.end()
-    }
-}
-
-/// A local file is read on a thread of its own: what it lies on may not answer.
-async fn fetch_local(name: String, path: &Path, scratch: &Path, patience: Duration) -> Result<Fetched, Failure> {
-    let (path, scratch) = (path.to_owned(), scratch.to_owned());
-    let about = name.clone();
-    let copied = tokio::task::spawn_blocking(move || {
-        read::aside(patience, move || {
-            let mut file = read::open(&path, LIMIT, Pipes::Refused)?;
-            let mut sink = Sink::new(name, &scratch)?;
-            read::copy(&mut file, LIMIT, |chunk| sink.take(chunk).map_err(Local::Failed))?;
-            Ok(sink.end()?)
-        })
-    });
-    match copied.await {
-        Ok(Ok(fetched)) => Ok(fetched),
-        Ok(Err(Local::Failed(failure))) => Err(failure),
-        Ok(Err(Local::Unreadable(why))) => Err(unreadable(&about, &why)),
-        Err(error) => Err(Failure::new(Code::DownloadFailed, format!("reading {about}")).because(error)),
-    }
-}
-
-/// A failure of one side or the other.
-enum Local {
-    Unreadable(Unreadable),
-    Failed(Failure),
-}
-
-impl From<Unreadable> for Local {
-    fn from(why: Unreadable) -> Self {
-        Local::Unreadable(why)
-    }
-}
-
-impl From<Failure> for Local {
-    fn from(failure: Failure) -> Self {
-        Local::Failed(failure)
-    }
-}
-
-/// The failure of a local file or script that was not read.
-pub fn unreadable(name: &str, why: &Unreadable) -> Failure {
-    let code = match why {
-        Unreadable::TooLarge(_) => Code::DownloadTooLarge,
-        Unreadable::Silent(_) => Code::StorageSilent,
-        Unreadable::Io(_) | Unreadable::Not(_) | Unreadable::EmptyPipe => Code::DownloadFailed,
-    };
-    Failure::new(code, format!("{name} {why}"))
 }
 
 /// The action that fetches an object.
@@ -329,127 +200,9 @@ fn is_region(text: &str) -> bool {
         && last.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// A redirect that is not followed.
-#[derive(Debug, thiserror::Error)]
-#[error("a redirect that is not followed")]
-enum Astray {
-    Unencrypted(String),
-    Circle(String),
-    TooFar(String),
-}
-
-impl Astray {
-    /// How often a request is led on at most.
-    const LIMIT: usize = 10;
-
-    fn judge(attempt: Attempt<'_>) -> Action {
-        let shown = || without_secrets(attempt.url().as_str());
-        if attempt.url().scheme() != "https" {
-            let astray = Astray::Unencrypted(shown());
-            attempt.error(astray)
-        } else if attempt.previous().contains(attempt.url()) {
-            let astray = Astray::Circle(shown());
-            attempt.error(astray)
-        } else if attempt.previous().len() > Astray::LIMIT {
-            let astray = Astray::TooFar(shown());
-            attempt.error(astray)
-        } else {
-            attempt.follow()
-        }
-    }
-
-    fn failure(&self, name: &str) -> Failure {
-        match self {
-            Astray::Unencrypted(url) => {
-                let text = format!("{name} leads to an address that is not encrypted: {url}");
-                Failure::new(Code::RedirectRefused, text).remedy(
-                    "what comes unencrypted can be changed on its way: have the server lead to an https:// address, or \
-                     write the file's own https:// or s3:// address as the source; then: node-agent retry",
-                )
-            }
-            Astray::Circle(url) => {
-                Failure::new(Code::RedirectRefused, format!("{name} leads back to {url}: a redirect loop"))
-            }
-            Astray::TooFar(url) => {
-                let text = format!("{name} leads from address to address, at last to {url}");
-                Failure::new(Code::RedirectRefused, text)
-            }
-        }
-    }
-}
-
-/// A client for https; fails where no CA certificates are found.
-pub fn https_client(proxies: &Arc<Proxies>) -> Result<reqwest::Client, Failure> {
-    let proxies = Arc::clone(proxies);
-    reqwest::Client::builder()
-        .https_only(true)
-        .redirect(Policy::custom(Astray::judge))
-        .proxy(reqwest::Proxy::custom(move |url| proxies.of(url).ok().flatten().map(|proxy| proxy.url().clone())))
-        .connect_timeout(Duration::from_secs(5))
-        .read_timeout(STALL)
-        .build()
-        .map_err(|error| {
-            Failure::new(Code::DownloadFailed, "https cannot be used")
-                .remedy("install the CA certificates (package ca-certificates), then: node-agent retry")
-                .because(error)
-        })
-}
-
-fn host(url: &Url) -> String {
-    url.host_str().unwrap_or_default().to_owned()
-}
-
-/// `proxy` is the one that was taken, and for which host.
-fn interrupted(
-    name: &str,
-    proxy: Option<&(Proxy, String)>,
-    error: impl std::error::Error + Send + Sync + 'static,
-) -> Failure {
-    let code = if error::is_untrusted(&error) { Code::CertificateUntrusted } else { Code::ApiUnreachable };
-    let failure = Failure::new(code, format!("fetching {name}"));
-    match proxy {
-        None => failure.because(error),
-        Some((proxy, host)) => {
-            let error = ProxyError::new(proxy, host, error);
-            error.refine(failure).because(error)
-        }
-    }
-}
-
-/// Takes contents up to [`LIMIT`] and digests them on the way.
-struct Sink {
-    name: String,
-    file: File,
-    digest: Sha256,
-    size: u64,
-}
-
-impl Sink {
-    fn new(name: String, scratch: &Path) -> Result<Self, Failure> {
-        let file = tempfile::tempfile_in(scratch).named(format_args!("making a file in {}", scratch.display()))?;
-        Ok(Sink { name, file, digest: Sha256::new(), size: 0 })
-    }
-
-    fn take(&mut self, chunk: &[u8]) -> Result<(), Failure> {
-        self.size += chunk.len() as u64;
-        if self.size > LIMIT {
-            let text = format!("{} is larger than {} MiB", self.name, LIMIT >> 20);
-            return Err(Failure::new(Code::DownloadTooLarge, text));
-        }
-        self.digest.update(chunk);
-        self.file.write_all(chunk).named(format_args!("storing {}", self.name))
-    }
-
-    fn end(mut self) -> Result<Fetched, Failure> {
-        self.file.rewind().named(format_args!("storing {}", self.name))?;
-        let digest: [u8; 32] = self.digest.finalize().into();
-        Ok(Fetched { file: self.file, sha256: Sha256Digest(digest), size: self.size })
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
     use aws_credential_types::Credentials;
     use aws_credential_types::provider::SharedCredentialsProvider;
@@ -559,11 +312,10 @@ mod tests {
                 .retry_config(aws_config::retry::RetryConfig::disabled())
                 .http_client(answers.clone())
                 .build();
-            let sources = Sources::new(&config, Arc::default());
-            let source = Source::S3 { bucket: "the-bucket".to_owned(), key: "key".to_owned() };
+            let s3 = S3::new(&config);
             let scratch = tempfile::tempdir().unwrap();
             for _ in 0..2 {
-                let fetched = sources.fetch(&source, scratch.path(), Duration::from_secs(5)).await.unwrap();
+                let fetched = s3.fetch("the object", "the-bucket", "key", scratch.path()).await.unwrap();
                 assert_eq!(fetched.size, 8);
             }
             let seen = answers.seen.lock().unwrap().clone();
@@ -588,8 +340,7 @@ mod tests {
                 .retry_config(aws_config::retry::RetryConfig::disabled())
                 .http_client(answers.clone())
                 .build();
-            let sources = Sources::new(&config, Arc::default());
-            let refused = sources.try_s3("the-bucket", "key").await.unwrap_err();
+            let refused = S3::new(&config).try_get("the-bucket", "key").await.unwrap_err();
             assert_ne!(refused.code, Code::BucketElsewhere, "{refused}");
             assert!(answers.seen.lock().unwrap().len() < 2, "{first:?}");
         }
