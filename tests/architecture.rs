@@ -1,4 +1,4 @@
-//! The house: which file knows which. Read from the `use` lines and the paths in the code, tests left out.
+//! The house: which file knows which, read from the `use` lines and the paths in the code, tests left out; and how tests are named.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use syn::visit::{self, Visit};
-use syn::{Attribute, ItemMod, ItemUse, UseTree, VisRestricted};
+use syn::{Attribute, ItemFn, ItemMod, ItemUse, UseTree, VisRestricted};
 
 /// A module by its names from the crate's root: `["state", "store"]`; none for `lib.rs`.
 type Module = Vec<String>;
@@ -22,6 +22,9 @@ impl House {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("agent");
         let mut files = Vec::new();
         sources(&root, &mut files);
+        // A module's tests lie in a folder of this name.
+        let is_of_tests = |file: &PathBuf| file.strip_prefix(&root).unwrap().iter().any(|part| part == "tests");
+        files.retain(|file| !is_of_tests(file));
         let modules: BTreeMap<Module, PathBuf> = files.into_iter().map(|file| (module(&root, &file), file)).collect();
         let knows = modules.iter().map(|(module, file)| {
             let mut named = Named { module, paths: Vec::new() };
@@ -61,11 +64,11 @@ impl House {
     }
 }
 
+/// The Rust files in `dir` and below.
 fn sources(dir: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
-        // A module's tests lie in a folder of this name.
-        if path.is_dir() && path.file_name().unwrap() != "tests" {
+        if path.is_dir() {
             sources(&path, files);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             files.push(path);
@@ -208,4 +211,32 @@ fn nothing_knows_what_stands_above_it() {
         })
         .collect();
     assert!(upward.is_empty(), "{}", upward.join("\n"));
+}
+
+#[test]
+fn test_names_have_at_most_eighty_characters() {
+    let mut files = Vec::new();
+    for folder in ["agent", "tests"] {
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut files);
+    }
+    let mut names = TestNames::default();
+    for file in files {
+        names.visit_file(&syn::parse_file(&fs::read_to_string(file).unwrap()).unwrap());
+    }
+    assert!(names.0.len() > 500, "the tests were not found");
+    let long: Vec<_> = names.0.iter().filter(|name| name.len() > 80).collect();
+    assert!(long.is_empty(), "{long:#?}");
+}
+
+#[derive(Default)]
+struct TestNames(Vec<String>);
+
+impl<'ast> Visit<'ast> for TestNames {
+    fn visit_item_fn(&mut self, function: &'ast ItemFn) {
+        // `#[test]` and `#[tokio::test]`.
+        let is_test = |attribute: &Attribute| attribute.path().segments.last().is_some_and(|last| last.ident == "test");
+        if function.attrs.iter().any(is_test) {
+            self.0.push(function.sig.ident.to_string());
+        }
+    }
 }

@@ -463,7 +463,7 @@ fn an_image_without_ca_certificates_is_found_where_https_is_needed() {
 }
 
 #[test]
-fn mistakes_are_shown_in_full_and_what_needs_no_configuration_is_checked_all_the_same() {
+fn mistakes_are_shown_in_full_and_checks_that_need_no_configuration_still_run() {
     let mut scene = Scene::new();
     scene.config = "[node]\nid = 7\nip = \"10.0.1\"\n".to_owned();
     let checked = scene.check();
@@ -542,7 +542,7 @@ fn offline_a_configuration_is_checked_without_root_and_without_a_network() {
 }
 
 #[test]
-fn an_encrypted_volumes_key_is_named_with_what_it_needs_and_what_a_check_cannot_tell() {
+fn an_encrypted_volumes_key_is_named_with_what_it_needs_and_what_stays_unknown() {
     let mut scene = Scene::new();
     let key = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
     let spec = VolumeSpec { size_bytes: 1 << 30, kms_key_id: Some(key.to_owned()), ..VolumeSpec::default() };

@@ -164,7 +164,7 @@ fn a_request_is_read_whole_whenever_it_comes_after_the_connection() {
 }
 
 #[test]
-fn half_lines_up_to_the_descriptor_limit_neither_end_the_service_nor_keep_others_out() {
+fn half_lines_up_to_the_descriptor_limit_neither_end_nor_block_the_service() {
     let world = World::new();
     let node = node_with(&world, BROKEN);
     let agent = node.agent(&[]);

@@ -846,7 +846,7 @@ fn formatted_and_wiped(world: &World, image: &Image) -> (Instance, VolumeId) {
 }
 
 #[test]
-fn a_disk_that_this_agent_formatted_and_that_is_blank_now_is_data_loss_also_to_a_replacement() {
+fn a_disk_that_was_formatted_and_is_blank_now_is_data_loss_to_a_replacement_too() {
     let world = World::with(|config| config.latencies = Latencies::none());
     let image = image("wiped", Formatted, nothing);
     let (node, volume) = formatted_and_wiped(&world, &image);

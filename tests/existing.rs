@@ -252,7 +252,7 @@ fn what_stands_in_the_mount_points_place_is_named_and_left_alone() {
 }
 
 #[test]
-fn a_volume_in_another_is_mounted_after_it_whatever_their_order_in_the_configuration() {
+fn a_volume_inside_another_is_mounted_after_it_whatever_the_configured_order() {
     let world = World::new();
     let (inner, outer) = (world.volume(1), world.volume(1));
     let node = launch(&world);

@@ -19,7 +19,7 @@ fn change(event: &Event, id: &VolumeId, status: &str, attachment: Option<&str>) 
 }
 
 #[test]
-fn a_volume_that_a_dying_instance_holds_for_eight_seconds_is_attached_by_the_first_look_that_finds_it_free() {
+fn a_volume_of_a_dying_instance_is_attached_by_the_first_look_that_finds_it_free() {
     let dying = Duration::from_secs(8);
     let world = World::with(|config| config.latencies.shutting_down = dying);
     let volume = world.volume(1);

@@ -239,7 +239,7 @@ fn a_hold_whose_launch_is_lost_meanwhile_ends_with_seven() {
 }
 
 #[test]
-fn a_report_that_iam_refuses_is_tried_to_the_deadline_and_the_node_is_never_marked_failed() {
+fn a_report_that_iam_refuses_is_tried_to_the_deadline_without_failing_the_node() {
     let world = World::with_hook(&hook(Duration::from_secs(10)), |_| {});
     let volume = world.volume(1);
     let denied = vec!["autoscaling:CompleteLifecycleAction".to_owned()];

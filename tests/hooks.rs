@@ -214,7 +214,7 @@ fn a_hook_that_outlived_its_killed_agent_is_ended_first() {
 }
 
 #[test]
-fn a_hook_that_outlived_its_killed_agent_is_ended_whatever_became_of_the_configuration() {
+fn a_hook_that_outlived_its_agent_is_ended_whatever_became_of_the_configuration() {
     for spoil in ["rm /etc/node-agent/config.toml", "echo 'no = table' >> /etc/node-agent/config.toml"] {
         let world = World::new();
         let (node, config) = node(&world, "sleep 600 & echo $! > /tmp/child; echo here; wait", GOOD);
@@ -397,7 +397,7 @@ fn a_script_that_ends_early_is_no_success() {
 }
 
 #[test]
-fn the_last_words_that_come_through_another_process_are_in_the_error_and_the_journal() {
+fn last_words_printed_by_another_process_are_in_the_error_and_the_journal() {
     for through in ["tee -a /tmp/copy", "while IFS= read -r line; do sleep 0.1; echo \"$line\"; done"] {
         let world = World::new();
         let node = world.launch();

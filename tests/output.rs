@@ -495,7 +495,7 @@ fn a_log_on_a_full_disk_does_not_end_the_run() {
 }
 
 #[test]
-fn a_retry_draws_the_services_progress_and_the_loss_of_its_terminal_does_not_stop_the_work() {
+fn a_retry_draws_the_services_progress_and_the_work_outlives_its_terminal() {
     let world = World::new();
     let node = node(&world, "echo from the service; until [ -e /tmp/go ]; do sleep 0.1; done; [ -e /tmp/repaired ]");
     let service = node.start_with(&["run"]);

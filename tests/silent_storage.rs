@@ -159,7 +159,7 @@ fn a_source_that_does_not_answer_within_its_time_is_named_with_what_to_do() {
 }
 
 #[test]
-fn a_configuration_or_script_that_does_not_answer_is_named_and_a_stop_is_heard_meanwhile() {
+fn a_configuration_or_script_that_does_not_answer_is_named_and_a_stop_still_works() {
     let world = World::new();
     for path in [CONFIG, OVERRIDE, SCRIPT] {
         let node = node(&world);

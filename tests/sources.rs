@@ -176,7 +176,7 @@ fn an_https_server_that_nobody_vouches_for_is_not_believed() {
 }
 
 #[test]
-fn a_service_whose_certificate_this_machine_cannot_trust_is_told_from_one_that_is_away() {
+fn a_service_with_an_untrusted_certificate_is_told_from_one_that_is_away() {
     let world = World::new();
     let volume = world.volume(1);
     let page = world.sim.put_page("/", "any https server will do");

@@ -312,7 +312,7 @@ fn what_is_not_the_users_own_takes_less_than_2_kib_of_the_16() {
 }
 
 #[test]
-fn the_binary_is_fetched_and_checked_or_is_in_the_image_and_nothing_waits_for_the_service() {
+fn the_binary_is_fetched_and_checked_or_baked_in_and_nothing_waits_for_the_service() {
     let baked = user_data(&cluster()).unwrap().remove("00").unwrap();
     assert!(baked.contains("[systemctl, start, --no-block, node-agent.service]") && !baked.contains("curl"), "{baked}");
     let fetched = with(cluster(), "node_agent_url", "https://files.example.com/node-agent");

@@ -149,7 +149,7 @@ fn lifecycle_calls(world: &World, since: usize) -> Vec<String> {
 }
 
 #[test]
-fn user_data_brings_a_node_up_on_its_first_boot_again_after_a_reboot_and_on_its_successor() {
+fn user_data_brings_a_node_up_at_its_first_boot_at_a_reboot_and_on_its_successor() {
     let world = World::new("user-data", "cloud");
     let volume = world.volume(VOLUMES[0]);
     let image = world.bake(prepare);
@@ -230,7 +230,7 @@ wait_for_healthy_cluster() {
 "#;
 
 #[test]
-fn a_baked_image_comes_up_grows_its_volumes_at_a_reboot_and_is_replaced_without_a_format() {
+fn a_baked_image_comes_up_grows_at_a_reboot_and_is_replaced_without_a_format() {
     let world = World::new("baked", "plain");
     let volumes = VOLUMES.map(|id| world.volume(id));
     let image = world.bake(prepare_with_package);
