@@ -6,13 +6,11 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use support::{HOOKS, Instance, World, config, volume_at, wait_until};
+use support::{Instance, World, config, volume_at, wait_until};
 
 /// A node whose volume belongs to `kafka`, in the group `brokers`, with this program in the place of getent.
 fn node(world: &World, getent: &str) -> (Instance, String) {
-    let volume = world.volume(1);
-    let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    let (node, volume) = world.node();
     node.write("/usr/sbin/getent", format!("#!/bin/bash\necho \"$@\" >> /var/log/getent\n{getent}\n"));
     node.shell("chmod 0755 /usr/sbin/getent");
     let volume = volume_at("/mydata", &volume, "xfs").replacen("daemon", "kafka", 1).replacen("daemon", "brokers", 1);

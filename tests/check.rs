@@ -10,9 +10,7 @@ use std::process::{Command, Output};
 
 use ec2_sim::{ActionResult, HookSpec, InstanceSpec, SimConfig, Transition, VolumeId, VolumeSpec};
 use serde_json::Value;
-use support::{AGENT, CA, GROUP, HOOK, HOOKS, Instance, PROGRAM, World, config_with, volume_at};
-
-const CONFIG: &str = "/etc/node-agent/config.toml";
+use support::{AGENT, CA, CONFIG_PATH, GROUP, HOOK, Instance, PROGRAM, World, config_with, volume_at};
 
 /// A node to which nothing is wrong.
 struct Scene {
@@ -33,7 +31,6 @@ impl Scene {
         let second = world.volume(1);
         world.sim.put_object("kafka-config", "node-00/log4j.properties", "rootLogger.level = info");
         let node = world.launch();
-        node.write("/usr/local/lib/node/hooks.sh", HOOKS);
         let volumes = [volume_at("/mydata", &volume, "xfs"), volume_at("/mylogs", &second, "ext4")];
         let file = r#"
 [[file]]
@@ -49,8 +46,8 @@ source = "s3://kafka-config/node-00/log4j.properties"
     }
 
     fn check_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Checked {
-        self.node.write(CONFIG, self.config.clone());
-        self.node.shell(&format!("chmod 0600 {CONFIG}"));
+        self.node.configure(self.config.clone());
+        self.node.shell(&format!("chmod 0600 {CONFIG_PATH}"));
         self.check_as_is(arguments, environment)
     }
 
@@ -306,9 +303,9 @@ fn a_kernel_without_the_filesystem_is_found() {
 fn a_configuration_that_others_can_read_or_write_is_found_and_so_is_its_override() {
     let scene = Scene::new();
     scene.check();
-    scene.node.shell(&format!("chmod 0644 {CONFIG}"));
-    let name = format!("permissions of {CONFIG}");
-    scene.check_as_is(&[], &[]).must_be_only(&name, "mode 0644", &format!("chmod 0600 {CONFIG}"));
+    scene.node.shell(&format!("chmod 0644 {CONFIG_PATH}"));
+    let name = format!("permissions of {CONFIG_PATH}");
+    scene.check_as_is(&[], &[]).must_be_only(&name, "mode 0644", &format!("chmod 0600 {CONFIG_PATH}"));
 
     scene.node.write("/etc/node-agent/override.toml", "[timeouts]\nhooks = \"20m\"\n");
     let name = "permissions of /etc/node-agent/override.toml";

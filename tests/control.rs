@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use support::{Instance, Running, World, node_with, status, wait_for_state, wait_until};
+use support::{Instance, Running, World, node_with, serving, status, wait_for_state, wait_until};
 
 /// A configure function that fails until somebody repairs it.
 const BROKEN: &str =
@@ -23,18 +23,12 @@ const BROKEN: &str =
 const HANGS: &str = "configure_cluster_node() { echo here; sleep 600; }\nwait_for_healthy_cluster() { :; }\n";
 
 fn held(world: &World) -> (Instance, Running) {
-    let node = node_with(world, BROKEN);
-    let service = node.start_with(&["run"]);
-    service.wait_for("held for");
-    (node, service)
+    serving(world, BROKEN, "held for")
 }
 
 /// A service in a hook that does not end.
 fn at_work(world: &World) -> (Instance, Running) {
-    let node = node_with(world, HANGS);
-    let service = node.start_with(&["run"]);
-    service.wait_for("| here");
-    (node, service)
+    serving(world, HANGS, "| here")
 }
 
 /// The socket as it is seen from outside the machine.

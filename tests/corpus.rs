@@ -33,13 +33,13 @@ use std::time::{Duration, Instant};
 
 use broken::{BrokenDisk, Fault};
 use disk::{Disk, GIB, KIB, MIB};
-use ec2_sim::{InstanceSpec, Latencies, Sim, VolumeId, VolumeSpec};
+use ec2_sim::{Latencies, Sim, VolumeId, VolumeSpec};
 use images::{EXT4_MAGIC, EXT4_SUPERBLOCK, GPT_BACKUP, GPT_PRIMARY, PRECIOUS};
 use nix::fcntl::OFlag;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
-use support::{AGENT, GROUP, HOOKS, Instance, Outcome, World, config_with, volume_at};
+use support::{AGENT, Instance, Outcome, World, config_with, volume_at};
 
 /// What the agent must make of an image.
 #[derive(Clone)]
@@ -404,8 +404,7 @@ fn world_of(image: &Image) -> (World, VolumeId, Disk) {
 }
 
 fn launch(world: &World, blkid: Option<&Path>) -> Instance {
-    let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), ..InstanceSpec::default() });
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    let node = world.launch();
     if let Some(program) = blkid {
         // With its libraries: a machine does not see where it was fetched to.
         for folder in ["", "lib/"] {

@@ -4,13 +4,11 @@
 
 mod support;
 
-use support::{HOOKS, Instance, World, can_resize_ext4, config, volume_at};
+use support::{Instance, World, can_resize_ext4, config, volume_at};
 
 /// Comes up with 1 GiB, is enlarged to 3 GiB while another instance takes over, and tells the size in MiB before and after.
 fn grown(world: &World, file_system: &str) -> (u64, u64, Instance, String) {
-    let volume = world.volume(1);
-    let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    let (node, volume) = world.node();
     let config = config(&[volume_at("/mydata", &volume, file_system)]);
     node.come_up(&config);
     let size = |node: &Instance| node.shell("df -BM --output=size /mydata | tail -1 | tr -dc 0-9").parse().unwrap();
@@ -19,7 +17,6 @@ fn grown(world: &World, file_system: &str) -> (u64, u64, Instance, String) {
     node.terminate();
     world.sim.grow_volume(&volume, 3 << 30).unwrap();
     let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
     let log = node.come_up(&config).log;
     assert_eq!(node.shell("cat /mydata/segment"), "precious");
     let after = size(&node);

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{chdir, pivot_root};
-use support::{AGENT, HOOKS, World, config, volume_at};
+use support::{AGENT, HOOKS_PATH, World, config_for};
 
 /// What a host may have of its own.
 const OWN: [&str; 10] = [
@@ -86,14 +86,13 @@ fn enter_a_host_with_folders_of_its_own() {
 fn a_host_that_is_a_node_itself_makes_no_difference_to_a_machine() {
     enter_a_host_with_folders_of_its_own();
     let world = World::new();
-    let volume = world.volume(1);
-    let node = world.launch();
+    let (node, volume) = world.node();
     let seen = node.shell(&format!("for path in {}; do [ ! -e $path ] || echo $path; done", OWN.join(" ")));
     assert_eq!(seen, "/etc/fstab", "of all this a machine has only a file of its own");
     assert_eq!(node.read("/etc/fstab"), "");
-    assert_eq!(node.shell("find /usr/local -mindepth 1"), "/usr/local/bin");
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
-    node.come_up(&config(&[volume_at("/mydata", volume, "xfs")]));
+    let made = ["/usr/local/bin", "/usr/local/lib", "/usr/local/lib/node", HOOKS_PATH];
+    assert_eq!(node.shell("find /usr/local -mindepth 1 | sort").lines().collect::<Vec<_>>(), made);
+    node.come_up(&config_for(&volume));
     assert_eq!(node.shell("ls -A /mydata"), "");
     for path in OWN {
         assert_eq!(fs::read_to_string(path).unwrap(), "the host's own", "{path}");

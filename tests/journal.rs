@@ -7,10 +7,9 @@ mod support;
 use ec2_sim::{Fault, FaultRule, GroupSpec, InstanceSpec};
 use serde_json::Value;
 use support::{
-    GROUP, HOOKS, Instance, World, config, each, hooks_called, run, serve, volume_at, wait_for_state, wait_until,
+    GROUP, HOOKS, Instance, World, config, config_for, each, hooks_called, run, serve, volume_at, wait_for_state,
+    wait_until,
 };
-
-const CONFIG: &str = "/etc/node-agent/config.toml";
 
 const JOURNAL: &str = "/var/lib/node-agent/state.json";
 const ASIDE: &str = "/var/lib/node-agent/state.json.stale";
@@ -20,8 +19,7 @@ fn a_journal_of_another_instance_and_a_truncated_one_are_set_aside_and_said() {
     let world = World::new();
     let volume = world.volume(1);
     let first = world.launch();
-    first.write("/usr/local/lib/node/hooks.sh", HOOKS);
-    let config = config(&[volume_at("/mydata", &volume, "xfs")]);
+    let config = config_for(&volume);
     first.come_up(&config);
     let baked = first.read(JOURNAL);
     let cases = [
@@ -34,7 +32,6 @@ fn a_journal_of_another_instance_and_a_truncated_one_are_set_aside_and_said() {
     for (journal, said) in cases {
         last.terminate();
         let node = world.launch();
-        node.write("/usr/local/lib/node/hooks.sh", HOOKS);
         node.write(JOURNAL, &journal);
 
         let outcome = node.come_up(&config);
@@ -63,10 +60,8 @@ fn the_status_of_a_journal_that_cannot_be_read_says_what_to_do() {
 
 /// A node in service, its service stopped, and its hooks' log empty.
 fn in_service(world: &World) -> (Instance, String) {
-    let volume = world.volume(1);
-    let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
-    let text = config(&[volume_at("/mydata", &volume, "xfs")]);
+    let (node, volume) = world.node();
+    let text = config_for(&volume);
     node.come_up(&text);
     let now = || world.sim.lifecycle_state(&node.id);
     wait_until(|| now().as_deref() == Some("InService"), || format!("{:?}", now()));
@@ -126,8 +121,7 @@ fn a_first_launch_that_is_in_service_at_once_runs_its_hooks() {
         let node = world.launch_as(InstanceSpec { group: Some(group.to_owned()), ..InstanceSpec::default() });
         world.sim.set_lifecycle_state(&node.id, "InService").unwrap();
         node.shell(&brought.replace("VOLUME", volume.as_str()));
-        node.write("/usr/local/lib/node/hooks.sh", HOOKS);
-        let text = config(&[volume_at("/mydata", &volume, "xfs")]).replace(GROUP, group);
+        let text = config_for(&volume).replace(GROUP, group);
 
         let outcome = node.come_up(&text);
 
@@ -141,7 +135,7 @@ fn no_damage_to_its_journal_sets_a_node_in_service_up_again() {
     let world = World::new();
     let (node, text) = in_service(&world);
     let journal = node.machine().inside(|| std::fs::read(JOURNAL).unwrap()).unwrap();
-    node.write(CONFIG, text);
+    node.configure(text);
     // 150 bytes spread over the journal, each with another of its bits flipped, and 30 lengths.
     let flipped = (0..150).map(|number| {
         let at = number * journal.len() / 150;
@@ -182,7 +176,6 @@ fn no_damage_to_its_journal_sets_a_node_in_service_up_again() {
 fn a_hook_group_in_the_journal_that_is_no_hooks_is_left_alone() {
     let world = World::new();
     let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
     let config = config(&[volume_at("/mydata", world.volume(1), "xfs")]);
     node.come_up(&config);
     // Not -1, with which kill(2) reaches every process: a failure would not end with this test. The agent's own group is 0

@@ -17,11 +17,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use ec2_sim::{Fault, FaultRule, HookSpec, InstanceSpec};
+use ec2_sim::{Fault, FaultRule, HookSpec};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{GROUP, Instance, World, config_with};
+use support::{Instance, World, config_with};
 
 /// How long a failed node is held.
 const HOLD: Duration = Duration::from_secs(7);
@@ -222,11 +222,11 @@ fn fill(pipe: &PipeWriter) {
 fn cell(row: &Row, when: When) -> Seen {
     let hook = HookSpec { heartbeat_timeout: Duration::from_secs(6), ..HookSpec::default() };
     let world = World::with_hook(&hook, |_| {});
-    let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), ..InstanceSpec::default() });
+    let node = world.launch();
     let config =
         config_with(&format!("hold_for = \"{}s\"", HOLD.as_secs()), &[], "[timeouts]\naws = \"2s\"\ncomplete = \"2s\"");
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
-    node.write("/etc/node-agent/config.toml", config.clone());
+    node.hooks(HOOKS);
+    node.configure(config.clone());
     if (row.what, row.spoilt) == ("state directory", "full") {
         node.shell("mkdir -p /var/lib/node-agent; mount -t tmpfs -o size=512k tmpfs /var/lib/node-agent");
     }
@@ -240,7 +240,7 @@ fn cell(row: &Row, when: When) -> Seen {
             NoLifecycle => {
                 let (before, table) = config.split_once("[lifecycle]").unwrap();
                 let rest = &table[table.find("\n[").unwrap()..];
-                node.write("/etc/node-agent/config.toml", format!("{before}{rest}"));
+                node.configure(format!("{before}{rest}"));
             }
             FullPipe => {
                 log.1.store(true, Ordering::SeqCst);

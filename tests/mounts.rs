@@ -8,14 +8,13 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use ec2_sim::{Sim, VolumeId};
-use support::{HOOKS, Instance, Outcome, World, config, volume_at, wait_until};
+use support::{Instance, Outcome, World, config, volume_at, wait_until};
 
 const PLACE: &str = "/mydata";
 
 /// A node whose fstab is empty, with its scripts.
 fn launch(world: &World) -> Instance {
     let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
     node.write("/etc/fstab", "");
     node
 }

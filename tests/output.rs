@@ -26,21 +26,21 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, setsid};
 use node_agent::log::{Kind, Line};
 use serde_json::Value;
-use support::{INSTALLED, Instance, PROGRAM, World, config_with, volume_at, wait_until};
+use support::{INSTALLED, Instance, PROGRAM, World, node_with, wait_until};
 
 const RUN: [&str; 2] = ["run", "--once"];
 const STUCK: Duration = Duration::from_mins(3);
 
 /// A node with this configure hook, its configuration in place.
 fn node(world: &World, configure: &str) -> Instance {
-    let volume = world.volume(1);
-    let node = world.launch();
-    node.write(
-        "/usr/local/lib/node/hooks.sh",
-        format!("configure_cluster_node() {{\n{configure}\n}}\nwait_for_healthy_cluster() {{ true; }}\n"),
+    let hooks = format!(
+        "configure_cluster_node() {{
+{configure}
+}}
+wait_for_healthy_cluster() {{ true; }}
+"
     );
-    node.write("/etc/node-agent/config.toml", config_with("", &[volume_at("/mydata", &volume, "xfs")], ""));
-    node
+    node_with(world, &hooks)
 }
 
 /// The agent at work.
@@ -391,7 +391,7 @@ fn the_console_gets_the_last_line_without_the_hooks_output() {
     );
     assert!(!console.contains("swordfish"), "{console}");
 
-    node.write("/usr/local/lib/node/hooks.sh", support::HOOKS);
+    node.hooks(support::HOOKS);
     assert_eq!(node.start_with(&RUN).end().code, Some(0));
     assert!(node.read("/dev/console").ends_with("\nnode-agent: result=done\n"));
 }
@@ -665,7 +665,7 @@ fn a_configurations_values_control_nobodys_terminal() {
     let node = node(&world, OUTPUT);
     let toml: String = FOREIGN.chars().map(|char| format!("\\U{:08X}", u32::from(char))).collect();
     let config = node.read("/etc/node-agent/config.toml");
-    node.write("/etc/node-agent/config.toml", config.replace("\"xfs\"", &format!("\"{toml}\"")));
+    node.configure(config.replace("\"xfs\"", &format!("\"{toml}\"")));
 
     all_that_is_shown(&node, &[]);
 }

@@ -11,11 +11,10 @@ use ec2_sim::{Fault, FaultRule, HookSpec, InstanceSpec};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::{
-    HOOK, HOOKS, Instance, World, config, config_with, each, heartbeats, hooks_called, run, serve, status, stop,
-    volume_at, wait_for_state, wait_until,
+    HOOK, HOOKS, Instance, World, config, config_for, config_with, each, heartbeats, hooks_called, run, serve, status,
+    stop, volume_at, wait_for_state, wait_until,
 };
 
-const CONFIG: &str = "/etc/node-agent/config.toml";
 const JOURNAL: &str = "/var/lib/node-agent/state.json";
 
 /// Hooks of which `step` fails until somebody repairs it.
@@ -80,7 +79,7 @@ fn a_retry_resumes_at_the_failed_step_however_the_launch_became_known() {
         let world = World::new();
         let volume = world.volume(1);
         let node = if *in_group { world.launch() } else { in_no_group(&world) };
-        let config = config(&[volume_at("/mydata", &volume, "xfs")]);
+        let config = config_for(&volume);
         let config = if *lifecycle { config } else { without_lifecycle(&config) };
         let mut service = serve(&node, &broken(step), &config);
         service.wait_for("held");
@@ -150,8 +149,7 @@ fn a_retry_resumes_at_the_failed_step_however_the_launch_became_known() {
 #[test]
 fn after_continue_by_hand_a_failed_node_is_held_without_end_and_mounted_at_boot() {
     let world = World::new();
-    let volume = world.volume(1);
-    let mut node = world.launch();
+    let (mut node, volume) = world.node();
     let config = config_with("hold_for = \"10s\"", &[volume_at("/mydata", &volume, "xfs")], "");
     let service = serve(&node, &broken("configure"), &config);
     service.wait_for("held for");
@@ -200,7 +198,7 @@ fn a_hold_keeps_end_and_heartbeats_whatever_becomes_of_the_configuration() {
         let until = status(&node).0["hold"]["until"].clone();
 
         match change(&text) {
-            Some(text) => node.write(CONFIG, text),
+            Some(text) => node.configure(text),
             None => {
                 node.shell("rm /etc/node-agent/config.toml");
             }
@@ -222,7 +220,7 @@ fn a_node_repaired_without_its_lifecycle_table_is_reported_all_the_same() {
     let text = config(&[]);
     let service = serve(&node, &broken("configure"), &text);
     service.wait_for("held for");
-    node.write(CONFIG, without_lifecycle(&text));
+    node.configure(without_lifecycle(&text));
     node.shell("touch /tmp/repaired");
 
     run(&node, &["retry"]).must_fail(0, &["has no [lifecycle]", HOOK, "result=done"]);
@@ -258,7 +256,7 @@ fn the_hook_of_a_hold_is_called_as_a_valid_configuration_calls_it_now() {
     let service = serve(&node, &broken("configure"), &text.replace(HOOK, "another-hook"));
     service.wait_for("held for");
     let until = status(&node).0["hold"]["until"].clone();
-    node.write(CONFIG, text);
+    node.configure(text);
     run(&node, &["retry"]).must_fail(1, &["code=hook-failed"]);
     assert_eq!(status(&node).0["hold"]["until"], until);
 

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use node_agent::aws::proxy::Proxies;
-use support::{HOOKS, Instance, World, config, config_with, volume_at};
+use support::{HOOKS, Instance, World, config_for, config_with};
 
 /// A proxy on loopback that knows where a few names lead, and notes what it is asked for.
 struct Proxy {
@@ -126,13 +126,11 @@ impl Behind {
         world.sim.put_object("config", "file", "by S3");
         world.sim.put_page("/hooks.sh", HOOKS);
         let node = world.launch();
-        let text = config(&[volume_at("/mydata", &volume, "xfs")])
-            .replace("contents = \"broker.id=00\"", "source = \"s3://config/file\"")
-            .replace(
-                "script = \"/usr/local/lib/node/hooks.sh\"",
-                "script_source = \"https://files.sim.example/hooks.sh\"",
-            );
-        node.write("/etc/node-agent/config.toml", text + "\n[timeouts]\naws = \"6s\"\ndownloads = \"6s\"\n");
+        let text = config_for(&volume).replace("contents = \"broker.id=00\"", "source = \"s3://config/file\"").replace(
+            "script = \"/usr/local/lib/node/hooks.sh\"",
+            "script_source = \"https://files.sim.example/hooks.sh\"",
+        );
+        node.configure(text + "\n[timeouts]\naws = \"6s\"\ndownloads = \"6s\"\n");
         Behind { world, node }
     }
 
@@ -215,7 +213,7 @@ fn no_proxy_and_this_machine_itself_are_reached_directly() {
     let port = behind.world.sim.api_https_address().port();
     let page = behind.world.sim.put_page("/hooks.sh", HOOKS);
     let text = behind.node.read("/etc/node-agent/config.toml");
-    behind.node.write("/etc/node-agent/config.toml", text.replace("https://files.sim.example/hooks.sh", &page));
+    behind.node.configure(text.replace("https://files.sim.example/hooks.sh", &page));
     let url = format!("https://s3.sim.example:{port}");
     let mut agent = behind.agent(&["run", "--once"], &url);
     behind.node.write("/etc/hosts", "127.0.0.1 imds.example s3.sim.example config.s3.sim.example\n");
@@ -279,7 +277,7 @@ fn a_download_through_a_proxy_that_fails_names_it_too() {
     let behind = Proxy::new(Manner::Refuses("407 Proxy Authentication Required"), &[]);
     let text = config_with("", &[], "[timeouts]\ndownloads = \"1s\"")
         .replace("script = \"/usr/local/lib/node/hooks.sh\"", "script_source = \"https://files.sim.example/hooks.sh\"");
-    node.write("/etc/node-agent/config.toml", text);
+    node.configure(text);
     for (proxy, code, text) in [
         (format!("http://u:SECRET@{}", behind.address), "proxy-refused", "answers 407"),
         ("nonsense:port".to_owned(), "proxy-invalid", "https_proxy names no proxy"),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use ec2_sim::{Fault, FaultRule, HookSpec, InstanceSpec, VolumeId};
 use nix::sys::signal::Signal;
 use support::{
-    GROUP, HOOKS, Instance, Running, World, config_with, run, runs, status, volume_at, wait_for_state, wait_until,
+    Instance, Running, World, config_with, in_group, run, runs, status, volume_at, wait_for_state, wait_until,
 };
 
 /// Outages are ridden out for seconds, so that a test sees how they end.
@@ -29,12 +29,10 @@ fn label(node: &Instance, instance_id: &str) {
 }
 
 fn launch(world: &World, config: &str) -> Instance {
-    let spec = InstanceSpec { user_data: Some(config.as_bytes().to_vec()), ..InstanceSpec::default() };
-    let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), ..spec });
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    let node = world.launch_as(InstanceSpec { user_data: Some(config.as_bytes().to_vec()), ..in_group() });
     node.write("/usr/bin/systemctl", SYSTEMCTL);
     node.shell("chmod 0755 /usr/bin/systemctl");
-    node.write("/etc/node-agent/config.toml", config.to_owned());
+    node.configure(config.to_owned());
     node
 }
 
@@ -85,7 +83,7 @@ fn a_node_in_service_is_mounted_after_a_reboot_without_any_answer_from_aws() {
         let (_, config) = volume_and_config(&world);
         let mut node = launch(&world, &config);
         if source == "user data" {
-            node.write("/etc/node-agent/config.toml", "source = \"imds\"\n");
+            node.configure("source = \"imds\"\n");
         }
         rebooted(&mut node);
         outage(&world, fault);

@@ -30,11 +30,10 @@ fn world() -> World {
 
 /// A node with both versions, and these hooks.
 fn node(world: &World, hooks: &str) -> Instance {
-    let volume = world.volume(1);
-    let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", hooks);
+    let (node, volume) = world.node();
+    node.hooks(hooks);
     let config = config_with("hold_for = \"10m\"", &[volume_at("/mydata", &volume, "xfs")], "");
-    node.write("/etc/node-agent/config.toml", config);
+    node.configure(config);
     node.write(OLD, OLD_AGENT.as_slice());
     node.shell(&format!("chmod 0755 {OLD}; {OLD} --version; {PROGRAM} --version"));
     node

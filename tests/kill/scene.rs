@@ -328,7 +328,7 @@ impl Drop for Scene {
 
 /// Puts the scripts and the configuration in their places.
 fn prepare(node: &Instance, volume: &VolumeId, file_system: &str) {
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    node.hooks(HOOKS);
     node.write("/opt/real/hold", HOLD);
     node.write("/opt/real/wrapper", WRAPPER);
     node.shell(
@@ -342,7 +342,7 @@ fn prepare(node: &Instance, volume: &VolumeId, file_system: &str) {
     );
     let more = "[[file]]\ndestination = \"/etc/kafka/jvm/options\"\ncontents = \"-Xmx1g\"\nmode = \"0640\"\nowner = \"daemon\"";
     let config = config_with("", &[volume_at("/mydata", volume, file_system)], more);
-    node.write("/etc/node-agent/config.toml", config);
+    node.configure(config);
 }
 
 /// Numbers drawn from a seed (`SplitMix64`).

@@ -36,9 +36,9 @@ pub const PROGRAM: &str = "/opt/under-test/node-agent";
 /// The same file where packages install it, so that remedies name commands as they do on most nodes.
 pub const INSTALLED: &str = "/usr/bin/node-agent";
 /// Where a node's configuration is.
-const CONFIG_PATH: &str = "/etc/node-agent/config.toml";
+pub const CONFIG_PATH: &str = "/etc/node-agent/config.toml";
 /// Where its hook script is.
-const HOOKS_PATH: &str = "/usr/local/lib/node/hooks.sh";
+pub const HOOKS_PATH: &str = "/usr/local/lib/node/hooks.sh";
 /// What the simulator's https server is verified against.
 pub const CA: &str = "/etc/ssl/simulator.pem";
 /// A run that takes longer than this is stuck.
@@ -125,10 +125,22 @@ impl World {
     }
 
     pub fn launch(&self) -> Instance {
-        self.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), ..InstanceSpec::default() })
+        self.launch_as(in_group())
     }
 
-    /// Launches an instance with a fresh root disk, and boots its machine.
+    /// Launches an instance, and makes a volume for it.
+    pub fn node(&self) -> (Instance, VolumeId) {
+        let volume = self.volume(1);
+        (self.launch(), volume)
+    }
+
+    /// As [`World::launch`], with a role that may not call these actions.
+    pub fn launch_without(&self, denied: &[&str]) -> Instance {
+        let denied = denied.iter().map(|action| (*action).to_owned()).collect();
+        self.launch_as(InstanceSpec { denied, ..in_group() })
+    }
+
+    /// Launches an instance with a fresh root disk, and boots its machine, which has [`HOOKS`] in place.
     pub fn launch_as(&self, spec: InstanceSpec) -> Instance {
         let dir = tempfile::Builder::new().prefix("machine-").tempdir_in(self.dir()).unwrap().keep();
         let by_id = dir.join("by-id");
@@ -138,6 +150,7 @@ impl World {
         let instance = Instance { id, sim: self.sim.clone(), dir, disk, by_id, machine: Some(machine) };
         // The scenario's own directory is on a mount that the machine does not see.
         instance.write(CA, fs::read(self.sim.ca_pem_path()).unwrap());
+        instance.hooks(HOOKS);
         instance
     }
 
@@ -192,6 +205,16 @@ impl Instance {
         self.machine().inside(write).unwrap();
     }
 
+    /// Puts a hook script in the place of the one that is there.
+    pub fn hooks(&self, script: impl AsRef<[u8]> + Send + Sync) {
+        self.write(HOOKS_PATH, script);
+    }
+
+    /// Puts a configuration in its place.
+    pub fn configure(&self, config: impl AsRef<[u8]> + Send + Sync) {
+        self.write(CONFIG_PATH, config);
+    }
+
     pub fn read(&self, path: &str) -> String {
         self.machine().read(path).unwrap_or_else(|error| panic!("{path}: {error}"))
     }
@@ -224,7 +247,7 @@ impl Instance {
 
     /// Starts the agent with this configuration.
     pub fn start(&self, config: &str) -> Running {
-        self.write("/etc/node-agent/config.toml", config.to_owned());
+        self.configure(config);
         self.start_with(&["run", "--once"])
     }
 
@@ -385,19 +408,32 @@ impl Outcome {
     }
 }
 
+/// An instance of the group.
+pub fn in_group() -> InstanceSpec {
+    InstanceSpec { group: Some(GROUP.to_owned()), ..InstanceSpec::default() }
+}
+
 /// A node with one volume and this hook script, configured and not started.
 pub fn node_with(world: &World, hooks: &str) -> Instance {
     let volume = world.volume(1);
     let node = world.launch();
-    node.write(HOOKS_PATH, hooks);
-    node.write(CONFIG_PATH, config(&[volume_at("/mydata", &volume, "xfs")]));
+    node.hooks(hooks);
+    node.configure(config_for(&volume));
     node
+}
+
+/// A node with this hook script, and its service, which has said this.
+pub fn serving(world: &World, hooks: &str, said: &str) -> (Instance, Running) {
+    let node = node_with(world, hooks);
+    let service = node.start_with(&["run"]);
+    service.wait_for(said);
+    (node, service)
 }
 
 /// Starts the service with this hook script and this configuration.
 pub fn serve(node: &Instance, hooks: &str, config: &str) -> Running {
-    node.write(HOOKS_PATH, hooks);
-    node.write(CONFIG_PATH, config);
+    node.hooks(hooks);
+    node.configure(config);
     node.start_with(&["run"])
 }
 
@@ -465,6 +501,11 @@ wait_for_healthy_cluster() {
   echo "health $1 $2 $ASG_NAME" >> /var/log/hooks.log
 }
 "#;
+
+/// A whole configuration: this volume, with XFS, at `/mydata`; one file, the hooks at their usual place, the lifecycle.
+pub fn config_for(volume: &VolumeId) -> String {
+    config(&[volume_at("/mydata", volume, "xfs")])
+}
 
 /// A whole configuration: these volumes, one file, the hooks at their usual place, the lifecycle.
 pub fn config(volumes: &[String]) -> String {
