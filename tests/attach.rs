@@ -1,4 +1,4 @@
-//! What EC2 answers to AttachVolume, and what the agent makes of it.
+//! How the agent handles EC2's answers to AttachVolume.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -41,7 +41,7 @@ fn a_missing_permission_is_given_time_and_then_named() {
     let world = World::new();
     let volume = world.volume(1);
     let node = world.launch_without(&["ec2:AttachVolume"]);
-    // IAM is given a minute; the volume's own deadline is shorter here.
+    // A missing permission is retried for a minute; the volume's own deadline is shorter here.
     let config = config_with("", &[volume_at("/mydata", &volume, "xfs")], "[timeouts]\nvolume = \"8s\"");
 
     let outcome = node.run(&config);

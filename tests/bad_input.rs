@@ -1,4 +1,4 @@
-//! What is wrong with a configuration is found, all of it, before anything is touched.
+//! Every mistake in a configuration is reported at once, before the agent touches anything.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -7,7 +7,7 @@ mod support;
 use ec2_sim::InstanceSpec;
 use support::{HOOKS, Instance, World, config, config_for, config_with, in_group, volume_at};
 
-/// Nothing was asked of AWS, mounted or written.
+/// The agent called no AWS service, mounted nothing and wrote nothing.
 fn must_be_untouched(world: &World, node: &Instance) {
     assert!(world.events().attempts("*").is_empty());
     assert_eq!(node.shell("ls /mydata /etc/kafka /var/lib/node-agent 2>/dev/null || echo none"), "none");
@@ -176,7 +176,7 @@ fn instance_metadata_that_is_switched_off_is_said_at_once() {
     let node = world.launch_as(InstanceSpec { imds: false, ..in_group() });
     let switched_off = ["code=imds-refused", "answers 403", "switched off", "--http-endpoint enabled"];
 
-    // No outage that will pass: nothing is waited for.
+    // Not an outage that passes, so the agent does not wait.
     let config = config_with("", &[], "[timeouts]\naws = \"1h\"");
     node.run(&config).must_fail(1, &switched_off);
     node.start_with(&["run", "--once", "--config", "imds"]).end().must_fail(1, &switched_off);
@@ -229,7 +229,7 @@ fn a_locked_package_manager_is_waited_for_until_it_is_free() {
     let (node, volume) = world.node();
     let lock = "E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 1021 (apt-get)\n\
                 E: Unable to acquire the dpkg frontend lock (/var/lib/dpkg/lock-frontend), is another process using it?";
-    // Held twice, as by cloud-init on a first boot; then it installs.
+    // The lock is held at the first two tries, as by cloud-init on a first boot; the third try installs.
     node.shell("mkdir -p /opt/real; cp -L /usr/sbin/mkfs.ext4 /opt/real/; rm /usr/sbin/mkfs.ext4; rm -f /usr/bin/dnf /usr/bin/yum");
     node.write(
         "/opt/apt-get",
@@ -249,7 +249,7 @@ fn a_locked_package_manager_is_waited_for_until_it_is_free() {
     assert_eq!(node.read("/var/log/installs").lines().count(), 3);
     assert_eq!(node.shell("findmnt -no FSTYPE /mydata"), "ext4");
 
-    // To the end of the step's time: what holds it is named.
+    // A lock that is held until the step's deadline: the failure names its holder.
     node.shell("umount /mydata; rm /usr/sbin/mkfs.ext4; rm -r /var/lib/node-agent");
     node.write("/usr/bin/apt-get", format!("#!/bin/bash\necho '{lock}' >&2\nexit 100\n"));
     let other = world.volume(1);

@@ -59,7 +59,7 @@ fn a_retry_signs_with_the_keys_of_a_role_that_was_replaced_meanwhile() {
     let world = World::new();
     let broken = HOOKS.replace("echo \"configure", "[ -e /tmp/repaired ] || return 3; echo \"configure");
     let (node, service) = serving(&world, &broken, "held for");
-    // What is sent when a hold begins is through.
+    // The calls that begin a hold have been answered.
     wait_until(
         || !world.sim.instance_tags(&node.id).unwrap().get("node-agent:status").is_none_or(String::is_empty),
         || service.log(),

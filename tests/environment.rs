@@ -1,4 +1,4 @@
-//! What surrounds the command (a shell's umask, path, limits, signals, open files) changes nothing on the node.
+//! The caller's environment (umask, path, limits, signals, open files) changes nothing on the node.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -30,7 +30,7 @@ const SHOW: &str = r#"configure_cluster_node() {
 wait_for_healthy_cluster() { :; }
 "#;
 
-/// What the hook is to see, whatever the caller had.
+/// What the hook must see, whatever the caller had.
 const SEEN: &str = "umask 0022\nPATH /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\nHOME /root\n\
                     locale C.UTF-8   \nsession \nkept 1\nuser root\nlimits unlimited unlimited unlimited\nfiles 1\n\
                     signals 00000000 00000000\noom 0\nopen 0\n";
@@ -42,7 +42,7 @@ fn node(world: &World) -> Instance {
     node
 }
 
-/// The agent's command, from a shell that this script has spoilt.
+/// The agent's command, run from a shell after this script has changed its environment.
 fn spoilt(node: &Instance, spoil: &str, exec: &str) -> Command {
     let agent = node.agent(&[]);
     let mut shell = node.machine().command("bash");

@@ -1,4 +1,4 @@
-//! Filesystems that are there already: checked, replayed, told apart, tagged.
+//! Existing filesystems: checked, their logs replayed, clones told apart, volumes tagged.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -14,7 +14,7 @@ use ec2_sim::VolumeId;
 use nix::fcntl::OFlag;
 use support::{Outcome, World, config, config_for, config_with, volume_at, wait_until};
 
-/// Comes up, writes something, and goes. What is on the volume afterwards lies in its backing file.
+/// A node comes up, writes a file and is terminated; the volume's contents are then in its backing file.
 fn used_once(world: &World, volume: &VolumeId, file_system: &str) {
     let node = world.launch();
     node.come_up(&config(&[volume_at("/mydata", volume, file_system)]));
@@ -52,7 +52,7 @@ fn ext4_with_damage_that_needs_a_decision_is_refused_and_left_as_it_is() {
     let world = World::new();
     let volume = world.volume(1);
     used_once(&world, &volume, "ext4");
-    // Two files claim the same inode's blocks: preen does not decide that.
+    // Two files claim the same blocks: `e2fsck -p` does not repair that by itself.
     on_backing_file(&world, &volume, "debugfs", &["-w", "-R", "clri <2>"]);
     on_backing_file(&world, &volume, "debugfs", &["-w", "-R", "ssv state 0"]);
     let before = std::fs::read(world.sim.volume_state(&volume).unwrap().backing_file).unwrap();
@@ -145,7 +145,7 @@ fn a_formatted_volume_is_tagged_and_never_formatted_again_when_it_looks_blank() 
     node.come_up(&config_for(&volume));
 }
 
-/// The command that a remedy gives between these words.
+/// The command between these two texts in a remedy.
 fn told<'o>(outcome: &'o Outcome, before: &str, after: &str) -> &'o str {
     let (_, remedy) = outcome.last().split_once("remedy=").unwrap();
     let command = remedy.split_once(before).and_then(|(_, rest)| rest.split_once(after));
@@ -206,7 +206,7 @@ fn a_device_that_somebody_holds_for_a_moment_is_mounted_when_it_is_free() {
 
     let agent = node.start(&config_for(&volume));
     agent.wait_for("is not mounted");
-    // For the mount, which says nothing while it waits, to meet a device that is held.
+    // The mount, which logs nothing while it waits, must find the device held.
     sleep(Duration::from_millis(500));
     drop(held);
     let outcome = agent.end();
@@ -318,7 +318,7 @@ fn an_ext4_that_another_program_works_on_is_waited_for_and_not_called_damaged() 
     assert_eq!(outcome.code, Some(0), "{}", outcome.log);
     assert_eq!(node.shell("cat /mydata/segment"), "precious");
 
-    // To the end of its time, it is a refusal that says so.
+    // A device that stays busy to the deadline is refused, and the message says so.
     node.shell("umount /mydata");
     let held = OpenOptions::new().read(true).custom_flags(OFlag::O_EXCL.bits()).open(&device).unwrap();
     let impatient = config_with("", &[volume_at("/mydata", &volume, "ext4")], "[timeouts]\nvolume = \"3s\"");
@@ -346,7 +346,7 @@ fn a_mkfs_that_fails_takes_its_intent_back_and_says_how_to_go_on() {
         failed.must_fail(1, &["step=filesystem code=tool-failed", "no more space", "was blank before"]);
         assert!(node.journal()["volumes"][volume.as_str()]["formatting"].is_null());
         node.shell(&format!("cp /opt/real/mkfs.{file_system} {program}"));
-        // A person must judge what that mkfs has written.
+        // An operator must decide what that mkfs has written.
         node.run(&config).must_fail(6, &["step=filesystem code=not-blank"]);
         node.shell(told(&failed, "goes with: ", "; then: node-agent retry"));
         node.come_up(&config);

@@ -1,4 +1,4 @@
-//! A volume that EC2 enlarged: its filesystem is grown online.
+//! The filesystem of a volume that was enlarged in EC2 is grown online.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -28,7 +28,7 @@ fn an_xfs_volume_that_was_enlarged_is_grown_online() {
     let world = World::new();
     let (before, after, node, _) = grown(&world, "xfs");
     assert!(before < 1024 && after > 2 * 1024 + 512, "{before} MiB, then {after} MiB");
-    // Once is enough.
+    // A second run has nothing to grow.
     let again = node.start_with(&["run", "--once"]).end();
     assert_eq!(again.code, Some(0));
     assert!(again.log.contains("grow") && !again.log.contains("start:"), "{}", again.log);

@@ -1,4 +1,5 @@
-//! A volume comes from another instance: waited for, taken at once when free, never taken from a live node.
+//! A volume that another instance holds: the agent waits for it, attaches it as soon as it is free, and never takes it from a
+//! running instance.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -40,8 +41,8 @@ fn a_volume_of_a_dying_instance_is_attached_by_the_first_look_that_finds_it_free
     let call = |event: &Event, action: &str| matches!(&event.what, What::Api(call) if call.action == action);
     let asked = time_of(&world, |event| call(event, "ec2:AttachVolume"));
     println!("free at {free:.3} s, asked for {:.3} s later", asked - free);
-    // That looks come at least twice a second is shown where their pauses are made (agent/runner/patience.rs). One look may have been
-    // under way when it came free.
+    // agent/runner/patience.rs tests that the agent asks at least twice a second. One call may have been in flight when the volume
+    // came free.
     let events = world.events();
     let looks = |from: f64, to: f64| {
         events.iter().filter(|event| event.t > from && event.t < to && call(event, "ec2:DescribeVolumes")).count()

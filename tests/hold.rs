@@ -1,4 +1,4 @@
-//! A node that failed is held for an operator: heartbeats, retry, status, the end of the hold.
+//! A failed node is held for an operator: heartbeats, retry, status, the end of the hold.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -17,7 +17,7 @@ use support::{
     wait_until,
 };
 
-/// A hook script whose configure function fails until somebody repairs it.
+/// A hook script whose configure function fails until /tmp/repaired exists.
 const BROKEN: &str = r#"
 configure_cluster_node() {
   echo "configure $1 $2" >> /var/log/hooks.log
@@ -40,13 +40,13 @@ fn held(world: &World, hooks: &str, lifecycle: &str, rest: &str) -> (Instance, R
     (node, service)
 }
 
-/// Until then, the simulator moves the instance on by itself.
+/// Waits for Pending:Wait: until then the simulator moves the instance on by itself.
 fn wait_for_the_hook(world: &World, node: &Instance) {
     let state = || world.sim.lifecycle_state(&node.id);
     wait_until(|| state().as_deref() == Some("Pending:Wait"), || format!("{:?}", state()));
 }
 
-/// What the instance's tag says; nothing where it has none.
+/// The instance's status tag; empty where it has none.
 fn tag(world: &World, node: &Instance) -> String {
     world.sim.instance_tags(&node.id).unwrap().remove("node-agent:status").unwrap_or_default()
 }
@@ -78,7 +78,7 @@ fn a_held_node_is_repaired_retried_and_reported() {
     let retried = run(&node, &["retry"]);
 
     assert_eq!(retried.code, Some(0), "{}", retried.log);
-    // It is followed live.
+    // The retry shows the service's progress live.
     assert!(retried.log.contains("configure: start:") && retried.log.contains("complete: done"), "{}", retried.log);
     assert_eq!(world.completions(), ["CONTINUE"]);
     let (document, code) = status(&node);
@@ -88,10 +88,10 @@ fn a_held_node_is_repaired_retried_and_reported() {
         || world.sim.instance_tags(&node.id).unwrap()["node-agent:status"] == "done",
         || format!("{:?}", world.sim.instance_tags(&node.id)),
     );
-    // Repaired is repaired: nothing is sent any more, and the service stays.
+    // After the repair nothing more is sent, and the service stays.
     let beats = || world.events().attempts("autoscaling:RecordLifecycleActionHeartbeat").len();
     let so_far = beats();
-    // Three more, if they went on.
+    // Time for three more heartbeats, if they went on.
     thread::sleep(Duration::from_secs(7));
     // One may have been under way.
     assert!(beats() <= so_far + 1, "{} and {so_far}", beats());
@@ -187,14 +187,14 @@ fn heartbeats_keep_a_hook_of_six_times_the_lifecycle_hooks_timeout_alive() {
 #[test]
 fn a_hook_beyond_its_deadline_gets_no_further_heartbeat() {
     let world = World::with_hook(&hook(Duration::from_secs(4)), |_| {});
-    // Deaf to TERM, so that ending it takes longer than several heartbeats.
+    // The hook ignores TERM, so that ending it takes longer than several heartbeats.
     let deaf = HOOKS.replace("echo \"configure", "trap '' TERM; while :; do sleep 0.1; done; echo \"configure");
     let (_node, service) = held(&world, &deaf, "on_failure = \"abandon\"", "[timeouts]\nhooks = \"3s\"");
 
     let outcome = service.end();
 
     outcome.must_fail(1, &["code=hook-timed-out"]);
-    // The lifecycle hook ran out four seconds after the last heartbeat, while the deaf hook was being ended: it takes five.
+    // The lifecycle hook timed out four seconds after the last heartbeat, while the agent was ending the hook, which takes five.
     let events = world.events();
     let ran_out = events
         .iter()
@@ -205,7 +205,7 @@ fn a_hook_beyond_its_deadline_gets_no_further_heartbeat() {
 
 #[test]
 fn the_lifecycle_action_that_timed_out_ends_the_hold_with_seven() {
-    // Heartbeats are not allowed: the hook runs out during the hold.
+    // IAM denies heartbeats: the lifecycle hook times out during the hold.
     let world = World::with_hook(&hook(Duration::from_secs(15)), |_| {});
     let volume = world.volume(1);
     let node = world.launch_without(&["autoscaling:RecordLifecycleActionHeartbeat"]);
@@ -244,7 +244,7 @@ fn a_report_that_iam_refuses_is_tried_to_the_deadline_without_failing_the_node()
     let config = config_with("on_failure = \"abandon\"", &[volume_at("/mydata", &volume, "xfs")], "");
     let service = serve(&node, HOOKS, &config);
     service.wait_for("complete: wait:");
-    // Longer than what is probably eventual consistency is waited for elsewhere.
+    // Longer than the minute that eventual consistency is given elsewhere.
     thread::sleep(Duration::from_secs(65));
 
     let (document, code) = status(&node);
@@ -265,7 +265,7 @@ fn why_a_step_waits_is_told_also_while_it_tries_again() {
     let service = serve(&node, HOOKS, &config_with("", &[], ""));
     service.wait_for("complete: wait:");
 
-    // The next try takes long.
+    // The next try hangs.
     world.sim.add_fault(FaultRule::once("autoscaling:CompleteLifecycleAction", Fault::Hang)).unwrap();
     wait_until(|| !world.events().faults().is_empty(), || service.log());
 
@@ -475,7 +475,7 @@ fn a_launch_is_completed_by_hand_in_a_hold() {
         let (node, service) = held(&world, BROKEN, "", "");
         service.wait_for("held for");
 
-        // Nobody can be asked without a terminal.
+        // Without a terminal there is no one to confirm.
         run(&node, &["complete", word]).must_fail(2, &["--yes"]);
         run(&node, &["complete", word, "--yes"]).must_fail(0, &["result=done"]);
 
@@ -487,7 +487,7 @@ fn a_launch_is_completed_by_hand_in_a_hold() {
         match code {
             Some(code) => assert_eq!(service.end().code, Some(code)),
             None => {
-                // Still broken, still there, and nothing is sent any more.
+                // Still broken: the service stays, and nothing more is sent.
                 run(&node, &["status"]).must_fail(1, &["FAILED after its launch was completed"]);
                 run(&node, &["complete", "abandon", "--yes"]).must_fail(7, &["code=launch-completed"]);
                 service.signal(Signal::SIGTERM);

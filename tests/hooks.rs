@@ -1,4 +1,4 @@
-//! The user's functions: what a failure, a hang and a long life of what they start come to.
+//! The user's functions: failures, hangs, and processes that they start and leave running.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -12,7 +12,7 @@ use support::{HOOKS, Instance, World, config_with, volume_at, wait_until};
 
 const GOOD: &str = "true";
 
-/// A node with these two functions, that gives up at once.
+/// A node with these two functions, which sends ABANDON at its first failure.
 fn node(world: &World, configure: &str, health: &str) -> (Instance, String) {
     let (node, volume) = world.node();
     node.hooks(format!("configure_cluster_node() {{\n{configure}\n}}\nwait_for_healthy_cluster() {{\n{health}\n}}\n"));
@@ -21,7 +21,7 @@ fn node(world: &World, configure: &str, health: &str) -> (Instance, String) {
     (node, config)
 }
 
-/// Exactly one ABANDON, and the group terminates the instance.
+/// The agent sent exactly one ABANDON, and the group terminates the instance.
 fn must_be_abandoned(world: &World, node: &Instance) {
     assert_eq!(world.completions(), ["ABANDON"]);
     wait_until(
@@ -51,7 +51,7 @@ fn a_failing_health_check_is_abandoned_once() {
 
     outcome.must_fail(1, &["step=health-check code=hook-failed", "exit status: 7; its last lines: quorum lost"]);
     must_be_abandoned(&world, &node);
-    // A node that was given up is not used by a later start either.
+    // A later start does not use an abandoned node either.
     node.run(&config).must_fail(7, &[]);
     assert_eq!(world.completions(), ["ABANDON"]);
 }
@@ -59,7 +59,7 @@ fn a_failing_health_check_is_abandoned_once() {
 #[test]
 fn a_hanging_hook_is_ended_with_its_whole_process_group_at_its_deadline() {
     let world = World::new();
-    // Deaf to TERM, and with a child that is too.
+    // The hook and its child ignore TERM.
     let hang =
         "trap '' TERM\n(trap '' TERM; echo $BASHPID > /tmp/child; while :; do sleep 0.1; done) &\necho waiting\nwait";
     let (node, config) = node(&world, hang, GOOD);
@@ -108,7 +108,7 @@ fn a_hook_sees_what_the_user_data_script_left_in_scope() {
         node.id
     );
     assert_eq!(node.read("/tmp/env"), expected);
-    // To the byte what 0.1.0 wrote: it is an input of the hooks, which an upgrade must not call again.
+    // Byte for byte what 0.1.0 wrote: this text is an input of the hooks, and an upgrade must not call them again.
     let volumes = format!(
         "[{{\"device_name\":\"/dev/sdf\",\"file_system\":\"xfs\",\"group\":\"daemon\",\"id\":\"{volume}\",\
          \"mount_path\":\"/mydata\",\"owner\":\"daemon\"}}]\n"
@@ -244,7 +244,7 @@ fn a_second_agent_at_the_same_time_is_told_who_has_the_lock() {
 
 #[test]
 fn a_hook_that_ended_in_time_has_not_timed_out_however_late_the_agent_learns_of_it() {
-    // Both are there at once when the agent goes on: the end and the deadline.
+    // When the agent resumes, the hook has ended and the deadline has passed.
     for _ in 0..3 {
         let world = World::new();
         let node = world.launch();
@@ -268,14 +268,14 @@ fn a_hook_that_ended_in_time_has_not_timed_out_however_late_the_agent_learns_of_
     }
 }
 
-/// What must come of a script.
+/// The result that a script must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     /// The function ran, with its arguments, and that is success.
     Called,
     /// The function ran and failed.
     Failed,
-    /// The shell ended before it, however: never a success.
+    /// The shell ended before the function was called: never a success.
     EndedBefore,
 }
 
@@ -490,7 +490,7 @@ fn what_a_hook_started_prints_on_into_the_log_after_the_agents_end() {
     must_be_logged(&node, "broker", "configure", lines);
     must_be_logged(&node, "probe", "health-check", lines);
     assert_eq!(node.shell("stat -c %a /var/lib/node-agent/hooks.log"), "600");
-    // The output of what still runs holds nobody up.
+    // Output of a process that still runs delays nothing.
     assert!(outcome.took < Duration::from_secs(5), "{:?}", outcome.took);
 }
 

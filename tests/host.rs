@@ -1,4 +1,4 @@
-//! The host on which the tests run makes no difference: its own folders are not seen, and the target folder may be anywhere.
+//! The scenarios do not depend on the host: they see none of its folders, and the target folder may be anywhere.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -15,7 +15,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{chdir, pivot_root};
 use support::{AGENT, HOOKS_PATH, World, config_for};
 
-/// What a host may have of its own.
+/// Paths that a host may already have.
 const OWN: [&str; 10] = [
     "/mydata/data",
     "/var/lib/node-agent/state.json",
@@ -31,7 +31,7 @@ const OWN: [&str; 10] = [
 /// Folders of the host in which [`OWN`] lies, and which are therefore replaced.
 const REPLACED: [&str; 7] = ["etc", "home", "opt", "root", "srv", "var", "tmp"];
 
-/// A mount namespace whose changes nobody else sees, with an empty /tmp. Returns the agent, which may have been there.
+/// A private mount namespace with an empty /tmp. Returns the agent, whose file may have been there.
 fn alone() -> File {
     unshare(CloneFlags::CLONE_NEWNS).unwrap();
     let none = None::<&str>;
@@ -120,7 +120,7 @@ fn a_target_folder_that_was_moved_below_tmp_still_has_its_agent() {
         std::io::copy(file, &mut File::create(&to).unwrap()).unwrap();
         fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).unwrap();
     }
-    // Where it was built there is nothing any more.
+    // The folder that it was built in is gone.
     let built = test.parent().and_then(Path::parent).filter(|dir| dir.exists());
     built.inspect(|dir| hide(dir.to_str().unwrap()));
 

@@ -1,4 +1,4 @@
-//! An image of a machine that was a node has nothing of that node in it.
+//! An image made of a node contains nothing of that node.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -8,7 +8,7 @@ use support::{Instance, World, config, config_for, volume_at};
 
 const CLEAN: &str = include_str!("../packaging/ami/clean.sh");
 
-/// A node that is up, and what a real machine has besides.
+/// A node that is up, with the files of a real machine.
 fn node(world: &World) -> Instance {
     let (node, volume) = world.node();
     node.write("/root/clean.sh", CLEAN);

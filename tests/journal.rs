@@ -1,4 +1,4 @@
-//! A journal that is not to be trusted is set aside, said, and the run goes on.
+//! A journal that cannot be trusted is set aside with a message, and the run goes on.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -37,10 +37,10 @@ fn a_journal_of_another_instance_and_a_truncated_one_are_set_aside_and_said() {
         let outcome = node.come_up(&config);
 
         assert!(outcome.log.contains(&said) && outcome.log.contains("state.json.stale"), "{said}\n{}", outcome.log);
-        // That of another instance is recognised when the instance is known: this run has begun to write in it.
+        // Another instance's journal is recognised only once this instance is known: by then this run has written to it.
         let aside = node.read(ASIDE);
         assert!(aside == journal || aside.contains(&format!("\"instance_id\": \"{first_id}\"")), "{aside}");
-        // The new instance was not fooled: its hooks ran, it was reported, and its data is that of the first.
+        // The new instance ran its hooks, was reported, and has the data of the first.
         assert!(node.read("/var/log/hooks.log").contains("health"));
         assert_eq!(node.journal()["instance_id"], node.id.as_str());
         assert!(!outcome.log.contains("formatted"), "{}", outcome.log);
@@ -155,7 +155,7 @@ fn no_damage_to_its_journal_sets_a_node_in_service_up_again() {
 
         let said = outcome.log.contains("set aside");
         presumed += usize::from(outcome.log.contains(COUNTS_AS_DONE));
-        // A UUID with another digit is another filesystem's, and somebody has to look.
+        // A UUID with another digit names another filesystem, which an operator must look at.
         let of_another = outcome.code == Some(6) && outcome.log.contains("code=another-filesystem");
         refused += usize::from(of_another);
         assert!(outcome.code == Some(0) || of_another, "{what}: {}", outcome.log);
@@ -178,8 +178,8 @@ fn a_hook_group_in_the_journal_that_is_no_hooks_is_left_alone() {
     let node = world.launch();
     let config = config(&[volume_at("/mydata", world.volume(1), "xfs")]);
     node.come_up(&config);
-    // Not -1, with which kill(2) reaches every process: a failure would not end with this test. The agent's own group is 0
-    // for killpg(2).
+    // Not -1: kill(2) would signal every process, and a failure would reach beyond this test. For killpg(2) 0 is the agent's own
+    // group.
     let mut journal = node.journal();
     let boot_id = journal["boot_id"].clone();
     journal["hook"] = serde_json::json!({ "pid": 0, "started": 0, "boot_id": boot_id });
@@ -191,7 +191,7 @@ fn a_hook_group_in_the_journal_that_is_no_hooks_is_left_alone() {
     assert!(node.journal()["hook"].is_null());
 }
 
-/// A node that is up, as it is after its next reboot, with a journal that somebody has changed meanwhile.
+/// A node that is up, rebooted with a journal that was changed meanwhile.
 fn rebooted_with_a_changed_journal(world: &World, change: impl FnOnce(&mut Value)) -> Instance {
     let mut node = support::node_with(world, HOOKS);
     run(&node, &["run", "--once"]).must_fail(0, &["result=done"]);

@@ -1,5 +1,5 @@
-//! Whoever should listen and does not (a pipe that nobody reads, a stopped terminal, a journald or a systemd that hangs, a
-//! full console) keeps the node from nothing; and hears, when it listens again, what it has missed.
+//! An output that is not read (a full pipe, a stopped terminal, a journald or systemd that hangs, a full console) does not keep a
+//! node from coming up; once it is read again, it shows what was kept and how much was dropped.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -22,7 +22,7 @@ use nix::sys::termios::{FlowArg, tcflow};
 use nix::unistd::Pid;
 use support::{Guarded, Instance, World, node_with, status, wait_until};
 
-/// A configure function that says a lot and fails until somebody repairs it.
+/// A configure function that prints a lot and fails until it is repaired.
 const CHATTY: &str = r#"
 configure_cluster_node() {
   [ -e /tmp/quiet ] || for number in {1..40000}; do echo "line $number of a hook that says a lot, for a log that nobody reads"; done
@@ -35,8 +35,8 @@ fn state(node: &Instance) -> String {
     status(node).0["state"].as_str().unwrap_or_default().to_owned()
 }
 
-/// The service must be held, repaired by a retry, report the node and end by SIGTERM, within the usual times, although
-/// nobody listens.
+/// Although its output is not read, the service must be held, be repaired by a retry, report the node and end on SIGTERM within the
+/// usual times.
 fn goes_its_way(world: &World, node: &Instance, mut child: Guarded, name: &str) -> Guarded {
     wait_until(|| state(node) == "held", || format!("{name}: {}", status(node).0));
     node.shell("touch /tmp/repaired /tmp/quiet");
@@ -82,7 +82,7 @@ fn a_pipe_that_nobody_reads_stops_nothing_and_says_afterwards_how_much_is_missin
 
     assert_eq!(child.0.wait().unwrap().code(), Some(0));
     assert!(text.ends_with("node-agent: result=done\n"), "{}", &text[text.len().saturating_sub(2000)..]);
-    // The hook's lines that are there, and those that are not, are all of them, but for others among the dropped.
+    // The hook's lines that arrived and those that were dropped make up all of them; some of the dropped lines are not the hook's.
     let hook = text.matches(" configure: | line ").count() as u64;
     let missing = dropped(&text);
     assert!((40_000..40_200).contains(&(hook + missing)), "{hook} and {missing}");
@@ -174,7 +174,7 @@ fn a_journald_that_does_not_read_stops_nothing_and_hears_how_much_is_missing() {
     };
     let journald = node.machine().inside(bind).unwrap();
     journald.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    // The standard error leads there as well, by a stream that nobody reads either.
+    // The standard error goes there too, by a stream that is not read either.
     let (stream, writer) = std::os::unix::net::UnixStream::pair().unwrap();
     let id = File::from(OwnedFd::from(writer.try_clone().unwrap())).metadata().unwrap();
     let child = Guarded(

@@ -1,4 +1,4 @@
-//! What people and machines see of a run, and that it goes on when nobody can see it any more.
+//! What people and machines see of a run, and that the run goes on when its output is gone.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -537,7 +537,7 @@ fn a_node_that_is_up_is_done_over_on_a_terminal_only_after_a_yes() {
     let without = Terminal::start(on_terminal(&node, "xterm", &["retry", "--from", "configure", "--yes"]));
     let (code, seen) = without.end();
     assert_eq!((code, calls()), (Some(0), 3), "{seen}");
-    // A script that says what it wants is not asked either.
+    // With `--yes` there is no question.
     assert_eq!(node.start_with(&arguments).end().code, Some(0));
     assert_eq!(calls(), 4);
 }
@@ -572,12 +572,11 @@ fn a_retry_that_cannot_keep_up_says_how_much_it_leaves_out() {
     assert!(shown.is_sorted() && shown.len() + left_out >= 9000, "{} and {left_out}", shown.len());
 }
 
-/// What somebody who can write a hook's output, a file's name, an answer or a configuration may put into it.
+/// Terminal sequences and control characters that hook output, a file name, an answer or a configuration may contain.
 const FOREIGN: &str = "first\x1b]0;owned\x07\x1b[2Jsecond\rthird\u{9b}2Jfourth\u{202e}fifth\u{2028}sixth";
 const WORDS: [&str; 6] = ["first", "second", "third", "fourth", "fifth", "sixth"];
 
-/// What was printed has the words of [`FOREIGN`] and nothing of what stands between them. A terminal's own sequences are the
-/// agent's.
+/// The text has the words of [`FOREIGN`] and none of the sequences between them. On a terminal the agent's own sequences remain.
 fn is_harmless(what: &str, shown: &str, words: &[&str]) {
     for foreign in ["\x1b]", "\x07", "\x1b[2J", "\u{9b}", "\u{202e}", "\u{2028}", "\rthird"] {
         assert!(!shown.contains(foreign), "{what} shows {foreign:?}: {shown:?}");

@@ -1,4 +1,4 @@
-//! The systemd units and the user data: what they say is what the agent does.
+//! The systemd units and the user data agree with what the agent does.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -39,7 +39,7 @@ fn systemd_finds_nothing_wrong_with_the_units() {
         ("example-application.service", APPLICATION.replace("/usr/bin/example-application", agent)),
     ];
     let mut verify = Command::new("systemd-analyze");
-    // Of this host's own units, which ours are ordered after, nothing is said.
+    // The host's own units, which ours are ordered after, are not checked.
     verify.args(["verify", "--man=no", "--recursive-errors=no"]);
     for (name, text) in units {
         let path = dir.path().join(name);

@@ -1,4 +1,4 @@
-//! Paths through folders of a service user: root is not led astray by what that user puts there.
+//! Paths through folders of a service user: root follows no symlink that this user has put there.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -15,7 +15,7 @@ fn file(destination: &str) -> String {
     format!("[[file]]\ndestination = \"{destination}\"\ncontents = \"/evil\"\nowner = \"daemon\"\ngroup = \"daemon\"\n")
 }
 
-/// Does the work while two paths of the node are exchanged as fast as it goes.
+/// Does the work while another thread exchanges two paths of the node as fast as possible.
 fn while_swapped(node: &Instance, one: &str, other: &str, work: impl FnOnce()) {
     struct Done<'a>(&'a AtomicBool);
     impl Drop for Done<'_> {

@@ -1,4 +1,4 @@
-//! How long the agent goes on: with credentials that are missing, with heartbeats that are refused.
+//! How long the agent tries again: without credentials, and when heartbeats are refused.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -18,7 +18,7 @@ fn refused_once() -> FaultRule {
     FaultRule::once("autoscaling:RecordLifecycleActionHeartbeat", fault)
 }
 
-/// A node whose configure hook takes three times as long as Auto Scaling's waits.
+/// A node whose configure hook takes three times the lifecycle hook's timeout.
 fn slow_node() -> (World, Instance) {
     let world = World::with_hook(&HookSpec { heartbeat_timeout: TIMEOUT, ..HookSpec::default() }, |_| {});
     let node = world.launch();

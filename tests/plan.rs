@@ -19,7 +19,7 @@ fn node(world: &World, volume: &VolumeId) -> Instance {
 
 /// The plan as a document, its text, and its exit code. Nothing is changed by making it.
 fn plan(world: &World, node: &Instance) -> (Value, String, i32) {
-    // A service that is held sends heartbeats meanwhile.
+    // A holding service sends heartbeats meanwhile.
     let calls = || {
         let events = world.events();
         let heartbeat = "autoscaling:RecordLifecycleActionHeartbeat";

@@ -1,4 +1,5 @@
-//! A launch's outcome is not its steps, and the promise of a hold outlives its configuration, its clock and its disk.
+//! The outcome of a launch is recorded apart from its steps, and the promised end of a hold survives a changed configuration, clock
+//! and disk.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -17,7 +18,7 @@ use support::{
 
 const JOURNAL: &str = "/var/lib/node-agent/state.json";
 
-/// Hooks of which `step` fails until somebody repairs it.
+/// Hooks of which `step` fails until /tmp/repaired exists.
 fn broken(step: &str) -> String {
     HOOKS.replace(&format!("echo \"{step}"), &format!("[ -e /tmp/repaired ] || return 3; echo \"{step}"))
 }
@@ -39,7 +40,7 @@ fn edit_journal(node: &Instance, change: impl FnOnce(&mut Value)) {
     node.write(JOURNAL, serde_json::to_string_pretty(&journal).unwrap());
 }
 
-/// How the outcome of a launch came to be known although a hook has failed.
+/// How the outcome of a launch became known although a hook had failed.
 #[derive(Debug, Clone, Copy)]
 enum Known {
     /// By hand, in the hold.
@@ -140,7 +141,7 @@ fn a_retry_resumes_at_the_failed_step_however_the_launch_became_known() {
         let by_itself = *lifecycle && *in_group && taken.is_empty() && !matches!(known, Earlier(..) | Killed);
         let expected: Vec<&str> = if by_itself { vec!["CONTINUE"] } else { taken.to_vec() };
         assert_eq!(world.completions(), expected, "{case:?}");
-        // And that is that.
+        // A further retry does nothing.
         run(&node, &["retry"]).must_fail(0, &["result=done"]);
         assert_eq!(hooks_called(&node), called, "{case:?}");
     });
@@ -172,7 +173,7 @@ fn after_continue_by_hand_a_failed_node_is_held_without_end_and_mounted_at_boot(
 
 #[test]
 fn a_hold_keeps_end_and_heartbeats_whatever_becomes_of_the_configuration() {
-    // What the operator does to the configuration; the retry's exit code.
+    // The operator's change of the configuration, and the retry's exit code.
     let config = |world: &World| {
         let volume = world.volume(1);
         config_with("hold_for = \"16s\"", &[volume_at("/mydata", &volume, "xfs")], "")

@@ -1,4 +1,4 @@
-//! A reboot needs nobody, and no need of the agent's own (room on the root disk, say) keeps the data from being mounted.
+//! A reboot needs no one: neither AWS nor space on the root disk is needed to mount the data.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -19,7 +19,7 @@ const BRIEF: &str = "[timeouts]\naws = \"2s\"";
 const SYSTEMCTL: &str =
     "#!/bin/sh\necho \"$*\" >> /var/log/systemctl\n[ \"$1\" != --version ] || echo 'systemd 252 (252)'\n";
 
-/// What the machine itself says of its instance, as Nitro does; gone with the next boot.
+/// Sets the DMI asset tag, in which Nitro instances have their instance id; lost at the next boot.
 fn label(node: &Instance, instance_id: &str) {
     node.run_systemd();
     node.shell(&format!(
@@ -36,7 +36,7 @@ fn launch(world: &World, config: &str) -> Instance {
     node
 }
 
-/// In service, and off and on again.
+/// A node in service, rebooted.
 fn rebooted(node: &mut Instance) {
     let service = node.start_with(&["run"]);
     wait_for_state(node, "done", &service);
@@ -97,7 +97,7 @@ fn a_node_in_service_is_mounted_after_a_reboot_without_any_answer_from_aws() {
             wait_for_state(&node, "held", &service);
             assert_eq!(status(&node).0["failure"]["error"]["code"], "imds-unreachable");
         }
-        // Nobody comes.
+        // The node is left alone.
         world.sim.clear_faults();
         wait_for_state(&node, "done", &service);
         assert_eq!(node.read("/var/log/hooks.log").lines().count(), 2, "{}", service.log());
@@ -140,7 +140,7 @@ fn a_disk_that_is_not_what_it_was_is_left_to_the_sequence_after_a_reboot() {
     assert!(!is_announced(&node), "{}", service.log());
 }
 
-/// A service that holds the node and starts no application, and says this failure once AWS answers.
+/// A service that holds the node, starts no application, and reports this failure once AWS answers.
 fn held_until_aws_is_back(world: &World, node: &Instance, failure: &str) -> Running {
     let service = node.start_with(&["run"]);
     wait_for_state(node, "held", &service);

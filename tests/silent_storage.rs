@@ -1,5 +1,5 @@
-//! Files that the configuration names and that are no files, never end, or lie on storage that does not answer: the agent
-//! says so and goes on with its other work.
+//! Configured files that are not regular files, never end, or lie on storage that does not answer: the agent says so and goes on
+//! with its other work.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 

@@ -1,4 +1,4 @@
-//! An agent that is told to stop says so, and one that lacks root says only that.
+//! What an agent says that is stopped, or that lacks root.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 

@@ -1,5 +1,5 @@
-//! The Terraform module: it takes the place of the module that the project began with, and what it gives a node is a
-//! configuration that the agent accepts.
+//! The Terraform module: it replaces the module that the project began with, and the agent accepts the configuration that it gives a
+//! node.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 

@@ -26,7 +26,7 @@ fn text(volume: &VolumeId, group: &str) -> String {
     config_for(volume).replace(GROUP, group)
 }
 
-/// Off and on again, with a boot id of its own.
+/// Reboots the node, with a new boot id.
 fn reboot(node: &mut Instance) {
     node.reboot();
     node.shell(
@@ -71,7 +71,7 @@ fn an_instance_launched_again_from_its_warm_pool_is_completed_again() {
         assert_eq!(node.read("/etc/kafka/server.properties"), "broker.id=00");
         assert_eq!(hooks_run(&node), 2);
         wait_for_lifecycle_state(&world, &node, "InService");
-        // And that was that: the next boot has nothing to do.
+        // The next boot has nothing to do.
         reboot(&mut node);
         node.come_up(&text(&volume, GROUP));
         assert_eq!((hooks_run(&node), world.completions().len()), (2, 2));

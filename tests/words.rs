@@ -1,4 +1,4 @@
-//! The words that a person paged at night acts on: each says what is so, and no command leaves a question open.
+//! The messages that a person paged at night acts on: each states what is true and what to do.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -136,7 +136,7 @@ fn a_failed_hook_says_where_its_text_and_its_files_come_from() {
         let outcome = node.run(&config(&[]).replace(script, &key));
 
         outcome.must_fail(1, &["code=hook-failed", origin, file]);
-        // The copy in the state directory is gone tomorrow: it is no name for the script.
+        // The copy in the state directory does not last, so it must not be named as the script.
         assert!(!outcome.log.contains("/var/lib/node-agent/fetched"), "{}", outcome.log);
     }
 }
