@@ -1,4 +1,4 @@
-//! Accounts that only a name service knows, as of LDAP and SSSD: the C library of the static binary does not ask it.
+//! Accounts that only a name service (LDAP, SSSD) knows: the static binary's C library does not ask it, so the agent runs getent.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -6,13 +6,11 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use support::{HOOKS, Instance, World, config, volume_at, wait_until};
+use support::{Instance, World, config, volume_at, wait_until};
 
-/// A node whose volume belongs to `kafka`, in the group `brokers`, with this program in the place of getent.
+/// A node whose volume belongs to user `kafka` and group `brokers`, with this script in place of getent.
 fn node(world: &World, getent: &str) -> (Instance, String) {
-    let volume = world.volume(1);
-    let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    let (node, volume) = world.node();
     node.write("/usr/sbin/getent", format!("#!/bin/bash\necho \"$@\" >> /var/log/getent\n{getent}\n"));
     node.shell("chmod 0755 /usr/sbin/getent");
     let volume = volume_at("/mydata", &volume, "xfs").replacen("daemon", "kafka", 1).replacen("daemon", "brokers", 1);

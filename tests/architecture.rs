@@ -1,4 +1,5 @@
-//! The house: which file knows which. Read from the `use` lines and the paths in the code, tests left out.
+//! The architecture: which files may import which others, read from the `use` lines and the paths in the code without its tests; and
+//! how long the names of tests are.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -7,38 +8,41 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use syn::visit::{self, Visit};
-use syn::{Attribute, ItemMod, ItemUse, UseTree, VisRestricted};
+use syn::{Attribute, ItemFn, ItemMod, ItemUse, UseTree, VisRestricted};
 
 /// A module by its names from the crate's root: `["state", "store"]`; none for `lib.rs`.
 type Module = Vec<String>;
 
-/// The file of each module, and which others each of them names.
-struct House {
-    knows: BTreeMap<Module, BTreeSet<Module>>,
+/// Which other files each file names.
+struct ImportGraph {
+    imports: BTreeMap<Module, BTreeSet<Module>>,
 }
 
-impl House {
-    fn read() -> House {
+impl ImportGraph {
+    fn read() -> ImportGraph {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("agent");
         let mut files = Vec::new();
         sources(&root, &mut files);
+        // A module's tests lie in a folder of this name.
+        let is_of_tests = |file: &PathBuf| file.strip_prefix(&root).unwrap().iter().any(|part| part == "tests");
+        files.retain(|file| !is_of_tests(file));
         let modules: BTreeMap<Module, PathBuf> = files.into_iter().map(|file| (module(&root, &file), file)).collect();
-        let knows = modules.iter().map(|(module, file)| {
-            let mut named = Named { module, paths: Vec::new() };
-            named.visit_file(&syn::parse_file(&fs::read_to_string(file).unwrap()).unwrap());
-            let mut others: BTreeSet<Module> = named.paths.into_iter().map(|path| file_of(path, &modules)).collect();
+        let imports = modules.iter().map(|(module, file)| {
+            let mut paths = Paths { module, found: Vec::new() };
+            paths.visit_file(&syn::parse_file(&fs::read_to_string(file).unwrap()).unwrap());
+            let mut others: BTreeSet<Module> = paths.found.into_iter().map(|path| file_of(path, &modules)).collect();
             others.remove(module);
             // The root only lists the modules.
             others.remove(&Vec::new());
             (module.clone(), others)
         });
-        House { knows: knows.collect() }
+        ImportGraph { imports: imports.collect() }
     }
 
-    /// The files that know each other in a circle, each circle once.
+    /// The sets of files that import each other in a circle.
     fn circles(&self) -> Vec<Vec<&Module>> {
         let reaches: BTreeMap<&Module, BTreeSet<&Module>> =
-            self.knows.keys().map(|module| (module, self.reached_from(module))).collect();
+            self.imports.keys().map(|module| (module, self.reached_from(module))).collect();
         let mut circles: Vec<Vec<&Module>> = Vec::new();
         for (module, reached) in &reaches {
             let circle: Vec<_> = reached.iter().copied().filter(|other| reaches[other].contains(*module)).collect();
@@ -51,21 +55,21 @@ impl House {
 
     fn reached_from(&self, module: &Module) -> BTreeSet<&Module> {
         let mut reached = BTreeSet::new();
-        let mut next: Vec<&Module> = self.knows[module].iter().collect();
+        let mut next: Vec<&Module> = self.imports[module].iter().collect();
         while let Some(module) = next.pop() {
             if reached.insert(module) {
-                next.extend(&self.knows[module]);
+                next.extend(&self.imports[module]);
             }
         }
         reached
     }
 }
 
+/// The Rust files in `dir` and below.
 fn sources(dir: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
-        // A module's tests lie in a folder of this name.
-        if path.is_dir() && path.file_name().unwrap() != "tests" {
+        if path.is_dir() {
             sources(&path, files);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             files.push(path);
@@ -82,7 +86,7 @@ fn module(root: &Path, file: &Path) -> Module {
     names
 }
 
-/// The file in which a path leads on: the longest beginning that is a module.
+/// The file that a path leads to: its longest prefix that is a module.
 fn file_of(mut path: Module, modules: &BTreeMap<Module, PathBuf>) -> Module {
     while !modules.contains_key(&path) {
         path.pop();
@@ -90,24 +94,24 @@ fn file_of(mut path: Module, modules: &BTreeMap<Module, PathBuf>) -> Module {
     path
 }
 
-/// The paths that a file names, from the crate's root.
-struct Named<'a> {
+/// The paths that a file names, made absolute: from the crate's root.
+struct Paths<'a> {
     module: &'a Module,
-    paths: Vec<Module>,
+    found: Vec<Module>,
 }
 
-impl Named<'_> {
+impl Paths<'_> {
     fn note(&mut self, path: &[String]) {
         let Some((first, rest)) = path.split_first() else { return };
         let mut from = self.module.clone();
         match first.as_str() {
-            "crate" => self.paths.push(rest.to_vec()),
-            "self" => self.paths.push([from, rest.to_vec()].concat()),
+            "crate" => self.found.push(rest.to_vec()),
+            "self" => self.found.push([from, rest.to_vec()].concat()),
             "super" => {
                 from.pop();
                 let further = rest.iter().take_while(|name| *name == "super").count();
                 from.truncate(from.len() - further);
-                self.paths.push([from, rest[further..].to_vec()].concat());
+                self.found.push([from, rest[further..].to_vec()].concat());
             }
             _ => {}
         }
@@ -133,7 +137,7 @@ fn is_of_tests(attributes: &[Attribute]) -> bool {
     })
 }
 
-impl<'ast> Visit<'ast> for Named<'_> {
+impl<'ast> Visit<'ast> for Paths<'_> {
     fn visit_item_mod(&mut self, module: &'ast ItemMod) {
         if !is_of_tests(&module.attrs) {
             visit::visit_item_mod(self, module);
@@ -144,7 +148,7 @@ impl<'ast> Visit<'ast> for Named<'_> {
         self.note_tree(&[], &item.tree);
     }
 
-    // pub(super) says who may look, not who is known.
+    // pub(super) grants access and imports nothing.
     fn visit_vis_restricted(&mut self, _: &'ast VisRestricted) {}
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
@@ -154,21 +158,21 @@ impl<'ast> Visit<'ast> for Named<'_> {
     }
 }
 
-fn told(module: &Module) -> String {
+fn shown(module: &Module) -> String {
     module.join("::")
 }
 
 #[test]
-fn no_files_know_each_other_in_a_circle() {
-    let house = House::read();
-    assert!(house.knows.len() > 80, "the sources were not found");
-    let circles: Vec<String> = house
+fn no_files_import_each_other_in_a_circle() {
+    let graph = ImportGraph::read();
+    assert!(graph.imports.len() > 80, "the sources were not found");
+    let circles: Vec<String> = graph
         .circles()
         .into_iter()
         .map(|circle| {
             let arrows = |module: &&Module| {
-                let known = house.knows[*module].iter().filter(|other| circle.contains(other)).map(told);
-                format!("{} -> {}", told(module), known.collect::<Vec<_>>().join(", "))
+                let imported = graph.imports[*module].iter().filter(|other| circle.contains(other)).map(shown);
+                format!("{} -> {}", shown(module), imported.collect::<Vec<_>>().join(", "))
             };
             circle.iter().map(arrows).collect::<Vec<_>>().join("\n")
         })
@@ -176,8 +180,8 @@ fn no_files_know_each_other_in_a_circle() {
     assert!(circles.is_empty(), "{}", circles.join("\n\n"));
 }
 
-/// From the ground up: each knows only what stands before it.
-const FLOORS: [&str; 13] = [
+/// From the bottom up: each imports only from those before it.
+const LAYERS: [&str; 13] = [
     "sequence",
     "time",
     "readable",
@@ -194,18 +198,46 @@ const FLOORS: [&str; 13] = [
 ];
 
 #[test]
-fn nothing_knows_what_stands_above_it() {
-    let house = House::read();
-    let floor = |module: &Module| {
+fn no_module_imports_from_a_layer_above_it() {
+    let graph = ImportGraph::read();
+    let layer = |module: &Module| {
         let name = module[0].as_str();
-        FLOORS.iter().position(|floor| *floor == name).unwrap_or_else(|| panic!("{name} has no floor"))
+        LAYERS.iter().position(|layer| *layer == name).unwrap_or_else(|| panic!("{name} has no layer"))
     };
-    let rooms = house.knows.iter().filter(|(module, _)| !module.is_empty());
-    let upward: Vec<String> = rooms
-        .flat_map(|(module, known)| {
-            let above = known.iter().filter(|other| floor(other) > floor(module));
-            above.map(|other| format!("{} -> {}", told(module), told(other))).collect::<Vec<_>>()
+    let modules = graph.imports.iter().filter(|(module, _)| !module.is_empty());
+    let upward: Vec<String> = modules
+        .flat_map(|(module, imported)| {
+            let above = imported.iter().filter(|other| layer(other) > layer(module));
+            above.map(|other| format!("{} -> {}", shown(module), shown(other))).collect::<Vec<_>>()
         })
         .collect();
     assert!(upward.is_empty(), "{}", upward.join("\n"));
+}
+
+#[test]
+fn test_names_have_at_most_eighty_characters() {
+    let mut files = Vec::new();
+    for folder in ["agent", "tests"] {
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut files);
+    }
+    let mut names = TestNames::default();
+    for file in files {
+        names.visit_file(&syn::parse_file(&fs::read_to_string(file).unwrap()).unwrap());
+    }
+    assert!(names.0.len() > 500, "the tests were not found");
+    let long: Vec<_> = names.0.iter().filter(|name| name.len() > 80).collect();
+    assert!(long.is_empty(), "{long:#?}");
+}
+
+#[derive(Default)]
+struct TestNames(Vec<String>);
+
+impl<'ast> Visit<'ast> for TestNames {
+    fn visit_item_fn(&mut self, function: &'ast ItemFn) {
+        // `#[test]` and `#[tokio::test]`.
+        let is_test = |attribute: &Attribute| attribute.path().segments.last().is_some_and(|last| last.ident == "test");
+        if function.attrs.iter().any(is_test) {
+            self.0.push(function.sig.ident.to_string());
+        }
+    }
 }

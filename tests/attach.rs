@@ -1,4 +1,4 @@
-//! What EC2 answers to AttachVolume, and what the agent makes of it.
+//! How the agent handles EC2's answers to AttachVolume.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -6,18 +6,11 @@ mod support;
 
 use std::time::Duration;
 
-use ec2_sim::{Fault, FaultRule, InstanceSpec, VolumeId, VolumeSpec};
-use support::{GROUP, HOOKS, Instance, World, config, config_with, volume_at};
+use ec2_sim::{Fault, FaultRule, VolumeId, VolumeSpec};
+use support::{Instance, World, config, config_for, config_with, volume_at};
 
 fn error(code: &str, message: &str) -> Fault {
     Fault::Error { http: 400, code: code.to_owned(), message: message.to_owned() }
-}
-
-fn node(world: &World) -> (Instance, VolumeId) {
-    let volume = world.volume(1);
-    let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
-    (node, volume)
 }
 
 #[test]
@@ -33,10 +26,10 @@ fn codes_that_will_not_change_fail_at_once_and_say_what_to_do() {
     ];
     for (code, message, name) in permanent {
         let world = World::new();
-        let (node, volume) = node(&world);
+        let (node, volume) = world.node();
         world.sim.add_fault(FaultRule::always("ec2:AttachVolume", error(code, message))).unwrap();
 
-        let outcome = node.run(&config(&[volume_at("/mydata", &volume, "xfs")]));
+        let outcome = node.run(&config_for(&volume));
 
         outcome.must_fail(1, &[&format!("step=attach code={name}"), message, "remedy="]);
         assert_eq!(world.events().attempts("ec2:AttachVolume").len(), 1, "{code}");
@@ -47,10 +40,8 @@ fn codes_that_will_not_change_fail_at_once_and_say_what_to_do() {
 fn a_missing_permission_is_given_time_and_then_named() {
     let world = World::new();
     let volume = world.volume(1);
-    let denied = vec!["ec2:AttachVolume".to_owned()];
-    let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), denied, ..InstanceSpec::default() });
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
-    // IAM is given a minute; the volume's own deadline is shorter here.
+    let node = world.launch_without(&["ec2:AttachVolume"]);
+    // A missing permission is retried for a minute; the volume's own deadline is shorter here.
     let config = config_with("", &[volume_at("/mydata", &volume, "xfs")], "[timeouts]\nvolume = \"8s\"");
 
     let outcome = node.run(&config);
@@ -62,7 +53,7 @@ fn a_missing_permission_is_given_time_and_then_named() {
 #[test]
 fn a_volume_that_does_not_exist_is_given_time_and_then_named() {
     let world = World::new();
-    let (node, _) = node(&world);
+    let (node, _) = world.node();
     let missing = "vol-0123456789abcdef0";
     let config = config_with("", &[volume_at("/mydata", missing, "xfs")], "[timeouts]\nvolume = \"8s\"");
 
@@ -72,7 +63,7 @@ fn a_volume_that_does_not_exist_is_given_time_and_then_named() {
 #[test]
 fn a_volume_that_ec2_says_is_in_use_elsewhere_is_looked_at_not_believed() {
     let world = World::new();
-    let (node, volume) = node(&world);
+    let (node, volume) = world.node();
     let busy = error("VolumeInUse", "vol is already attached to an instance");
     world.sim.add_fault(FaultRule::times("ec2:AttachVolume", 3, busy)).unwrap();
 
@@ -84,11 +75,11 @@ fn a_volume_that_ec2_says_is_in_use_elsewhere_is_looked_at_not_believed() {
 #[test]
 fn a_taken_device_name_gives_way_to_the_next() {
     let world = World::new();
-    let (node, volume) = node(&world);
+    let (node, volume) = world.node();
     let other = world.volume(1);
     world.sim.attach(&other, &node.id, "/dev/sdf").unwrap();
 
-    let outcome = node.come_up(&config(&[volume_at("/mydata", &volume, "xfs")]));
+    let outcome = node.come_up(&config_for(&volume));
 
     assert!(outcome.log.contains("device name /dev/sdf is taken"), "{}", outcome.log);
     assert_eq!(world.sim.volume_state(&volume).unwrap().attachments[0].device, "/dev/sdg");
@@ -98,10 +89,10 @@ fn a_taken_device_name_gives_way_to_the_next() {
 #[test]
 fn a_volume_attached_before_the_agent_began_is_used_as_it_is() {
     let world = World::new();
-    let (node, volume) = node(&world);
+    let (node, volume) = world.node();
     world.sim.attach(&volume, &node.id, "/dev/sdm").unwrap();
 
-    node.come_up(&config(&[volume_at("/mydata", &volume, "xfs")]));
+    node.come_up(&config_for(&volume));
 
     assert_eq!(world.events().calls("ec2:AttachVolume").len(), 0);
     assert_eq!(world.completions(), ["CONTINUE"]);
@@ -110,7 +101,7 @@ fn a_volume_attached_before_the_agent_began_is_used_as_it_is() {
 #[test]
 fn a_device_that_never_appears_is_reported_with_what_is_there() {
     let world = World::with(|config| config.latencies.device = Duration::from_mins(10));
-    let (node, volume) = node(&world);
+    let (node, volume) = world.node();
     let config = config_with("", &[volume_at("/mydata", &volume, "xfs")], "[timeouts]\nvolume = \"8s\"");
 
     node.run(&config).must_fail(
@@ -122,9 +113,8 @@ fn a_device_that_never_appears_is_reported_with_what_is_there() {
 #[test]
 fn of_two_agents_that_race_for_a_volume_one_wins_and_the_other_says_who_has_it() {
     let world = World::new();
-    let (one, volume) = node(&world);
-    let two = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), ..InstanceSpec::default() });
-    two.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    let (one, volume) = world.node();
+    let two = world.launch();
     let config = config_with("", &[volume_at("/mydata", &volume, "xfs")], "[timeouts]\nvolume = \"10s\"");
 
     let (first, second) = (one.start(&config), two.start(&config));
@@ -147,10 +137,7 @@ const KEY: &str = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56e
 fn encrypted(world: &World, kms_key_disabled: bool, denied: &[&str]) -> (Instance, VolumeId) {
     let spec = VolumeSpec { kms_key_id: Some(KEY.to_owned()), kms_key_disabled, ..VolumeSpec::default() };
     let volume = world.sim.create_volume(spec).unwrap();
-    let denied = denied.iter().map(|action| (*action).to_owned()).collect();
-    let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), denied, ..InstanceSpec::default() });
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
-    (node, volume)
+    (world.launch_without(denied), volume)
 }
 
 #[test]
@@ -158,7 +145,7 @@ fn a_key_that_the_role_may_not_grant_is_named_with_what_it_needs() {
     let world = World::new();
     let (node, volume) = encrypted(&world, false, &["kms:CreateGrant"]);
 
-    let outcome = node.run(&config(&[volume_at("/mydata", &volume, "xfs")]));
+    let outcome = node.run(&config_for(&volume));
 
     outcome.must_fail(1, &["step=attach code=encryption-refused", "unable to access the KMS master key", KEY]);
     for needed in [
@@ -179,7 +166,7 @@ fn a_volume_that_ec2_drops_again_for_its_key_is_not_tried_for_ever() {
     let world = World::new();
     let (node, volume) = encrypted(&world, true, &[]);
 
-    let outcome = node.run(&config(&[volume_at("/mydata", &volume, "xfs")]));
+    let outcome = node.run(&config_for(&volume));
 
     outcome.must_fail(1, &["step=attach code=encryption-refused", "accepted 3 times", "available again", KEY]);
     assert_eq!(world.events().attempts("ec2:AttachVolume").len(), 3);
@@ -190,5 +177,5 @@ fn a_volume_with_a_key_that_may_be_used_comes_up() {
     let world = World::new();
     let (node, volume) = encrypted(&world, false, &[]);
 
-    node.come_up(&config(&[volume_at("/mydata", &volume, "xfs")]));
+    node.come_up(&config_for(&volume));
 }

@@ -1,13 +1,13 @@
-//! What is wrong with a configuration is found, all of it, before anything is touched.
+//! Every mistake in a configuration is reported at once, before the agent touches anything.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
 mod support;
 
 use ec2_sim::InstanceSpec;
-use support::{GROUP, HOOKS, Instance, World, config, config_with, volume_at};
+use support::{HOOKS, Instance, World, config, config_for, config_with, in_group, volume_at};
 
-/// Nothing was asked of AWS, mounted or written.
+/// The agent called no AWS service, mounted nothing and wrote nothing.
 fn must_be_untouched(world: &World, node: &Instance) {
     assert!(world.events().attempts("*").is_empty());
     assert_eq!(node.shell("ls /mydata /etc/kafka /var/lib/node-agent 2>/dev/null || echo none"), "none");
@@ -82,11 +82,10 @@ aws = 300
 #[test]
 fn a_hook_script_without_its_function_is_found_by_reading_it() {
     let world = World::new();
-    let volume = world.volume(1);
-    let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", "touch /tmp/was-run\nconfigure_cluster_node() { true; }\n");
+    let (node, volume) = world.node();
+    node.hooks("touch /tmp/was-run\nconfigure_cluster_node() { true; }\n");
 
-    let outcome = node.run(&config(&[volume_at("/mydata", &volume, "xfs")]));
+    let outcome = node.run(&config_for(&volume));
 
     outcome.must_fail(5, &["wait_for_healthy_cluster", "code=config-invalid"]);
     assert_eq!(node.shell("ls /tmp/was-run 2>/dev/null || echo none"), "none");
@@ -99,7 +98,7 @@ fn a_fetched_hook_script_without_its_function_is_found_before_the_disk_is_touche
     let volume = world.volume(1);
     world.sim.put_object("config", "hooks.sh", "configure_cluster_node() { true; }\n");
     let node = world.launch();
-    let config = config(&[volume_at("/mydata", &volume, "xfs")])
+    let config = config_for(&volume)
         .replace("script = \"/usr/local/lib/node/hooks.sh\"", "script_source = \"s3://config/hooks.sh\"");
 
     let outcome = node.run(&config);
@@ -114,7 +113,7 @@ fn a_fetched_hook_script_that_bash_cannot_read_is_told_as_that() {
     let volume = world.volume(1);
     world.sim.put_object("config", "hooks.sh", HOOKS.replace('\n', "\r\n"));
     let node = world.launch();
-    let config = config(&[volume_at("/mydata", &volume, "xfs")])
+    let config = config_for(&volume)
         .replace("script = \"/usr/local/lib/node/hooks.sh\"", "script_source = \"s3://config/hooks.sh\"");
 
     let outcome = node.run(&config);
@@ -129,7 +128,7 @@ fn user_data_that_was_encoded_twice_is_told_in_one_line() {
     let twice = base64::engine::general_purpose::STANDARD.encode(config_with("", &[], ""));
     let world = World::new();
     let user_data = Some(twice.into_bytes());
-    let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), user_data, ..InstanceSpec::default() });
+    let node = world.launch_as(InstanceSpec { user_data, ..in_group() });
 
     let outcome = node.run("source = \"imds\"\n");
 
@@ -140,7 +139,6 @@ fn user_data_that_was_encoded_twice_is_told_in_one_line() {
 fn a_span_of_months_is_warned_of_in_the_log() {
     let world = World::new();
     let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
 
     let outcome = node.run(&config_with("", &[], "[timeouts]\nhooks = \"5M\""));
 
@@ -153,13 +151,9 @@ fn a_span_of_months_is_warned_of_in_the_log() {
 fn an_address_that_is_not_this_instances_is_refused() {
     let world = World::new();
     let volume = world.volume(1);
-    let node = world.launch_as(InstanceSpec {
-        group: Some(GROUP.to_owned()),
-        private_ips: vec!["10.0.1.77".to_owned(), "10.0.1.78".to_owned()],
-        ..InstanceSpec::default()
-    });
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
-    let config = config(&[volume_at("/mydata", &volume, "xfs")]);
+    let node = world
+        .launch_as(InstanceSpec { private_ips: vec!["10.0.1.77".to_owned(), "10.0.1.78".to_owned()], ..in_group() });
+    let config = config_for(&volume);
 
     node.run(&config).must_fail(6, &["step=identity code=wrong-node", "10.0.1.10", "10.0.1.77, 10.0.1.78"]);
     assert!(world.events().attempts("ec2:AttachVolume").is_empty());
@@ -179,11 +173,10 @@ fn what_is_no_configuration_says_so() {
 #[test]
 fn instance_metadata_that_is_switched_off_is_said_at_once() {
     let world = World::new();
-    let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), imds: false, ..InstanceSpec::default() });
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    let node = world.launch_as(InstanceSpec { imds: false, ..in_group() });
     let switched_off = ["code=imds-refused", "answers 403", "switched off", "--http-endpoint enabled"];
 
-    // No outage that will pass: nothing is waited for.
+    // Not an outage that passes, so the agent does not wait.
     let config = config_with("", &[], "[timeouts]\naws = \"1h\"");
     node.run(&config).must_fail(1, &switched_off);
     node.start_with(&["run", "--once", "--config", "imds"]).end().must_fail(1, &switched_off);
@@ -193,15 +186,13 @@ fn instance_metadata_that_is_switched_off_is_said_at_once() {
 #[test]
 fn the_override_wins_key_by_key() {
     let world = World::new();
-    let volume = world.volume(1);
-    let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    let (node, volume) = world.node();
     node.write(
         "/etc/node-agent/override.toml",
         format!("[[volume]]\nid = \"{volume}\"\nmount_path = \"/repaired\"\n[node]\nid = \"01\"\n"),
     );
 
-    node.come_up(&config(&[volume_at("/mydata", &volume, "xfs")]));
+    node.come_up(&config_for(&volume));
 
     assert_eq!(node.shell("findmnt -no FSTYPE /repaired; findmnt /mydata || echo none"), "xfs\nnone");
     assert!(node.read("/var/log/hooks.log").starts_with("configure 01 10.0.1.10 /repaired\n"));
@@ -222,12 +213,7 @@ fn user_data_is_taken_plain_and_gzipped() {
     };
     for user_data in [config.clone().into_bytes(), gzip(&config)] {
         let world = World::new();
-        let node = world.launch_as(InstanceSpec {
-            group: Some(GROUP.to_owned()),
-            user_data: Some(user_data),
-            ..InstanceSpec::default()
-        });
-        node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+        let node = world.launch_as(InstanceSpec { user_data: Some(user_data), ..in_group() });
         // A file that says only where the configuration is means the same as the option.
         let outcome = node.run("source = \"imds\"\n");
         assert_eq!(outcome.code, Some(0), "{}", outcome.log);
@@ -240,12 +226,10 @@ fn user_data_is_taken_plain_and_gzipped() {
 #[test]
 fn a_locked_package_manager_is_waited_for_until_it_is_free() {
     let world = World::new();
-    let volume = world.volume(1);
-    let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    let (node, volume) = world.node();
     let lock = "E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 1021 (apt-get)\n\
                 E: Unable to acquire the dpkg frontend lock (/var/lib/dpkg/lock-frontend), is another process using it?";
-    // Held twice, as by cloud-init on a first boot; then it installs.
+    // The lock is held at the first two tries, as by cloud-init on a first boot; the third try installs.
     node.shell("mkdir -p /opt/real; cp -L /usr/sbin/mkfs.ext4 /opt/real/; rm /usr/sbin/mkfs.ext4; rm -f /usr/bin/dnf /usr/bin/yum");
     node.write(
         "/opt/apt-get",
@@ -265,7 +249,7 @@ fn a_locked_package_manager_is_waited_for_until_it_is_free() {
     assert_eq!(node.read("/var/log/installs").lines().count(), 3);
     assert_eq!(node.shell("findmnt -no FSTYPE /mydata"), "ext4");
 
-    // To the end of the step's time: what holds it is named.
+    // A lock that is held until the step's deadline: the failure names its holder.
     node.shell("umount /mydata; rm /usr/sbin/mkfs.ext4; rm -r /var/lib/node-agent");
     node.write("/usr/bin/apt-get", format!("#!/bin/bash\necho '{lock}' >&2\nexit 100\n"));
     let other = world.volume(1);

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use node_agent::config::fault::{Fault, of_script};
 use node_agent::config::script::{Definition, defines};
 
-/// No function of any script.
+/// A function that no script defines.
 const NOWHERE: &str = "zz_no_script_has_this";
 
 /// The scripts of the installed packages, each once.
@@ -69,12 +69,12 @@ fn functions_by_bash(script: &[u8]) -> Option<Vec<String>> {
     if !out.status.success() || !text.starts_with("zz_wrap ()") || !out.stderr.is_empty() {
         return None;
     }
-    // Those in other functions and in subshells, too: of them nobody may say that they lack either.
+    // Functions defined inside others and in subshells count too: the reader must not call them missing.
     let names = text.lines().filter_map(|line| line.trim_start().strip_prefix("function ")?.strip_suffix(" () "));
     Some(names.map(str::to_owned).collect())
 }
 
-/// Whether a script could leave the function that is to be printed: by a brace too many it would run.
+/// Whether a script could break out of the function that wraps it: with one closing brace too many it would run.
 fn is_wrapped_safely(script: &[u8]) -> bool {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("script");
@@ -87,7 +87,7 @@ fn is_wrapped_safely(script: &[u8]) -> bool {
 #[test]
 fn no_script_of_the_installed_packages_is_said_to_lack_what_bash_finds_in_it() {
     let scripts = installed();
-    // A machine with fewer has no bash-completion, or is no Debian.
+    // A machine with fewer scripts lacks bash-completion or does not run Debian.
     assert!(scripts.len() >= 100, "only {} scripts are installed here", scripts.len());
     if scripts.len() < 300 {
         eprintln!("only {} scripts are installed here, not the 300 that a whole Debian has", scripts.len());
@@ -113,7 +113,7 @@ fn no_script_of_the_installed_packages_is_said_to_lack_what_bash_finds_in_it() {
     let denied: Vec<&String> = judged.iter().flat_map(|j| &j.denied).collect();
     assert!(denied.is_empty(), "said to be missing, and there: {denied:#?}");
     assert!(judged.len() * 10 >= scripts.len() * 8, "bash reads too few of them");
-    // A reader that is never sure is no use.
+    // A reader that is never sure would be useless.
     assert!(yes * 10 >= functions * 7, "{yes} of {functions} functions");
     assert!(no * 10 >= judged.len() * 3, "{no} of {} scripts surely lack a function", judged.len());
 }
@@ -145,10 +145,10 @@ fn judge(path: &PathBuf) -> Option<Judged> {
     Some(judged)
 }
 
-/// A generator of numbers that gives the same ones every time (xorshift).
-struct Dice(u64);
+/// A pseudo-random number generator with a fixed seed (xorshift).
+struct Random(u64);
 
-impl Dice {
+impl Random {
     fn roll(&mut self, sides: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -165,11 +165,11 @@ impl Dice {
 const NAMES: [&str; 4] = ["alpha", "beta_2", "gam-ma", "from_lib"];
 
 /// A command of one or more lines, without the line's end.
-fn command(dice: &mut Dice, depth: usize) -> String {
-    let name = dice.pick(&NAMES[..3]);
-    if depth > 0 && dice.roll(3) == 0 {
-        let (a, b) = (command(dice, depth - 1), command(dice, depth - 1));
-        return match dice.roll(16) {
+fn command(random: &mut Random, depth: usize) -> String {
+    let name = random.pick(&NAMES[..3]);
+    if depth > 0 && random.roll(3) == 0 {
+        let (a, b) = (command(random, depth - 1), command(random, depth - 1));
+        return match random.roll(16) {
             0 => format!("if true; then\n{a}\nelse\n{b}\nfi"),
             1 => format!("if false; then\n{a}\nfi\n{b}"),
             2 => format!("{{ {a}\n{b}\n}}"),
@@ -188,8 +188,8 @@ fn command(dice: &mut Dice, depth: usize) -> String {
             _ => format!("! {a}"),
         };
     }
-    let quoted = dice.pick(&["'", "\"", "it's", "a b", "#", ")", "}", "`", "$", "\\", "<<E", "f() {", "source", "é"]);
-    let load = dice.pick(&[
+    let quoted = random.pick(&["'", "\"", "it's", "a b", "#", ")", "}", "`", "$", "\\", "<<E", "f() {", "source", "é"]);
+    let load = random.pick(&[
         "source lib.sh",
         ". ./lib.sh",
         "2>/dev/null source lib.sh",
@@ -224,7 +224,7 @@ fn command(dice: &mut Dice, depth: usize) -> String {
         "(( 1 )) && source lib.sh",
         "case source in source) source lib.sh;; esac",
     ]);
-    match dice.roll(34) {
+    match random.roll(34) {
         0 | 1 => format!("{name}() {{ :; }}"),
         2 => format!("{name} ( )\n{{\n  :\n}}"),
         3 => format!("function {name} {{ :; }}"),
@@ -240,24 +240,27 @@ fn command(dice: &mut Dice, depth: usize) -> String {
         13 => format!("echo $'\\'{}\\n'", quoted.replace(['\'', '\\'], "")),
         14 => format!("echo \"a {} b\"", quoted.replace(['"', '`', '\\', '$'], "\\\"")),
         15 => format!("v='a}}b'; a=${{v%'}}'}} # {quoted}'"),
-        16 => format!("echo \"${{v:-{}}}\"", dice.pick(&["a", "\"b c\"", "$(echo ')')", "it's", "\\}", "${w#'x'}"])),
-        17 => format!("echo ${{v#{}}} $#", dice.pick(&["a", "'\"'", "\"'\"", "\\'", "$(echo '}')", "[{(]"])),
+        16 => format!("echo \"${{v:-{}}}\"", random.pick(&["a", "\"b c\"", "$(echo ')')", "it's", "\\}", "${w#'x'}"])),
+        17 => format!("echo ${{v#{}}} $#", random.pick(&["a", "'\"'", "\"'\"", "\\'", "$(echo '}')", "[{(]"])),
         18 => format!("cat >/dev/null <<E\n{quoted} it's {name}() \\$(\nE"),
         19 => format!("cat >/dev/null <<-'E F'\n\t{name}() {{ $( ` \" {quoted}\n\tE F"),
         20 => format!("cat <<A <<\\B >/dev/null\n' {name}\nA\n\"\nB"),
         21 => "x=$(cat <<E\nit's\nE\n)".to_owned(),
-        22 => format!("(( x = ({} << 2) ))", dice.roll(9)),
-        23 => format!("echo $(( {} # 1 )) $((1 << 2))", dice.pick(&["16", "(2)", "2"])),
+        22 => format!("(( x = ({} << 2) ))", random.roll(9)),
+        23 => format!("echo $(( {} # 1 )) $((1 << 2))", random.pick(&["16", "(2)", "2"])),
         24 => format!("a=( '{}' \"b c\" # it's\n d )", quoted.replace('\'', "")),
-        25 => format!("echo {{a,b}} a\\ b *.none \\\n  {} \\\n  # it's", dice.pick(&["a", "\\'", "\\\"", "\"\""])),
-        26 => format!("[[ $x =~ ^(a|b)$ || $x == {} ]] || :", dice.pick(&["\"'\"", "\\'", "a*", "@(a|')')"])),
+        25 => format!("echo {{a,b}} a\\ b *.none \\\n  {} \\\n  # it's", random.pick(&["a", "\\'", "\\\"", "\"\""])),
+        26 => format!("[[ $x =~ ^(a|b)$ || $x == {} ]] || :", random.pick(&["\"'\"", "\\'", "a*", "@(a|')')"])),
         27 => format!("unset -f {name}"),
-        28 => format!("x=`echo {} \\`echo b\\``", dice.pick(&["a", "\"b\"", "\\$x"])),
+        28 => format!("x=`echo {} \\`echo b\\``", random.pick(&["a", "\"b\"", "\\$x"])),
         29 => "case a\\'b in *\\'*) :;; (\"(\") ;; *) : ;; esac".to_owned(),
-        30 => format!("exec 3>&1 4>/dev/null; echo {} >&4 2>&1", dice.pick(&["a", "2>b", "\">\""])),
+        30 => format!("exec 3>&1 4>/dev/null; echo {} >&4 2>&1", random.pick(&["a", "2>b", "\">\""])),
         31 | 32 => load.to_owned(),
         _ => {
-            format!("printf '%s' \"$(echo \"a {}\" | cat)\" >/dev/null", dice.pick(&["'", ")", "b", "$(echo \"')\")"]))
+            format!(
+                "printf '%s' \"$(echo \"a {}\" | cat)\" >/dev/null",
+                random.pick(&["'", ")", "b", "$(echo \"')\")"])
+            )
         }
     }
 }
@@ -267,9 +270,11 @@ fn no_generated_script_is_said_to_lack_what_bash_has_after_it() {
     const SCRIPTS: usize = 10_000;
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("lib.sh"), "from_lib() { :; }\n").unwrap();
-    let mut dice = Dice(0x005e_ed0f_ba5e);
+    let mut random = Random(0x005e_ed0f_ba5e);
     let scripts: Vec<String> = (0..SCRIPTS)
-        .map(|_| (0..=dice.roll(7)).map(|_| command(&mut dice, 2) + dice.pick(&["\n", "\n", "\n\n", " ;\n"])).collect())
+        .map(|_| {
+            (0..=random.roll(7)).map(|_| command(&mut random, 2) + random.pick(&["\n", "\n", "\n\n", " ;\n"])).collect()
+        })
         .collect();
     for (number, script) in scripts.iter().enumerate() {
         fs::write(folder.path().join(number.to_string()), script).unwrap();
@@ -406,18 +411,21 @@ fn what_is_refused_of_generated_scripts_with_odd_line_ends_bash_fails_on() {
     const SCRIPTS: usize = 1500;
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("lib.sh"), "from_lib() { :; }\n").unwrap();
-    let mut dice = Dice(0x00c0_ffee_b0a7);
+    let mut random = Random(0x00c0_ffee_b0a7);
     let functions = ["alpha() { :; }\nbeta_2() {\n:\n}\n", "function alpha {\n  :\n}\nbeta_2()\n{\n:\n}\n"];
     let scripts: Vec<Vec<u8>> = (0..SCRIPTS)
         .map(|_| {
-            let text: String = (0..dice.roll(4)).map(|_| command(&mut dice, 1) + "\n").collect();
-            let text =
-                if dice.roll(2) == 0 { text + dice.pick(&functions) } else { dice.pick(&functions).to_owned() + &text };
-            match dice.roll(4) {
+            let text: String = (0..random.roll(4)).map(|_| command(&mut random, 1) + "\n").collect();
+            let text = if random.roll(2) == 0 {
+                text + random.pick(&functions)
+            } else {
+                random.pick(&functions).to_owned() + &text
+            };
+            match random.roll(4) {
                 0 => text.replace('\n', "\r\n"),
                 1 => format!("\u{feff}{text}"),
                 2 => format!("\u{feff}{}", text.replace('\n', "\r\n")),
-                _ => text.split('\n').map(|line| line.to_owned() + dice.pick(&["\n", "\n", "\n", "\r\n"])).collect(),
+                _ => text.split('\n').map(|line| line.to_owned() + random.pick(&["\n", "\n", "\n", "\r\n"])).collect(),
             }
             .into_bytes()
         })

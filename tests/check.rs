@@ -10,30 +10,27 @@ use std::process::{Command, Output};
 
 use ec2_sim::{ActionResult, HookSpec, InstanceSpec, SimConfig, Transition, VolumeId, VolumeSpec};
 use serde_json::Value;
-use support::{AGENT, CA, GROUP, HOOK, HOOKS, Instance, PROGRAM, World, config_with, volume_at};
+use support::{AGENT, CA, CONFIG_PATH, GROUP, HOOK, Instance, PROGRAM, World, config_with, volume_at};
 
-const CONFIG: &str = "/etc/node-agent/config.toml";
-
-/// A node to which nothing is wrong.
-struct Scene {
+/// A node on which every check passes.
+struct Fixture {
     world: World,
     node: Instance,
     volume: VolumeId,
     config: String,
 }
 
-impl Scene {
-    fn new() -> Scene {
-        Scene::with(&HookSpec::default(), "", |_| {})
+impl Fixture {
+    fn new() -> Fixture {
+        Fixture::with(&HookSpec::default(), "", |_| {})
     }
 
-    fn with(hook: &HookSpec, lifecycle: &str, change: impl FnOnce(&mut SimConfig)) -> Scene {
+    fn with(hook: &HookSpec, lifecycle: &str, change: impl FnOnce(&mut SimConfig)) -> Fixture {
         let world = World::with_hook(hook, change);
         let volume = world.volume(2);
         let second = world.volume(1);
         world.sim.put_object("kafka-config", "node-00/log4j.properties", "rootLogger.level = info");
         let node = world.launch();
-        node.write("/usr/local/lib/node/hooks.sh", HOOKS);
         let volumes = [volume_at("/mydata", &volume, "xfs"), volume_at("/mylogs", &second, "ext4")];
         let file = r#"
 [[file]]
@@ -41,7 +38,7 @@ destination = "/etc/kafka/log4j.properties"
 source = "s3://kafka-config/node-00/log4j.properties"
 "#;
         let config = config_with(lifecycle, &volumes, file);
-        Scene { world, node, volume, config }
+        Fixture { world, node, volume, config }
     }
 
     fn check(&self) -> Checked {
@@ -49,8 +46,8 @@ source = "s3://kafka-config/node-00/log4j.properties"
     }
 
     fn check_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Checked {
-        self.node.write(CONFIG, self.config.clone());
-        self.node.shell(&format!("chmod 0600 {CONFIG}"));
+        self.node.configure(self.config.clone());
+        self.node.shell(&format!("chmod 0600 {CONFIG_PATH}"));
         self.check_as_is(arguments, environment)
     }
 
@@ -114,22 +111,22 @@ impl Checked {
     }
 }
 
-/// What has neither a dry run nor a read.
+/// Actions that have neither a dry run nor a harmless read.
 const UNTRIED: [&str; 2] =
     ["IAM autoscaling:CompleteLifecycleAction", "IAM autoscaling:RecordLifecycleActionHeartbeat"];
 
 #[test]
 fn a_good_node_is_ok_line_by_line_and_nothing_is_changed() {
-    let scene = Scene::new();
+    let fixture = Fixture::new();
 
-    let checked = scene.check();
+    let checked = fixture.check();
 
     assert_eq!(checked.code, 0, "{:#?}", checked.lines);
     assert_eq!(checked.with("attention"), [""; 0]);
     assert_eq!(checked.with("unknown"), UNTRIED);
     let names: Vec<_> = checked.lines.iter().map(|line| line["name"].as_str().unwrap()).collect();
     let second = names.iter().filter(|name| name.starts_with("volume ")).nth(1).unwrap();
-    let volume = format!("volume {}", scene.volume);
+    let volume = format!("volume {}", fixture.volume);
     let expected = [
         "configuration",
         "permissions of /etc/node-agent/config.toml",
@@ -168,23 +165,23 @@ fn a_good_node_is_ok_line_by_line_and_nothing_is_changed() {
     assert_eq!(names, expected);
     assert!(checked.seen("credentials").contains("of the role node, by the instance profile"));
     // Dry runs are in the log as such, and none took effect.
-    let events = scene.world.events();
+    let events = fixture.world.events();
     // Both volumes; the tags on the instance, too.
     for (action, count) in [("ec2:AttachVolume", 2), ("ec2:CreateTags", 3)] {
         let tried = events.attempts(action);
         assert!(tried.len() == count && tried.iter().all(|call| call.dry_run && !call.done), "{tried:?}");
     }
     assert_eq!(events.attempts("autoscaling:*Lifecycle*Action*"), Vec::<&ec2_sim::ApiCall>::new());
-    assert_eq!(scene.node.shell("ls -d /var/lib/node-agent /mydata /etc/kafka 2>/dev/null || echo none"), "none");
+    assert_eq!(fixture.node.shell("ls -d /var/lib/node-agent /mydata /etc/kafka 2>/dev/null || echo none"), "none");
 }
 
 #[test]
 fn people_get_a_line_a_check_without_colours_and_the_count() {
-    let scene = Scene::new();
-    scene.check();
-    scene.node.shell("rm /usr/sbin/mkfs.xfs");
+    let fixture = Fixture::new();
+    fixture.check();
+    fixture.node.shell("rm /usr/sbin/mkfs.xfs");
 
-    let output = scene.run(&[], &[]);
+    let output = fixture.run(&[], &[]);
 
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1), "{text}");
@@ -202,8 +199,8 @@ fn people_get_a_line_a_check_without_colours_and_the_count() {
 
 #[test]
 fn a_denied_action_is_named_with_the_statement_that_allows_it() {
-    let scene = Scene::new();
-    let volume = format!("arn:aws:ec2:eu-west-1:123456789012:volume/{}", scene.volume);
+    let fixture = Fixture::new();
+    let volume = format!("arn:aws:ec2:eu-west-1:123456789012:volume/{}", fixture.volume);
     let of_group = r#"{"StringEquals":{"aws:ResourceTag/aws:autoscaling:groupName":"kafka-node-00"}}"#;
     let object = "arn:aws:s3:::kafka-config/node-00/log4j.properties";
     let everything = r#""Resource":"*""#;
@@ -217,37 +214,37 @@ fn a_denied_action_is_named_with_the_statement_that_allows_it() {
         ("s3:GetObject", " s3://kafka-config/node-00/log4j.properties", vec![object]),
     ];
     for (action, of, parts) in cases {
-        scene.world.sim.change_instance(&scene.node.id, |spec| spec.denied = vec![action.to_owned()]).unwrap();
+        fixture.world.sim.change_instance(&fixture.node.id, |spec| spec.denied = vec![action.to_owned()]).unwrap();
 
         let name = format!("IAM {action}{of}");
-        let checked = scene.must_find(&name, action, &format!(r#""Action":"{action}""#));
+        let checked = fixture.must_find(&name, action, &format!(r#""Action":"{action}""#));
 
         let remedy = checked.line(&name)["remedy"].as_str().unwrap();
         assert!(parts.iter().all(|part| remedy.contains(part)), "{remedy}");
-        // It can be pasted: what follows the words is JSON.
+        // The statement can be pasted: it is JSON.
         let statement = remedy.strip_prefix("add to the role's policy ").unwrap();
         serde_json::from_str::<Value>(statement).unwrap();
     }
-    let untried = scene.check().line(UNTRIED[0])["remedy"].as_str().unwrap().to_owned();
+    let untried = fixture.check().line(UNTRIED[0])["remedy"].as_str().unwrap().to_owned();
     let group = "arn:aws:autoscaling:eu-west-1:123456789012:autoScalingGroup:*:autoScalingGroupName/kafka-node-00";
     assert!(untried.contains(group), "{untried}");
 }
 
 #[test]
 fn an_object_that_is_not_there_is_found() {
-    let mut scene = Scene::new();
-    scene.config = scene.config.replace("s3://kafka-config/node-00/", "s3://kafka-config/node-01/");
+    let mut fixture = Fixture::new();
+    fixture.config = fixture.config.replace("s3://kafka-config/node-00/", "s3://kafka-config/node-01/");
     let name = "IAM s3:GetObject s3://kafka-config/node-01/log4j.properties";
-    scene.must_find(name, "NoSuchKey", "put the object there");
+    fixture.must_find(name, "NoSuchKey", "put the object there");
 }
 
 #[test]
 fn a_hook_that_may_not_be_read_is_no_finding_where_its_timeout_is_configured() {
-    let scene = Scene::with(&HookSpec::default(), "heartbeat_timeout = \"1h\"", |_| {});
+    let fixture = Fixture::with(&HookSpec::default(), "heartbeat_timeout = \"1h\"", |_| {});
     let deny = vec!["autoscaling:DescribeLifecycleHooks".to_owned()];
-    scene.world.sim.change_instance(&scene.node.id, |spec| spec.denied = deny).unwrap();
+    fixture.world.sim.change_instance(&fixture.node.id, |spec| spec.denied = deny).unwrap();
 
-    let checked = scene.check();
+    let checked = fixture.check();
 
     assert_eq!((checked.code, checked.with("attention")), (0, vec![]), "{:#?}", checked.lines);
     assert_eq!(checked.seen("launch hook's heartbeat timeout"), "1h");
@@ -255,74 +252,74 @@ fn a_hook_that_may_not_be_read_is_no_finding_where_its_timeout_is_configured() {
 
 #[test]
 fn a_clock_that_is_off_is_the_finding_not_what_follows_from_it() {
-    let scene = Scene::with(&HookSpec::default(), "", |config| config.clock_ahead_seconds = 360);
-    let checked = scene.must_find("clock", " behind EC2's", "chrony");
+    let fixture = Fixture::with(&HookSpec::default(), "", |config| config.clock_ahead_seconds = 360);
+    let checked = fixture.must_find("clock", " behind EC2's", "chrony");
     // A second may begin between EC2's answer and its arrival; several, on a busy machine.
     let (off, _) = checked.seen("clock").split_once(" behind EC2's").unwrap();
     let off = humantime::parse_duration(off.trim_start_matches("this machine's clock is "))
         .unwrap_or_else(|error| panic!("{off}: {error}"));
     assert!((355..=365).contains(&off.as_secs()), "{off:?}");
 
-    let scene = Scene::with(&HookSpec::default(), "", |config| config.clock_ahead_seconds = -180);
-    let checked = scene.check();
+    let fixture = Fixture::with(&HookSpec::default(), "", |config| config.clock_ahead_seconds = -180);
+    let checked = fixture.check();
     assert_eq!((checked.code, checked.with("attention")), (0, vec![]), "{:#?}", checked.lines);
 }
 
 #[test]
 fn missing_programs_are_named_with_their_package() {
-    let scene = Scene::new();
-    scene.node.shell("rm /usr/sbin/e2fsck");
-    scene.must_find("e2fsck", "is not installed", "e2fsprogs");
+    let fixture = Fixture::new();
+    fixture.node.shell("rm /usr/sbin/e2fsck");
+    fixture.must_find("e2fsck", "is not installed", "e2fsprogs");
 
-    let scene = Scene::new();
-    scene.node.shell("rm /usr/bin/mount");
-    scene.must_find("mount", "is not installed", "util-linux");
+    let fixture = Fixture::new();
+    fixture.node.shell("rm /usr/bin/mount");
+    fixture.must_find("mount", "is not installed", "util-linux");
 
-    let mut scene = Scene::new();
-    scene.node.shell("rm /usr/sbin/mkfs.xfs");
-    scene.must_find("mkfs.xfs", "is not installed", "xfsprogs");
-    scene.config = scene.config.replace("file_system = \"xfs\"", "file_system = \"xfs\"\ninstall_tools = true");
-    let checked = scene.check();
+    let mut fixture = Fixture::new();
+    fixture.node.shell("rm /usr/sbin/mkfs.xfs");
+    fixture.must_find("mkfs.xfs", "is not installed", "xfsprogs");
+    fixture.config = fixture.config.replace("file_system = \"xfs\"", "file_system = \"xfs\"\ninstall_tools = true");
+    let checked = fixture.check();
     assert_eq!((checked.code, checked.with("attention")), (0, vec![]), "{:#?}", checked.lines);
     assert!(checked.seen("mkfs.xfs").contains("apt-get will install xfsprogs"), "{}", checked.seen("mkfs.xfs"));
-    // Without a package manager there is nobody to install it.
-    scene.node.shell("rm /usr/bin/apt-get");
-    scene.must_find("mkfs.xfs", "neither dnf, yum nor apt-get", "xfsprogs");
+    // Without a package manager the missing program cannot be installed.
+    fixture.node.shell("rm /usr/bin/apt-get");
+    fixture.must_find("mkfs.xfs", "neither dnf, yum nor apt-get", "xfsprogs");
 }
 
 #[test]
 fn a_kernel_without_the_filesystem_is_found() {
-    let scene = Scene::new();
-    scene
+    let fixture = Fixture::new();
+    fixture
         .node
         .shell("grep -v xfs /proc/filesystems > /tmp/filesystems; mount --bind /tmp/filesystems /proc/filesystems");
-    scene.must_find("kernel's xfs", "has no xfs", "kernel-modules-extra");
+    fixture.must_find("kernel's xfs", "has no xfs", "kernel-modules-extra");
     let modules = "/lib/modules/$(uname -r)";
-    scene.node.shell(&format!("mkdir -p {modules}; echo 'kernel/fs/xfs/xfs.ko.zst:' > {modules}/modules.dep"));
-    assert_eq!(scene.check().seen("kernel's xfs"), "a module of the running kernel");
+    fixture.node.shell(&format!("mkdir -p {modules}; echo 'kernel/fs/xfs/xfs.ko.zst:' > {modules}/modules.dep"));
+    assert_eq!(fixture.check().seen("kernel's xfs"), "a module of the running kernel");
 }
 
 #[test]
 fn a_configuration_that_others_can_read_or_write_is_found_and_so_is_its_override() {
-    let scene = Scene::new();
-    scene.check();
-    scene.node.shell(&format!("chmod 0644 {CONFIG}"));
-    let name = format!("permissions of {CONFIG}");
-    scene.check_as_is(&[], &[]).must_be_only(&name, "mode 0644", &format!("chmod 0600 {CONFIG}"));
+    let fixture = Fixture::new();
+    fixture.check();
+    fixture.node.shell(&format!("chmod 0644 {CONFIG_PATH}"));
+    let name = format!("permissions of {CONFIG_PATH}");
+    fixture.check_as_is(&[], &[]).must_be_only(&name, "mode 0644", &format!("chmod 0600 {CONFIG_PATH}"));
 
-    scene.node.write("/etc/node-agent/override.toml", "[timeouts]\nhooks = \"20m\"\n");
+    fixture.node.write("/etc/node-agent/override.toml", "[timeouts]\nhooks = \"20m\"\n");
     let name = "permissions of /etc/node-agent/override.toml";
-    let checked = scene.must_find(name, "mode 0644", "chmod 0600 /etc/node-agent/override.toml");
+    let checked = fixture.must_find(name, "mode 0644", "chmod 0600 /etc/node-agent/override.toml");
     assert!(checked.seen("configuration").contains("with override.toml in force"), "{}", checked.seen("configuration"));
-    scene.node.shell("chmod 0600 /etc/node-agent/override.toml; chown daemon /etc/node-agent/override.toml");
-    scene.must_find(name, "belongs to user", "chown root:root");
+    fixture.node.shell("chmod 0600 /etc/node-agent/override.toml; chown daemon /etc/node-agent/override.toml");
+    fixture.must_find(name, "belongs to user", "chown root:root");
 }
 
 #[test]
 fn an_address_that_is_not_this_instances_is_found() {
-    let mut scene = Scene::new();
-    scene.config = scene.config.replace("10.0.1.10", "10.0.1.99");
-    scene.must_find("node address", "10.0.1.99 is no address of", "correct node.ip");
+    let mut fixture = Fixture::new();
+    fixture.config = fixture.config.replace("10.0.1.10", "10.0.1.99");
+    fixture.must_find("node address", "10.0.1.99 is no address of", "correct node.ip");
 }
 
 #[test]
@@ -332,51 +329,51 @@ fn a_launch_hook_that_does_not_fit_is_found() {
         ..HookSpec::default()
     };
 
-    let mut scene = Scene::new();
-    scene.config = scene.config.replace(HOOK, "kafka-hook");
-    scene.must_find("launch hook", &format!("it has only {HOOK}"), "aws autoscaling put-lifecycle-hook");
+    let mut fixture = Fixture::new();
+    fixture.config = fixture.config.replace(HOOK, "kafka-hook");
+    fixture.must_find("launch hook", &format!("it has only {HOOK}"), "aws autoscaling put-lifecycle-hook");
 
-    let mut scene = Scene::new();
-    scene.config = scene.config.replace(&format!("asg_name = \"{GROUP}\""), "asg_name = \"kafka-node-01\"");
-    let checked = scene.check();
+    let mut fixture = Fixture::new();
+    fixture.config = fixture.config.replace(&format!("asg_name = \"{GROUP}\""), "asg_name = \"kafka-node-01\"");
+    let checked = fixture.check();
     // The instance's own group tells it too.
     assert_eq!(checked.with("attention"), ["launch hook", "lifecycle state"], "{:#?}", checked.lines);
     assert!(checked.seen("lifecycle state").contains("is in the group kafka-node-00"), "{:#?}", checked.lines);
 
     let lenient = HookSpec { default_result: ActionResult::Continue, ..HookSpec::default() };
     let name = "launch hook's default result";
-    Scene::with(&lenient, "", |_| {}).must_find(name, "would count as healthy", "--default-result ABANDON");
+    Fixture::with(&lenient, "", |_| {}).must_find(name, "would count as healthy", "--default-result ABANDON");
 
     let terminating = HookSpec { transition: Transition::Terminating, ..HookSpec::default() };
-    Scene::with(&terminating, "", |_| {}).must_find("launch hook", "EC2_INSTANCE_TERMINATING", "lifecycle.hook_name");
+    Fixture::with(&terminating, "", |_| {}).must_find("launch hook", "EC2_INSTANCE_TERMINATING", "lifecycle.hook_name");
 
     let name = "launch hook's heartbeat timeout";
     let other = "heartbeat_timeout = \"15m\"";
-    Scene::with(&hook(1800), other, |_| {}).must_find(name, "is 30m, but", "write \"30m\"");
-    let same = Scene::with(&hook(1800), "heartbeat_timeout = \"30m\"", |_| {}).check();
+    Fixture::with(&hook(1800), other, |_| {}).must_find(name, "is 30m, but", "write \"30m\"");
+    let same = Fixture::with(&hook(1800), "heartbeat_timeout = \"30m\"", |_| {}).check();
     assert_eq!((same.code, same.seen(name)), (0, "30m"));
     let short = "hold_for = \"10m\"\non_failure = \"hold\"";
-    let scene = Scene::with(&hook(50), short, |_| {});
-    let checked = scene.check();
+    let fixture = Fixture::with(&hook(50), short, |_| {});
+    let checked = fixture.check();
     assert_eq!(checked.with("attention"), [name], "{:#?}", checked.lines);
 
     // 100 × 60 s are 1 h 40 min, and an hour of timeouts.complete comes on top of the hold.
-    let long = Scene::with(&hook(60), "hold_for = \"50m\"", |_| {});
+    let long = Fixture::with(&hook(60), "hold_for = \"50m\"", |_| {});
     let name = "launch hook's time limit";
     let checked = long.must_find(name, "does not fit into 1h 40m", "raise the hook's heartbeat timeout to 66 s");
     assert!(checked.seen(name).starts_with("lifecycle.hold_for 50m + timeouts.complete 1h"), "{}", checked.seen(name));
-    let abandons = Scene::with(&hook(60), "hold_for = \"50m\"\non_failure = \"abandon\"", |_| {}).check();
+    let abandons = Fixture::with(&hook(60), "hold_for = \"50m\"\non_failure = \"abandon\"", |_| {}).check();
     assert_eq!((abandons.code, abandons.with("attention")), (0, vec![]), "{:#?}", abandons.lines);
 }
 
 #[test]
 fn a_volume_that_cannot_be_attached_is_found() {
-    let mut scene = Scene::new();
-    let good = scene.volume.clone();
+    let mut fixture = Fixture::new();
+    let good = fixture.volume.clone();
     let elsewhere = VolumeSpec { zone: Some("eu-west-1b".to_owned()), ..VolumeSpec::default() };
-    let elsewhere = scene.world.sim.create_volume(elsewhere).unwrap();
+    let elsewhere = fixture.world.sim.create_volume(elsewhere).unwrap();
     let shared = VolumeSpec { multi_attach: true, ..VolumeSpec::default() };
-    let shared = scene.world.sim.create_volume(shared).unwrap();
+    let shared = fixture.world.sim.create_volume(shared).unwrap();
     let mut current = good.to_string();
     let cases = [
         (
@@ -388,108 +385,108 @@ fn a_volume_that_cannot_be_attached_is_found() {
         ("vol-0123456789abcdef0".to_owned(), "does not exist", "correct volume.id"),
     ];
     for (id, seen, remedy) in cases {
-        scene.config = scene.config.replace(&current, &id);
+        fixture.config = fixture.config.replace(&current, &id);
         current = id;
-        scene.must_find(&format!("volume {current}"), seen, remedy);
+        fixture.must_find(&format!("volume {current}"), seen, remedy);
     }
-    scene.config = scene.config.replace(&current, good.as_str());
+    fixture.config = fixture.config.replace(&current, good.as_str());
 
-    // Held by a live instance it needs somebody; by one that goes it does not, nor when it is here.
-    let other = scene.world.launch_as(InstanceSpec::default());
-    scene.world.sim.attach(&good, &other.id, "/dev/sdf").unwrap();
+    // A volume held by a running instance needs attention; one held by a terminating instance, or attached here, does not.
+    let other = fixture.world.launch_as(InstanceSpec::default());
+    fixture.world.sim.attach(&good, &other.id, "/dev/sdf").unwrap();
     let name = format!("volume {good}");
-    scene.must_find(&name, &format!("to {} (running)", other.id), "never taken away");
-    let terminating = scene.world.sim.set_instance_state(&other.id, ec2_sim::InstanceState::ShuttingDown);
+    fixture.must_find(&name, &format!("to {} (running)", other.id), "never taken away");
+    let terminating = fixture.world.sim.set_instance_state(&other.id, ec2_sim::InstanceState::ShuttingDown);
     terminating.unwrap();
-    assert_eq!(scene.check().code, 0);
+    assert_eq!(fixture.check().code, 0);
     support::wait_until(
-        || scene.world.sim.volume_state(&good).unwrap().attachments.is_empty(),
+        || fixture.world.sim.volume_state(&good).unwrap().attachments.is_empty(),
         || "the volume never came free".to_owned(),
     );
-    scene.world.sim.attach(&good, &scene.node.id, "/dev/sdf").unwrap();
-    let checked = scene.check();
+    fixture.world.sim.attach(&good, &fixture.node.id, "/dev/sdf").unwrap();
+    let checked = fixture.check();
     assert_eq!(checked.code, 0, "{:#?}", checked.lines);
     assert!(checked.seen(&name).contains("here as /dev/sdf"), "{}", checked.seen(&name));
 }
 
 #[test]
 fn without_instance_metadata_the_rest_is_still_checked() {
-    let scene = Scene::new();
-    scene.world.sim.change_instance(&scene.node.id, |spec| spec.imds = false).unwrap();
-    let checked = scene.must_find("instance metadata", "switched off", "--http-endpoint enabled");
+    let fixture = Fixture::new();
+    fixture.world.sim.change_instance(&fixture.node.id, |spec| spec.imds = false).unwrap();
+    let checked = fixture.must_find("instance metadata", "switched off", "--http-endpoint enabled");
     assert_eq!(checked.with("unknown"), ["AWS"]);
     assert_eq!(checked.line("mkfs.xfs")["result"], "ok");
 }
 
 #[test]
 fn an_instance_without_a_role_is_found_once() {
-    let scene = Scene::new();
-    scene.world.sim.change_instance(&scene.node.id, |spec| spec.role = None).unwrap();
-    let checked = scene.must_find("credentials", "no instance profile", "launch template");
+    let fixture = Fixture::new();
+    fixture.world.sim.change_instance(&fixture.node.id, |spec| spec.role = None).unwrap();
+    let checked = fixture.must_find("credentials", "no instance profile", "launch template");
     assert!(checked.seen("IAM ec2:AttachVolume").contains("there are no credentials"));
 }
 
 #[test]
 fn the_way_to_the_services_is_checked_name_by_name() {
-    let scene = Scene::new();
+    let fixture = Fixture::new();
     let nowhere = [("AWS_ENDPOINT_URL", "http://ec2.nowhere.invalid")];
-    let checked = scene.check_with(&[], &nowhere);
+    let checked = fixture.check_with(&[], &nowhere);
     assert!(checked.with("attention").contains(&"DNS ec2.nowhere.invalid"), "{:#?}", checked.lines);
     assert_eq!(checked.line("EC2")["result"], "unknown");
 
-    let api = scene.world.sim.api_url().replace("127.0.0.1", "localhost");
-    let checked = scene.check_with(&[], &[("AWS_ENDPOINT_URL_EC2", &api)]);
+    let api = fixture.world.sim.api_url().replace("127.0.0.1", "localhost");
+    let checked = fixture.check_with(&[], &[("AWS_ENDPOINT_URL_EC2", &api)]);
     assert_eq!(checked.line("DNS localhost")["result"], "ok", "{:#?}", checked.lines);
     assert_eq!(checked.code, 0, "{:#?}", checked.lines);
 
     let refused = [("AWS_ENDPOINT_URL_EC2", "http://127.0.0.1:1")];
-    scene.check_with(&[], &refused).must_be_only("EC2", "http://127.0.0.1:1 does not answer", "VPC endpoints");
+    fixture.check_with(&[], &refused).must_be_only("EC2", "http://127.0.0.1:1 does not answer", "VPC endpoints");
 }
 
 #[test]
 fn an_image_without_ca_certificates_is_found_where_https_is_needed() {
-    let mut scene = Scene::new();
-    scene.node.write("/etc/ssl/empty.pem", "");
+    let mut fixture = Fixture::new();
+    fixture.node.write("/etc/ssl/empty.pem", "");
     let without = [("SSL_CERT_FILE", "/etc/ssl/empty.pem")];
-    let checked = scene.check_with(&[], &without);
+    let checked = fixture.check_with(&[], &without);
     assert!(!checked.lines.iter().any(|line| line["name"] == "CA certificates"), "{:#?}", checked.lines);
 
-    let url = scene.world.sim.put_page("/server.properties", "broker.id=00");
-    scene.config.push_str(&format!("[[file]]\ndestination = \"/etc/kafka/more.properties\"\nsource = {url:?}\n"));
-    let checked = scene.check_with(&[], &[("SSL_CERT_FILE", CA)]);
+    let url = fixture.world.sim.put_page("/server.properties", "broker.id=00");
+    fixture.config.push_str(&format!("[[file]]\ndestination = \"/etc/kafka/more.properties\"\nsource = {url:?}\n"));
+    let checked = fixture.check_with(&[], &[("SSL_CERT_FILE", CA)]);
     assert_eq!((checked.code, checked.seen("CA certificates")), (0, "found"), "{:#?}", checked.lines);
-    let checked = scene.check_with(&[], &without);
+    let checked = fixture.check_with(&[], &without);
     checked.must_be_only("CA certificates", "https cannot be used", "ca-certificates");
 }
 
 #[test]
-fn mistakes_are_shown_in_full_and_what_needs_no_configuration_is_checked_all_the_same() {
-    let mut scene = Scene::new();
-    scene.config = "[node]\nid = 7\nip = \"10.0.1\"\n".to_owned();
-    let checked = scene.check();
+fn mistakes_are_shown_in_full_and_checks_that_need_no_configuration_still_run() {
+    let mut fixture = Fixture::new();
+    fixture.config = "[node]\nid = 7\nip = \"10.0.1\"\n".to_owned();
+    let checked = fixture.check();
     assert_eq!((checked.code, checked.with("attention")), (5, vec!["configuration"]), "{:#?}", checked.lines);
     for mistake in [":2:6: [node] id: is a number, not a string", ":3:6: [node] ip:"] {
         assert!(checked.seen("configuration").contains(mistake), "{}", checked.seen("configuration"));
     }
     assert_eq!(checked.line("clock")["result"], "ok");
 
-    // What only the host lacks keeps nothing else from being checked.
-    let scene = Scene::new();
-    scene.node.shell("rm /usr/local/lib/node/hooks.sh");
-    let checked = scene.check();
+    // A mistake that only this host has does not stop the other checks.
+    let fixture = Fixture::new();
+    fixture.node.shell("rm /usr/local/lib/node/hooks.sh");
+    let checked = fixture.check();
     assert_eq!((checked.code, checked.with("attention")), (5, vec!["configuration"]), "{:#?}", checked.lines);
     assert_eq!(checked.line("launch hook")["result"], "ok");
 
-    let checked = scene.check_as_is(&["--config", "/nowhere.toml"], &[]);
+    let checked = fixture.check_as_is(&["--config", "/nowhere.toml"], &[]);
     assert_eq!((checked.code, checked.with("attention")), (5, vec!["configuration"]), "{:#?}", checked.lines);
 }
 
 #[test]
 fn user_data_is_checked_as_the_configuration() {
-    let scene = Scene::new();
-    let user_data = Some(scene.config.clone().into_bytes());
-    scene.world.sim.change_instance(&scene.node.id, |spec| spec.user_data = user_data).unwrap();
-    let checked = scene.check_as_is(&["--config", "imds"], &[]);
+    let fixture = Fixture::new();
+    let user_data = Some(fixture.config.clone().into_bytes());
+    fixture.world.sim.change_instance(&fixture.node.id, |spec| spec.user_data = user_data).unwrap();
+    let checked = fixture.check_as_is(&["--config", "imds"], &[]);
     assert_eq!((checked.code, checked.with("attention")), (0, vec![]), "{:#?}", checked.lines);
     assert!(checked.seen("configuration").starts_with("user data is valid"), "{:#?}", checked.lines);
 }
@@ -526,7 +523,7 @@ fn offline_a_configuration_is_checked_without_root_and_without_a_network() {
     let said = String::from_utf8(bad.stdout).unwrap();
     assert!(said.contains("to do: correct what the lines below name\n      ") && said.contains("\"zfs\""), "{said}");
 
-    // Valid, and hardly meant.
+    // Valid, but probably a mistake.
     fs::write(path("months.toml"), config.replace("[timeouts]\n", "[timeouts]\ncomplete = \"5M\"\n")).unwrap();
     let months = offline("months.toml");
     assert_eq!(months.status.code(), Some(1), "{months:?}");
@@ -542,14 +539,14 @@ fn offline_a_configuration_is_checked_without_root_and_without_a_network() {
 }
 
 #[test]
-fn an_encrypted_volumes_key_is_named_with_what_it_needs_and_what_a_check_cannot_tell() {
-    let mut scene = Scene::new();
+fn an_encrypted_volumes_key_is_named_with_what_it_needs_and_what_stays_unknown() {
+    let mut fixture = Fixture::new();
     let key = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
     let spec = VolumeSpec { size_bytes: 1 << 30, kms_key_id: Some(key.to_owned()), ..VolumeSpec::default() };
-    let volume = scene.world.sim.create_volume(spec).unwrap();
-    scene.config = scene.config.replace(scene.volume.as_str(), volume.as_str());
+    let volume = fixture.world.sim.create_volume(spec).unwrap();
+    fixture.config = fixture.config.replace(fixture.volume.as_str(), volume.as_str());
 
-    let checked = scene.check();
+    let checked = fixture.check();
 
     assert_eq!(checked.code, 0, "{:#?}", checked.lines);
     assert!(checked.seen(&format!("volume {volume}")).contains(", encrypted, free"));

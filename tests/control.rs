@@ -1,5 +1,5 @@
-//! The control socket: bad clients do not keep good ones out, a runtime directory that is deleted or takes nothing stops
-//! nothing, and a service that is stopped is told from one that is at work.
+//! The control socket: misbehaving clients do not block others, a runtime directory that is deleted or full stops nothing, and a
+//! suspended service is told from a busy one.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -15,29 +15,23 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use support::{Instance, Running, World, node_with, status, wait_for_state, wait_until};
+use support::{Instance, Running, World, node_with, serving, status, wait_for_state, wait_until};
 
-/// A configure function that fails until somebody repairs it.
+/// A configure function that fails until /tmp/repaired exists.
 const BROKEN: &str =
     "configure_cluster_node() { [ -e /tmp/repaired ] || return 3; }\nwait_for_healthy_cluster() { :; }\n";
 const HANGS: &str = "configure_cluster_node() { echo here; sleep 600; }\nwait_for_healthy_cluster() { :; }\n";
 
 fn held(world: &World) -> (Instance, Running) {
-    let node = node_with(world, BROKEN);
-    let service = node.start_with(&["run"]);
-    service.wait_for("held for");
-    (node, service)
+    serving(world, BROKEN, "held for")
 }
 
 /// A service in a hook that does not end.
 fn at_work(world: &World) -> (Instance, Running) {
-    let node = node_with(world, HANGS);
-    let service = node.start_with(&["run"]);
-    service.wait_for("| here");
-    (node, service)
+    serving(world, HANGS, "| here")
 }
 
-/// The socket as it is seen from outside the machine.
+/// The socket's path from outside the machine.
 fn socket(service: &Running) -> PathBuf {
     PathBuf::from(format!("/proc/{}/root/run/node-agent/control.sock", service.child.id()))
 }
@@ -60,7 +54,7 @@ fn first_answer(socket: &Path, request: &str) -> (Duration, String) {
 
 type Misbehave = fn(&mut UnixStream);
 
-/// What a client does that is no good. Each ends when the service closes its connection.
+/// What a misbehaving client does. Each returns when the service closes its connection.
 const BAD: [(&str, Misbehave); 6] = [
     ("half a line", |stream| {
         let _ = stream.write_all(b"{\"do\":\"ret");
@@ -88,7 +82,7 @@ fn a_hundred_bad_clients_of_every_kind_keep_no_good_one_waiting() {
     let world = World::new();
     let (node, service) = held(&world);
     let socket = socket(&service);
-    // For the figures: BAD_CLIENTS_SECONDS=60.
+    // A longer run, for measurements: BAD_CLIENTS_SECONDS=60.
     let given = std::env::var("BAD_CLIENTS_SECONDS").ok().and_then(|text| text.parse().ok());
     let time = Duration::from_secs(given.unwrap_or(6));
     let (over, came) = (AtomicBool::new(false), AtomicUsize::new(0));
@@ -102,7 +96,7 @@ fn a_hundred_bad_clients_of_every_kind_keep_no_good_one_waiting() {
                     .spawn_scoped(scope, move || {
                         while !over.load(Ordering::Relaxed) {
                             let Ok(mut stream) = UnixStream::connect(socket) else {
-                                // Whatever keeps it out, it comes back.
+                                // Turned away, it connects again.
                                 thread::sleep(Duration::from_millis(20));
                                 continue;
                             };
@@ -164,7 +158,7 @@ fn a_request_is_read_whole_whenever_it_comes_after_the_connection() {
 }
 
 #[test]
-fn half_lines_up_to_the_descriptor_limit_neither_end_the_service_nor_keep_others_out() {
+fn half_lines_up_to_the_descriptor_limit_neither_end_nor_block_the_service() {
     let world = World::new();
     let node = node_with(&world, BROKEN);
     let agent = node.agent(&[]);
@@ -215,7 +209,7 @@ fn a_runtime_directory_deleted_while_held_is_there_again_for_the_retry() {
 
     assert_eq!(retried.code, Some(0), "{}\n{}", retried.log, service.log());
     assert_eq!(world.completions(), ["CONTINUE"]);
-    // What was published is there again without any change of the state, too.
+    // The published files return even when the state does not change.
     node.shell("rm -rf /run/node-agent");
     let there =
         "cd /run/node-agent && [ -S control.sock ] && [ -s live.json ] && [ -s node_agent.prom ] && [ -s lock ]";
@@ -227,7 +221,7 @@ fn a_runtime_directory_deleted_while_held_is_there_again_for_the_retry() {
 
 #[test]
 fn a_runtime_directory_that_takes_nothing_stops_neither_the_launch_nor_the_hold() {
-    // How it is spoilt, and how it is repaired.
+    // How the directory is broken, and how it is repaired.
     let cases = [
         ("a file in its place", "touch /run/node-agent", "rm /run/node-agent"),
         (
@@ -280,7 +274,7 @@ fn a_runtime_directory_that_fills_up_later_leaves_status_with_the_journals_word(
     assert_eq!((code, &document["state"]), (0, &"done".into()), "{document}");
     let old = node.read("/run/node-agent/live.json");
     assert!(!old.contains("\"phase\":\"done\""), "nothing was full: {old}");
-    // With room again, it is published without waiting for a change.
+    // Once there is space, the state is published without waiting for a change.
     node.shell("rm /run/node-agent/full");
     wait_until(|| node.read("/run/node-agent/live.json").contains("\"phase\":\"done\""), || service.log());
 }
@@ -304,7 +298,7 @@ fn a_stopped_service_is_named_with_the_way_to_go_on() {
     complete.end().must_fail(3, &said);
     node.start_with(&["status"]).end().must_fail(1, &["HELD", said[0]]);
 
-    // What was given up is not carried out later: only this retry is made.
+    // A request that its client gave up is not carried out later: only this retry runs.
     service.signal(Signal::SIGCONT);
     node.start_with(&["retry"]).end().must_fail(1, &["code=hook-failed"]);
     wait_until(|| service.log().matches("held for").count() >= 2, || service.log());

@@ -1,5 +1,4 @@
-//! What is on a disk decides, and nothing is ever taken for blank that is not: disk images, each with its verdict, put before
-//! the real agent.
+//! Disk images, each with the verdict that the real agent must reach: no disk that holds anything is ever taken for blank.
 //!
 //! The images are built in `corpus/images.rs`; a disk whose reads fail or hang is `corpus/broken.rs`.
 
@@ -33,20 +32,20 @@ use std::time::{Duration, Instant};
 
 use broken::{BrokenDisk, Fault};
 use disk::{Disk, GIB, KIB, MIB};
-use ec2_sim::{InstanceSpec, Latencies, Sim, VolumeId, VolumeSpec};
+use ec2_sim::{Latencies, Sim, VolumeId, VolumeSpec};
 use images::{EXT4_MAGIC, EXT4_SUPERBLOCK, GPT_BACKUP, GPT_PRIMARY, PRECIOUS};
 use nix::fcntl::OFlag;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
-use support::{AGENT, GROUP, HOOKS, Instance, Outcome, World, config_with, volume_at};
+use support::{AGENT, Instance, Outcome, World, config_with, volume_at};
 
-/// What the agent must make of an image.
+/// What the agent must do with a disk image.
 #[derive(Clone)]
 enum Verdict {
-    /// Blank: it is formatted, and comes up.
+    /// Blank: the agent formats it, and the node comes up.
     Formatted,
-    /// A filesystem: it comes up with every byte it had.
+    /// A filesystem: the node comes up, and every byte is kept.
     Kept,
     /// Refused, with one of these codes and all of these words in the last line, any of those divided by a bar; nothing is
     /// written to the disk.
@@ -87,7 +86,7 @@ impl Image {
 
     fn configuration(&self, volume: &VolumeId) -> String {
         let volume = format!("{}format = \"{}\"\n", volume_at("/mydata", volume, self.file_system), self.format);
-        // A wrong size is waited out.
+        // A device of the wrong size is waited for to the deadline.
         let patience = if matches!(self.verdict, Refused(["device-size"], _)) { "8s" } else { "10m" };
         config_with("", &[volume], &format!("[timeouts]\nvolume = \"{patience}\""))
     }
@@ -108,7 +107,7 @@ fn image(name: impl Into<String>, verdict: Verdict, make: impl Fn(&Disk) + Send 
 }
 
 const NOT_BLANK: &[&str] = &["not-blank"];
-/// Seen by the reads alone.
+/// Found only by the direct reads, not by blkid.
 const BY_READING: Verdict = Refused(NOT_BLANK, &["nothing known was recognised", "the byte at", "is not zero"]);
 
 fn nothing(_: &Disk) {}
@@ -339,7 +338,7 @@ fn damaged() -> Vec<Image> {
     ]
 }
 
-/// Bytes of which nobody knows what they mean.
+/// Bytes of no known format.
 fn bytes() -> Vec<Image> {
     let one =
         |name: String, offset: u64| image(name, BY_READING, move |disk| disk.write(offset, [1])).whatever_blkid_says();
@@ -391,7 +390,7 @@ struct Blkid {
     program: Option<PathBuf>,
 }
 
-/// A world for one disk, made by `make` before anybody sees it.
+/// A world with one disk, which `make` prepares before the agent sees it.
 fn world_of(image: &Image) -> (World, VolumeId, Disk) {
     let world = World::with(|config| config.latencies = Latencies::none());
     let volume = world.sim.create_volume(image.volume.clone()).unwrap();
@@ -404,8 +403,7 @@ fn world_of(image: &Image) -> (World, VolumeId, Disk) {
 }
 
 fn launch(world: &World, blkid: Option<&Path>) -> Instance {
-    let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), ..InstanceSpec::default() });
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    let node = world.launch();
     if let Some(program) = blkid {
         // With its libraries: a machine does not see where it was fetched to.
         for folder in ["", "lib/"] {
@@ -453,8 +451,8 @@ fn read_only(node: &Instance, volume: &VolumeId, disk: &Disk) -> File {
     open
 }
 
-/// Puts the image before the agent; tells the last line. Panics where it is not judged as it must be. With an intent, the
-/// agent's journal says that it began to format this very disk, and a refusal may be for another reason than without.
+/// Runs the agent on the image and returns its last line; panics on a wrong verdict. With an intent, the agent's journal says that
+/// it began to format this very disk, and the reason of a refusal may differ.
 fn judge(image: &Image, blkid: &Blkid, intent: bool) -> String {
     let (world, volume, disk) = world_of(image);
     let node = launch(&world, blkid.program.as_deref());
@@ -511,7 +509,7 @@ fn must_be_refused(outcome: &Outcome, codes: &[&str], said: &[&str]) {
     }
 }
 
-/// Judges all images, some at a time, and prints a line for each.
+/// Runs the agent on all images, some at a time, and prints a line for each.
 fn judge_all(images: &[Image], blkid: &Blkid, intent: bool) {
     let next = AtomicUsize::new(0);
     let wrong = Mutex::new(Vec::new());
@@ -553,7 +551,7 @@ fn with_an_intent_to_format_in_the_journal_every_disk_keeps_its_bytes() {
     judge_all(&images, &Blkid { version: version_of(Path::new("blkid")), program: None }, true);
 }
 
-/// One volume on one node, whose disk is put before the agent again and again.
+/// One volume on one node, for running the agent on many different contents of its disk.
 struct Bench {
     world: World,
     volume: VolumeId,
@@ -593,7 +591,7 @@ impl Bench {
         self.node.run(&config_with("", &[volume], ""))
     }
 
-    /// Why this was not refused, or what was written; nothing where all is well.
+    /// Runs the agent, which must refuse the disk. Errors: what was written, or how the run ended.
     fn refuses(&self, uuid: Option<&str>) -> Result<String, String> {
         let before = self.disk.contents();
         let outcome = self.run(uuid);
@@ -660,7 +658,7 @@ fn what_somebody_put_on_a_half_made_filesystem_is_kept_from_its_intent() {
             scope.spawn(move || {
                 let bench = Bench::new(GIB, file_system);
                 let mut judged = 0;
-                // Made over the remains, as a tool that does not look would; each has a signature that libblkid knows.
+                // Made over the remains, as by a tool that does not probe first; each has a signature that libblkid knows.
                 for image in containers().into_iter().filter(|image| !image.name.contains("gone")) {
                     bench.clear();
                     intent::killed_mkfs(&bench.disk, file_system, UUID);
@@ -674,7 +672,7 @@ fn what_somebody_put_on_a_half_made_filesystem_is_kept_from_its_intent() {
                 for (offset, text) in [(5 * MIB, "a database's page"), (700 * MIB, "text"), (GIB - 9, "end")] {
                     bench.clear();
                     intent::killed_mkfs(&bench.disk, file_system, UUID);
-                    // Where something is looked for: the samples and the ends.
+                    // Where the direct reads look: the samples and the ends.
                     let offset = if offset < GIB - MIB { offset / (4 * MIB) * (4 * MIB) } else { offset };
                     bench.disk.write(offset, text);
                     bench.refuses(Some(UUID)).unwrap_or_else(|why| panic!("{text} at {offset}: {why}"));
@@ -711,7 +709,7 @@ fn an_xfs_made_by_hand_and_filled_is_kept_from_an_intent() {
         bench.flush();
         let refused = bench.refuses(uuid).unwrap();
         println!("{refused}");
-        // The remedy that keeps it: by hand, which replays the log.
+        // The remedy that keeps the data: mounting by hand, which replays the log.
         let (_, remedy) = refused.split_once("mount it by hand (").unwrap();
         by_hand(&bench, remedy.split_once(')').unwrap().0);
         let outcome = bench.run(uuid);
@@ -846,7 +844,7 @@ fn formatted_and_wiped(world: &World, image: &Image) -> (Instance, VolumeId) {
 }
 
 #[test]
-fn a_disk_that_this_agent_formatted_and_that_is_blank_now_is_data_loss_also_to_a_replacement() {
+fn a_disk_that_was_formatted_and_is_blank_now_is_data_loss_to_a_replacement_too() {
     let world = World::with(|config| config.latencies = Latencies::none());
     let image = image("wiped", Formatted, nothing);
     let (node, volume) = formatted_and_wiped(&world, &image);
@@ -856,7 +854,7 @@ fn a_disk_that_this_agent_formatted_and_that_is_blank_now_is_data_loss_also_to_a
     let again = node.run(&image.configuration(&volume));
     must_be_refused(&again, &["unexpectedly-blank"], &["when this node was launched", "all zero"]);
 
-    // Its journal is on the old root disk; the volume's tag is what tells.
+    // The journal is on the old root disk; only the volume's tag tells.
     node.terminate();
     let replacement = launch(&world, None);
     let outcome = replacement.run(&image.configuration(&volume));
@@ -871,7 +869,7 @@ fn on_a_broken_disk(image: &Image, range: Range<u64>, fault: Fault, said: &[&str
     let broken = BrokenDisk::over(&disk.path);
     let node = launch(&world, None);
     let device = attached(&world, &volume, &node);
-    // What the kernel read when the device appeared is not to answer for the disk.
+    // What the kernel cached when the device appeared must not answer the reads.
     node.shell(&format!("blockdev --flushbufs {}", device.display()));
     broken.breaks(range, fault);
 

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use ec2_sim::{Fault, FaultRule};
-use support::{HOOKS, World, heartbeats, node_with, wait_until};
+use support::{HOOKS, World, heartbeats, node_with, serving, wait_until};
 
 const CREDENTIALS: &str = "imds:GET /latest/meta-data/iam/security-credentials/node";
 
@@ -58,10 +58,8 @@ fn an_expired_key_that_the_metadata_serve_first_is_replaced() {
 fn a_retry_signs_with_the_keys_of_a_role_that_was_replaced_meanwhile() {
     let world = World::new();
     let broken = HOOKS.replace("echo \"configure", "[ -e /tmp/repaired ] || return 3; echo \"configure");
-    let node = node_with(&world, &broken);
-    let service = node.start_with(&["run"]);
-    service.wait_for("held for");
-    // What is sent when a hold begins is through.
+    let (node, service) = serving(&world, &broken, "held for");
+    // The calls that begin a hold have been answered.
     wait_until(
         || !world.sim.instance_tags(&node.id).unwrap().get("node-agent:status").is_none_or(String::is_empty),
         || service.log(),
@@ -100,7 +98,7 @@ fn a_refused_metadata_token_is_renewed() {
     let broken = "[ -e /tmp/repaired ] || return 3; echo \"configure";
     let node = node_with(&world, &HOOKS.replace("echo \"configure", broken));
     let config = node.read("/etc/node-agent/config.toml");
-    node.write("/etc/node-agent/config.toml", format!("{config}\n[timeouts]\naws = \"30s\"\n"));
+    node.configure(format!("{config}\n[timeouts]\naws = \"30s\"\n"));
     let service = node.start_with(&["run"]);
     support::wait_for_state(&node, "held", &service);
 

@@ -1,4 +1,4 @@
-//! What surrounds the command (a shell's umask, path, limits, signals, open files) changes nothing on the node.
+//! The caller's environment (umask, path, limits, signals, open files) changes nothing on the node.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{Instance, PROGRAM, World, config, volume_at, wait_until};
+use support::{Instance, PROGRAM, World, config_for, wait_until};
 
 const SHOW: &str = r#"configure_cluster_node() {
   {
@@ -30,24 +30,19 @@ const SHOW: &str = r#"configure_cluster_node() {
 wait_for_healthy_cluster() { :; }
 "#;
 
-/// What the hook is to see, whatever the caller had.
+/// What the hook must see, whatever the caller had.
 const SEEN: &str = "umask 0022\nPATH /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\nHOME /root\n\
                     locale C.UTF-8   \nsession \nkept 1\nuser root\nlimits unlimited unlimited unlimited\nfiles 1\n\
                     signals 00000000 00000000\noom 0\nopen 0\n";
 
 fn node(world: &World) -> Instance {
-    let volume = world.volume(1);
-    let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", SHOW);
-    node.write(
-        "/etc/node-agent/config.toml",
-        config(&[volume_at("/mydata", &volume, "xfs")])
-            .replace("/etc/kafka/server.properties", "/etc/made/by/files/server.properties"),
-    );
+    let (node, volume) = world.node();
+    node.hooks(SHOW);
+    node.configure(config_for(&volume).replace("/etc/kafka/server.properties", "/etc/made/by/files/server.properties"));
     node
 }
 
-/// The agent's command, from a shell that this script has spoilt.
+/// The agent's command, run from a shell after this script has changed its environment.
 fn spoilt(node: &Instance, spoil: &str, exec: &str) -> Command {
     let agent = node.agent(&[]);
     let mut shell = node.machine().command("bash");
@@ -84,10 +79,7 @@ fn nothing_of_the_callers_surroundings_reaches_files_and_hooks() {
 fn a_blocked_stop_signal_still_stops_the_agent() {
     let world = World::new();
     let node = node(&world);
-    node.write(
-        "/usr/local/lib/node/hooks.sh",
-        "configure_cluster_node() { touch /tmp/here; sleep 600; }\nwait_for_healthy_cluster() { :; }\n",
-    );
+    node.hooks("configure_cluster_node() { touch /tmp/here; sleep 600; }\nwait_for_healthy_cluster() { :; }\n");
     let mut command = spoilt(&node, "", "env --block-signal=TERM --ignore-signal=INT");
     let mut child = command.stderr(Stdio::null()).spawn().unwrap();
     wait_until(

@@ -1,4 +1,4 @@
-//! Filesystems that are there already: checked, replayed, told apart, tagged.
+//! Existing filesystems: checked, their logs replayed, clones told apart, volumes tagged.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -10,19 +10,13 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use ec2_sim::{InstanceSpec, VolumeId};
+use ec2_sim::VolumeId;
 use nix::fcntl::OFlag;
-use support::{GROUP, HOOKS, Instance, Outcome, World, config, config_with, volume_at, wait_until};
+use support::{Outcome, World, config, config_for, config_with, volume_at, wait_until};
 
-fn launch(world: &World) -> Instance {
-    let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
-    node
-}
-
-/// Comes up, writes something, and goes. What is on the volume afterwards lies in its backing file.
+/// A node comes up, writes a file and is terminated; the volume's contents are then in its backing file.
 fn used_once(world: &World, volume: &VolumeId, file_system: &str) {
-    let node = launch(world);
+    let node = world.launch();
     node.come_up(&config(&[volume_at("/mydata", volume, file_system)]));
     node.shell("echo precious > /mydata/segment; sync");
     node.terminate();
@@ -45,7 +39,7 @@ fn ext4_with_small_damage_is_repaired_before_it_is_mounted() {
     // A wrong count of free blocks in the superblock, and "not cleanly unmounted".
     on_backing_file(&world, &volume, "debugfs", &["-w", "-R", "ssv free_blocks_count 7"]);
     on_backing_file(&world, &volume, "debugfs", &["-w", "-R", "ssv state 0"]);
-    let node = launch(&world);
+    let node = world.launch();
 
     let outcome = node.come_up(&config(&[volume_at("/mydata", &volume, "ext4")]));
 
@@ -58,11 +52,11 @@ fn ext4_with_damage_that_needs_a_decision_is_refused_and_left_as_it_is() {
     let world = World::new();
     let volume = world.volume(1);
     used_once(&world, &volume, "ext4");
-    // Two files claim the same inode's blocks: preen does not decide that.
+    // Two files claim the same blocks: `e2fsck -p` does not repair that by itself.
     on_backing_file(&world, &volume, "debugfs", &["-w", "-R", "clri <2>"]);
     on_backing_file(&world, &volume, "debugfs", &["-w", "-R", "ssv state 0"]);
     let before = std::fs::read(world.sim.volume_state(&volume).unwrap().backing_file).unwrap();
-    let node = launch(&world);
+    let node = world.launch();
 
     let outcome = node.run(&config(&[volume_at("/mydata", &volume, "ext4")]));
 
@@ -77,7 +71,7 @@ fn a_filesystem_of_the_other_type_is_refused_and_left_as_it_is() {
         let world = World::new();
         let volume = world.volume(1);
         used_once(&world, &volume, there);
-        let node = launch(&world);
+        let node = world.launch();
 
         let outcome = node.run(&config(&[volume_at("/mydata", &volume, wanted)]));
 
@@ -90,9 +84,8 @@ fn a_filesystem_of_the_other_type_is_refused_and_left_as_it_is() {
 #[test]
 fn an_xfs_whose_machine_died_is_replayed_by_mounting() {
     let world = World::new();
-    let volume = world.volume(1);
-    let node = launch(&world);
-    node.come_up(&config(&[volume_at("/mydata", &volume, "xfs")]));
+    let (node, volume) = world.node();
+    node.come_up(&config_for(&volume));
     node.shell("for i in $(seq 200); do echo $i > /mydata/$i; done; sync /mydata/*");
     // The log is full of what is not in its place yet; a copy of the disk at this instant is what a power cut leaves.
     let file = world.sim.volume_state(&volume).unwrap().backing_file;
@@ -102,9 +95,9 @@ fn an_xfs_whose_machine_died_is_replayed_by_mounting() {
     world.sim.wait_for_blocking(free, std::time::Duration::from_secs(30)).expect("the volume comes free");
     let dirty = Command::new("xfs_logprint").args(["-t"]).arg(&file).output().unwrap();
     assert!(String::from_utf8_lossy(&dirty.stdout).contains("DIRTY"), "nothing to replay: this shows nothing");
-    let node = launch(&world);
+    let node = world.launch();
 
-    node.come_up(&config(&[volume_at("/mydata", &volume, "xfs")]));
+    node.come_up(&config_for(&volume));
 
     assert_eq!(node.shell("cat /mydata/200; ls /mydata | wc -l"), "200\n200");
 }
@@ -116,7 +109,7 @@ fn a_clone_with_the_same_xfs_uuid_is_mounted_with_nouuid_and_only_then() {
     used_once(&world, &original, "xfs");
     let file = |volume: &VolumeId| world.sim.volume_state(volume).unwrap().backing_file;
     std::fs::copy(file(&original), file(&clone)).unwrap();
-    let node = launch(&world);
+    let node = world.launch();
 
     let alone = node.come_up(&config(&[volume_at("/mydata", &original, "xfs")]));
     assert!(!alone.log.contains("nouuid") && !node.read("/etc/fstab").contains("nouuid"));
@@ -143,16 +136,16 @@ fn a_formatted_volume_is_tagged_and_never_formatted_again_when_it_looks_blank() 
     let wiped = std::fs::OpenOptions::new().write(true).open(&file).unwrap();
     wiped.set_len(0).unwrap();
     wiped.set_len(1 << 30).unwrap();
-    let node = launch(&world);
+    let node = world.launch();
 
-    let outcome = node.run(&config(&[volume_at("/mydata", &volume, "xfs")]));
+    let outcome = node.run(&config_for(&volume));
 
     outcome.must_fail(6, &["code=unexpectedly-blank", "node-agent:formatted", "data loss"]);
     node.shell(told(&outcome, "make the filesystem by hand: ", ", then: node-agent retry"));
-    node.come_up(&config(&[volume_at("/mydata", &volume, "xfs")]));
+    node.come_up(&config_for(&volume));
 }
 
-/// The command that a remedy gives between these words.
+/// The command between these two texts in a remedy.
 fn told<'o>(outcome: &'o Outcome, before: &str, after: &str) -> &'o str {
     let (_, remedy) = outcome.last().split_once("remedy=").unwrap();
     let command = remedy.split_once(before).and_then(|(_, rest)| rest.split_once(after));
@@ -162,8 +155,7 @@ fn told<'o>(outcome: &'o Outcome, before: &str, after: &str) -> &'o str {
 #[test]
 fn a_format_begun_on_a_disk_of_another_size_is_refused_until_the_remedy_is_followed() {
     let world = World::new();
-    let volume = world.volume(1);
-    let node = launch(&world);
+    let (node, volume) = world.node();
     let journal = serde_json::json!({
         "schema": 1,
         "instance_id": node.id.as_str(),
@@ -178,7 +170,7 @@ fn a_format_begun_on_a_disk_of_another_size_is_refused_until_the_remedy_is_follo
         } } },
     });
     node.write("/var/lib/node-agent/state.json", journal.to_string());
-    let config = config(&[volume_at("/mydata", &volume, "xfs")]);
+    let config = config_for(&volume);
 
     let outcome = node.run(&config);
 
@@ -192,11 +184,9 @@ fn a_format_begun_on_a_disk_of_another_size_is_refused_until_the_remedy_is_follo
 fn without_permission_to_tag_the_node_comes_up_and_says_once_what_it_cannot_check() {
     let world = World::new();
     let volume = world.volume(1);
-    let denied = vec!["ec2:CreateTags".to_owned()];
-    let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), denied, ..InstanceSpec::default() });
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    let node = world.launch_without(&["ec2:CreateTags"]);
 
-    let outcome = node.come_up(&config(&[volume_at("/mydata", &volume, "xfs")]));
+    let outcome = node.come_up(&config_for(&volume));
 
     assert_eq!(outcome.log.matches("ec2:CreateTags is not allowed").count(), 1, "{}", outcome.log);
     assert_eq!(world.completions(), ["CONTINUE"]);
@@ -207,16 +197,16 @@ fn a_device_that_somebody_holds_for_a_moment_is_mounted_when_it_is_free() {
     let world = World::new();
     let volume = world.volume(1);
     used_once(&world, &volume, "xfs");
-    let node = launch(&world);
+    let node = world.launch();
     world.sim.attach(&volume, &node.id, "/dev/sdf").unwrap();
     wait_until(|| world.sim.device(&volume, &node.id).is_some(), || "no device".to_owned());
     let device = world.sim.device(&volume, &node.id).unwrap();
     // As a mount by systemd holds it.
     let held = OpenOptions::new().read(true).custom_flags(OFlag::O_EXCL.bits()).open(device).unwrap();
 
-    let agent = node.start(&config(&[volume_at("/mydata", &volume, "xfs")]));
+    let agent = node.start(&config_for(&volume));
     agent.wait_for("is not mounted");
-    // For the mount, which says nothing while it waits, to meet a device that is held.
+    // The mount, which logs nothing while it waits, must find the device held.
     sleep(Duration::from_millis(500));
     drop(held);
     let outcome = agent.end();
@@ -228,8 +218,7 @@ fn a_device_that_somebody_holds_for_a_moment_is_mounted_when_it_is_free() {
 #[test]
 fn what_stands_in_the_mount_points_place_is_named_and_left_alone() {
     let world = World::new();
-    let volume = world.volume(1);
-    let node = launch(&world);
+    let (node, volume) = world.node();
     let config = config(&[volume_at("/mydata", &volume, "ext4")]);
     let cases = [
         ("mkdir /mydata; echo x > /mydata/forgotten", "is not empty: it has forgotten", "rm -r /mydata"),
@@ -252,10 +241,10 @@ fn what_stands_in_the_mount_points_place_is_named_and_left_alone() {
 }
 
 #[test]
-fn a_volume_in_another_is_mounted_after_it_whatever_their_order_in_the_configuration() {
+fn a_volume_inside_another_is_mounted_after_it_whatever_the_configured_order() {
     let world = World::new();
     let (inner, outer) = (world.volume(1), world.volume(1));
-    let node = launch(&world);
+    let node = world.launch();
 
     node.come_up(&config(&[volume_at("/mydata/log", &inner, "xfs"), volume_at("/mydata", &outer, "xfs")]));
 
@@ -276,7 +265,7 @@ fn an_ext2_or_ext3_becomes_an_ext4_by_the_remedy_and_keeps_its_data() {
         let options = ["-q", "-t", kind, "-O", "none,filetype,sparse_super,large_file,resize_inode", "-d"];
         let journal: &[&str] = if kind == "ext3" { &["-j"] } else { &[] };
         on_backing_file(&world, &volume, "mke2fs", &[&options[..], &[data.path().to_str().unwrap()], journal].concat());
-        let node = launch(&world);
+        let node = world.launch();
         let config = config(&[volume_at("/mydata", &volume, "ext4")]);
 
         let outcome = node.run(&config);
@@ -298,7 +287,7 @@ fn an_ext4_with_a_feature_of_the_future_is_not_called_damaged() {
         let volume = world.volume(1);
         used_once(&world, &volume, "ext4");
         on_backing_file(&world, &volume, "debugfs", &["-w", "-R", &format!("feature {feature}")]);
-        let node = launch(&world);
+        let node = world.launch();
 
         let outcome = node.run(&config(&[volume_at("/mydata", &volume, "ext4")]));
 
@@ -313,7 +302,7 @@ fn an_ext4_that_another_program_works_on_is_waited_for_and_not_called_damaged() 
     let world = World::new();
     let volume = world.volume(1);
     used_once(&world, &volume, "ext4");
-    let node = launch(&world);
+    let node = world.launch();
     world.sim.attach(&volume, &node.id, "/dev/sdf").unwrap();
     wait_until(|| world.sim.device(&volume, &node.id).is_some(), || "no device".to_owned());
     let device = world.sim.device(&volume, &node.id).unwrap();
@@ -329,7 +318,7 @@ fn an_ext4_that_another_program_works_on_is_waited_for_and_not_called_damaged() 
     assert_eq!(outcome.code, Some(0), "{}", outcome.log);
     assert_eq!(node.shell("cat /mydata/segment"), "precious");
 
-    // To the end of its time, it is a refusal that says so.
+    // A device that stays busy to the deadline is refused, and the message says so.
     node.shell("umount /mydata");
     let held = OpenOptions::new().read(true).custom_flags(OFlag::O_EXCL.bits()).open(&device).unwrap();
     let impatient = config_with("", &[volume_at("/mydata", &volume, "ext4")], "[timeouts]\nvolume = \"3s\"");
@@ -344,8 +333,7 @@ fn a_mkfs_that_fails_takes_its_intent_back_and_says_how_to_go_on() {
         ("ext4", "printf half > $device; echo 'no more space' >&2; exit 1"),
     ] {
         let world = World::new();
-        let volume = world.volume(1);
-        let node = launch(&world);
+        let (node, volume) = world.node();
         let program = format!("/usr/sbin/mkfs.{file_system}");
         node.shell(&format!("mkdir -p /opt/real; cp -L {program} /opt/real/; rm {program}"));
         let stand_in = "#!/bin/bash\n[[ $1 = -V ]] && exec /opt/real/${0##*/} -V\ndevice=${@: -1}\n";
@@ -358,7 +346,7 @@ fn a_mkfs_that_fails_takes_its_intent_back_and_says_how_to_go_on() {
         failed.must_fail(1, &["step=filesystem code=tool-failed", "no more space", "was blank before"]);
         assert!(node.journal()["volumes"][volume.as_str()]["formatting"].is_null());
         node.shell(&format!("cp /opt/real/mkfs.{file_system} {program}"));
-        // A person must judge what that mkfs has written.
+        // An operator must decide what that mkfs has written.
         node.run(&config).must_fail(6, &["step=filesystem code=not-blank"]);
         node.shell(told(&failed, "goes with: ", "; then: node-agent retry"));
         node.come_up(&config);
@@ -369,8 +357,7 @@ fn a_mkfs_that_fails_takes_its_intent_back_and_says_how_to_go_on() {
 #[test]
 fn a_mkfs_that_is_killed_leaves_its_intent_and_the_next_run_comes_up() {
     let world = World::new();
-    let volume = world.volume(1);
-    let node = launch(&world);
+    let (node, volume) = world.node();
     node.shell("mkdir -p /opt/real; cp -L /usr/sbin/mkfs.ext4 /opt/real/; rm /usr/sbin/mkfs.ext4");
     node.write("/usr/sbin/mkfs.ext4", "#!/bin/bash\n[[ $1 = -V ]] && exec /opt/real/mkfs.ext4 -V\nkill -9 $$\n");
     node.shell("chmod +x /usr/sbin/mkfs.ext4");

@@ -43,7 +43,7 @@ fn every_failure_of_the_catalogue_can_happen() {
     }
 }
 
-/// Where a failure is made.
+/// A place in the sources that creates a failure.
 #[derive(Default)]
 struct Site {
     /// The catalogue's names; several where it is chosen on the spot.
@@ -101,7 +101,7 @@ fn once_each(mut texts: Vec<String>) -> Vec<String> {
     texts
 }
 
-/// Text that ends no cell.
+/// Text with the characters escaped that would end a table cell.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('\n', " ")
 }
@@ -114,7 +114,7 @@ fn sites(dir: &Path) -> Vec<Site> {
     files.sort();
     let mut sites = Vec::new();
     for path in files {
-        // The catalogue itself makes failures only for others.
+        // The catalogue only has constructors for the other files.
         if path.ends_with("agent/failure.rs") {
             continue;
         }

@@ -1,4 +1,4 @@
-//! AWS misbehaves, in each way on each call, and then at random: the end is always the same.
+//! Faults of AWS, each kind on each call and then at random: the result is always the same.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -26,7 +26,7 @@ const CALLS: &[&str] = &[
     "autoscaling:CompleteLifecycleAction",
 ];
 
-/// A first boot with sources of every kind; what came of it must be what comes of one without faults.
+/// A first boot with sources of every kind; its result must be that of a boot without faults.
 fn first_boot(world: &World) {
     let volume = world.volume(1);
     world.sim.put_object("config", "hooks.sh", HOOKS);
@@ -121,7 +121,7 @@ fn calls_with_a_protocol() -> impl Iterator<Item = &'static str> {
 fn garbage_in_place_of_each_answer_is_tried_again() {
     each_alone(
         &calls_with_a_protocol()
-            // Any text is a token; what is then refused is the next call.
+            // Any text passes for a token; the next call is refused.
             .filter(|call| !call.contains("api/token"))
             .flat_map(|call| [Fault::Garbage, Fault::GarbageReply].map(|fault| FaultRule::once(call, fault)))
             .collect::<Vec<_>>(),
@@ -159,7 +159,7 @@ fn codes_that_are_probably_eventual_consistency_are_tried_again() {
     ]);
 }
 
-/// Every fifth call goes wrong, in one of all ways; a draw depends on the seed, the call and its number alone.
+/// One call in five fails, with a fault drawn by the seed, the call and its number alone.
 fn at_random(seeds: std::ops::Range<u64>) {
     let seeds: Vec<_> = seeds.collect();
     for some in seeds.chunks(4) {

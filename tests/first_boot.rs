@@ -7,13 +7,12 @@ mod support;
 use std::time::Duration;
 
 use ec2_sim::Sim;
-use support::{HOOKS, World, config, volume_at};
+use support::{World, config, config_for, volume_at};
 
 fn first_boot(file_system: &str) {
     let world = World::new();
     let volume = world.volume(2);
     let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
     let config = config(&[volume_at("/mydata", &volume, file_system)]);
 
     let up = node.come_up(&config);
@@ -42,7 +41,6 @@ fn first_boot(file_system: &str) {
     // A second instance with the same volume keeps every byte and formats nothing.
     node.terminate();
     let replacement = world.launch();
-    replacement.write("/usr/local/lib/node/hooks.sh", HOOKS);
     let up = replacement.come_up(&config);
     assert!(!up.log.contains("formatted"), "{}", up.log);
     assert_eq!(replacement.shell("cat /mydata/segment; stat -c %U /mydata"), "precious\ndaemon");
@@ -65,10 +63,8 @@ fn a_node_comes_up_on_ext4_stays_up_and_its_replacement_finds_every_byte() {
 #[test]
 fn a_reboot_mounts_again_and_runs_no_hook() {
     let world = World::new();
-    let volume = world.volume(1);
-    let mut node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
-    let config = config(&[volume_at("/mydata", &volume, "xfs")]);
+    let (mut node, volume) = world.node();
+    let config = config_for(&volume);
     node.come_up(&config);
     let (fstab, hooks) = (node.read("/etc/fstab"), node.read("/var/log/hooks.log"));
 
@@ -86,7 +82,6 @@ fn two_volumes_come_up_at_once_each_with_its_own_device_name() {
     let world = World::new();
     let (data, log) = (world.volume(1), world.volume(2));
     let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
     // Both ask for the default device name.
     let config = config(&[volume_at("/mydata", &data, "xfs"), volume_at("/mylog", &log, "ext4")]);
 

@@ -1,16 +1,14 @@
-//! A volume that EC2 enlarged: its filesystem is grown online.
+//! The filesystem of a volume that was enlarged in EC2 is grown online.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
 mod support;
 
-use support::{HOOKS, Instance, World, can_resize_ext4, config, volume_at};
+use support::{Instance, World, can_resize_ext4, config, volume_at};
 
 /// Comes up with 1 GiB, is enlarged to 3 GiB while another instance takes over, and tells the size in MiB before and after.
 fn grown(world: &World, file_system: &str) -> (u64, u64, Instance, String) {
-    let volume = world.volume(1);
-    let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    let (node, volume) = world.node();
     let config = config(&[volume_at("/mydata", &volume, file_system)]);
     node.come_up(&config);
     let size = |node: &Instance| node.shell("df -BM --output=size /mydata | tail -1 | tr -dc 0-9").parse().unwrap();
@@ -19,7 +17,6 @@ fn grown(world: &World, file_system: &str) -> (u64, u64, Instance, String) {
     node.terminate();
     world.sim.grow_volume(&volume, 3 << 30).unwrap();
     let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
     let log = node.come_up(&config).log;
     assert_eq!(node.shell("cat /mydata/segment"), "precious");
     let after = size(&node);
@@ -31,7 +28,7 @@ fn an_xfs_volume_that_was_enlarged_is_grown_online() {
     let world = World::new();
     let (before, after, node, _) = grown(&world, "xfs");
     assert!(before < 1024 && after > 2 * 1024 + 512, "{before} MiB, then {after} MiB");
-    // Once is enough.
+    // A second run has nothing to grow.
     let again = node.start_with(&["run", "--once"]).end();
     assert_eq!(again.code, Some(0));
     assert!(again.log.contains("grow") && !again.log.contains("start:"), "{}", again.log);

@@ -1,4 +1,5 @@
-//! A volume comes from another instance: waited for, taken at once when free, never taken from a live node.
+//! A volume that another instance holds: the agent waits for it, attaches it as soon as it is free, and never takes it from a
+//! running instance.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -7,7 +8,7 @@ mod support;
 use std::time::Duration;
 
 use ec2_sim::{Event, InstanceSpec, InstanceState, VolumeId, VolumeSpec, What};
-use support::{GROUP, HOOKS, World, config, config_with, volume_at};
+use support::{World, config_for, config_with, volume_at};
 
 fn time_of(world: &World, wanted: impl Fn(&Event) -> bool) -> f64 {
     world.events().iter().find(|event| wanted(event)).map(|event| event.t).expect("it happened")
@@ -19,7 +20,7 @@ fn change(event: &Event, id: &VolumeId, status: &str, attachment: Option<&str>) 
 }
 
 #[test]
-fn a_volume_that_a_dying_instance_holds_for_eight_seconds_is_attached_by_the_first_look_that_finds_it_free() {
+fn a_volume_of_a_dying_instance_is_attached_by_the_first_look_that_finds_it_free() {
     let dying = Duration::from_secs(8);
     let world = World::with(|config| config.latencies.shutting_down = dying);
     let volume = world.volume(1);
@@ -32,17 +33,16 @@ fn a_volume_that_a_dying_instance_holds_for_eight_seconds_is_attached_by_the_fir
     let old_id = old.id.clone();
     old.terminate();
     let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
 
-    let outcome = node.come_up(&config(&[volume_at("/mydata", &volume, "xfs")]));
+    let outcome = node.come_up(&config_for(&volume));
 
     assert!(outcome.log.contains(&format!("to {old_id} (shutting-down)")), "{}", outcome.log);
     let free = time_of(&world, |event| change(event, &volume, "available", Some("detached")));
     let call = |event: &Event, action: &str| matches!(&event.what, What::Api(call) if call.action == action);
     let asked = time_of(&world, |event| call(event, "ec2:AttachVolume"));
     println!("free at {free:.3} s, asked for {:.3} s later", asked - free);
-    // That looks come at least twice a second is shown where their pauses are made (agent/runner/patience.rs). One look may have been
-    // under way when it came free.
+    // agent/runner/patience.rs tests that the agent asks at least twice a second. One call may have been in flight when the volume
+    // came free.
     let events = world.events();
     let looks = |from: f64, to: f64| {
         events.iter().filter(|event| event.t > from && event.t < to && call(event, "ec2:DescribeVolumes")).count()
@@ -63,7 +63,6 @@ fn a_volume_of_a_running_instance_is_refused_at_the_deadline_and_left_where_it_i
     let holder = world.launch_as(InstanceSpec { private_ips: vec!["10.0.1.99".to_owned()], ..InstanceSpec::default() });
     world.sim.attach(&volume, &holder.id, "/dev/sdf").unwrap();
     let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
     let config = config_with("", &[volume_at("/mydata", &volume, "xfs")], "[timeouts]\nvolume = \"8s\"");
 
     for state in [InstanceState::Running, InstanceState::Stopped] {
@@ -88,9 +87,8 @@ fn a_volume_of_another_zone_with_multi_attach_or_of_nobody_is_refused_at_once() 
         world.sim.create_volume(VolumeSpec { zone: Some("eu-west-1b".to_owned()), ..VolumeSpec::default() }).unwrap();
     let shared = world.sim.create_volume(VolumeSpec { multi_attach: true, ..VolumeSpec::default() }).unwrap();
     let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
     for (volume, code, said) in [(elsewhere, 1, "zone-mismatch"), (shared, 6, "multi-attach")] {
-        let outcome = node.run(&config(&[volume_at("/mydata", &volume, "xfs")]));
+        let outcome = node.run(&config_for(&volume));
         outcome.must_fail(code, &[said, volume.as_str()]);
         assert!(outcome.took < Duration::from_secs(20), "{:?}", outcome.took);
     }
@@ -100,9 +98,7 @@ fn a_volume_of_another_zone_with_multi_attach_or_of_nobody_is_refused_at_once() 
 #[test]
 fn the_instance_that_is_terminated_touches_nothing() {
     let world = World::new();
-    let volume = world.volume(1);
-    let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    let (node, volume) = world.node();
     world.sim.set_lifecycle_state(&node.id, "Terminating:Wait").unwrap();
 
     let outcome = node.run(&config_with("on_failure = \"abandon\"", &[volume_at("/mydata", &volume, "xfs")], ""));
@@ -115,12 +111,9 @@ fn the_instance_that_is_terminated_touches_nothing() {
 fn without_permission_to_look_at_lifecycle_and_instances_the_node_comes_up() {
     let world = World::new();
     let volume = world.volume(1);
-    let denied =
-        vec!["autoscaling:Describe*".to_owned(), "ec2:DescribeInstances".to_owned(), "ec2:CreateTags".to_owned()];
-    let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), denied, ..InstanceSpec::default() });
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    let node = world.launch_without(&["autoscaling:Describe*", "ec2:DescribeInstances", "ec2:CreateTags"]);
 
-    node.come_up(&config(&[volume_at("/mydata", &volume, "xfs")]));
+    node.come_up(&config_for(&volume));
 
     assert_eq!(world.completions(), ["CONTINUE"]);
 }

@@ -1,4 +1,4 @@
-//! A node that failed is held for an operator: heartbeats, retry, status, the end of the hold.
+//! A failed node is held for an operator: heartbeats, retry, status, the end of the hold.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -9,15 +9,15 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ec2_sim::{Fault, FaultRule, HookSpec, InstanceSpec, What};
+use ec2_sim::{Fault, FaultRule, HookSpec, What};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::{
-    GROUP, HOOKS, Instance, Running, World, config_with, each, heartbeats, run, serve, status, volume_at,
-    wait_for_state, wait_until,
+    HOOKS, Instance, Running, World, config_with, each, heartbeats, run, serve, status, volume_at, wait_for_state,
+    wait_until,
 };
 
-/// A hook script whose configure function fails until somebody repairs it.
+/// A hook script whose configure function fails until /tmp/repaired exists.
 const BROKEN: &str = r#"
 configure_cluster_node() {
   echo "configure $1 $2" >> /var/log/hooks.log
@@ -35,19 +35,18 @@ fn hook(timeout: Duration) -> HookSpec {
 
 /// A node with these hooks, and its service.
 fn held(world: &World, hooks: &str, lifecycle: &str, rest: &str) -> (Instance, Running) {
-    let volume = world.volume(1);
-    let node = world.launch();
+    let (node, volume) = world.node();
     let service = serve(&node, hooks, &config_with(lifecycle, &[volume_at("/mydata", &volume, "xfs")], rest));
     (node, service)
 }
 
-/// Until then, the simulator moves the instance on by itself.
+/// Waits for Pending:Wait: until then the simulator moves the instance on by itself.
 fn wait_for_the_hook(world: &World, node: &Instance) {
     let state = || world.sim.lifecycle_state(&node.id);
     wait_until(|| state().as_deref() == Some("Pending:Wait"), || format!("{:?}", state()));
 }
 
-/// What the instance's tag says; nothing where it has none.
+/// The instance's status tag; empty where it has none.
 fn tag(world: &World, node: &Instance) -> String {
     world.sim.instance_tags(&node.id).unwrap().remove("node-agent:status").unwrap_or_default()
 }
@@ -79,7 +78,7 @@ fn a_held_node_is_repaired_retried_and_reported() {
     let retried = run(&node, &["retry"]);
 
     assert_eq!(retried.code, Some(0), "{}", retried.log);
-    // It is followed live.
+    // The retry shows the service's progress live.
     assert!(retried.log.contains("configure: start:") && retried.log.contains("complete: done"), "{}", retried.log);
     assert_eq!(world.completions(), ["CONTINUE"]);
     let (document, code) = status(&node);
@@ -89,10 +88,10 @@ fn a_held_node_is_repaired_retried_and_reported() {
         || world.sim.instance_tags(&node.id).unwrap()["node-agent:status"] == "done",
         || format!("{:?}", world.sim.instance_tags(&node.id)),
     );
-    // Repaired is repaired: nothing is sent any more, and the service stays.
+    // After the repair nothing more is sent, and the service stays.
     let beats = || world.events().attempts("autoscaling:RecordLifecycleActionHeartbeat").len();
     let so_far = beats();
-    // Three more, if they went on.
+    // Time for three more heartbeats, if they went on.
     thread::sleep(Duration::from_secs(7));
     // One may have been under way.
     assert!(beats() <= so_far + 1, "{} and {so_far}", beats());
@@ -188,14 +187,14 @@ fn heartbeats_keep_a_hook_of_six_times_the_lifecycle_hooks_timeout_alive() {
 #[test]
 fn a_hook_beyond_its_deadline_gets_no_further_heartbeat() {
     let world = World::with_hook(&hook(Duration::from_secs(4)), |_| {});
-    // Deaf to TERM, so that ending it takes longer than several heartbeats.
+    // The hook ignores TERM, so that ending it takes longer than several heartbeats.
     let deaf = HOOKS.replace("echo \"configure", "trap '' TERM; while :; do sleep 0.1; done; echo \"configure");
     let (_node, service) = held(&world, &deaf, "on_failure = \"abandon\"", "[timeouts]\nhooks = \"3s\"");
 
     let outcome = service.end();
 
     outcome.must_fail(1, &["code=hook-timed-out"]);
-    // The lifecycle hook ran out four seconds after the last heartbeat, while the deaf hook was being ended: it takes five.
+    // The lifecycle hook timed out four seconds after the last heartbeat, while the agent was ending the hook, which takes five.
     let events = world.events();
     let ran_out = events
         .iter()
@@ -206,11 +205,10 @@ fn a_hook_beyond_its_deadline_gets_no_further_heartbeat() {
 
 #[test]
 fn the_lifecycle_action_that_timed_out_ends_the_hold_with_seven() {
-    // Heartbeats are not allowed: the hook runs out during the hold.
+    // IAM denies heartbeats: the lifecycle hook times out during the hold.
     let world = World::with_hook(&hook(Duration::from_secs(15)), |_| {});
     let volume = world.volume(1);
-    let denied = vec!["autoscaling:RecordLifecycleActionHeartbeat".to_owned()];
-    let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), denied, ..InstanceSpec::default() });
+    let node = world.launch_without(&["autoscaling:RecordLifecycleActionHeartbeat"]);
     let service = serve(&node, BROKEN, &config_with("", &[volume_at("/mydata", &volume, "xfs")], ""));
     service.wait_for("held for");
     wait_until(
@@ -239,15 +237,14 @@ fn a_hold_whose_launch_is_lost_meanwhile_ends_with_seven() {
 }
 
 #[test]
-fn a_report_that_iam_refuses_is_tried_to_the_deadline_and_the_node_is_never_marked_failed() {
+fn a_report_that_iam_refuses_is_tried_to_the_deadline_without_failing_the_node() {
     let world = World::with_hook(&hook(Duration::from_secs(10)), |_| {});
     let volume = world.volume(1);
-    let denied = vec!["autoscaling:CompleteLifecycleAction".to_owned()];
-    let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), denied, ..InstanceSpec::default() });
+    let node = world.launch_without(&["autoscaling:CompleteLifecycleAction"]);
     let config = config_with("on_failure = \"abandon\"", &[volume_at("/mydata", &volume, "xfs")], "");
     let service = serve(&node, HOOKS, &config);
     service.wait_for("complete: wait:");
-    // Longer than what is probably eventual consistency is waited for elsewhere.
+    // Longer than the minute that eventual consistency is given elsewhere.
     thread::sleep(Duration::from_secs(65));
 
     let (document, code) = status(&node);
@@ -264,12 +261,11 @@ fn a_report_that_iam_refuses_is_tried_to_the_deadline_and_the_node_is_never_mark
 #[test]
 fn why_a_step_waits_is_told_also_while_it_tries_again() {
     let world = World::new();
-    let denied = vec!["autoscaling:CompleteLifecycleAction".to_owned()];
-    let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), denied, ..InstanceSpec::default() });
+    let node = world.launch_without(&["autoscaling:CompleteLifecycleAction"]);
     let service = serve(&node, HOOKS, &config_with("", &[], ""));
     service.wait_for("complete: wait:");
 
-    // The next try takes long.
+    // The next try hangs.
     world.sim.add_fault(FaultRule::once("autoscaling:CompleteLifecycleAction", Fault::Hang)).unwrap();
     wait_until(|| !world.events().faults().is_empty(), || service.log());
 
@@ -284,8 +280,7 @@ fn why_a_step_waits_is_told_also_while_it_tries_again() {
 fn a_report_that_iam_refuses_for_all_its_time_ends_with_seven_and_names_the_action() {
     let world = World::new();
     let volume = world.volume(1);
-    let denied = vec!["autoscaling:CompleteLifecycleAction".to_owned()];
-    let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), denied, ..InstanceSpec::default() });
+    let node = world.launch_without(&["autoscaling:CompleteLifecycleAction"]);
     let config = config_with(
         "on_failure = \"abandon\"",
         &[volume_at("/mydata", &volume, "xfs")],
@@ -318,9 +313,8 @@ fn no_active_lifecycle_action_is_decided_by_the_state() {
     ];
     for (state, readable, said) in cases {
         let world = World::new();
-        let denied = if *readable { Vec::new() } else { vec!["autoscaling:Describe*".to_owned()] };
-        let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), denied, ..InstanceSpec::default() });
-        node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+        let denied: &[&str] = if *readable { &[] } else { &["autoscaling:Describe*"] };
+        let node = world.launch_without(denied);
         wait_for_the_hook(&world, &node);
         world.sim.set_lifecycle_state(&node.id, state).unwrap();
 
@@ -336,7 +330,6 @@ fn no_active_lifecycle_action_is_decided_by_the_state() {
 fn with_a_wrong_hook_name_the_waiting_launch_is_never_abandoned() {
     let world = World::new();
     let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
     let config = config_with("on_failure = \"abandon\"", &[], "[timeouts]\ncomplete = \"2s\"");
 
     let outcome = node.run(&config.replace("kafka-node-asg-hook", "another-hook"));
@@ -348,9 +341,7 @@ fn with_a_wrong_hook_name_the_waiting_launch_is_never_abandoned() {
 #[test]
 fn a_lost_answer_that_nobody_can_check_counts_in_the_end_as_unconfirmed() {
     let world = World::new();
-    let denied = vec!["autoscaling:Describe*".to_owned()];
-    let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), denied, ..InstanceSpec::default() });
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    let node = world.launch_without(&["autoscaling:Describe*"]);
     wait_for_the_hook(&world, &node);
     world.sim.add_fault(FaultRule::once("autoscaling:CompleteLifecycleAction", Fault::LostReply)).unwrap();
 
@@ -366,8 +357,8 @@ fn in_a_warm_pool_nothing_is_touched_and_the_real_launch_comes_later() {
     for readable in [true, false] {
         let world = World::new();
         let volume = world.volume(1);
-        let denied = if readable { Vec::new() } else { vec!["autoscaling:Describe*".to_owned()] };
-        let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), denied, ..InstanceSpec::default() });
+        let denied: &[&str] = if readable { &[] } else { &["autoscaling:Describe*"] };
+        let node = world.launch_without(denied);
         wait_for_the_hook(&world, &node);
         world.sim.set_lifecycle_state(&node.id, "Warmed:Pending:Wait").unwrap();
         let service = serve(&node, HOOKS, &config_with("", &[volume_at("/mydata", &volume, "xfs")], ""));
@@ -445,9 +436,8 @@ fn a_retry_whose_terminal_goes_away_does_not_stop_the_work() {
 #[test]
 fn without_a_service_retry_works_in_the_foreground() {
     let world = World::new();
-    let volume = world.volume(1);
-    let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", BROKEN);
+    let (node, volume) = world.node();
+    node.hooks(BROKEN);
     node.run(&config_with("", &[volume_at("/mydata", &volume, "xfs")], "")).must_fail(1, &["code=hook-failed"]);
     assert_eq!(status(&node).0["state"], "failed");
     node.shell("touch /tmp/repaired");
@@ -485,7 +475,7 @@ fn a_launch_is_completed_by_hand_in_a_hold() {
         let (node, service) = held(&world, BROKEN, "", "");
         service.wait_for("held for");
 
-        // Nobody can be asked without a terminal.
+        // Without a terminal there is no one to confirm.
         run(&node, &["complete", word]).must_fail(2, &["--yes"]);
         run(&node, &["complete", word, "--yes"]).must_fail(0, &["result=done"]);
 
@@ -497,7 +487,7 @@ fn a_launch_is_completed_by_hand_in_a_hold() {
         match code {
             Some(code) => assert_eq!(service.end().code, Some(code)),
             None => {
-                // Still broken, still there, and nothing is sent any more.
+                // Still broken: the service stays, and nothing more is sent.
                 run(&node, &["status"]).must_fail(1, &["FAILED after its launch was completed"]);
                 run(&node, &["complete", "abandon", "--yes"]).must_fail(7, &["code=launch-completed"]);
                 service.signal(Signal::SIGTERM);
@@ -511,8 +501,7 @@ fn a_launch_is_completed_by_hand_in_a_hold() {
 #[test]
 fn a_failure_after_the_launch_holds_without_an_end_and_calls_nobody() {
     let world = World::new();
-    let volume = world.volume(1);
-    let mut node = world.launch();
+    let (mut node, volume) = world.node();
     let config = config_with("hold_for = \"1s\"", &[volume_at("/mydata", &volume, "xfs")], "");
     let service = serve(&node, HOOKS, &config);
     wait_for_state(&node, "done", &service);
@@ -534,15 +523,14 @@ fn a_failure_after_the_launch_holds_without_an_end_and_calls_nobody() {
 #[test]
 fn a_configuration_with_mistakes_is_held_with_heartbeats_and_repaired() {
     let world = World::with_hook(&hook(Duration::from_secs(6)), |_| {});
-    let volume = world.volume(1);
-    let node = world.launch();
+    let (node, volume) = world.node();
     let config = config_with("", &[volume_at("/mydata", &volume, "xfs")], "");
     let service = serve(&node, HOOKS, &config.replace("file_system", "filesystem"));
     service.wait_for("held for");
     wait_until(|| heartbeats(&world) >= 3, || service.log());
     run(&node, &["status"]).must_fail(1, &["HELD", "write file_system"]);
 
-    node.write("/etc/node-agent/config.toml", &config);
+    node.configure(&config);
     run(&node, &["retry"]).must_fail(0, &["complete: done"]);
 
     assert_eq!(world.completions(), ["CONTINUE"]);
@@ -568,8 +556,7 @@ fn sigterm_at_any_time_completes_nothing_and_the_next_start_resumes() {
 #[test]
 fn status_tells_never_started_running_and_dead_apart() {
     let world = World::new();
-    let volume = world.volume(1);
-    let mut node = world.launch();
+    let (mut node, volume) = world.node();
     assert_eq!((status(&node).1, &status(&node).0["state"]), (3, &Value::from("never-started")));
     run(&node, &["status", "--wait", "--timeout", "300ms"]).must_fail(3, &["never started"]);
     let waiting = HOOKS.replace("echo \"configure", "echo here; [ -e /tmp/go ] || sleep 600; echo \"configure");
@@ -601,8 +588,7 @@ fn a_root_disk_that_fills_up_is_held_and_repaired() {
         "echo \"configure",
         "[ -e /tmp/repaired ] || cat /dev/zero > /var/lib/node-agent/core 2>/dev/null || true; echo \"configure",
     );
-    let volume = world.volume(1);
-    let node = world.launch();
+    let (node, volume) = world.node();
     node.shell("mkdir -p /var/lib/node-agent; mount -t tmpfs -o size=512k tmpfs /var/lib/node-agent");
     let service = serve(&node, &full, &config_with("", &[volume_at("/mydata", &volume, "xfs")], ""));
     service.wait_for("held for");
@@ -655,8 +641,8 @@ fn an_instance_on_its_way_out_is_left_alone_in_every_such_state() {
     each(&cases, |(state, readable)| {
         let world = World::new();
         let volume = world.volume(1);
-        let denied = if *readable { Vec::new() } else { vec!["autoscaling:Describe*".to_owned()] };
-        let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), denied, ..InstanceSpec::default() });
+        let denied: &[&str] = if *readable { &[] } else { &["autoscaling:Describe*"] };
+        let node = world.launch_without(denied);
         let now = || world.sim.lifecycle_state(&node.id);
         wait_until(|| now().as_deref() == Some("Pending:Wait"), || format!("{:?}", now()));
         world.sim.set_lifecycle_state(&node.id, state).unwrap();
@@ -682,8 +668,8 @@ fn an_abandon_that_comes_too_late_is_decided_at_once_or_asked_slowly() {
     ];
     each(&cases, |case @ (state, readable, most, said)| {
         let world = World::new();
-        let denied = if *readable { Vec::new() } else { vec!["autoscaling:Describe*".to_owned()] };
-        let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), denied, ..InstanceSpec::default() });
+        let denied: &[&str] = if *readable { &[] } else { &["autoscaling:Describe*"] };
+        let node = world.launch_without(denied);
         let text = config_with("hold_for = \"5s\"", &[], "[timeouts]\ncomplete = \"5s\"");
         let service = serve(&node, BROKEN, &text);
         service.wait_for("held for");
@@ -701,8 +687,7 @@ fn an_abandon_that_comes_too_late_is_decided_at_once_or_asked_slowly() {
 fn a_hook_whose_timeout_is_nothing_gets_no_more_than_a_heartbeat_a_second() {
     for written in ["1ms", "1s"] {
         let world = World::new();
-        let denied = vec!["autoscaling:DescribeLifecycleHooks".to_owned()];
-        let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), denied, ..InstanceSpec::default() });
+        let node = world.launch_without(&["autoscaling:DescribeLifecycleHooks"]);
         let service = serve(&node, BROKEN, &config_with(&format!("heartbeat_timeout = {written:?}"), &[], ""));
         service.wait_for("held for");
         wait_until(|| heartbeats(&world) >= 2, || service.log());

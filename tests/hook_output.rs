@@ -1,4 +1,4 @@
-//! The reader of a hook's output: whatever becomes of the agent, the disk or the file, it reads on and loses nothing.
+//! The process that reads a hook's output goes on and loses nothing, whatever happens to the agent, the disk or the log file.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -23,7 +23,7 @@ use nix::unistd::Pid;
 use support::{AGENT, wait_until};
 use tempfile::TempDir;
 
-/// A reader, with both of its neighbours played by the test.
+/// A reader; the test takes the parts of the hook and of the agent.
 struct Reader {
     child: Child,
     hook: Option<PipeWriter>,
@@ -56,7 +56,7 @@ impl Reader {
         self.agent.as_mut().unwrap()
     }
 
-    /// Nothing can print any more; the reader ends, with this result.
+    /// Closes the hook's end of the pipe and returns the reader's exit status.
     fn end(&mut self) -> bool {
         self.hook = None;
         self.child.wait().unwrap().success()
@@ -91,7 +91,7 @@ fn expected(range: std::ops::Range<usize>) -> Vec<String> {
     range.map(|number| format!("configure: line {number}")).collect()
 }
 
-/// A file system of this size for the log, which only this thread and what it starts sees.
+/// A filesystem of this size for the log, visible to this thread and its children alone.
 fn small_disk(options: &str) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace; this needs root");
@@ -185,7 +185,7 @@ fn an_agent_that_is_slow_misses_nothing() {
     let mut seen = Vec::new();
     let mut buffer = [0; 32 << 10];
     loop {
-        // As an agent that is busy with something else.
+        // As an agent that is busy.
         thread::sleep(Duration::from_millis(5));
         match reader.agent().read(&mut buffer).unwrap() {
             0 => break,
@@ -258,7 +258,7 @@ fn a_log_that_never_takes_the_last_lines_is_an_error_of_the_reader_after_some_tr
     reader.print("line 0\n");
     reader.hook = None;
     let mut seen = String::new();
-    // The agent has it, and does not wait for the tries.
+    // The agent gets the line at once, without waiting for the writes that are tried again.
     reader.agent().read_to_string(&mut seen).unwrap();
     assert_eq!(seen, "line 0\n");
     assert!(!reader.end());
@@ -329,7 +329,7 @@ fn what_was_printed_before_the_hooks_end_is_all_passed_on_however_short_the_wait
 #[test]
 fn last_words_are_waited_for_and_a_process_that_prints_without_end_is_not() {
     let dir = tempfile::tempdir().unwrap();
-    // Late, and then nothing more, though the pipe stays open.
+    // One late line, then silence, although the pipe stays open.
     let mut reader = Reader::start(dir.path());
     let mut late = reader.hook.as_ref().unwrap().try_clone().unwrap();
     let printing = thread::spawn(move || {
@@ -342,7 +342,7 @@ fn last_words_are_waited_for_and_a_process_that_prints_without_end_is_not() {
     printing.join().unwrap();
     assert!(reader.end());
 
-    // Without end.
+    // Output that never ends.
     for word in [b's', b'l'] {
         let mut reader = Reader::start(dir.path());
         let mut endless = reader.hook.take().unwrap();

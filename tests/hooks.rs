@@ -1,4 +1,4 @@
-//! The user's functions: what a failure, a hang and a long life of what they start come to.
+//! The user's functions: failures, hangs, and processes that they start and leave running.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -12,20 +12,16 @@ use support::{HOOKS, Instance, World, config_with, volume_at, wait_until};
 
 const GOOD: &str = "true";
 
-/// A node with these two functions, that gives up at once.
+/// A node with these two functions, which sends ABANDON at its first failure.
 fn node(world: &World, configure: &str, health: &str) -> (Instance, String) {
-    let volume = world.volume(1);
-    let node = world.launch();
-    node.write(
-        "/usr/local/lib/node/hooks.sh",
-        format!("configure_cluster_node() {{\n{configure}\n}}\nwait_for_healthy_cluster() {{\n{health}\n}}\n"),
-    );
+    let (node, volume) = world.node();
+    node.hooks(format!("configure_cluster_node() {{\n{configure}\n}}\nwait_for_healthy_cluster() {{\n{health}\n}}\n"));
     let config =
         config_with("on_failure = \"abandon\"", &[volume_at("/mydata", &volume, "xfs")], "[timeouts]\nhooks = \"30s\"");
     (node, config)
 }
 
-/// Exactly one ABANDON, and the group terminates the instance.
+/// The agent sent exactly one ABANDON, and the group terminates the instance.
 fn must_be_abandoned(world: &World, node: &Instance) {
     assert_eq!(world.completions(), ["ABANDON"]);
     wait_until(
@@ -55,7 +51,7 @@ fn a_failing_health_check_is_abandoned_once() {
 
     outcome.must_fail(1, &["step=health-check code=hook-failed", "exit status: 7; its last lines: quorum lost"]);
     must_be_abandoned(&world, &node);
-    // A node that was given up is not used by a later start either.
+    // A later start does not use an abandoned node either.
     node.run(&config).must_fail(7, &[]);
     assert_eq!(world.completions(), ["ABANDON"]);
 }
@@ -63,7 +59,7 @@ fn a_failing_health_check_is_abandoned_once() {
 #[test]
 fn a_hanging_hook_is_ended_with_its_whole_process_group_at_its_deadline() {
     let world = World::new();
-    // Deaf to TERM, and with a child that is too.
+    // The hook and its child ignore TERM.
     let hang =
         "trap '' TERM\n(trap '' TERM; echo $BASHPID > /tmp/child; while :; do sleep 0.1; done) &\necho waiting\nwait";
     let (node, config) = node(&world, hang, GOOD);
@@ -112,7 +108,7 @@ fn a_hook_sees_what_the_user_data_script_left_in_scope() {
         node.id
     );
     assert_eq!(node.read("/tmp/env"), expected);
-    // To the byte what 0.1.0 wrote: it is an input of the hooks, which an upgrade must not call again.
+    // Byte for byte what 0.1.0 wrote: this text is an input of the hooks, and an upgrade must not call them again.
     let volumes = format!(
         "[{{\"device_name\":\"/dev/sdf\",\"file_system\":\"xfs\",\"group\":\"daemon\",\"id\":\"{volume}\",\
          \"mount_path\":\"/mydata\",\"owner\":\"daemon\"}}]\n"
@@ -140,11 +136,10 @@ fn output_without_newline_or_utf8_is_logged() {
 #[test]
 fn after_a_fix_the_failed_step_is_resumed_and_earlier_ones_are_not_redone() {
     let world = World::new();
-    let volume = world.volume(1);
-    let node = world.launch();
+    let (node, volume) = world.node();
     let config = config_with("", &[volume_at("/mydata", &volume, "ext4")], "");
     let broken = HOOKS.replace("echo \"health", "[ -e /tmp/fixed ]; echo \"health");
-    node.write("/usr/local/lib/node/hooks.sh", broken);
+    node.hooks(broken);
 
     node.run(&config).must_fail(1, &["step=health-check"]);
     // Nothing is sent under `hold`: that is for the resident service, and `--once` never holds.
@@ -160,9 +155,8 @@ fn after_a_fix_the_failed_step_is_resumed_and_earlier_ones_are_not_redone() {
 #[test]
 fn changed_inputs_redo_the_steps_that_depend_on_them() {
     let world = World::new();
-    let volume = world.volume(1);
-    let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS.replace("echo \"health", "[ -e /tmp/fixed ]; echo \"health"));
+    let (node, volume) = world.node();
+    node.hooks(HOOKS.replace("echo \"health", "[ -e /tmp/fixed ]; echo \"health"));
     let config = config_with("", &[volume_at("/mydata", &volume, "xfs")], "");
     node.run(&config).must_fail(1, &["step=health-check"]);
 
@@ -214,7 +208,7 @@ fn a_hook_that_outlived_its_killed_agent_is_ended_first() {
 }
 
 #[test]
-fn a_hook_that_outlived_its_killed_agent_is_ended_whatever_became_of_the_configuration() {
+fn a_hook_that_outlived_its_agent_is_ended_whatever_became_of_the_configuration() {
     for spoil in ["rm /etc/node-agent/config.toml", "echo 'no = table' >> /etc/node-agent/config.toml"] {
         let world = World::new();
         let (node, config) = node(&world, "sleep 600 & echo $! > /tmp/child; echo here; wait", GOOD);
@@ -250,7 +244,7 @@ fn a_second_agent_at_the_same_time_is_told_who_has_the_lock() {
 
 #[test]
 fn a_hook_that_ended_in_time_has_not_timed_out_however_late_the_agent_learns_of_it() {
-    // Both are there at once when the agent goes on: the end and the deadline.
+    // When the agent resumes, the hook has ended and the deadline has passed.
     for _ in 0..3 {
         let world = World::new();
         let node = world.launch();
@@ -258,7 +252,7 @@ fn a_hook_that_ended_in_time_has_not_timed_out_however_late_the_agent_learns_of_
             "echo \"configure",
             "echo $$ > /tmp/hook; echo here; until [ -e /tmp/go ]; do sleep 0.01; done; echo \"configure",
         );
-        node.write("/usr/local/lib/node/hooks.sh", hooks);
+        node.hooks(hooks);
         let running = node.start(&config_with("", &[], "[timeouts]\nhooks = \"5s\""));
         running.wait_for("| here");
         running.signal(Signal::SIGSTOP);
@@ -274,14 +268,14 @@ fn a_hook_that_ended_in_time_has_not_timed_out_however_late_the_agent_learns_of_
     }
 }
 
-/// What must come of a script.
+/// The result that a script must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     /// The function ran, with its arguments, and that is success.
     Called,
     /// The function ran and failed.
     Failed,
-    /// The shell ended before it, however: never a success.
+    /// The shell ended before the function was called: never a success.
     EndedBefore,
 }
 
@@ -368,13 +362,10 @@ fn a_script_that_ends_early_is_no_success() {
     let mut wrong = Vec::new();
     for case @ (top, body, bottom, verdict) in SCRIPTS {
         let node = world.launch();
-        node.write(
-            "/usr/local/lib/node/hooks.sh",
-            format!(
-                "{top}\nconfigure_cluster_node() {{\nbuiltin printf '%s,' \"$@\" >| /tmp/called\n{body}\n}}\n\
+        node.hooks(format!(
+            "{top}\nconfigure_cluster_node() {{\nbuiltin printf '%s,' \"$@\" >| /tmp/called\n{body}\n}}\n\
                  wait_for_healthy_cluster() {{\n:\n}}\n{bottom}\n"
-            ),
-        );
+        ));
         let config = config_with("", &[], "[timeouts]\nhooks = \"30s\"");
         // A colon for the health check may be anything by then.
         let config = config.replace("[hooks]", "[hooks]\nhealth_check = \"configure_cluster_node\"");
@@ -397,12 +388,12 @@ fn a_script_that_ends_early_is_no_success() {
 }
 
 #[test]
-fn the_last_words_that_come_through_another_process_are_in_the_error_and_the_journal() {
+fn last_words_printed_by_another_process_are_in_the_error_and_the_journal() {
     for through in ["tee -a /tmp/copy", "while IFS= read -r line; do sleep 0.1; echo \"$line\"; done"] {
         let world = World::new();
         let node = world.launch();
         let hooks = HOOKS.replace("echo \"configure", "echo one; echo 'no such broker'; false; echo \"configure");
-        node.write("/usr/local/lib/node/hooks.sh", format!("exec > >({through}) 2>&1\n{hooks}"));
+        node.hooks(format!("exec > >({through}) 2>&1\n{hooks}"));
 
         let outcome = node.run(&config_with("", &[], ""));
 
@@ -417,8 +408,8 @@ fn what_bash_takes_from_the_callers_environment_does_not_reach_the_hook() {
     let node = world.launch();
     node.write("/tmp/first.sh", "echo read first; exit 0\n");
     let show = "env > /tmp/env; echo \"options $SHELLOPTS\" >> /tmp/env; echo \"configure";
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS.replace("echo \"configure", show));
-    node.write("/etc/node-agent/config.toml", config_with("", &[], ""));
+    node.hooks(HOOKS.replace("echo \"configure", show));
+    node.configure(config_with("", &[], ""));
     let variables = [
         ("BASH_ENV", "/tmp/first.sh"),
         ("ENV", "/tmp/first.sh"),
@@ -448,7 +439,7 @@ fn a_character_on_the_edge_of_a_piece_stays_whole() {
     let node = world.launch();
     let line = "for fill in 4092 4093 4094 4095 4096; do printf \"%0${fill}d\\U1F511\\u20ac\\u00e9.\\n\" 0; done";
     let hooks = HOOKS.replace("echo \"configure", &format!("export LC_ALL=C.UTF-8; {line}; echo \"configure"));
-    node.write("/usr/local/lib/node/hooks.sh", hooks);
+    node.hooks(hooks);
 
     let outcome = node.come_up(&config_with("", &[], ""));
 
@@ -499,7 +490,7 @@ fn what_a_hook_started_prints_on_into_the_log_after_the_agents_end() {
     must_be_logged(&node, "broker", "configure", lines);
     must_be_logged(&node, "probe", "health-check", lines);
     assert_eq!(node.shell("stat -c %a /var/lib/node-agent/hooks.log"), "600");
-    // The output of what still runs holds nobody up.
+    // Output of a process that still runs delays nothing.
     assert!(outcome.took < Duration::from_secs(5), "{:?}", outcome.took);
 }
 
@@ -508,7 +499,7 @@ fn what_a_hook_started_prints_on_into_the_log_when_the_service_is_stopped() {
     let world = World::new();
     let (lines, pause) = AFTER;
     let (node, config) = node(&world, &printing("broker", lines, pause), &printing("probe", lines, pause));
-    node.write("/etc/node-agent/config.toml", config);
+    node.configure(config);
     let service = node.start_with(&["run"]);
     support::wait_for_state(&node, "done", &service);
 
@@ -549,12 +540,12 @@ fn a_hook_that_is_ended_at_its_deadline_names_the_file_with_its_output() {
     let config = config_with("", &[], "[timeouts]\nhooks = \"1s\"");
     let all = "its last lines: waiting (all of its output: /var/lib/node-agent/hooks.log)";
 
-    node.write("/usr/local/lib/node/hooks.sh", &hooks);
+    node.hooks(&hooks);
     node.run(&config).must_fail(1, &["configure_cluster_node has not ended within 1s; ", all]);
     assert!(node.read("/var/lib/node-agent/hooks.log").ends_with(" configure: waiting\n"));
 
     // Before its functions, too.
-    node.write("/usr/local/lib/node/hooks.sh", format!("{hooks}\necho waiting; sleep 600\n"));
+    node.hooks(format!("{hooks}\necho waiting; sleep 600\n"));
     node.run(&config).must_fail(1, &["within 1s: the script was still being sourced; ", all]);
 }
 
@@ -563,7 +554,7 @@ fn output_without_end_hides_no_deadline_and_fills_no_disk() {
     let world = World::new();
     let node = world.launch();
     let hooks = HOOKS.replace("echo \"configure", "seq 1 2000000 >&2; exec yes; echo \"configure");
-    node.write("/usr/local/lib/node/hooks.sh", hooks);
+    node.hooks(hooks);
 
     let outcome = node.run(&config_with("", &[], "[timeouts]\nhooks = \"5s\""));
 
@@ -589,7 +580,7 @@ fn a_reader_that_is_killed_is_said() {
     let world = World::new();
     let node = world.launch();
     let wait = "echo here; until [ -e /tmp/go ]; do sleep 0.01; done; echo \"configure";
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS.replace("echo \"configure", wait));
+    node.hooks(HOOKS.replace("echo \"configure", wait));
     let running = node.start(&config_with("", &[], ""));
     running.wait_for("| here");
 
@@ -608,7 +599,7 @@ fn paths_with_whatever_a_shell_would_read_into_them_are_taken_as_they_are() {
     let state = "/var/lib/it's \"my\" $(exit 0)\\";
     node.write(script, HOOKS);
     let config = config_with("", &[], "").replace("\"/usr/local/lib/node/hooks.sh\"", &format!("'''{script}'''"));
-    node.write("/etc/node-agent/config.toml", config);
+    node.configure(config);
 
     let outcome = node.start_with(&["run", "--once", "--state-dir", state]).end();
 

@@ -1,4 +1,4 @@
-//! The host on which the tests run makes no difference: its own folders are not seen, and the target folder may be anywhere.
+//! The scenarios do not depend on the host: they see none of its folders, and the target folder may be anywhere.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -13,9 +13,9 @@ use std::process::{Command, Stdio};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{chdir, pivot_root};
-use support::{AGENT, HOOKS, World, config, volume_at};
+use support::{AGENT, HOOKS_PATH, World, config_for};
 
-/// What a host may have of its own.
+/// Paths that a host may already have.
 const OWN: [&str; 10] = [
     "/mydata/data",
     "/var/lib/node-agent/state.json",
@@ -31,7 +31,7 @@ const OWN: [&str; 10] = [
 /// Folders of the host in which [`OWN`] lies, and which are therefore replaced.
 const REPLACED: [&str; 7] = ["etc", "home", "opt", "root", "srv", "var", "tmp"];
 
-/// A mount namespace whose changes nobody else sees, with an empty /tmp. Returns the agent, which may have been there.
+/// A private mount namespace with an empty /tmp. Returns the agent, whose file may have been there.
 fn alone() -> File {
     unshare(CloneFlags::CLONE_NEWNS).unwrap();
     let none = None::<&str>;
@@ -86,14 +86,13 @@ fn enter_a_host_with_folders_of_its_own() {
 fn a_host_that_is_a_node_itself_makes_no_difference_to_a_machine() {
     enter_a_host_with_folders_of_its_own();
     let world = World::new();
-    let volume = world.volume(1);
-    let node = world.launch();
+    let (node, volume) = world.node();
     let seen = node.shell(&format!("for path in {}; do [ ! -e $path ] || echo $path; done", OWN.join(" ")));
     assert_eq!(seen, "/etc/fstab", "of all this a machine has only a file of its own");
     assert_eq!(node.read("/etc/fstab"), "");
-    assert_eq!(node.shell("find /usr/local -mindepth 1"), "/usr/local/bin");
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
-    node.come_up(&config(&[volume_at("/mydata", volume, "xfs")]));
+    let made = ["/usr/local/bin", "/usr/local/lib", "/usr/local/lib/node", HOOKS_PATH];
+    assert_eq!(node.shell("find /usr/local -mindepth 1 | sort").lines().collect::<Vec<_>>(), made);
+    node.come_up(&config_for(&volume));
     assert_eq!(node.shell("ls -A /mydata"), "");
     for path in OWN {
         assert_eq!(fs::read_to_string(path).unwrap(), "the host's own", "{path}");
@@ -121,7 +120,7 @@ fn a_target_folder_that_was_moved_below_tmp_still_has_its_agent() {
         std::io::copy(file, &mut File::create(&to).unwrap()).unwrap();
         fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).unwrap();
     }
-    // Where it was built there is nothing any more.
+    // The folder that it was built in is gone.
     let built = test.parent().and_then(Path::parent).filter(|dir| dir.exists());
     built.inspect(|dir| hide(dir.to_str().unwrap()));
 

@@ -69,7 +69,7 @@ fn statement(root: &Instance, body: &Body) -> Statement {
         root.value(body, name).as_array().unwrap().iter().map(|item| item.as_str().unwrap().to_owned()).collect()
     };
     let text = |body: &Body, name: &str| root.value(body, name).as_str().unwrap().to_owned();
-    // Else it would not allow.
+    // A statement without an effect allows.
     assert!(attribute(body, "effect").is_none());
     let known = ["sid", "actions", "resources"];
     assert!(body.attributes().all(|attribute| known.contains(&attribute.key.as_str())), "{body:?}");

@@ -1,18 +1,16 @@
-//! An image of a machine that was a node has nothing of that node in it.
+//! An image made of a node contains nothing of that node.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
 mod support;
 
-use support::{HOOKS, Instance, World, config, volume_at};
+use support::{Instance, World, config, config_for, volume_at};
 
 const CLEAN: &str = include_str!("../packaging/ami/clean.sh");
 
-/// A node that is up, and what a real machine has besides.
+/// A node that is up, with the files of a real machine.
 fn node(world: &World) -> Instance {
-    let volume = world.volume(1);
-    let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    let (node, volume) = world.node();
     node.write("/root/clean.sh", CLEAN);
     node.write("/etc/machine-id", "0123456789abcdef0123456789abcdef\n");
     node.write("/etc/ssh/ssh_host_ed25519_key", "secret");
@@ -51,13 +49,11 @@ fn a_data_volume_that_another_tool_has_in_fstab_stops_it_too() {
 #[test]
 fn the_lines_of_another_nodes_volumes_are_taken_out_of_fstab_at_the_first_launch() {
     let world = World::new();
-    let volume = world.volume(1);
-    let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    let (node, volume) = world.node();
     let others = "LABEL=root / ext4 defaults 0 1\nUUID=u /backup xfs nofail 0 0\n";
     node.write("/etc/fstab", format!("{others}UUID=old /archive ext4 nofail,x-node-agent=vol-0123456789abcdef0 0 2\n"));
 
-    node.come_up(&config(&[volume_at("/mydata", &volume, "xfs")]));
+    node.come_up(&config_for(&volume));
 
     let fstab = node.read("/etc/fstab");
     assert!(fstab.starts_with(others) && fstab.lines().count() == 3 && fstab.contains(volume.as_str()), "{fstab}");
@@ -86,7 +82,7 @@ fn a_configuration_that_only_points_at_the_user_data_stays() {
     let node = world.launch();
     node.write("/root/clean.sh", CLEAN);
     for text in ["source = \"imds\"\n", "# Settings are in the user data.\n\n  source=\"imds\" # there\n"] {
-        node.write("/etc/node-agent/config.toml", text);
+        node.configure(text);
         node.shell("bash /root/clean.sh");
         assert_eq!(node.read("/etc/node-agent/config.toml"), text);
     }

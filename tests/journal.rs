@@ -1,4 +1,4 @@
-//! A journal that is not to be trusted is set aside, said, and the run goes on.
+//! A journal that cannot be trusted is set aside with a message, and the run goes on.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -7,10 +7,9 @@ mod support;
 use ec2_sim::{Fault, FaultRule, GroupSpec, InstanceSpec};
 use serde_json::Value;
 use support::{
-    GROUP, HOOKS, Instance, World, config, each, hooks_called, run, serve, volume_at, wait_for_state, wait_until,
+    GROUP, HOOKS, Instance, World, config, config_for, each, hooks_called, run, serve, volume_at, wait_for_state,
+    wait_until,
 };
-
-const CONFIG: &str = "/etc/node-agent/config.toml";
 
 const JOURNAL: &str = "/var/lib/node-agent/state.json";
 const ASIDE: &str = "/var/lib/node-agent/state.json.stale";
@@ -20,8 +19,7 @@ fn a_journal_of_another_instance_and_a_truncated_one_are_set_aside_and_said() {
     let world = World::new();
     let volume = world.volume(1);
     let first = world.launch();
-    first.write("/usr/local/lib/node/hooks.sh", HOOKS);
-    let config = config(&[volume_at("/mydata", &volume, "xfs")]);
+    let config = config_for(&volume);
     first.come_up(&config);
     let baked = first.read(JOURNAL);
     let cases = [
@@ -34,16 +32,15 @@ fn a_journal_of_another_instance_and_a_truncated_one_are_set_aside_and_said() {
     for (journal, said) in cases {
         last.terminate();
         let node = world.launch();
-        node.write("/usr/local/lib/node/hooks.sh", HOOKS);
         node.write(JOURNAL, &journal);
 
         let outcome = node.come_up(&config);
 
         assert!(outcome.log.contains(&said) && outcome.log.contains("state.json.stale"), "{said}\n{}", outcome.log);
-        // That of another instance is recognised when the instance is known: this run has begun to write in it.
+        // Another instance's journal is recognised only once this instance is known: by then this run has written to it.
         let aside = node.read(ASIDE);
         assert!(aside == journal || aside.contains(&format!("\"instance_id\": \"{first_id}\"")), "{aside}");
-        // The new instance was not fooled: its hooks ran, it was reported, and its data is that of the first.
+        // The new instance ran its hooks, was reported, and has the data of the first.
         assert!(node.read("/var/log/hooks.log").contains("health"));
         assert_eq!(node.journal()["instance_id"], node.id.as_str());
         assert!(!outcome.log.contains("formatted"), "{}", outcome.log);
@@ -63,10 +60,8 @@ fn the_status_of_a_journal_that_cannot_be_read_says_what_to_do() {
 
 /// A node in service, its service stopped, and its hooks' log empty.
 fn in_service(world: &World) -> (Instance, String) {
-    let volume = world.volume(1);
-    let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
-    let text = config(&[volume_at("/mydata", &volume, "xfs")]);
+    let (node, volume) = world.node();
+    let text = config_for(&volume);
     node.come_up(&text);
     let now = || world.sim.lifecycle_state(&node.id);
     wait_until(|| now().as_deref() == Some("InService"), || format!("{:?}", now()));
@@ -126,8 +121,7 @@ fn a_first_launch_that_is_in_service_at_once_runs_its_hooks() {
         let node = world.launch_as(InstanceSpec { group: Some(group.to_owned()), ..InstanceSpec::default() });
         world.sim.set_lifecycle_state(&node.id, "InService").unwrap();
         node.shell(&brought.replace("VOLUME", volume.as_str()));
-        node.write("/usr/local/lib/node/hooks.sh", HOOKS);
-        let text = config(&[volume_at("/mydata", &volume, "xfs")]).replace(GROUP, group);
+        let text = config_for(&volume).replace(GROUP, group);
 
         let outcome = node.come_up(&text);
 
@@ -141,7 +135,7 @@ fn no_damage_to_its_journal_sets_a_node_in_service_up_again() {
     let world = World::new();
     let (node, text) = in_service(&world);
     let journal = node.machine().inside(|| std::fs::read(JOURNAL).unwrap()).unwrap();
-    node.write(CONFIG, text);
+    node.configure(text);
     // 150 bytes spread over the journal, each with another of its bits flipped, and 30 lengths.
     let flipped = (0..150).map(|number| {
         let at = number * journal.len() / 150;
@@ -161,7 +155,7 @@ fn no_damage_to_its_journal_sets_a_node_in_service_up_again() {
 
         let said = outcome.log.contains("set aside");
         presumed += usize::from(outcome.log.contains(COUNTS_AS_DONE));
-        // A UUID with another digit is another filesystem's, and somebody has to look.
+        // A UUID with another digit names another filesystem, which an operator must look at.
         let of_another = outcome.code == Some(6) && outcome.log.contains("code=another-filesystem");
         refused += usize::from(of_another);
         assert!(outcome.code == Some(0) || of_another, "{what}: {}", outcome.log);
@@ -182,11 +176,10 @@ fn no_damage_to_its_journal_sets_a_node_in_service_up_again() {
 fn a_hook_group_in_the_journal_that_is_no_hooks_is_left_alone() {
     let world = World::new();
     let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
     let config = config(&[volume_at("/mydata", world.volume(1), "xfs")]);
     node.come_up(&config);
-    // Not -1, with which kill(2) reaches every process: a failure would not end with this test. The agent's own group is 0
-    // for killpg(2).
+    // Not -1: kill(2) would signal every process, and a failure would reach beyond this test. For killpg(2) 0 is the agent's own
+    // group.
     let mut journal = node.journal();
     let boot_id = journal["boot_id"].clone();
     journal["hook"] = serde_json::json!({ "pid": 0, "started": 0, "boot_id": boot_id });
@@ -198,7 +191,7 @@ fn a_hook_group_in_the_journal_that_is_no_hooks_is_left_alone() {
     assert!(node.journal()["hook"].is_null());
 }
 
-/// A node that is up, as it is after its next reboot, with a journal that somebody has changed meanwhile.
+/// A node that is up, rebooted with a journal that was changed meanwhile.
 fn rebooted_with_a_changed_journal(world: &World, change: impl FnOnce(&mut Value)) -> Instance {
     let mut node = support::node_with(world, HOOKS);
     run(&node, &["run", "--once"]).must_fail(0, &["result=done"]);

@@ -1,13 +1,13 @@
-//! The agent is killed at any instant, alone or with everything it started, and started again: the end is always the same,
-//! and no byte on the volume is lost.
+//! The agent is killed at any instant, alone or with everything it started, and started again: the result is always the same, and
+//! no byte on the volume is lost.
 //!
-//! Nothing in the agent helps with this. It is stopped before each system call by which it changes something, by the
-//! simulator before and after each call of AWS, and in stand-ins for the programs it runs, which can be held.
+//! The agent has no test hooks for this. It is stopped by ptrace before each system call that changes something, by the simulator
+//! before and after each call to AWS, and by wrappers around the programs it runs.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
-#[path = "kill/scene.rs"]
-mod scene;
+#[path = "kill/fixture.rs"]
+mod fixture;
 mod support;
 #[path = "kill/torn.rs"]
 mod torn;
@@ -23,11 +23,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ec2_sim::{Fault, FaultRule, What};
+use fixture::{Fixture, Random, VICTIMS, Victim};
 use nix::sys::signal::Signal;
-use scene::{Random, Scene, VICTIMS, Victim};
 use torn::Torn;
 
-/// They wait more than they compute.
+/// The scenarios wait more than they compute.
 const AT_ONCE: usize = 2;
 
 /// Runs each scenario in a world of its own. All of them are run, and those that failed are named.
@@ -59,8 +59,8 @@ fn said(panic: &(dyn Any + Send)) -> String {
 }
 
 /// Every effect of a boot on its own root disk, disks and sockets, in order.
-fn effects(scene: &Scene) -> Vec<String> {
-    let running = scene.start();
+fn effects(fixture: &Fixture) -> Vec<String> {
+    let running = fixture.start();
     let mut effects = Vec::new();
     let ended = trace::follow(&running, |effect| {
         effects.push(effect.to_owned());
@@ -68,33 +68,33 @@ fn effects(scene: &Scene) -> Vec<String> {
     });
     effects.push(LAST.to_owned());
     assert!(ended && running.end().code == Some(0));
-    scene.must_be_up("without a kill");
+    fixture.must_be_up("without a kill");
     // A boot changes at least this much; fewer would mean that the effects are not seen.
     assert!(effects.len() > 60, "{effects:?}");
     effects
 }
 
-/// Kills before each effect of a boot that begins in such a scene, from one effect to another.
-fn before_each_effect(scene: impl Fn() -> Scene + Sync, victim: Victim, from: &str, to: &str) {
-    // What a start does before it is followed is not seen.
+/// Kills the agent before each effect of a boot from this fixture, from the first named effect to the last.
+fn before_each_effect(fixture: impl Fn() -> Fixture + Sync, victim: Victim, from: &str, to: &str) {
+    // Effects before the tracer has attached are not seen.
     let whole = |effects: &Vec<String>| effects.first().is_some_and(|effect| effect.starts_with(FIRST));
-    let seen = || thread::scope(|scope| scope.spawn(|| effects(&scene())).join()).unwrap();
+    let seen = || thread::scope(|scope| scope.spawn(|| effects(&fixture())).join()).unwrap();
     let effects = iter::repeat_with(seen).take(5).find(whole).expect("a start that is followed from its beginning");
     let place = |of: &str| effects.iter().position(|effect| effect.starts_with(of)).unwrap();
     let effects = &effects[place(from)..=place(to)];
     let missed = AtomicUsize::new(0);
     each(effects, |effect| {
-        let mut scene = scene();
-        let running = scene.start();
+        let mut fixture = fixture();
+        let running = fixture.start();
         let ended = trace::follow(&running, |seen| seen != effect);
         // How often the agent has to ask AWS depends on the time.
         let counts = ended && !effect.starts_with("send a request");
         missed.fetch_add(usize::from(counts), Ordering::Relaxed);
-        scene.kill(running, victim);
-        scene.comes_up("after the kill");
+        fixture.kill(running, victim);
+        fixture.comes_up("after the kill");
     });
     let missed = missed.into_inner();
-    // One is the end itself: killed when there is nothing left to kill.
+    // One is the end itself, where nothing is left to kill.
     assert!(missed <= 5, "{missed} of {} were not met again", effects.len());
 }
 
@@ -105,22 +105,22 @@ const LAST: &str = "the end";
 
 #[test]
 fn a_kill_before_and_after_each_effect_of_the_agent_is_harmless_on_xfs() {
-    before_each_effect(|| Scene::new("xfs"), Victim::Agent, FIRST, LAST);
+    before_each_effect(|| Fixture::new("xfs"), Victim::Agent, FIRST, LAST);
 }
 
 #[test]
 fn a_kill_before_and_after_each_effect_of_the_agent_is_harmless_on_ext4() {
-    before_each_effect(|| Scene::new("ext4"), Victim::Agent, LOOK, LAST);
+    before_each_effect(|| Fixture::new("ext4"), Victim::Agent, LOOK, LAST);
 }
 
 #[test]
 fn a_power_cut_before_and_after_each_effect_of_the_agent_is_harmless_on_xfs() {
-    before_each_effect(|| Scene::new("xfs"), Victim::Machine, LOOK, LAST);
+    before_each_effect(|| Fixture::new("xfs"), Victim::Machine, LOOK, LAST);
 }
 
 #[test]
 fn a_power_cut_before_and_after_each_effect_of_the_agent_is_harmless_on_ext4() {
-    before_each_effect(|| Scene::new("ext4"), Victim::Machine, LOOK, LAST);
+    before_each_effect(|| Fixture::new("ext4"), Victim::Machine, LOOK, LAST);
 }
 
 /// A call of AWS, and how many like it come before.
@@ -153,15 +153,15 @@ fn around_each_call(file_system: &'static str) {
         }
     }
     each(&scenarios, |(call, skip, before, victim)| {
-        let mut scene = Scene::new(file_system);
-        // Never answered: nothing happened. Late: it happens while the agent is stopped, so that it never learns of it.
+        let mut fixture = Fixture::new(file_system);
+        // Hang: the call has no effect. Slow: it takes effect while the agent is stopped, so that the agent never learns of it.
         let fault = if *before { Fault::Hang } else { Fault::Slow(Duration::from_secs(1)) };
-        scene.world.sim.add_fault(FaultRule::once(call, fault).after(*skip)).unwrap();
-        let running = scene.start();
-        let struck = scene.sees(|event| matches!(event.what, What::Fault(_)));
+        fixture.world.sim.add_fault(FaultRule::once(call, fault).after(*skip)).unwrap();
+        let running = fixture.start();
+        let struck = fixture.sees(|event| matches!(event.what, What::Fault(_)));
         if !before {
             running.signal(Signal::SIGSTOP);
-            scene.sees(|event| {
+            fixture.sees(|event| {
                 event.seq > struck.seq
                     && match &event.what {
                         What::Api(call) => call.fault.is_some() && call.done,
@@ -170,8 +170,8 @@ fn around_each_call(file_system: &'static str) {
                     }
             });
         }
-        scene.kill(running, *victim);
-        scene.comes_up("after the kill");
+        fixture.kill(running, *victim);
+        fixture.comes_up("after the kill");
     });
 }
 
@@ -199,15 +199,15 @@ fn a_kill_once_the_world_has_changed_is_harmless() {
         .flat_map(|(change, file_system)| VICTIMS.map(|victim| (change, file_system, victim)))
         .collect();
     each(&scenarios, |(change, file_system, victim)| {
-        let mut scene = Scene::new(file_system);
-        let running = scene.start();
-        scene.sees(|event| changes[*change](&event.what));
-        scene.kill(running, *victim);
-        scene.comes_up("after the kill");
+        let mut fixture = Fixture::new(file_system);
+        let running = fixture.start();
+        fixture.sees(|event| changes[*change](&event.what));
+        fixture.kill(running, *victim);
+        fixture.comes_up("after the kill");
     });
 }
 
-/// Where the programs that the agent runs can be held.
+/// The points at which the wrapped programs can be held.
 fn places(file_system: &str) -> Vec<String> {
     let mut places = vec!["version-1".to_owned()];
     let mut around = |program: &str| places.extend([format!("before-{program}"), format!("after-{program}")]);
@@ -224,30 +224,30 @@ fn around_each_program(file_system: &'static str) {
     let scenarios: Vec<_> =
         places(file_system).into_iter().flat_map(|place| VICTIMS.map(|victim| (place.clone(), victim))).collect();
     each(&scenarios, |(place, victim)| {
-        let mut scene = Scene::new(file_system);
-        scene.hold(place);
-        let running = scene.start();
-        scene.wait_until_held(&running, place);
-        scene.kill(running, *victim);
-        // What a killed agent started goes on: the next one waits for what has the device, and ends a hook.
+        let mut fixture = Fixture::new(file_system);
+        fixture.hold(place);
+        let running = fixture.start();
+        fixture.wait_until_held(&running, place);
+        fixture.kill(running, *victim);
+        // A killed agent's children go on: the next agent waits for those that hold the device, and ends a hook.
         let next = match victim {
             Victim::Agent if place.contains("mkfs") || place.contains("e2fsck") => {
-                let next = scene.start();
+                let next = fixture.start();
                 next.wait_for("is locked by another process");
                 next
             }
             Victim::Agent if !place.starts_with("version") => {
-                let next = scene.start();
+                let next = fixture.start();
                 next.wait_for("is still at work");
                 next
             }
             Victim::Agent | Victim::Tree | Victim::Machine => {
-                scene.release();
-                scene.start()
+                fixture.release();
+                fixture.start()
             }
         };
-        scene.release();
-        scene.ends(next, "after the kill");
+        fixture.release();
+        fixture.ends(next, "after the kill");
     });
 }
 
@@ -274,19 +274,19 @@ fn torn_states() -> Vec<(&'static str, Torn)> {
     all
 }
 
-/// A scene whose mkfs was killed with its work torn.
-fn torn(file_system: &'static str, torn: Torn, victim: Victim) -> Scene {
-    let mut scene = Scene::new(file_system);
+/// A fixture whose mkfs was killed with its writes torn.
+fn torn(file_system: &'static str, torn: Torn, victim: Victim) -> Fixture {
+    let mut fixture = Fixture::new(file_system);
     let place = format!("before-mkfs.{file_system}");
-    scene.hold(&place);
-    let running = scene.start();
-    scene.wait_until_held(&running, &place);
-    torn::write(&scene, torn);
-    scene.kill(running, victim);
+    fixture.hold(&place);
+    let running = fixture.start();
+    fixture.wait_until_held(&running, &place);
+    torn::write(&fixture, torn);
+    fixture.kill(running, victim);
     if victim != Victim::Machine {
-        scene.release();
+        fixture.release();
     }
-    scene
+    fixture
 }
 
 /// Writes of a mkfs of 1 GiB (xfsprogs 6.1, e2fsprogs 1.47), so that every kind of block is met. Some instants are behind the
@@ -296,9 +296,9 @@ const EXT4_WRITES: usize = 155;
 
 /// A hundred instants in the real mkfs: before its writes, halfway in them, and for ext4, whose writes go through the cache,
 /// with a part of the cache lost in a power cut.
-fn instants(file_system: &str) -> Vec<torn::Instant> {
+fn instants(file_system: &str) -> Vec<torn::KillPoint> {
     let spread = |count: usize, over: usize| (0..count).map(move |number| number * over / count);
-    let at = |write, halfway, lost| torn::Instant { write, halfway, lost };
+    let at = |write, halfway, lost| torn::KillPoint { write, halfway, lost };
     if file_system == "xfs" {
         let before = spread(60, XFS_WRITES + 4).map(|write| at(write, false, None));
         // The first two are zeros.
@@ -318,25 +318,25 @@ struct Begun {
 
 impl Begun {
     fn by_the_agent(file_system: &'static str) -> Begun {
-        let scene = Scene::new(file_system);
+        let fixture = Fixture::new(file_system);
         let place = format!("before-mkfs.{file_system}");
-        scene.hold(&place);
-        let running = scene.start();
-        scene.wait_until_held(&running, &place);
-        let log = scene.lines(&format!("/var/log/mkfs.{file_system}"));
+        fixture.hold(&place);
+        let running = fixture.start();
+        fixture.wait_until_held(&running, &place);
+        let log = fixture.lines(&format!("/var/log/mkfs.{file_system}"));
         let arguments = log.last().unwrap().split(' ').skip(1).map(str::to_owned).collect();
-        let intent = scene.journal().unwrap()["volumes"][scene.volume.as_str()]["formatting"].clone();
+        let intent = fixture.journal().unwrap()["volumes"][fixture.volume.as_str()]["formatting"].clone();
         drop(running);
-        scene.end_tree();
+        fixture.end_tree();
         Begun { intent, arguments }
     }
 
     /// The same on another node, with a UUID of its own. Returns the arguments of its mkfs.
-    fn again(&self, scene: &Scene) -> Vec<String> {
-        let (node, volume) = (&scene.node, &scene.volume);
-        scene.world.sim.attach(volume, &node.id, "/dev/sdf").unwrap();
-        support::wait_until(|| scene.world.sim.device(volume, &node.id).is_some(), || "no device".to_owned());
-        let device = scene.world.sim.device(volume, &node.id).unwrap().display().to_string();
+    fn again(&self, fixture: &Fixture) -> Vec<String> {
+        let (node, volume) = (&fixture.node, &fixture.volume);
+        fixture.world.sim.attach(volume, &node.id, "/dev/sdf").unwrap();
+        support::wait_until(|| fixture.world.sim.device(volume, &node.id).is_some(), || "no device".to_owned());
+        let device = fixture.world.sim.device(volume, &node.id).unwrap().display().to_string();
         let old = self.intent["uuid"].as_str().unwrap();
         let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap();
         let mut intent = self.intent.clone();
@@ -363,18 +363,18 @@ fn inside_mkfs(file_system: &'static str) {
     let begun = thread::scope(|scope| scope.spawn(|| Begun::by_the_agent(file_system)).join()).unwrap();
     let scenarios: Vec<_> = instants.into_iter().zip([Victim::Tree, Victim::Machine].into_iter().cycle()).collect();
     each(&scenarios, |(instant, victim)| {
-        let mut scene = Scene::new(file_system);
-        let arguments = begun.again(&scene);
+        let mut fixture = Fixture::new(file_system);
+        let arguments = begun.again(&fixture);
         let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-        killed.fetch_add(usize::from(torn::kill_mkfs(&scene, &arguments, *instant)), Ordering::Relaxed);
-        scene.killed(*victim);
-        let disk = scene.world.sim.volume_state(&scene.volume).unwrap().backing_file;
+        killed.fetch_add(usize::from(torn::kill_mkfs(&fixture, &arguments, *instant)), Ordering::Relaxed);
+        fixture.killed(*victim);
+        let disk = fixture.world.sim.volume_state(&fixture.volume).unwrap().backing_file;
         let before = torn::blocks(&disk);
-        let outcome = scene.start().end();
+        let outcome = fixture.start().end();
         if outcome.code == Some(0) {
-            scene.must_be_up(&outcome.log);
+            fixture.must_be_up(&outcome.log);
             // The run of mkfs that was killed, and the next.
-            let again = scene.formats() == (1, 1);
+            let again = fixture.formats() == (1, 1);
             let cleared = outcome.log.contains("clearing what a killed mkfs left");
             // Some of the blocks that mke2fs writes first lie where a blank disk is not read.
             assert!(!cleared || again && !before.is_empty(), "{instant:?}\n{}", outcome.log);
@@ -383,7 +383,7 @@ fn inside_mkfs(file_system: &'static str) {
             return;
         }
         outcome.must_fail(6, &["step=filesystem code=not-blank", "does not hold what a killed mkfs leaves"]);
-        scene.node.shell("sync");
+        fixture.node.shell("sync");
         assert!(torn::blocks(&disk) == before, "something was written\n{}", outcome.log);
         println!("refused: {instant:?}: {}", outcome.last());
         refused.fetch_add(1, Ordering::Relaxed);
@@ -395,7 +395,7 @@ fn inside_mkfs(file_system: &'static str) {
          {finished} whole and used, {refused} refused",
         scenarios.len()
     );
-    // That the agent goes on by itself is what the intent is for.
+    // The intent lets the agent resume by itself.
     assert!(refused * 10 <= scenarios.len(), "{refused} refused");
     assert!(killed >= 90 && made_again >= 60 && finished >= 1, "mkfs is not killed in its midst");
 }
@@ -417,9 +417,9 @@ fn any_part_of_what_mke2fs_writes_is_made_again_from_the_intent() {
     states.retain(|state| state.0 == "ext4" && !matches!(state.1, Torn::AllButTheLast));
     let scenarios: Vec<_> = states.iter().zip([Victim::Tree, Victim::Machine].iter().cycle()).collect();
     each(&scenarios, |((file_system, state), victim)| {
-        let scene = torn(file_system, *state, **victim);
-        scene.comes_up("after the kill");
-        assert_eq!(scene.formats(), (2, 1));
+        let fixture = torn(file_system, *state, **victim);
+        fixture.comes_up("after the kill");
+        assert_eq!(fixture.formats(), (2, 1));
     });
 }
 
@@ -429,18 +429,18 @@ fn a_part_of_an_xfs_that_no_killed_mkfs_leaves_is_refused_and_kept() {
     // Nothing, and all but the mark that it is finished, are what a killed one leaves.
     states.retain(|state| state.0 == "xfs" && !matches!(state.1, Torn::Beginning(0) | Torn::InProgress));
     each(&states, |(file_system, state)| {
-        let scene = torn(file_system, *state, Victim::Tree);
-        let disk = scene.world.sim.volume_state(&scene.volume).unwrap().backing_file;
+        let fixture = torn(file_system, *state, Victim::Tree);
+        let disk = fixture.world.sim.volume_state(&fixture.volume).unwrap().backing_file;
         let before = torn::blocks(&disk);
-        let outcome = scene.start().end();
+        let outcome = fixture.start().end();
         outcome.must_fail(6, &["step=filesystem code=not-blank", "does not hold what a killed mkfs leaves"]);
-        scene.node.shell("sync");
+        fixture.node.shell("sync");
         assert!(torn::blocks(&disk) == before, "something was written\n{}", outcome.log);
     });
     for state in [Torn::Beginning(0), Torn::InProgress] {
-        let scene = torn("xfs", state, Victim::Machine);
-        scene.comes_up("after the kill");
-        assert_eq!(scene.formats(), (2, 1));
+        let fixture = torn("xfs", state, Victim::Machine);
+        fixture.comes_up("after the kill");
+        assert_eq!(fixture.formats(), (2, 1));
     }
 }
 
@@ -448,15 +448,15 @@ fn a_part_of_an_xfs_that_no_killed_mkfs_leaves_is_refused_and_kept() {
 fn a_kill_before_and_after_each_effect_of_resuming_a_format_is_harmless() {
     for (file_system, write) in [("xfs", 55), ("ext4", 120)] {
         let resuming = || {
-            let mut scene = Scene::new(file_system);
+            let mut fixture = Fixture::new(file_system);
             let place = format!("before-mkfs.{file_system}");
-            scene.hold(&place);
-            let running = scene.start();
-            scene.wait_until_held(&running, &place);
-            assert!(torn::kill_held_mkfs(&scene, torn::Instant { write, halfway: false, lost: None }));
-            scene.kill(running, Victim::Tree);
-            scene.release();
-            scene
+            fixture.hold(&place);
+            let running = fixture.start();
+            fixture.wait_until_held(&running, &place);
+            assert!(torn::kill_held_mkfs(&fixture, torn::KillPoint { write, halfway: false, lost: None }));
+            fixture.kill(running, Victim::Tree);
+            fixture.release();
+            fixture
         };
         before_each_effect(resuming, Victim::Tree, LOOK, "rename to /etc/fstab");
     }
@@ -469,19 +469,19 @@ fn a_kill_inside_mkfs_with_the_journal_lost_is_refused_and_nothing_is_written() 
     states.retain(|state| !matches!(state, ("ext4", Torn::AllButTheLast)));
     let scenarios: Vec<_> = states.iter().zip([true, false].into_iter().cycle()).collect();
     each(&scenarios, |((file_system, state), replaced)| {
-        let scene = torn(file_system, *state, Victim::Tree).without_journal(*replaced);
-        let disk = scene.world.sim.volume_state(&scene.volume).unwrap().backing_file;
+        let fixture = torn(file_system, *state, Victim::Tree).without_journal(*replaced);
+        let disk = fixture.world.sim.volume_state(&fixture.volume).unwrap().backing_file;
         let before = torn::blocks(&disk);
         if before.is_empty() {
             // Killed before its first write: the disk is blank, and that is all there is to know.
-            scene.comes_up("blank");
+            fixture.comes_up("blank");
             return;
         }
-        let outcome = scene.start().end();
+        let outcome = fixture.start().end();
         outcome.must_fail(6, &["step=filesystem code=not-blank"]);
-        scene.node.shell("sync");
+        fixture.node.shell("sync");
         assert!(torn::blocks(&disk) == before, "something was written\n{}", outcome.log);
-        assert_eq!(scene.lines("/etc/fstab"), ["# kept"]);
+        assert_eq!(fixture.lines("/etc/fstab"), ["# kept"]);
     });
 }
 
@@ -489,16 +489,16 @@ fn a_kill_inside_mkfs_with_the_journal_lost_is_refused_and_nothing_is_written() 
 fn a_completed_mkfs_with_the_journal_lost_is_used_as_it_is() {
     let scenarios = ["xfs", "ext4"].map(|file_system| [(file_system, true), (file_system, false)]).concat();
     each(&scenarios, |(file_system, replaced)| {
-        let mut scene = Scene::new(file_system);
+        let mut fixture = Fixture::new(file_system);
         let place = format!("after-mkfs.{file_system}");
-        scene.hold(&place);
-        let running = scene.start();
-        scene.wait_until_held(&running, &place);
-        scene.kill(running, Victim::Tree);
-        scene.release();
-        scene = scene.without_journal(*replaced);
-        scene.comes_up("after the loss");
-        assert_eq!(scene.formats(), (1, 1));
+        fixture.hold(&place);
+        let running = fixture.start();
+        fixture.wait_until_held(&running, &place);
+        fixture.kill(running, Victim::Tree);
+        fixture.release();
+        fixture = fixture.without_journal(*replaced);
+        fixture.comes_up("after the loss");
+        assert_eq!(fixture.formats(), (1, 1));
     });
 }
 
@@ -510,12 +510,12 @@ fn a_kill_before_and_after_growing_is_harmless() {
         .flat_map(|(file_system, victim)| [(file_system, victim, 0), (file_system, victim, 1)])
         .collect();
     each(&scenarios, |(file_system, victim, effects_later)| {
-        let mut scene = Scene::new(file_system);
-        scene.comes_up("at first");
-        scene.node.shell("echo precious > /mydata/precious; sync /mydata/precious");
-        scene = scene.replace();
-        scene.world.sim.grow_volume(&scene.volume, 2 << 30).unwrap();
-        let running = scene.start();
+        let mut fixture = Fixture::new(file_system);
+        fixture.comes_up("at first");
+        fixture.node.shell("echo precious > /mydata/precious; sync /mydata/precious");
+        fixture = fixture.replace();
+        fixture.world.sim.grow_volume(&fixture.volume, 2 << 30).unwrap();
+        let running = fixture.start();
         let mut left = None;
         let ended = trace::follow(&running, |effect| {
             if effect.starts_with("grow") {
@@ -526,10 +526,10 @@ fn a_kill_before_and_after_growing_is_harmless() {
             left != Some(0)
         });
         assert!(!ended, "nothing was grown\n{}", running.log());
-        scene.kill(running, *victim);
-        scene.comes_up("after the kill");
-        assert_eq!(scene.node.read("/mydata/precious"), "precious\n");
-        let mib: u32 = scene.node.shell("df -BM --output=size /mydata | tail -1 | tr -dc 0-9").parse().unwrap();
+        fixture.kill(running, *victim);
+        fixture.comes_up("after the kill");
+        assert_eq!(fixture.node.read("/mydata/precious"), "precious\n");
+        let mib: u32 = fixture.node.shell("df -BM --output=size /mydata | tail -1 | tr -dc 0-9").parse().unwrap();
         if *file_system == "xfs" || support::can_resize_ext4() {
             assert!(mib > 1024 + 512, "{mib} MiB");
         }
@@ -541,25 +541,25 @@ fn at_random(file_system: &'static str, seeds: std::ops::Range<u64>) {
     // How long a boot takes here and now, beside others like it.
     let took = Mutex::new(Vec::new());
     each(&[(); AT_ONCE], |()| {
-        let scene = Scene::new(file_system);
-        let outcome = scene.start().end();
-        scene.must_be_up(&outcome.log);
+        let fixture = Fixture::new(file_system);
+        let outcome = fixture.start().end();
+        fixture.must_be_up(&outcome.log);
         took.lock().unwrap().push(outcome.took);
     });
     let took = u64::try_from(took.into_inner().unwrap().into_iter().max().unwrap().as_micros()).unwrap();
     let seeds: Vec<_> = seeds.collect();
     each(&seeds, |seed| {
         let mut random = Random::new(*seed);
-        let mut scene = Scene::new(file_system);
+        let mut fixture = Fixture::new(file_system);
         let mut story = format!("seed {seed}:");
         for _ in 0..=random.below(3) / 2 {
             let (after, victim) = (Duration::from_micros(random.below(took)), VICTIMS[random.index(VICTIMS.len())]);
             story = format!("{story} {victim:?} after {after:?};");
-            let running = scene.start();
+            let running = fixture.start();
             thread::sleep(after);
-            scene.kill(running, victim);
+            fixture.kill(running, victim);
         }
-        scene.comes_up(&story);
+        fixture.comes_up(&story);
     });
 }
 

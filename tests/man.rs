@@ -1,4 +1,4 @@
-//! `packaging/man/` is what the command line says.
+//! The man pages in `packaging/man/` are generated from the command line.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 

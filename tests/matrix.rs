@@ -1,5 +1,5 @@
-//! Everything that a hold depends on, each spoilt in several ways before the start, at the failure and in the hold: what Auto
-//! Scaling is told, when, and how the service exits. A promise that is made is kept.
+//! Everything that a hold depends on, broken in several ways before the start, at the failure and in the hold: what Auto Scaling is
+//! told, when, and how the service exits. A promised end of a hold is kept.
 //!
 //! The table is printed (cargo nextest --no-capture) and written to `matrix.txt` in the tests' temporary folder of the target
 //! directory.
@@ -17,11 +17,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use ec2_sim::{Fault, FaultRule, HookSpec, InstanceSpec};
+use ec2_sim::{Fault, FaultRule, HookSpec};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{GROUP, Instance, World, config_with};
+use support::{Instance, World, config_with};
 
 /// How long a failed node is held.
 const HOLD: Duration = Duration::from_secs(7);
@@ -29,12 +29,12 @@ const HOLD: Duration = Duration::from_secs(7);
 const LATE: Duration = Duration::from_secs(6);
 /// Longer than any cell: the hold, the time for reporting with what the runner adds to it, and starting.
 const STUCK: Duration = Duration::from_secs(45);
-/// They wait more than they compute.
+/// The cells wait more than they compute.
 const AT_ONCE: usize = 10;
 
 const JOURNAL: &str = "/var/lib/node-agent/state.json";
 
-/// The hook fails when the test says so, so that something can be spoilt in between.
+/// The hook fails when the test says so, so that the test can break something before.
 const HOOKS: &str = r#"
 configure_cluster_node() {
   touch /tmp/at-work
@@ -52,26 +52,26 @@ enum When {
 }
 use When::{AtFailure, Before, InHold};
 
-/// What comes of a cell.
+/// The result of a cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     /// ABANDON when the promised end has come, then this exit code.
     Abandon(i32),
-    /// Nobody can be told, which is said; after the hold this exit code.
+    /// Auto Scaling cannot be told, which is logged; after the hold this exit code.
     Nobody(i32),
     /// Nothing is promised or sent: no launch is known. The node stays for its repair.
     Stays,
 }
 use End::{Abandon, Nobody, Stays};
 
-/// How something is spoilt.
+/// How something is broken.
 #[derive(Debug, Clone, Copy)]
 enum How {
     /// A command on the machine.
     Shell(&'static str),
     /// The configuration without its table.
     NoLifecycle,
-    /// Nobody reads the standard error any more, and its pipe is full.
+    /// The pipe of the standard error is full and is no longer read.
     FullPipe,
     /// Calls go wrong.
     Calls(&'static str, fn() -> Fault),
@@ -84,9 +84,9 @@ struct Row {
     what: &'static str,
     spoilt: &'static str,
     how: How,
-    /// Whether an operator tries a retry once it is spoilt in the hold.
+    /// Whether an operator tries a retry after the breakage in the hold.
     retried: bool,
-    /// Before the start, at the failure, in the hold; none where that is the cell of a node with nothing spoilt.
+    /// Before the start, at the failure, in the hold; none where the cell would be that of a healthy node.
     ends: [Option<End>; 3],
 }
 
@@ -170,10 +170,10 @@ fn start(node: &Instance) -> (Child, PipeReader, PipeWriter) {
     (child, reader, writer)
 }
 
-/// What is logged, and whether nobody reads it any more.
+/// The log, and whether reading it has stopped.
 type Log = (Mutex<String>, AtomicBool);
 
-/// Reads what is logged, until nobody is to read any more.
+/// Reads the log until told to stop.
 fn read(log: &Log, mut pipe: PipeReader) -> PipeReader {
     fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
     let mut buffer = [0; 65_536];
@@ -189,7 +189,7 @@ fn read(log: &Log, mut pipe: PipeReader) -> PipeReader {
 
 /// What came of a cell.
 #[derive(Default)]
-struct Seen {
+struct Observed {
     /// What was sent and took effect, and how long after the promised end.
     sent: Option<(String, Option<f64>)>,
     tries: usize,
@@ -208,7 +208,7 @@ fn wait(end: Instant, mut holds: impl FnMut() -> bool) -> bool {
     true
 }
 
-/// Fills the pipe that nobody reads.
+/// Fills the pipe that is not read.
 fn fill(pipe: &PipeWriter) {
     // The flag is the open file's, which the agent has too: taken back at once.
     fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
@@ -219,19 +219,19 @@ fn fill(pipe: &PipeWriter) {
     fcntl(pipe, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
 }
 
-fn cell(row: &Row, when: When) -> Seen {
+fn cell(row: &Row, when: When) -> Observed {
     let hook = HookSpec { heartbeat_timeout: Duration::from_secs(6), ..HookSpec::default() };
     let world = World::with_hook(&hook, |_| {});
-    let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), ..InstanceSpec::default() });
+    let node = world.launch();
     let config =
         config_with(&format!("hold_for = \"{}s\"", HOLD.as_secs()), &[], "[timeouts]\naws = \"2s\"\ncomplete = \"2s\"");
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
-    node.write("/etc/node-agent/config.toml", config.clone());
+    node.hooks(HOOKS);
+    node.configure(config.clone());
     if (row.what, row.spoilt) == ("state directory", "full") {
         node.shell("mkdir -p /var/lib/node-agent; mount -t tmpfs -o size=512k tmpfs /var/lib/node-agent");
     }
     let (log, filled) = (Log::default(), AtomicBool::new(false));
-    let mut seen = Seen::default();
+    let mut seen = Observed::default();
     thread::scope(|scope| {
         let spoil = |pipe: Option<&PipeWriter>| match row.how {
             Shell(script) => {
@@ -240,7 +240,7 @@ fn cell(row: &Row, when: When) -> Seen {
             NoLifecycle => {
                 let (before, table) = config.split_once("[lifecycle]").unwrap();
                 let rest = &table[table.find("\n[").unwrap()..];
-                node.write("/etc/node-agent/config.toml", format!("{before}{rest}"));
+                node.configure(format!("{before}{rest}"));
             }
             FullPipe => {
                 log.1.store(true, Ordering::SeqCst);
@@ -281,7 +281,7 @@ fn cell(row: &Row, when: When) -> Seen {
             }
             node.shell("touch /tmp/fail");
         }
-        // Of the hold, `status` tells; but where it cannot, the log.
+        // `status` tells of the hold, or else the log.
         let mut promised_end = None;
         let mut look = |limit| {
             wait(limit, || {
@@ -300,7 +300,7 @@ fn cell(row: &Row, when: When) -> Seen {
                 wait(Instant::now() + HOLD, || retry.child.try_wait().unwrap().is_some());
             }
         }
-        let stays = |seen: &Seen| row_end(row, when) == Stays && !seen.promised;
+        let stays = |seen: &Observed| row_end(row, when) == Stays && !seen.promised;
         seen.promised = promised_end.is_some();
         let limit = if stays(&seen) { Instant::now() + HOLD + LATE } else { end };
         let mut completed = None;
@@ -325,7 +325,7 @@ fn cell(row: &Row, when: When) -> Seen {
         let pid = Pid::from_raw(service.id().try_into().unwrap());
         let _ = kill(pid, Signal::SIGKILL);
         service.wait().unwrap();
-        // What it said last is read to its end, unless nobody is to read.
+        // The log is read to its end, unless reading was stopped.
         drop((writer, service));
         drop(reading.join().unwrap());
     });
@@ -337,8 +337,8 @@ fn row_end(row: &Row, when: When) -> End {
     row.ends[when as usize].unwrap()
 }
 
-/// Whether the cell came out as it should.
-fn judge(end: End, seen: &Seen) -> Result<(), String> {
+/// Whether the cell has the expected result.
+fn judge(end: End, seen: &Observed) -> Result<(), String> {
     let exit = |code: i32| match seen.exit {
         Some(got) if got == code => Ok(()),
         got => Err(format!("exit {got:?}, not {code}")),

@@ -8,19 +8,18 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use ec2_sim::{Sim, VolumeId};
-use support::{HOOKS, Instance, Outcome, World, config, volume_at, wait_until};
+use support::{Instance, Outcome, World, config, volume_at, wait_until};
 
 const PLACE: &str = "/mydata";
 
 /// A node whose fstab is empty, with its scripts.
 fn launch(world: &World) -> Instance {
     let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
     node.write("/etc/fstab", "");
     node
 }
 
-/// A volume at its place, with these mount options; of nobody's, so that a read-only one comes up too.
+/// The `[[volume]]` with these mount options and without owner, so that a read-only mount comes up too.
 fn with_options(id: &VolumeId, file_system: &str, options: &[&str]) -> String {
     let volume = format!(
         "[[volume]]\nid = \"{id}\"\nmount_path = \"{PLACE}\"\nfile_system = \"{file_system}\"\nmount_options = {options:?}\n"
@@ -65,7 +64,7 @@ fn wait_until_free(device: &str) {
     wait_until(free, || format!("{device} stays in use"));
 }
 
-/// Comes up, writes something, and goes.
+/// A node comes up, writes a file and is terminated.
 fn used_once(world: &World, volume: &VolumeId, file_system: &str) {
     let node = launch(world);
     node.come_up(&config(&[volume_at(PLACE, volume, file_system)]));
@@ -84,7 +83,7 @@ fn copy_of(world: &World, original: &VolumeId) -> VolumeId {
     copy
 }
 
-/// The commands that a remedy gives, up to the retry, which is the test's own.
+/// The commands in a remedy before the retry, which the test runs itself.
 fn follow(node: &Instance, outcome: &Outcome, first: &str, last: &str) {
     let (_, remedy) = outcome.last().split_once("remedy=").unwrap();
     let begin = remedy.find(first).unwrap_or_else(|| panic!("{first}: {remedy}"));
@@ -92,7 +91,7 @@ fn follow(node: &Instance, outcome: &Outcome, first: &str, last: &str) {
     node.shell(&remedy[begin..end]);
 }
 
-/// e2fsck has looked at this ext4 since it was mounted before: it begins the count of mounts anew.
+/// e2fsck must have checked this ext4 between its last two mounts: a check resets the mount count.
 fn must_be_checked(world: &World, node: &Instance, volume: &VolumeId) {
     let device = device(world, node, volume);
     let seen = node.shell(&format!("dumpe2fs -h {device} 2>/dev/null | grep -E '^(Filesystem state|Mount count):'"));
@@ -278,7 +277,7 @@ fn changed_mount_options_reach_a_volume_that_is_mounted() {
             assert_eq!(flags.split([',', ' ']).any(|flag| flag == word), there, "{word}: {flags}");
         }
         assert!(line_of(&node, PLACE).contains(" noexec,sync,x-of-somebody,nofail,"), "{}", line_of(&node, PLACE));
-        // Somebody's remount is taken back; what nobody changed is left alone.
+        // A remount by hand is reverted; unchanged options are left alone.
         node.shell("mount -o remount,exec /mydata");
         node.come_up(&set(&["noexec", "sync", "x-of-somebody"]));
         assert_eq!(shown(&node), flags);
@@ -664,9 +663,9 @@ fn the_first_mount_of_an_xfs_is_the_next_boots_for_every_option() {
     first_mount_is_the_next_boots("xfs", XFS);
 }
 
-// What older userlands do.
+// Older userlands.
 
-/// In place of systemctl and udevadm: what this version of them knows, and nothing else.
+/// A stand-in for systemctl and udevadm that knows the options of this version and no others.
 fn install_systemd(node: &Instance, version: u32) {
     let systemctl = format!(
         r#"#!/bin/bash
@@ -803,7 +802,7 @@ fn an_ext4_with_errors_that_an_older_systemd_mounted_is_checked_at_the_boot() {
     assert!(outcome.log.contains("wants to be checked: the kernel met an error"), "{}", outcome.log);
     must_be_checked(&world, &node, &volume);
     assert_eq!(node.shell("cat /mydata/segment"), "precious");
-    // Once.
+    // It is checked once.
     let again = node.come_up(&config);
     assert!(!again.log.contains("wants to be checked"), "{}", again.log);
 }

@@ -1,5 +1,5 @@
-//! Whoever should listen and does not (a pipe that nobody reads, a stopped terminal, a journald or a systemd that hangs, a
-//! full console) keeps the node from nothing; and hears, when it listens again, what it has missed.
+//! An output that is not read (a full pipe, a stopped terminal, a journald or systemd that hangs, a full console) does not keep a
+//! node from coming up; once it is read again, it shows what was kept and how much was dropped.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -20,9 +20,9 @@ use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{FlowArg, tcflow};
 use nix::unistd::Pid;
-use support::{Guarded, Instance, World, config, status, volume_at, wait_until};
+use support::{Guarded, Instance, World, node_with, status, wait_until};
 
-/// A configure function that says a lot and fails until somebody repairs it.
+/// A configure function that prints a lot and fails until it is repaired.
 const CHATTY: &str = r#"
 configure_cluster_node() {
   [ -e /tmp/quiet ] || for number in {1..40000}; do echo "line $number of a hook that says a lot, for a log that nobody reads"; done
@@ -31,20 +31,12 @@ configure_cluster_node() {
 wait_for_healthy_cluster() { :; }
 "#;
 
-fn node(world: &World) -> Instance {
-    let volume = world.volume(1);
-    let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", CHATTY);
-    node.write("/etc/node-agent/config.toml", config(&[volume_at("/mydata", &volume, "xfs")]));
-    node
-}
-
 fn state(node: &Instance) -> String {
     status(node).0["state"].as_str().unwrap_or_default().to_owned()
 }
 
-/// The service must be held, repaired by a retry, report the node and end by SIGTERM, within the usual times, although
-/// nobody listens.
+/// Although its output is not read, the service must be held, be repaired by a retry, report the node and end on SIGTERM within the
+/// usual times.
 fn goes_its_way(world: &World, node: &Instance, mut child: Guarded, name: &str) -> Guarded {
     wait_until(|| state(node) == "held", || format!("{name}: {}", status(node).0));
     node.shell("touch /tmp/repaired /tmp/quiet");
@@ -78,7 +70,7 @@ fn dropped(text: &str) -> u64 {
 #[test]
 fn a_pipe_that_nobody_reads_stops_nothing_and_says_afterwards_how_much_is_missing() {
     let world = World::new();
-    let node = node(&world);
+    let node = node_with(&world, CHATTY);
     let (mut reader, writer) = io::pipe().unwrap();
     let child = Guarded(service(&node).stderr(writer).spawn().unwrap());
 
@@ -90,7 +82,7 @@ fn a_pipe_that_nobody_reads_stops_nothing_and_says_afterwards_how_much_is_missin
 
     assert_eq!(child.0.wait().unwrap().code(), Some(0));
     assert!(text.ends_with("node-agent: result=done\n"), "{}", &text[text.len().saturating_sub(2000)..]);
-    // The hook's lines that are there, and those that are not, are all of them, but for others among the dropped.
+    // The hook's lines that arrived and those that were dropped make up all of them; some of the dropped lines are not the hook's.
     let hook = text.matches(" configure: | line ").count() as u64;
     let missing = dropped(&text);
     assert!((40_000..40_200).contains(&(hook + missing)), "{hook} and {missing}");
@@ -106,7 +98,7 @@ fn a_pipe_that_nobody_reads_stops_nothing_and_says_afterwards_how_much_is_missin
 #[test]
 fn a_pipe_that_is_never_read_holds_the_end_of_the_service_up_for_seconds_only() {
     let world = World::new();
-    let node = node(&world);
+    let node = node_with(&world, CHATTY);
     let (_reader, writer) = io::pipe().unwrap();
     let child = Guarded(service(&node).stderr(writer).spawn().unwrap());
     terminate(&mut goes_its_way(&world, &node, child, "unread pipe"), "unread pipe");
@@ -115,11 +107,9 @@ fn a_pipe_that_is_never_read_holds_the_end_of_the_service_up_for_seconds_only() 
 #[test]
 fn a_slow_reader_misses_nothing() {
     let world = World::new();
-    let node = node(&world);
+    let node = node_with(&world, CHATTY);
     node.shell("touch /tmp/repaired /tmp/quiet");
-    node.write(
-        "/usr/local/lib/node/hooks.sh",
-        "configure_cluster_node() { for n in {1..3000}; do echo \"line $n\"; done; }\nwait_for_healthy_cluster() { :; }\n",
+    node.hooks("configure_cluster_node() { for n in {1..3000}; do echo \"line $n\"; done; }\nwait_for_healthy_cluster() { :; }\n",
     );
     let (mut reader, writer) = io::pipe().unwrap();
     fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
@@ -143,7 +133,7 @@ fn a_slow_reader_misses_nothing() {
 #[test]
 fn a_systemd_that_does_not_read_stops_nothing_and_hears_ready_when_it_does() {
     let world = World::new();
-    let node = node(&world);
+    let node = node_with(&world, CHATTY);
     let bind = || UnixDatagram::bind("/run/notify").unwrap();
     let manager = node.machine().inside(bind).unwrap();
     manager.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
@@ -177,14 +167,14 @@ fn a_systemd_that_does_not_read_stops_nothing_and_hears_ready_when_it_does() {
 #[test]
 fn a_journald_that_does_not_read_stops_nothing_and_hears_how_much_is_missing() {
     let world = World::new();
-    let node = node(&world);
+    let node = node_with(&world, CHATTY);
     let bind = || {
         fs::create_dir_all("/run/systemd/journal").unwrap();
         UnixDatagram::bind("/run/systemd/journal/socket").unwrap()
     };
     let journald = node.machine().inside(bind).unwrap();
     journald.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    // The standard error leads there as well, by a stream that nobody reads either.
+    // The standard error goes there too, by a stream that is not read either.
     let (stream, writer) = std::os::unix::net::UnixStream::pair().unwrap();
     let id = File::from(OwnedFd::from(writer.try_clone().unwrap())).metadata().unwrap();
     let child = Guarded(
@@ -212,7 +202,7 @@ fn a_journald_that_does_not_read_stops_nothing_and_hears_how_much_is_missing() {
 #[test]
 fn a_console_that_nobody_empties_stops_nothing() {
     let world = World::new();
-    let node = node(&world);
+    let node = node_with(&world, CHATTY);
     node.shell("mkfifo /dev/console");
     let open = || OpenOptions::new().read(true).write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open("/dev/console");
     let mut console = node.machine().inside(open).unwrap().unwrap();
@@ -225,7 +215,7 @@ fn a_console_that_nobody_empties_stops_nothing() {
 #[test]
 fn a_stopped_terminal_stops_nothing_and_shows_the_end_when_it_goes_on() {
     let world = World::new();
-    let node = node(&world);
+    let node = node_with(&world, CHATTY);
     let pty = openpty(None, None).unwrap();
     tcflow(&pty.slave, FlowArg::TCOOFF).unwrap();
     let child = Guarded(service(&node).env("TERM", "xterm").stderr(pty.slave.try_clone().unwrap()).spawn().unwrap());

@@ -1,4 +1,4 @@
-//! What people and machines see of a run, and that it goes on when nobody can see it any more.
+//! What people and machines see of a run, and that the run goes on when its output is gone.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -26,21 +26,21 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, setsid};
 use node_agent::log::{Kind, Line};
 use serde_json::Value;
-use support::{INSTALLED, Instance, PROGRAM, World, config_with, volume_at, wait_until};
+use support::{INSTALLED, Instance, PROGRAM, World, node_with, wait_until};
 
 const RUN: [&str; 2] = ["run", "--once"];
 const STUCK: Duration = Duration::from_mins(3);
 
 /// A node with this configure hook, its configuration in place.
 fn node(world: &World, configure: &str) -> Instance {
-    let volume = world.volume(1);
-    let node = world.launch();
-    node.write(
-        "/usr/local/lib/node/hooks.sh",
-        format!("configure_cluster_node() {{\n{configure}\n}}\nwait_for_healthy_cluster() {{ true; }}\n"),
+    let hooks = format!(
+        "configure_cluster_node() {{
+{configure}
+}}
+wait_for_healthy_cluster() {{ true; }}
+"
     );
-    node.write("/etc/node-agent/config.toml", config_with("", &[volume_at("/mydata", &volume, "xfs")], ""));
-    node
+    node_with(world, &hooks)
 }
 
 /// The agent at work.
@@ -391,7 +391,7 @@ fn the_console_gets_the_last_line_without_the_hooks_output() {
     );
     assert!(!console.contains("swordfish"), "{console}");
 
-    node.write("/usr/local/lib/node/hooks.sh", support::HOOKS);
+    node.hooks(support::HOOKS);
     assert_eq!(node.start_with(&RUN).end().code, Some(0));
     assert!(node.read("/dev/console").ends_with("\nnode-agent: result=done\n"));
 }
@@ -495,7 +495,7 @@ fn a_log_on_a_full_disk_does_not_end_the_run() {
 }
 
 #[test]
-fn a_retry_draws_the_services_progress_and_the_loss_of_its_terminal_does_not_stop_the_work() {
+fn a_retry_draws_the_services_progress_and_the_work_outlives_its_terminal() {
     let world = World::new();
     let node = node(&world, "echo from the service; until [ -e /tmp/go ]; do sleep 0.1; done; [ -e /tmp/repaired ]");
     let service = node.start_with(&["run"]);
@@ -537,7 +537,7 @@ fn a_node_that_is_up_is_done_over_on_a_terminal_only_after_a_yes() {
     let without = Terminal::start(on_terminal(&node, "xterm", &["retry", "--from", "configure", "--yes"]));
     let (code, seen) = without.end();
     assert_eq!((code, calls()), (Some(0), 3), "{seen}");
-    // A script that says what it wants is not asked either.
+    // With `--yes` there is no question.
     assert_eq!(node.start_with(&arguments).end().code, Some(0));
     assert_eq!(calls(), 4);
 }
@@ -572,12 +572,11 @@ fn a_retry_that_cannot_keep_up_says_how_much_it_leaves_out() {
     assert!(shown.is_sorted() && shown.len() + left_out >= 9000, "{} and {left_out}", shown.len());
 }
 
-/// What somebody who can write a hook's output, a file's name, an answer or a configuration may put into it.
+/// Terminal sequences and control characters that hook output, a file name, an answer or a configuration may contain.
 const FOREIGN: &str = "first\x1b]0;owned\x07\x1b[2Jsecond\rthird\u{9b}2Jfourth\u{202e}fifth\u{2028}sixth";
 const WORDS: [&str; 6] = ["first", "second", "third", "fourth", "fifth", "sixth"];
 
-/// What was printed has the words of [`FOREIGN`] and nothing of what stands between them. A terminal's own sequences are the
-/// agent's.
+/// The text has the words of [`FOREIGN`] and none of the sequences between them. On a terminal the agent's own sequences remain.
 fn is_harmless(what: &str, shown: &str, words: &[&str]) {
     for foreign in ["\x1b]", "\x07", "\x1b[2J", "\u{9b}", "\u{202e}", "\u{2028}", "\rthird"] {
         assert!(!shown.contains(foreign), "{what} shows {foreign:?}: {shown:?}");
@@ -665,7 +664,7 @@ fn a_configurations_values_control_nobodys_terminal() {
     let node = node(&world, OUTPUT);
     let toml: String = FOREIGN.chars().map(|char| format!("\\U{:08X}", u32::from(char))).collect();
     let config = node.read("/etc/node-agent/config.toml");
-    node.write("/etc/node-agent/config.toml", config.replace("\"xfs\"", &format!("\"{toml}\"")));
+    node.configure(config.replace("\"xfs\"", &format!("\"{toml}\"")));
 
     all_that_is_shown(&node, &[]);
 }

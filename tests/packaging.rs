@@ -1,4 +1,4 @@
-//! The systemd units and the user data: what they say is what the agent does.
+//! The systemd units and the user data agree with what the agent does.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -39,7 +39,7 @@ fn systemd_finds_nothing_wrong_with_the_units() {
         ("example-application.service", APPLICATION.replace("/usr/bin/example-application", agent)),
     ];
     let mut verify = Command::new("systemd-analyze");
-    // Of this host's own units, which ours are ordered after, nothing is said.
+    // The host's own units, which ours are ordered after, are not checked.
     verify.args(["verify", "--man=no", "--recursive-errors=no"]);
     for (name, text) in units {
         let path = dir.path().join(name);
@@ -53,7 +53,7 @@ fn systemd_finds_nothing_wrong_with_the_units() {
 }
 
 #[test]
-fn the_service_restarts_for_a_held_lock_and_a_crash_but_for_no_failure_that_somebody_must_repair() {
+fn the_service_restarts_after_a_crash_or_a_held_lock_but_after_no_lasting_failure() {
     let prevented: BTreeSet<u8> =
         words(SERVICE, "RestartPreventExitStatus").iter().map(|code| code.parse().unwrap()).collect();
     let stopped: BTreeSet<u8> = words(SERVICE, "SuccessExitStatus").iter().map(|code| code.parse().unwrap()).collect();
@@ -123,7 +123,7 @@ fn the_service_waits_for_nothing_that_waits_for_it() {
 }
 
 #[test]
-fn an_application_starts_with_the_target_that_the_agent_starts_and_with_nothing_else() {
+fn an_application_starts_only_with_the_target_that_the_agent_starts() {
     assert_eq!(words(APPLICATION, "WantedBy"), [node_agent::host::systemd::MOUNTED_TARGET]);
     assert!(words(TARGET, "WantedBy").is_empty());
 }
@@ -190,7 +190,7 @@ fn third_party(what: &str) -> String {
 }
 
 #[test]
-fn the_licence_of_everything_linked_comes_along_and_nothing_that_only_builds_or_tests() {
+fn the_licences_of_all_that_is_linked_are_shipped_and_none_of_build_or_test_crates() {
     let notices = third_party("notices");
     let (crates, texts) = notices.split_once("\n====").unwrap();
     let listed = |name: &str| crates.lines().any(|line| line.starts_with(&format!("{name} ")));

@@ -1,4 +1,4 @@
-//! The parsers of what others wrote: the fuzz targets' inputs once more, and fstab files of every shape.
+//! The parsers of foreign text: the fuzz targets' inputs replayed, and fstab files of every shape.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -13,7 +13,7 @@ use proptest::prelude::*;
 #[path = "../fuzz/invariants.rs"]
 mod invariants;
 
-/// Checks what was kept of a fuzz target's inputs.
+/// Replays the stored inputs of a fuzz target.
 fn replay(target: &str, check: fn(&[u8])) {
     for kept in ["seeds", "corpus"] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(kept).join(target);
@@ -91,7 +91,7 @@ fn wanted() -> impl Strategy<Value = Wanted> {
         .prop_map(|(volume, mount_point, kind, options)| Wanted { volume, mount_point, kind, options })
 }
 
-/// The mount point as somebody else may have written it: the same place, or nearly.
+/// The mount point as another tool may write it: the same path, or nearly.
 fn written(mount_point: &Path) -> BoxedStrategy<Vec<u8>> {
     let plain = octal::escape(mount_point.as_os_str().as_encoded_bytes());
     let every_byte = mount_point.as_os_str().as_encoded_bytes().iter().map(|byte| format!("\\{byte:03o}"));
@@ -138,7 +138,7 @@ fn line(wanted: &Wanted) -> BoxedStrategy<Vec<u8>> {
         },
     );
     let more = prop::sample::select(vec!["", " 0", " 0 2", " 0 2 and more fields", " 0 0 # comment"]);
-    // Seldom at our place: that ends in a refusal.
+    // Rarely at our mount point, which would end in a refusal.
     let foreign = (source, blank(), prop_oneof![1 => place(4), 9 => place(0)], blank(), options, more).prop_map(
         |(source, a, place, b, options, more)| {
             [source.as_bytes(), a.as_bytes(), &place, b.as_bytes(), format!("ext4 {options}{more}").as_bytes()].concat()

@@ -1,4 +1,4 @@
-//! Paths through folders of a service user: root is not led astray by what that user puts there.
+//! Paths through folders of a service user: root follows no symlink that this user has put there.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
-use support::{HOOKS, Instance, World, config_with, volume_at};
+use support::{Instance, World, config_with, volume_at};
 
 /// A file there, as `daemon`'s.
 fn file(destination: &str) -> String {
     format!("[[file]]\ndestination = \"{destination}\"\ncontents = \"/evil\"\nowner = \"daemon\"\ngroup = \"daemon\"\n")
 }
 
-/// Does the work while two paths of the node are exchanged as fast as it goes.
+/// Does the work while another thread exchanges two paths of the node as fast as possible.
 fn while_swapped(node: &Instance, one: &str, other: &str, work: impl FnOnce()) {
     struct Done<'a>(&'a AtomicBool);
     impl Drop for Done<'_> {
@@ -36,16 +36,10 @@ fn while_swapped(node: &Instance, one: &str, other: &str, work: impl FnOnce()) {
     });
 }
 
-fn node(world: &World) -> Instance {
-    let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
-    node
-}
-
 #[test]
 fn a_symlink_in_a_folder_of_a_service_user_is_not_followed_by_root() {
     let world = World::new();
-    let node = node(&world);
+    let node = world.launch();
     // The last one lies below what is root's own, but somebody else can move that.
     for (folder, prepare, said) in [
         ("/opt/app", "chown daemon /opt/app", "/opt/app belongs to daemon"),
@@ -67,7 +61,7 @@ fn a_symlink_in_a_folder_of_a_service_user_is_not_followed_by_root() {
 #[test]
 fn links_of_roots_own_are_followed_and_a_link_at_the_destination_is_replaced() {
     let world = World::new();
-    let node = node(&world);
+    let node = world.launch();
     node.shell(
         "mkdir -p /opt/app-1.0/conf; ln -s app-1.0 /opt/app; chown daemon /opt/app-1.0/conf
          ln -s /etc/passwd /opt/app-1.0/conf/x",
@@ -86,7 +80,7 @@ fn links_of_roots_own_are_followed_and_a_link_at_the_destination_is_replaced() {
 #[test]
 fn a_folder_swapped_for_a_symlink_at_any_moment_never_leads_a_file_elsewhere() {
     let world = World::new();
-    let node = node(&world);
+    let node = world.launch();
     node.shell("mkdir -p /opt/app/conf /etc/secret; chown daemon:daemon /opt/app /opt/app/conf; ln -s /etc/secret /opt/app/link");
     let (mut written, mut refused) = (0, 0);
     while_swapped(&node, "/opt/app/conf", "/opt/app/link", || {
@@ -109,7 +103,7 @@ fn a_folder_swapped_for_a_symlink_at_any_moment_never_leads_a_file_elsewhere() {
 fn the_owner_is_changed_below_again_only_when_the_mount_points_own_differs() {
     let world = World::new();
     let volume = world.volume(1);
-    let node = node(&world);
+    let node = world.launch();
     let with = |owner: &str, recursive: &str| {
         let volume =
             volume_at("/mydata", &volume, "xfs").replace("owner = \"daemon\"", &format!("owner = \"{owner}\""));
@@ -135,7 +129,7 @@ fn the_owner_is_changed_below_again_only_when_the_mount_points_own_differs() {
 fn a_recursive_owner_never_leaves_the_volume_whatever_is_swapped_meanwhile() {
     let world = World::new();
     let volume = world.volume(1);
-    let node = node(&world);
+    let node = world.launch();
     let text = volume_at("/mydata", &volume, "ext4") + "recursive = true\n";
     let config = config_with("", &[text], "");
     node.come_up(&config);

@@ -1,4 +1,4 @@
-//! How long the agent goes on: with credentials that are missing, with heartbeats that are refused.
+//! How long the agent tries again: without credentials, and when heartbeats are refused.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -7,7 +7,7 @@ mod support;
 use std::time::Duration;
 
 use ec2_sim::{Fault, FaultRule, HookSpec, InstanceSpec};
-use support::{GROUP, HOOKS, Instance, World, config_with, volume_at, wait_until};
+use support::{HOOKS, Instance, World, config_with, in_group, volume_at, wait_until};
 
 /// Of a launch hook of four seconds.
 const TIMEOUT: Duration = Duration::from_secs(4);
@@ -18,11 +18,11 @@ fn refused_once() -> FaultRule {
     FaultRule::once("autoscaling:RecordLifecycleActionHeartbeat", fault)
 }
 
-/// A node whose configure hook takes three times as long as Auto Scaling's waits.
+/// A node whose configure hook takes three times the lifecycle hook's timeout.
 fn slow_node() -> (World, Instance) {
     let world = World::with_hook(&HookSpec { heartbeat_timeout: TIMEOUT, ..HookSpec::default() }, |_| {});
     let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS.replace("echo \"configure", "sleep 12; echo \"configure"));
+    node.hooks(HOOKS.replace("echo \"configure", "sleep 12; echo \"configure"));
     let state = || world.sim.lifecycle_state(&node.id);
     wait_until(|| state().as_deref() == Some("Pending:Wait"), || format!("{:?}", state()));
     (world, node)
@@ -61,7 +61,7 @@ fn a_hook_name_that_may_be_wrong_is_told_while_the_work_goes_on() {
     let world =
         World::with_hook(&HookSpec { heartbeat_timeout: Duration::from_mins(5), ..HookSpec::default() }, |_| {});
     let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS.replace("echo \"configure", "sleep 25; echo \"configure"));
+    node.hooks(HOOKS.replace("echo \"configure", "sleep 25; echo \"configure"));
     let config = config_with("heartbeat_timeout = \"9s\"", &[], "[timeouts]\ncomplete = \"2s\"");
 
     let outcome = node.run(&config.replace("kafka-node-asg-hook", "another-hook"));
@@ -75,8 +75,7 @@ fn a_hook_name_that_may_be_wrong_is_told_while_the_work_goes_on() {
 fn missing_credentials_are_waited_for_as_long_as_timeouts_aws_says() {
     let world = World::new();
     let volume = world.volume(1);
-    let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), role: None, ..InstanceSpec::default() });
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    let node = world.launch_as(InstanceSpec { role: None, ..in_group() });
 
     // Without a lifecycle hook the volume's step, which has half an hour, is the first one to call AWS.
     let lifecycle = "[lifecycle]\nasg_name = \"kafka-node-00\"\nhook_name = \"kafka-node-asg-hook\"";

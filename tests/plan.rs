@@ -8,19 +8,18 @@ use std::time::Duration;
 
 use ec2_sim::{InstanceSpec, VolumeId, VolumeSpec};
 use serde_json::Value;
-use support::{HOOKS, Instance, World, config, volume_at, wait_until};
+use support::{HOOKS, Instance, World, config_for, wait_until};
 
 fn node(world: &World, volume: &VolumeId) -> Instance {
     let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
-    node.write("/etc/node-agent/config.toml", config(&[volume_at("/mydata", volume, "xfs")]));
+    node.configure(config_for(volume));
     node.shell("chmod 0600 /etc/node-agent/config.toml");
     node
 }
 
 /// The plan as a document, its text, and its exit code. Nothing is changed by making it.
 fn plan(world: &World, node: &Instance) -> (Value, String, i32) {
-    // A service that is held sends heartbeats meanwhile.
+    // A holding service sends heartbeats meanwhile.
     let calls = || {
         let events = world.events();
         let heartbeat = "autoscaling:RecordLifecycleActionHeartbeat";
@@ -138,7 +137,7 @@ fn where_all_is_done_nothing_would_be() {
     let world = World::new();
     let volume = world.volume(1);
     let node = node(&world, &volume);
-    node.come_up(&config(&[volume_at("/mydata", &volume, "xfs")]));
+    node.come_up(&config_for(&volume));
 
     let (document, text, code) = plan(&world, &node);
 
@@ -152,7 +151,7 @@ fn a_plan_can_be_made_while_the_service_holds_the_node() {
     let world = World::new();
     let volume = world.volume(1);
     let node = node(&world, &volume);
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS.replace("echo \"health", "[ -e /tmp/repaired ]; echo \"health"));
+    node.hooks(HOOKS.replace("echo \"health", "[ -e /tmp/repaired ]; echo \"health"));
     let service = node.start_with(&["run"]);
     service.wait_for("held for");
     // The last thing that a held service does.
@@ -173,6 +172,6 @@ fn a_check_makes_no_mutating_call_before_and_after_a_boot() {
         let before = (world.events().mutations().len(), files(&node));
         assert!(node.agent(&["check"]).output().unwrap().status.code().is_some());
         assert_eq!(before, (world.events().mutations().len(), files(&node)));
-        node.come_up(&config(&[volume_at("/mydata", &volume, "xfs")]));
+        node.come_up(&config_for(&volume));
     }
 }

@@ -1,4 +1,5 @@
-//! A launch's outcome is not its steps, and the promise of a hold outlives its configuration, its clock and its disk.
+//! The outcome of a launch is recorded apart from its steps, and the promised end of a hold survives a changed configuration, clock
+//! and disk.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -11,14 +12,13 @@ use ec2_sim::{Fault, FaultRule, HookSpec, InstanceSpec};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::{
-    HOOK, HOOKS, Instance, World, config, config_with, each, heartbeats, hooks_called, run, serve, status, stop,
-    volume_at, wait_for_state, wait_until,
+    HOOK, HOOKS, Instance, World, config, config_for, config_with, each, heartbeats, hooks_called, run, serve, status,
+    stop, volume_at, wait_for_state, wait_until,
 };
 
-const CONFIG: &str = "/etc/node-agent/config.toml";
 const JOURNAL: &str = "/var/lib/node-agent/state.json";
 
-/// Hooks of which `step` fails until somebody repairs it.
+/// Hooks of which `step` fails until /tmp/repaired exists.
 fn broken(step: &str) -> String {
     HOOKS.replace(&format!("echo \"{step}"), &format!("[ -e /tmp/repaired ] || return 3; echo \"{step}"))
 }
@@ -40,7 +40,7 @@ fn edit_journal(node: &Instance, change: impl FnOnce(&mut Value)) {
     node.write(JOURNAL, serde_json::to_string_pretty(&journal).unwrap());
 }
 
-/// How the outcome of a launch came to be known although a hook has failed.
+/// How the outcome of a launch became known although a hook had failed.
 #[derive(Debug, Clone, Copy)]
 enum Known {
     /// By hand, in the hold.
@@ -80,7 +80,7 @@ fn a_retry_resumes_at_the_failed_step_however_the_launch_became_known() {
         let world = World::new();
         let volume = world.volume(1);
         let node = if *in_group { world.launch() } else { in_no_group(&world) };
-        let config = config(&[volume_at("/mydata", &volume, "xfs")]);
+        let config = config_for(&volume);
         let config = if *lifecycle { config } else { without_lifecycle(&config) };
         let mut service = serve(&node, &broken(step), &config);
         service.wait_for("held");
@@ -141,7 +141,7 @@ fn a_retry_resumes_at_the_failed_step_however_the_launch_became_known() {
         let by_itself = *lifecycle && *in_group && taken.is_empty() && !matches!(known, Earlier(..) | Killed);
         let expected: Vec<&str> = if by_itself { vec!["CONTINUE"] } else { taken.to_vec() };
         assert_eq!(world.completions(), expected, "{case:?}");
-        // And that is that.
+        // A further retry does nothing.
         run(&node, &["retry"]).must_fail(0, &["result=done"]);
         assert_eq!(hooks_called(&node), called, "{case:?}");
     });
@@ -150,8 +150,7 @@ fn a_retry_resumes_at_the_failed_step_however_the_launch_became_known() {
 #[test]
 fn after_continue_by_hand_a_failed_node_is_held_without_end_and_mounted_at_boot() {
     let world = World::new();
-    let volume = world.volume(1);
-    let mut node = world.launch();
+    let (mut node, volume) = world.node();
     let config = config_with("hold_for = \"10s\"", &[volume_at("/mydata", &volume, "xfs")], "");
     let service = serve(&node, &broken("configure"), &config);
     service.wait_for("held for");
@@ -174,7 +173,7 @@ fn after_continue_by_hand_a_failed_node_is_held_without_end_and_mounted_at_boot(
 
 #[test]
 fn a_hold_keeps_end_and_heartbeats_whatever_becomes_of_the_configuration() {
-    // What the operator does to the configuration; the retry's exit code.
+    // The operator's change of the configuration, and the retry's exit code.
     let config = |world: &World| {
         let volume = world.volume(1);
         config_with("hold_for = \"16s\"", &[volume_at("/mydata", &volume, "xfs")], "")
@@ -200,7 +199,7 @@ fn a_hold_keeps_end_and_heartbeats_whatever_becomes_of_the_configuration() {
         let until = status(&node).0["hold"]["until"].clone();
 
         match change(&text) {
-            Some(text) => node.write(CONFIG, text),
+            Some(text) => node.configure(text),
             None => {
                 node.shell("rm /etc/node-agent/config.toml");
             }
@@ -222,7 +221,7 @@ fn a_node_repaired_without_its_lifecycle_table_is_reported_all_the_same() {
     let text = config(&[]);
     let service = serve(&node, &broken("configure"), &text);
     service.wait_for("held for");
-    node.write(CONFIG, without_lifecycle(&text));
+    node.configure(without_lifecycle(&text));
     node.shell("touch /tmp/repaired");
 
     run(&node, &["retry"]).must_fail(0, &["has no [lifecycle]", HOOK, "result=done"]);
@@ -258,7 +257,7 @@ fn the_hook_of_a_hold_is_called_as_a_valid_configuration_calls_it_now() {
     let service = serve(&node, &broken("configure"), &text.replace(HOOK, "another-hook"));
     service.wait_for("held for");
     let until = status(&node).0["hold"]["until"].clone();
-    node.write(CONFIG, text);
+    node.configure(text);
     run(&node, &["retry"]).must_fail(1, &["code=hook-failed"]);
     assert_eq!(status(&node).0["hold"]["until"], until);
 

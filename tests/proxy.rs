@@ -13,32 +13,32 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use node_agent::aws::proxy::Proxies;
-use support::{HOOKS, Instance, World, config, config_with, volume_at};
+use support::{HOOKS, Instance, World, config_for, config_with};
 
 /// A proxy on loopback that knows where a few names lead, and notes what it is asked for.
 struct Proxy {
     address: SocketAddr,
-    seen: Arc<Mutex<Vec<Seen>>>,
+    seen: Arc<Mutex<Vec<SeenRequest>>>,
 }
 
 /// One request.
 #[derive(Clone, Debug)]
-struct Seen {
+struct SeenRequest {
     /// `CONNECT host:443` or `POST http://host/`.
     line: String,
     authorization: Option<String>,
 }
 
-/// What the proxy does with a request.
+/// How the proxy answers a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Manner {
+enum Behaviour {
     Leads,
     Refuses(&'static str),
 }
 
 impl Proxy {
     /// Names by their end.
-    fn new(manner: Manner, names: &[(&'static str, SocketAddr)]) -> Proxy {
+    fn new(behaviour: Behaviour, names: &[(&'static str, SocketAddr)]) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -47,14 +47,14 @@ impl Proxy {
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let (names, notes) = (names.clone(), Arc::clone(&notes));
-                // A client that gives up is no concern of the proxy's.
-                thread::spawn(move || drop(serve(client, manner, &names, &notes)));
+                // A client that gives up does not stop the proxy.
+                thread::spawn(move || drop(serve(client, behaviour, &names, &notes)));
             }
         });
         Proxy { address, seen }
     }
 
-    fn seen(&self) -> Vec<Seen> {
+    fn seen(&self) -> Vec<SeenRequest> {
         self.seen.lock().unwrap().clone()
     }
 
@@ -65,9 +65,9 @@ impl Proxy {
 
 fn serve(
     mut client: TcpStream,
-    manner: Manner,
+    behaviour: Behaviour,
     names: &[(&'static str, SocketAddr)],
-    notes: &Mutex<Vec<Seen>>,
+    notes: &Mutex<Vec<SeenRequest>>,
 ) -> io::Result<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -86,8 +86,8 @@ fn serve(
     notes
         .lock()
         .unwrap()
-        .push(Seen { line: format!("{method} {target}"), authorization: header("proxy-authorization") });
-    if let Manner::Refuses(status) = manner {
+        .push(SeenRequest { line: format!("{method} {target}"), authorization: header("proxy-authorization") });
+    if let Behaviour::Refuses(status) = behaviour {
         return write!(client, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     }
     let bare = target.strip_prefix("http://").unwrap_or(target);
@@ -114,34 +114,32 @@ fn serve(
 }
 
 /// A world with a script, a file and a volume, all behind names that this machine cannot look up.
-struct Behind {
+struct BehindProxy {
     world: World,
     node: Instance,
 }
 
-impl Behind {
-    fn new() -> Behind {
+impl BehindProxy {
+    fn new() -> BehindProxy {
         let world = World::new();
         let volume = world.volume(1);
         world.sim.put_object("config", "file", "by S3");
         world.sim.put_page("/hooks.sh", HOOKS);
         let node = world.launch();
-        let text = config(&[volume_at("/mydata", &volume, "xfs")])
-            .replace("contents = \"broker.id=00\"", "source = \"s3://config/file\"")
-            .replace(
-                "script = \"/usr/local/lib/node/hooks.sh\"",
-                "script_source = \"https://files.sim.example/hooks.sh\"",
-            );
-        node.write("/etc/node-agent/config.toml", text + "\n[timeouts]\naws = \"6s\"\ndownloads = \"6s\"\n");
-        Behind { world, node }
+        let text = config_for(&volume).replace("contents = \"broker.id=00\"", "source = \"s3://config/file\"").replace(
+            "script = \"/usr/local/lib/node/hooks.sh\"",
+            "script_source = \"https://files.sim.example/hooks.sh\"",
+        );
+        node.configure(text + "\n[timeouts]\naws = \"6s\"\ndownloads = \"6s\"\n");
+        BehindProxy { world, node }
     }
 
-    fn proxy(&self, manner: Manner) -> Proxy {
+    fn proxy(&self, behaviour: Behaviour) -> Proxy {
         let page = self.world.sim.put_page("/", "");
         let port = page.trim_end_matches('/').rsplit(':').next().unwrap().parse().unwrap();
         let plain = self.world.sim.api_url();
         Proxy::new(
-            manner,
+            behaviour,
             &[
                 ("files.sim.example", SocketAddr::from(([127, 0, 0, 1], port))),
                 ("s3.sim.example", self.world.sim.api_https_address()),
@@ -168,8 +166,8 @@ fn said(output: &Output) -> String {
 
 #[test]
 fn a_node_comes_up_where_only_a_proxy_leads_to_aws() {
-    let behind = Behind::new();
-    let proxy = behind.proxy(Manner::Leads);
+    let behind = BehindProxy::new();
+    let proxy = behind.proxy(Behaviour::Leads);
 
     let output = behind
         .agent(&["run", "--once"], HTTPS)
@@ -192,8 +190,8 @@ fn a_node_comes_up_where_only_a_proxy_leads_to_aws() {
 
 #[test]
 fn a_service_by_plain_http_is_asked_through_the_other_variables_proxy() {
-    let behind = Behind::new();
-    let (plain, secure) = (behind.proxy(Manner::Leads), behind.proxy(Manner::Leads));
+    let behind = BehindProxy::new();
+    let (plain, secure) = (behind.proxy(Behaviour::Leads), behind.proxy(Behaviour::Leads));
 
     let output = behind
         .agent(&["run", "--once"], "http://s3.plain.example")
@@ -210,12 +208,12 @@ fn a_service_by_plain_http_is_asked_through_the_other_variables_proxy() {
 
 #[test]
 fn no_proxy_and_this_machine_itself_are_reached_directly() {
-    let behind = Behind::new();
-    let proxy = behind.proxy(Manner::Refuses("403 Forbidden"));
+    let behind = BehindProxy::new();
+    let proxy = behind.proxy(Behaviour::Refuses("403 Forbidden"));
     let port = behind.world.sim.api_https_address().port();
     let page = behind.world.sim.put_page("/hooks.sh", HOOKS);
     let text = behind.node.read("/etc/node-agent/config.toml");
-    behind.node.write("/etc/node-agent/config.toml", text.replace("https://files.sim.example/hooks.sh", &page));
+    behind.node.configure(text.replace("https://files.sim.example/hooks.sh", &page));
     let url = format!("https://s3.sim.example:{port}");
     let mut agent = behind.agent(&["run", "--once"], &url);
     behind.node.write("/etc/hosts", "127.0.0.1 imds.example s3.sim.example config.s3.sim.example\n");
@@ -232,10 +230,10 @@ fn no_proxy_and_this_machine_itself_are_reached_directly() {
 
 #[test]
 fn a_proxy_that_fails_is_named_with_its_variable() {
-    let behind = Behind::new();
+    let behind = BehindProxy::new();
     let (asks, refuses) = (
-        behind.proxy(Manner::Refuses("407 Proxy Authentication Required")),
-        behind.proxy(Manner::Refuses("403 Forbidden")),
+        behind.proxy(Behaviour::Refuses("407 Proxy Authentication Required")),
+        behind.proxy(Behaviour::Refuses("403 Forbidden")),
     );
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let cases = [
@@ -276,10 +274,10 @@ fn a_proxy_that_fails_is_named_with_its_variable() {
 fn a_download_through_a_proxy_that_fails_names_it_too() {
     let world = World::new();
     let node = world.launch();
-    let behind = Proxy::new(Manner::Refuses("407 Proxy Authentication Required"), &[]);
+    let behind = Proxy::new(Behaviour::Refuses("407 Proxy Authentication Required"), &[]);
     let text = config_with("", &[], "[timeouts]\ndownloads = \"1s\"")
         .replace("script = \"/usr/local/lib/node/hooks.sh\"", "script_source = \"https://files.sim.example/hooks.sh\"");
-    node.write("/etc/node-agent/config.toml", text);
+    node.configure(text);
     for (proxy, code, text) in [
         (format!("http://u:SECRET@{}", behind.address), "proxy-refused", "answers 407"),
         ("nonsense:port".to_owned(), "proxy-invalid", "https_proxy names no proxy"),
@@ -295,8 +293,8 @@ fn a_download_through_a_proxy_that_fails_names_it_too() {
 
 #[test]
 fn check_names_the_proxy() {
-    let behind = Behind::new();
-    let proxy = behind.proxy(Manner::Leads);
+    let behind = BehindProxy::new();
+    let proxy = behind.proxy(Behaviour::Leads);
     let variable = |name: &str| {
         let url = format!("http://user:SECRET@{}", proxy.address);
         said(&behind.agent(&["check"], HTTPS).env(name, url).output().unwrap())
@@ -337,7 +335,7 @@ const EXCEPTIONS: &[(&str, &str, bool)] = &[
 #[test]
 fn no_proxy_means_what_curl_takes_it_for() {
     for (list, host, direct) in EXCEPTIONS {
-        let proxy = Proxy::new(Manner::Refuses("403 Forbidden"), &[]);
+        let proxy = Proxy::new(Behaviour::Refuses("403 Forbidden"), &[]);
         let output = Command::new("curl")
             .args(["--silent", "--output", "/dev/null", "--max-time", "5", "--resolve", &format!("{host}:9:127.0.0.1")])
             // Addresses are not looked up: to this machine's loopback all the same.

@@ -1,4 +1,4 @@
-//! A reboot needs nobody, and no need of the agent's own (room on the root disk, say) keeps the data from being mounted.
+//! A reboot needs no one: neither AWS nor space on the root disk is needed to mount the data.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 use ec2_sim::{Fault, FaultRule, HookSpec, InstanceSpec, VolumeId};
 use nix::sys::signal::Signal;
 use support::{
-    GROUP, HOOKS, Instance, Running, World, config_with, run, runs, status, volume_at, wait_for_state, wait_until,
+    Instance, Running, World, config_with, in_group, run, runs, status, volume_at, wait_for_state, wait_until,
 };
 
 /// Outages are ridden out for seconds, so that a test sees how they end.
@@ -19,7 +19,7 @@ const BRIEF: &str = "[timeouts]\naws = \"2s\"";
 const SYSTEMCTL: &str =
     "#!/bin/sh\necho \"$*\" >> /var/log/systemctl\n[ \"$1\" != --version ] || echo 'systemd 252 (252)'\n";
 
-/// What the machine itself says of its instance, as Nitro does; gone with the next boot.
+/// Sets the DMI asset tag, in which Nitro instances have their instance id; lost at the next boot.
 fn label(node: &Instance, instance_id: &str) {
     node.run_systemd();
     node.shell(&format!(
@@ -29,16 +29,14 @@ fn label(node: &Instance, instance_id: &str) {
 }
 
 fn launch(world: &World, config: &str) -> Instance {
-    let spec = InstanceSpec { user_data: Some(config.as_bytes().to_vec()), ..InstanceSpec::default() };
-    let node = world.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), ..spec });
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    let node = world.launch_as(InstanceSpec { user_data: Some(config.as_bytes().to_vec()), ..in_group() });
     node.write("/usr/bin/systemctl", SYSTEMCTL);
     node.shell("chmod 0755 /usr/bin/systemctl");
-    node.write("/etc/node-agent/config.toml", config.to_owned());
+    node.configure(config.to_owned());
     node
 }
 
-/// In service, and off and on again.
+/// A node in service, rebooted.
 fn rebooted(node: &mut Instance) {
     let service = node.start_with(&["run"]);
     wait_for_state(node, "done", &service);
@@ -85,7 +83,7 @@ fn a_node_in_service_is_mounted_after_a_reboot_without_any_answer_from_aws() {
         let (_, config) = volume_and_config(&world);
         let mut node = launch(&world, &config);
         if source == "user data" {
-            node.write("/etc/node-agent/config.toml", "source = \"imds\"\n");
+            node.configure("source = \"imds\"\n");
         }
         rebooted(&mut node);
         outage(&world, fault);
@@ -99,7 +97,7 @@ fn a_node_in_service_is_mounted_after_a_reboot_without_any_answer_from_aws() {
             wait_for_state(&node, "held", &service);
             assert_eq!(status(&node).0["failure"]["error"]["code"], "imds-unreachable");
         }
-        // Nobody comes.
+        // The node is left alone.
         world.sim.clear_faults();
         wait_for_state(&node, "done", &service);
         assert_eq!(node.read("/var/log/hooks.log").lines().count(), 2, "{}", service.log());
@@ -142,7 +140,7 @@ fn a_disk_that_is_not_what_it_was_is_left_to_the_sequence_after_a_reboot() {
     assert!(!is_announced(&node), "{}", service.log());
 }
 
-/// A service that holds the node and starts no application, and says this failure once AWS answers.
+/// A service that holds the node, starts no application, and reports this failure once AWS answers.
 fn held_until_aws_is_back(world: &World, node: &Instance, failure: &str) -> Running {
     let service = node.start_with(&["run"]);
     wait_for_state(node, "held", &service);

@@ -1,5 +1,5 @@
-//! An upgrade of the agent, and its rollback, do no node over: not one in service, not a held one, and not one that is in the middle
-//! of a step. The other version is a real binary, that of 0.1.0.
+//! An upgrade of the agent and its rollback repeat no work: not on a node in service, on a held one, or in the middle of a step. The
+//! other version is the real binary of 0.1.0.
 //!
 //! Run by `make test-rollback`, which builds it and names it in `OLD_AGENT`. What ran again in each case is printed.
 
@@ -30,11 +30,10 @@ fn world() -> World {
 
 /// A node with both versions, and these hooks.
 fn node(world: &World, hooks: &str) -> Instance {
-    let volume = world.volume(1);
-    let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", hooks);
+    let (node, volume) = world.node();
+    node.hooks(hooks);
     let config = config_with("hold_for = \"10m\"", &[volume_at("/mydata", &volume, "xfs")], "");
-    node.write("/etc/node-agent/config.toml", config);
+    node.configure(config);
     node.write(OLD, OLD_AGENT.as_slice());
     node.shell(&format!("chmod 0755 {OLD}; {OLD} --version; {PROGRAM} --version"));
     node
@@ -44,7 +43,7 @@ fn formats(node: &Instance) -> usize {
     node.machine().read("/var/log/mkfs").unwrap_or_default().lines().count()
 }
 
-/// Counts the formats, and waits in one where somebody has asked for that.
+/// Counts the formats, and waits in mkfs while /tmp/hold-mkfs exists.
 fn watch_mkfs(node: &Instance) {
     node.shell(
         "mv $(readlink -f /usr/sbin/mkfs.xfs) /opt/mkfs.xfs
@@ -69,7 +68,7 @@ fn a_node_in_service_stays_as_it_is_whatever_version_takes_over() {
         wait_until(|| world.completions().len() == 1, || service.log());
         service.wait_for("result=done");
         stop(service);
-        // There and back again, with and without a reboot.
+        // To the other version and back, with and without a reboot.
         for (program, reboots) in [(second, false), (first, false), (second, true), (first, true)] {
             if reboots {
                 node.reboot();
@@ -117,9 +116,9 @@ fn a_held_node_keeps_its_end_and_is_repaired_by_the_other_version() {
     }
 }
 
-/// Where the agent is killed: by what holds it there.
+/// Where the agent is killed, named by what holds it there.
 #[derive(Clone, Copy, Debug)]
-enum Middle {
+enum KillAt {
     /// A call that is not answered.
     Call(&'static str),
     /// An mkfs that does not end.
@@ -132,19 +131,19 @@ enum Middle {
 
 #[test]
 fn a_step_cut_off_in_one_version_is_completed_by_the_other_without_repeats() {
-    let middles = [
-        ("attach", Middle::Call("ec2:AttachVolume")),
-        ("filesystem", Middle::Mkfs),
-        ("mount", Middle::Line(" mount vol-")),
-        ("grow", Middle::Line(" grow vol-")),
-        ("ownership", Middle::Line(" ownership vol-")),
-        ("files", Middle::Line(" files: ")),
-        ("configure", Middle::Hook("configure")),
-        ("health-check", Middle::Hook("health")),
-        ("complete", Middle::Call("autoscaling:CompleteLifecycleAction")),
+    let kills = [
+        ("attach", KillAt::Call("ec2:AttachVolume")),
+        ("filesystem", KillAt::Mkfs),
+        ("mount", KillAt::Line(" mount vol-")),
+        ("grow", KillAt::Line(" grow vol-")),
+        ("ownership", KillAt::Line(" ownership vol-")),
+        ("files", KillAt::Line(" files: ")),
+        ("configure", KillAt::Hook("configure")),
+        ("health-check", KillAt::Hook("health")),
+        ("complete", KillAt::Call("autoscaling:CompleteLifecycleAction")),
     ];
     for (direction, first, second) in DIRECTIONS {
-        for (step, middle) in middles {
+        for (step, at) in kills {
             let world = world();
             let waits = |hook: &str| {
                 HOOKS.replace(
@@ -152,21 +151,21 @@ fn a_step_cut_off_in_one_version_is_completed_by_the_other_without_repeats() {
                     &format!("until [ -e /tmp/go ]; do sleep 0.05; done; echo \"{hook}"),
                 )
             };
-            let node = node(&world, &if let Middle::Hook(hook) = middle { waits(hook) } else { HOOKS.to_owned() });
+            let node = node(&world, &if let KillAt::Hook(hook) = at { waits(hook) } else { HOOKS.to_owned() });
             watch_mkfs(&node);
-            if let Middle::Call(action) = middle {
+            if let KillAt::Call(action) = at {
                 world.sim.add_fault(FaultRule::always(action, Fault::Hang)).unwrap();
             }
-            if let Middle::Mkfs = middle {
+            if let KillAt::Mkfs = at {
                 node.shell("touch /tmp/hold-mkfs");
             }
 
             let service = node.start_program(first, &["run"]);
-            match middle {
-                Middle::Call(action) => wait_until(|| !world.events().attempts(action).is_empty(), || service.log()),
-                Middle::Mkfs => wait_until(|| formats(&node) > 0, || service.log()),
-                Middle::Line(line) => service.wait_for(line),
-                Middle::Hook(_) => service.wait_for(&format!("{step}: start")),
+            match at {
+                KillAt::Call(action) => wait_until(|| !world.events().attempts(action).is_empty(), || service.log()),
+                KillAt::Mkfs => wait_until(|| formats(&node) > 0, || service.log()),
+                KillAt::Line(line) => service.wait_for(line),
+                KillAt::Hook(_) => service.wait_for(&format!("{step}: start")),
             }
             service.signal(Signal::SIGKILL);
             service.end();

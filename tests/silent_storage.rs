@@ -1,5 +1,5 @@
-//! Files that the configuration names and that are no files, never end, or lie on storage that does not answer: the agent
-//! says so and goes on with its other work.
+//! Configured files that are not regular files, never end, or lie on storage that does not answer: the agent says so and goes on
+//! with its other work.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -12,11 +12,9 @@ use std::time::Duration;
 use ec2_sim::{HookSpec, What};
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::Signal;
-use support::{HOOKS, Instance, World, config_with, volume_at, wait_until};
+use support::{CONFIG_PATH, HOOKS_PATH, Instance, World, config_with, volume_at, wait_until};
 
-const CONFIG: &str = "/etc/node-agent/config.toml";
 const OVERRIDE: &str = "/etc/node-agent/override.toml";
-const SCRIPT: &str = "/usr/local/lib/node/hooks.sh";
 const SOURCE: &str = "/srv/file";
 
 /// A configuration whose only file comes from [`SOURCE`].
@@ -28,8 +26,7 @@ fn config(volumes: &[String], downloads: &str) -> String {
 /// A node that would come up.
 fn node(world: &World) -> Instance {
     let node = world.launch();
-    node.write(SCRIPT, HOOKS);
-    node.write(CONFIG, config(&[], "20s"));
+    node.configure(config(&[], "20s"));
     node.write(OVERRIDE, "");
     node.write(SOURCE, "contents");
     node
@@ -55,9 +52,9 @@ fn catches_sigterm(pid: u32) -> bool {
 fn a_fifo_in_place_of_any_file_that_is_read_is_named_at_once() {
     let world = World::new();
     for (path, code, exit) in [
-        (CONFIG, "config-unreadable", 5),
+        (CONFIG_PATH, "config-unreadable", 5),
         (OVERRIDE, "config-unreadable", 5),
-        (SCRIPT, "config-invalid", 5),
+        (HOOKS_PATH, "config-invalid", 5),
         (SOURCE, "download-failed", 1),
     ] {
         let node = node(&world);
@@ -65,7 +62,7 @@ fn a_fifo_in_place_of_any_file_that_is_read_is_named_at_once() {
         for command in [&["plan"][..], &["check"], &["check", "--offline"]] {
             // What each of them reads.
             let reads = match command {
-                ["check", "--offline"] => path == CONFIG,
+                ["check", "--offline"] => path == CONFIG_PATH,
                 ["check"] => path != SOURCE,
                 _ => true,
             };
@@ -98,7 +95,7 @@ fn what_is_no_regular_file_is_no_source_and_a_symlink_to_one_is() {
     }
     let node = node(&world);
     node.shell(&format!(
-        "mv {SOURCE} /srv/real; ln -s real /srv/link; ln -s link {SOURCE}; mv {SCRIPT} /srv/s; ln -s /srv/s {SCRIPT}"
+        "mv {SOURCE} /srv/real; ln -s real /srv/link; ln -s link {SOURCE}; mv {HOOKS_PATH} /srv/s; ln -s /srv/s {HOOKS_PATH}"
     ));
     node.come_up(&config(&[], "20s"));
     assert_eq!(node.read("/etc/kafka/server.properties"), "contents");
@@ -129,7 +126,7 @@ fn attach_and_heartbeats_go_on_while_a_source_does_not_answer_and_a_stop_is_hear
     let volume = world.volume(1);
     let node = node(&world);
     let server = silence(&node, SOURCE);
-    node.write(CONFIG, config(&[volume_at("/mydata", &volume, "xfs")], "10m"));
+    node.configure(config(&[volume_at("/mydata", &volume, "xfs")], "10m"));
 
     let service = node.start_with(&["run", "--once"]);
     let heartbeats = || world.events().calls("autoscaling:RecordLifecycleActionHeartbeat").len();
@@ -159,9 +156,9 @@ fn a_source_that_does_not_answer_within_its_time_is_named_with_what_to_do() {
 }
 
 #[test]
-fn a_configuration_or_script_that_does_not_answer_is_named_and_a_stop_is_heard_meanwhile() {
+fn a_configuration_or_script_that_does_not_answer_is_named_and_a_stop_still_works() {
     let world = World::new();
-    for path in [CONFIG, OVERRIDE, SCRIPT] {
+    for path in [CONFIG_PATH, OVERRIDE, HOOKS_PATH] {
         let node = node(&world);
         let _server = silence(&node, path);
         let outcome = node.start_with(&["run", "--once"]).end();
@@ -182,10 +179,10 @@ fn a_configuration_comes_through_a_pipe_too() {
     let node = node(&world);
     let valid = format!("{} check --offline --config", support::PROGRAM);
     for command in [
-        format!("{valid} <(cat {CONFIG})"),
-        format!("cat {CONFIG} | {valid} /dev/stdin"),
-        format!("(sleep 1; cat {CONFIG}) | {valid} /dev/stdin"),
-        format!("{valid} /dev/stdin < {CONFIG}"),
+        format!("{valid} <(cat {CONFIG_PATH})"),
+        format!("cat {CONFIG_PATH} | {valid} /dev/stdin"),
+        format!("(sleep 1; cat {CONFIG_PATH}) | {valid} /dev/stdin"),
+        format!("{valid} /dev/stdin < {CONFIG_PATH}"),
     ] {
         let said = node.shell(&command);
         assert!(said.contains("is valid"), "{command}: {said}");

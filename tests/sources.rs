@@ -27,7 +27,6 @@ fn files_come_from_every_kind_of_source_with_mode_and_owner() {
     world.sim.put_object("config", "dir/large file", large.clone());
     let url = world.sim.put_page("/page", "from the web");
     let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
     node.write("/srv/local", "from here");
     node.shell("mkdir -p /etc/app; ln -s /etc/passwd /etc/app/page; touch /etc/app/.node-agent-left-by-a-killed-one");
 
@@ -65,7 +64,6 @@ fn one_wrong_checksum_keeps_all_files_from_being_written() {
     let world = World::new();
     world.sim.put_object("config", "a", "contents");
     let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
 
     let outcome = node.run(&config(
         LOCAL,
@@ -91,7 +89,6 @@ fn a_source_that_does_not_exist_fails_at_once_and_names_it() {
     let world = World::new();
     let url = world.sim.put_page("/there", "x").replace("/there", "/not-there");
     let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
     for source in ["s3://config/none", url.as_str(), "file:///none"] {
         let file = format!("[[file]]\ndestination = \"/etc/app/x\"\nsource = \"{source}\"\n");
         let outcome = node.run(&config(LOCAL, &file));
@@ -165,7 +162,6 @@ fn an_https_server_that_nobody_vouches_for_is_not_believed() {
     let world = World::new();
     let url = world.sim.put_page("/page", "from the web");
     let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
     // Any other authority.
     node.shell("cp $(ls /etc/ssl/certs/*.pem | head -1) /etc/ssl/simulator.pem");
     let file = format!("[[file]]\ndestination = \"/etc/app/x\"\nsource = \"{url}\"\n");
@@ -176,16 +172,15 @@ fn an_https_server_that_nobody_vouches_for_is_not_believed() {
 }
 
 #[test]
-fn a_service_whose_certificate_this_machine_cannot_trust_is_told_from_one_that_is_away() {
+fn a_service_with_an_untrusted_certificate_is_told_from_one_that_is_away() {
     let world = World::new();
     let volume = world.volume(1);
     let page = world.sim.put_page("/", "any https server will do");
     let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
     // As in an image without the package.
     node.write(CA, "");
     let text = config_with("", &[volume_at("/mydata", &volume, "xfs")], "[timeouts]\naws = \"8s\"");
-    node.write("/etc/node-agent/config.toml", text);
+    node.configure(text);
 
     let output = node.agent(&["run", "--once"]).env("AWS_ENDPOINT_URL_EC2", page).output().unwrap();
 

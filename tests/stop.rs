@@ -1,17 +1,11 @@
-//! An agent that is told to stop says so, and one that lacks root says only that.
+//! What an agent says that is stopped, or that lacks root.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
 mod support;
 
 use nix::sys::signal::Signal;
-use support::{HOOKS, Instance, PROGRAM, Running, World, node_with};
-
-fn serve(world: &World, hooks: &str) -> (Instance, Running) {
-    let node = node_with(world, hooks);
-    let service = node.start_with(&["run"]);
-    (node, service)
-}
+use support::{HOOKS, PROGRAM, World, serving};
 
 const FAILS: &str = "configure_cluster_node() { echo no; return 3; }\nwait_for_healthy_cluster() { :; }\n";
 const HANGS: &str = "configure_cluster_node() { echo here; sleep 600; }\nwait_for_healthy_cluster() { :; }\n";
@@ -21,8 +15,7 @@ fn a_service_that_is_stopped_before_the_node_is_up_says_stopped_and_exits_3() {
     for (hooks, at) in [(FAILS, "held for"), (HANGS, "| here")] {
         for signal in [Signal::SIGTERM, Signal::SIGINT] {
             let world = World::new();
-            let (_node, service) = serve(&world, hooks);
-            service.wait_for(at);
+            let (_node, service) = serving(&world, hooks, at);
 
             service.signal(signal);
 
@@ -37,8 +30,7 @@ fn a_service_that_is_stopped_before_the_node_is_up_says_stopped_and_exits_3() {
 #[test]
 fn a_service_that_is_stopped_when_the_node_is_up_is_done() {
     let world = World::new();
-    let (_node, service) = serve(&world, HOOKS);
-    service.wait_for("result=done");
+    let (_node, service) = serving(&world, HOOKS, "result=done");
 
     service.signal(Signal::SIGTERM);
 

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use support::{HOOKS, Instance, World, config, config_with, volume_at, wait_until};
+use support::{HOOKS, Instance, World, config_with, node_with, volume_at, wait_until};
 
 /// What a service manager was told.
 struct Manager(UnixDatagram);
@@ -37,19 +37,11 @@ impl Manager {
     }
 }
 
-fn prepared(world: &World, hooks: &str) -> Instance {
-    let volume = world.volume(1);
-    let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", hooks);
-    node.write("/etc/node-agent/config.toml", config(&[volume_at("/mydata", &volume, "xfs")]));
-    node
-}
-
 #[test]
 fn the_service_is_ready_before_the_node_is_and_tells_how_it_goes() {
     let world = World::new();
     let waiting = HOOKS.replace("echo \"configure", "until [ -e /tmp/go ]; do sleep 0.05; done; echo \"configure");
-    let node = prepared(&world, &waiting);
+    let node = node_with(&world, &waiting);
     let manager = Manager::on(&node);
     let mut command = node.agent(&["run"]);
     command.env("NOTIFY_SOCKET", Manager::SOCKET).env("WATCHDOG_USEC", "400000");
@@ -73,7 +65,7 @@ fn the_service_is_ready_before_the_node_is_and_tells_how_it_goes() {
 #[test]
 fn a_hold_is_told_with_its_reason_and_remedy() {
     let world = World::new();
-    let node = prepared(&world, &HOOKS.replace("echo \"configure", "false; echo \"configure"));
+    let node = node_with(&world, &HOOKS.replace("echo \"configure", "false; echo \"configure"));
     let manager = Manager::on(&node);
     let mut service = node.agent(&["run"]).env("NOTIFY_SOCKET", Manager::SOCKET).spawn().unwrap();
 
@@ -98,7 +90,7 @@ esac
 fn a_unit_that_is_installed_but_stopped_is_started_by_retry_and_followed() {
     let world = World::new();
     let waits = "echo \"configure $1\"; until [ -e /tmp/go ]; do sleep 0.05; done; echo \"configure";
-    let node = prepared(&world, &HOOKS.replace("echo \"configure", waits));
+    let node = node_with(&world, &HOOKS.replace("echo \"configure", waits));
     node.run_systemd();
     node.write("/usr/bin/systemctl", SYSTEMCTL);
     node.shell("chmod 0755 /usr/bin/systemctl");
@@ -238,7 +230,7 @@ fn the_service_is_enabled_where_no_systemd_runs_as_in_a_chroot() {
 #[test]
 fn install_says_of_an_older_process_that_it_goes_on() {
     let world = World::new();
-    let node = prepared(&world, HOOKS);
+    let node = node_with(&world, HOOKS);
     node.run_systemd();
     let service = node.agent(&["run"]).spawn().unwrap();
     let pid = service.id();
@@ -257,7 +249,7 @@ fn install_says_of_an_older_process_that_it_goes_on() {
 #[test]
 fn a_retry_with_a_configuration_of_its_own_reads_it_where_the_unit_is_stopped() {
     let world = World::new();
-    let node = prepared(&world, HOOKS);
+    let node = node_with(&world, HOOKS);
     node.run_systemd();
     node.write("/usr/bin/systemctl", SYSTEMCTL);
     node.shell("chmod 0755 /usr/bin/systemctl; mv /etc/node-agent/config.toml /root/mine.toml");
@@ -274,13 +266,9 @@ fn a_retry_with_a_configuration_of_its_own_reads_it_where_the_unit_is_stopped() 
 #[test]
 fn a_service_that_is_told_to_stop_in_a_hook_ends_it_and_exits_cleanly() {
     let world = World::new();
-    let volume = world.volume(1);
-    let node = world.launch();
-    node.write(
-        "/usr/local/lib/node/hooks.sh",
-        HOOKS.replace("echo \"configure", "echo here; sleep 600; echo \"configure"),
-    );
-    node.write("/etc/node-agent/config.toml", config_with("", &[volume_at("/mydata", &volume, "ext4")], ""));
+    let (node, volume) = world.node();
+    node.hooks(HOOKS.replace("echo \"configure", "echo here; sleep 600; echo \"configure"));
+    node.configure(config_with("", &[volume_at("/mydata", &volume, "ext4")], ""));
     let service = node.start_with(&["run"]);
     service.wait_for("| here");
     let began = Instant::now();

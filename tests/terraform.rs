@@ -1,5 +1,5 @@
-//! The Terraform module: it takes the place of the module that the project began with, and what it gives a node is a
-//! configuration that the agent accepts.
+//! The Terraform module: it replaces the module that the project began with, and the agent accepts the configuration that it gives a
+//! node.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -313,7 +313,7 @@ fn what_is_not_the_users_own_takes_less_than_2_kib_of_the_16() {
 }
 
 #[test]
-fn the_binary_is_fetched_and_checked_or_is_in_the_image_and_nothing_waits_for_the_service() {
+fn the_binary_is_fetched_and_checked_or_baked_in_and_nothing_waits_for_the_service() {
     let baked = user_data(&cluster()).unwrap().remove("00").unwrap();
     assert!(baked.contains("[systemctl, start, --no-block, node-agent.service]") && !baked.contains("curl"), "{baked}");
     let fetched = with(cluster(), "node_agent_url", "https://files.example.com/node-agent");

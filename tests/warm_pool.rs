@@ -5,7 +5,7 @@
 mod support;
 
 use ec2_sim::{Fault, FaultRule, GroupSpec, HookSpec, InstanceSpec, VolumeId};
-use support::{GROUP, HOOK, HOOKS, Instance, Outcome, World, config, volume_at, wait_for_state, wait_until};
+use support::{GROUP, HOOK, Instance, Outcome, World, config_for, wait_for_state, wait_until};
 
 const TWO_HOOKS: &str = "kafka-node-01";
 
@@ -13,7 +13,6 @@ const TWO_HOOKS: &str = "kafka-node-01";
 fn launched(world: &World, group: &str) -> (Instance, VolumeId) {
     let volume = world.volume(1);
     let node = world.launch_as(InstanceSpec { group: Some(group.to_owned()), ..InstanceSpec::default() });
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
     wait_for_lifecycle_state(world, &node, "Pending:Wait");
     (node, volume)
 }
@@ -24,10 +23,10 @@ fn wait_for_lifecycle_state(world: &World, node: &Instance, wanted: &str) {
 }
 
 fn text(volume: &VolumeId, group: &str) -> String {
-    config(&[volume_at("/mydata", volume, "xfs")]).replace(GROUP, group)
+    config_for(volume).replace(GROUP, group)
 }
 
-/// Off and on again, with a boot id of its own.
+/// Reboots the node, with a new boot id.
 fn reboot(node: &mut Instance) {
     node.reboot();
     node.shell(
@@ -53,7 +52,7 @@ fn an_instance_launched_again_from_its_warm_pool_is_completed_again() {
         world.sim.set_lifecycle_state(&node.id, by_way_of).unwrap();
         reboot(&mut node);
         if by_way_of == "Pending:Wait" {
-            node.write("/etc/node-agent/config.toml", text(&volume, GROUP));
+            node.configure(text(&volume, GROUP));
             let beats = world.events().calls("autoscaling:RecordLifecycleActionHeartbeat").len();
             let plan = node.start_with(&["plan"]).end();
             plan.must_fail(0, &["would do      identity", "launched anew", "unknown       complete"]);
@@ -72,7 +71,7 @@ fn an_instance_launched_again_from_its_warm_pool_is_completed_again() {
         assert_eq!(node.read("/etc/kafka/server.properties"), "broker.id=00");
         assert_eq!(hooks_run(&node), 2);
         wait_for_lifecycle_state(&world, &node, "InService");
-        // And that was that: the next boot has nothing to do.
+        // The next boot has nothing to do.
         reboot(&mut node);
         node.come_up(&text(&volume, GROUP));
         assert_eq!((hooks_run(&node), world.completions().len()), (2, 2));
@@ -100,7 +99,7 @@ fn an_instance_seen_in_its_warm_pool_is_launched_anew_without_another_boot() {
 fn an_instance_that_goes_back_to_its_pool_in_service_is_launched_anew() {
     let world = World::new();
     let (node, volume) = launched(&world, GROUP);
-    node.write("/etc/node-agent/config.toml", text(&volume, GROUP));
+    node.configure(text(&volume, GROUP));
     let service = node.start_with(&["run"]);
     wait_for_state(&node, "done", &service);
     wait_for_lifecycle_state(&world, &node, "InService");

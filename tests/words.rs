@@ -1,4 +1,4 @@
-//! The words that a person paged at night acts on: each says what is so, and no command leaves a question open.
+//! The messages that a person paged at night acts on: each states what is true and what to do.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -8,7 +8,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ec2_sim::{Fault, FaultRule, InstanceSpec};
 use serde_json::Value;
-use support::{HOOKS, Instance, Running, World, config, config_with, node_with, run, status, volume_at, wait_until};
+use support::{
+    HOOKS, Instance, Running, World, config, config_for, config_with, node_with, run, status, volume_at, wait_until,
+};
 
 const BROKEN: &str = "configure_cluster_node() {\n  [ -e /tmp/repaired ] || { echo 'no such listener'; return 3; }\n}\n\
                       wait_for_healthy_cluster() { :; }\n";
@@ -59,8 +61,7 @@ fn status_lists_every_step_and_calls_no_file_written_that_is_only_fetched() {
     let holder = world.launch_as(InstanceSpec { private_ips: vec!["10.0.1.99".to_owned()], ..InstanceSpec::default() });
     world.sim.attach(&volume, &holder.id, "/dev/sdf").unwrap();
     let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
-    node.write("/etc/node-agent/config.toml", config(&[volume_at("/mydata", &volume, "xfs")]));
+    node.configure(config_for(&volume));
     let service = node.start_with(&["run"]);
     service.wait_for("files: fetched; to be written once the volumes are mounted");
     service.wait_for("wait: ");
@@ -81,10 +82,8 @@ fn status_lists_every_step_and_calls_no_file_written_that_is_only_fetched() {
 #[test]
 fn status_lists_what_comes_after_a_refused_disk() {
     let world = World::new();
-    let volume = world.volume(1);
-    let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
-    node.write("/etc/node-agent/config.toml", config(&[volume_at("/mydata", &volume, "ext4")]));
+    let (node, volume) = world.node();
+    node.configure(config(&[volume_at("/mydata", &volume, "ext4")]));
     node.shell("mkdir -p /mydata && echo precious > /mydata/file");
     let service = node.start_with(&["run"]);
     service.wait_for("held for");
@@ -132,12 +131,12 @@ fn a_failed_hook_says_where_its_text_and_its_files_come_from() {
         ),
     ] {
         let node = world.launch();
-        node.write("/usr/local/lib/node/hooks.sh", BROKEN);
+        node.hooks(BROKEN);
 
         let outcome = node.run(&config(&[]).replace(script, &key));
 
         outcome.must_fail(1, &["code=hook-failed", origin, file]);
-        // The copy in the state directory is gone tomorrow: it is no name for the script.
+        // The copy in the state directory does not last, so it must not be named as the script.
         assert!(!outcome.log.contains("/var/lib/node-agent/fetched"), "{}", outcome.log);
     }
 }
@@ -273,7 +272,6 @@ fn the_schema_shows_the_keys_in_the_order_in_which_one_writes_them() {
 fn a_day_is_said_as_people_say_it() {
     let world = World::new();
     let node = world.launch();
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
     let outcome = node.come_up(&config_with("", &[], "[timeouts]\nhooks = \"1day\""));
     assert!(outcome.log.contains("deadline 1 day)"), "{}", outcome.log);
 }

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_come_free_at_any_moment_is_looked_at_twice_a_second_for_two_minutes_and_then_less_often() {
+    fn what_may_come_free_is_observed_twice_a_second_for_two_minutes_then_less_often() {
         let pauses: Vec<Duration> = delays(Class::Waiting).take(400).collect();
         let brisk = pauses.iter().take_while(|pause| **pause <= Duration::from_millis(500));
         assert!(brisk.clone().count() >= 322, "{pauses:?}");

@@ -16,7 +16,7 @@ use std::thread;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-/// What becomes of a read.
+/// How a read fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// `EIO`, as after the kernel has given a disk up.
@@ -65,17 +65,17 @@ impl BrokenDisk {
         BrokenDisk { path: path.to_owned(), shared }
     }
 
-    /// From now on reads that touch `range` go wrong.
+    /// From now on reads that touch `range` fail.
     pub(crate) fn breaks(&self, range: Range<u64>, fault: Fault) {
         self.shared.state().broken = Some((range, fault));
     }
 
-    /// How many reads went wrong.
+    /// How many reads failed.
     pub(crate) fn struck(&self) -> usize {
         self.shared.state().struck
     }
 
-    /// How many writes came.
+    /// How many writes arrived.
     pub(crate) fn writes(&self) -> usize {
         self.shared.state().writes
     }

@@ -1,4 +1,4 @@
-//! A volume's backing file, and what can be done to it before and seen on it after.
+//! A volume's backing file: preparing it before a run and comparing it afterwards.
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -1,5 +1,5 @@
-//! What disks can carry, made by the real tools where they are small, else from the few bytes by which libblkid knows it;
-//! each such image names its source there (util-linux, libblkid/src). The corpus checks that libblkid does know it.
+//! Contents of disks, made by the real tools where these are small, else from the few bytes by which libblkid recognises them; each
+//! such image names its source file in libblkid (util-linux, libblkid/src). The corpus checks that libblkid does recognise it.
 
 use std::fs;
 use std::io::Read;
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::disk::{Disk, GIB, KIB, MIB};
 
-/// What the file `precious` of every filesystem says.
+/// The contents of the file `precious` on every filesystem.
 pub(crate) const PRECIOUS: &str = "the only copy";
 
 /// An XFS with a file on it.

@@ -1,5 +1,5 @@
-//! The journal of an agent that was killed in a format, planted before a disk: an intent says what the agent meant, and
-//! nothing of what is on the disk.
+//! The journal of an agent that was killed in a format, put beside any disk: an intent says what the agent meant to do, not what is
+//! on the disk.
 
 use std::process::Command;
 

@@ -1,10 +1,10 @@
 //! The magic strings by which libblkid knows what is on a disk (util-linux, `libblkid/src/superblocks` and `partitions`),
-//! each in its place. Alone few of them are enough for libblkid; that it knows whole ones is what `images.rs` is for. All of
-//! them are something of somebody's.
+//! each at its offset. Few of them alone are enough for libblkid, so `images.rs` has whole images. Each of them means that the disk
+//! is in use.
 
-/// Where a magic string lies.
+/// The offset of a magic string.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Place {
+pub(crate) enum Offset {
     Start(u64),
     /// Before the end of the device.
     End(u64),
@@ -13,25 +13,25 @@ pub(crate) enum Place {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Signature {
     pub(crate) name: &'static str,
-    place: Place,
+    place: Offset,
     pub(crate) bytes: &'static [u8],
 }
 
 impl Signature {
     pub(crate) fn offset(&self, size: u64) -> u64 {
         match self.place {
-            Place::Start(offset) => offset,
-            Place::End(offset) => size - offset,
+            Offset::Start(offset) => offset,
+            Offset::End(offset) => size - offset,
         }
     }
 }
 
 const fn start(name: &'static str, offset: u64, bytes: &'static [u8]) -> Signature {
-    Signature { name, place: Place::Start(offset), bytes }
+    Signature { name, place: Offset::Start(offset), bytes }
 }
 
 const fn end(name: &'static str, offset: u64, bytes: &'static [u8]) -> Signature {
-    Signature { name, place: Place::End(offset), bytes }
+    Signature { name, place: Offset::End(offset), bytes }
 }
 
 const KIB: u64 = 1 << 10;

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use nix::unistd::{Whence, lseek};
 
-use crate::scene::{Random, Scene};
+use crate::fixture::{Fixture, Random};
 use crate::trace;
 
 const BLOCK: usize = 4096;
@@ -71,9 +71,9 @@ pub(crate) fn blocks(path: &Path) -> Vec<Block> {
     blocks
 }
 
-/// Where in its work a mkfs is killed.
+/// The point at which a mkfs is killed.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Instant {
+pub(crate) struct KillPoint {
     /// Right before the write with this number.
     pub(crate) write: usize,
     /// In the midst of it: half of its sectors are on the disk.
@@ -83,17 +83,17 @@ pub(crate) struct Instant {
 }
 
 /// Runs the mkfs that is held before its work, and kills it. False if it came to its end before.
-pub(crate) fn kill_held_mkfs(scene: &Scene, instant: Instant) -> bool {
-    let log = scene.lines(&format!("/var/log/mkfs.{}", scene.file_system));
+pub(crate) fn kill_held_mkfs(fixture: &Fixture, instant: KillPoint) -> bool {
+    let log = fixture.lines(&format!("/var/log/mkfs.{}", fixture.file_system));
     let arguments: Vec<_> = log.last().unwrap().split(' ').skip(1).collect();
-    kill_mkfs(scene, &arguments, instant)
+    kill_mkfs(fixture, &arguments, instant)
 }
 
 /// Runs the real mkfs with these arguments, the device last, and kills it. False if it came to its end before.
-pub(crate) fn kill_mkfs(scene: &Scene, arguments: &[&str], instant: Instant) -> bool {
-    let program = Path::new("/usr/sbin").join(format!("mkfs.{}", scene.file_system));
+pub(crate) fn kill_mkfs(fixture: &Fixture, arguments: &[&str], instant: KillPoint) -> bool {
+    let program = Path::new("/usr/sbin").join(format!("mkfs.{}", fixture.file_system));
     // The file below the device: it knows where it has data.
-    let disk = scene.world.sim.volume_state(&scene.volume).unwrap().backing_file;
+    let disk = fixture.world.sim.volume_state(&fixture.volume).unwrap().backing_file;
     let killed = trace::kill_before_write(&program, arguments, instant.write, instant.halfway);
     let device = OpenOptions::new().write(true).open(arguments.last().unwrap()).unwrap();
     device.sync_all().unwrap();
@@ -110,12 +110,12 @@ pub(crate) fn kill_mkfs(scene: &Scene, arguments: &[&str], instant: Instant) -> 
 }
 
 /// Writes a part of what the mkfs that is held before its work would write.
-pub(crate) fn write(scene: &Scene, torn: Torn) {
-    let program = format!("mkfs.{}", scene.file_system);
-    let log = scene.lines(&format!("/var/log/{program}"));
+pub(crate) fn write(fixture: &Fixture, torn: Torn) {
+    let program = format!("mkfs.{}", fixture.file_system);
+    let log = fixture.lines(&format!("/var/log/{program}"));
     let mut arguments: Vec<_> = log.last().unwrap().split(' ').skip(1).collect();
     let device = arguments.pop().unwrap();
-    let model = scene.world.dir().join("model");
+    let model = fixture.world.dir().join("model");
     File::create(&model).unwrap().set_len(1 << 30).unwrap();
     assert!(Command::new(&program).args(&arguments).arg(&model).status().unwrap().success());
     let device = OpenOptions::new().write(true).open(device).unwrap();

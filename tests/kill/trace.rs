@@ -21,7 +21,7 @@ use crate::support::Running;
 /// Grows ext4 and XFS: `EXT4_IOC_RESIZE_FS` and `XFS_IOC_FSGROWFSDATA` of the kernel.
 const GROW: [u64; 2] = [0x4008_6610, 0x4010_586e];
 
-/// What the agent publishes there it never reads back, and a power cut takes it away.
+/// The agent never reads back what it publishes there, and a power cut removes it.
 const RUNTIME: &str = " /run/node-agent";
 
 /// Follows the agent, asking before each effect, told by name and number, whether to go on. Returns false once it was told

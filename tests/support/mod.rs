@@ -1,7 +1,7 @@
-//! What every scenario needs: a simulated EC2, machines to run the real agent on, and a look at what came of it.
+//! What every scenario needs: a simulated EC2, machines on which the real agent runs, and ways to inspect the result.
 //!
-//! Everything a test makes lies on a tmpfs in a mount namespace of the test's thread, so that nothing outlives it, also when
-//! it is killed.
+//! All files of a test lie on a tmpfs in a mount namespace of the test's thread, so that nothing outlives the test, even when it is
+//! killed.
 
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each scenario uses its part")]
 
@@ -27,8 +27,8 @@ pub const IP: &str = "10.0.1.10";
 pub const GROUP: &str = "kafka-node-00";
 /// The launch hook.
 pub const HOOK: &str = "kafka-node-asg-hook";
-/// The agent on this host, for tests without a [`World`], which may hide it: the one that `NODE_AGENT` names, such as a static
-/// binary that is to be shipped; else the one just built.
+/// The agent on this host, for tests without a [`World`], which may hide it: the binary that `NODE_AGENT` names, such as a static
+/// release build, or else the one just built.
 pub static AGENT: LazyLock<String> =
     LazyLock::new(|| std::env::var("NODE_AGENT").unwrap_or_else(|_| just_built().display().to_string()));
 /// The agent on a machine.
@@ -36,9 +36,9 @@ pub const PROGRAM: &str = "/opt/under-test/node-agent";
 /// The same file where packages install it, so that remedies name commands as they do on most nodes.
 pub const INSTALLED: &str = "/usr/bin/node-agent";
 /// Where a node's configuration is.
-const CONFIG_PATH: &str = "/etc/node-agent/config.toml";
+pub const CONFIG_PATH: &str = "/etc/node-agent/config.toml";
 /// Where its hook script is.
-const HOOKS_PATH: &str = "/usr/local/lib/node/hooks.sh";
+pub const HOOKS_PATH: &str = "/usr/local/lib/node/hooks.sh";
 /// What the simulator's https server is verified against.
 pub const CA: &str = "/etc/ssl/simulator.pem";
 /// A run that takes longer than this is stuck.
@@ -52,40 +52,40 @@ fn just_built() -> PathBuf {
     beside.filter(|beside| beside.exists()).unwrap_or(built)
 }
 
-/// Where the scenario's files are: a tmpfs on /tmp that only this thread and what it starts sees.
-struct Ground;
+/// A tmpfs on /tmp for the scenario's files, visible to this thread and its children alone.
+struct PrivateTmp;
 
-impl Ground {
+impl PrivateTmp {
     const DIR: &str = "/tmp";
     /// The agent, wherever on the host it is.
     const AGENT: &str = "/tmp/node-agent";
 
-    fn new() -> Ground {
+    fn new() -> PrivateTmp {
         unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace; the scenarios need root");
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-        // Opened before, because the target folder may be below /tmp. Where another world of this thread hides it, that one
-        // has it.
-        let agent = File::open(AGENT.as_str()).or_else(|_| File::open(Ground::AGENT));
+        // Opened before the tmpfs hides it, because the target folder may be below /tmp. Where an earlier world of this thread hides it,
+        // that world has a copy.
+        let agent = File::open(AGENT.as_str()).or_else(|_| File::open(PrivateTmp::AGENT));
         let agent = agent.unwrap_or_else(|error| panic!("{}: {error}", AGENT.as_str()));
         let path = format!("/proc/self/fd/{}", agent.as_raw_fd());
-        mount(Some("tmpfs"), Ground::DIR, Some("tmpfs"), MsFlags::empty(), Some("mode=0755")).unwrap();
-        File::create(Ground::AGENT).unwrap();
-        mount(Some(path.as_str()), Ground::AGENT, none, MsFlags::MS_BIND, none).unwrap();
-        Ground
+        mount(Some("tmpfs"), PrivateTmp::DIR, Some("tmpfs"), MsFlags::empty(), Some("mode=0755")).unwrap();
+        File::create(PrivateTmp::AGENT).unwrap();
+        mount(Some(path.as_str()), PrivateTmp::AGENT, none, MsFlags::MS_BIND, none).unwrap();
+        PrivateTmp
     }
 
     /// Boots a machine that has the agent.
     fn boot(disk: &RootDisk, by_id: &Path) -> Machine {
-        let agent = Path::new(Ground::AGENT);
+        let agent = Path::new(PrivateTmp::AGENT);
         Machine::boot_with(disk, by_id, &[(agent, Path::new(PROGRAM)), (agent, Path::new(INSTALLED))]).unwrap()
     }
 }
 
-impl Drop for Ground {
+impl Drop for PrivateTmp {
     fn drop(&mut self) {
-        // The next world of this thread mounts its own; the namespace takes along what is left.
-        let _ = umount2(Ground::DIR, MntFlags::MNT_DETACH);
+        // The next world of this thread mounts its own; what is left ends with the namespace.
+        let _ = umount2(PrivateTmp::DIR, MntFlags::MNT_DETACH);
     }
 }
 
@@ -93,7 +93,7 @@ impl Drop for Ground {
 pub struct World {
     pub sim: Sim,
     /// Unmounted last.
-    _ground: Ground,
+    _tmp: PrivateTmp,
 }
 
 impl World {
@@ -107,17 +107,17 @@ impl World {
     }
 
     pub fn with_hook(hook: &HookSpec, change: impl FnOnce(&mut SimConfig)) -> World {
-        let ground = Ground::new();
-        let mut config = SimConfig { work_dir: Path::new(Ground::DIR).join("aws"), ..SimConfig::default() };
+        let tmp = PrivateTmp::new();
+        let mut config = SimConfig { work_dir: Path::new(PrivateTmp::DIR).join("aws"), ..SimConfig::default() };
         change(&mut config);
         let sim = Sim::start_blocking(config).unwrap();
         let hook = HookSpec { name: HOOK.to_owned(), ..hook.clone() };
         sim.create_group(GroupSpec { name: GROUP.to_owned(), hooks: vec![hook] }).unwrap();
-        World { sim, _ground: ground }
+        World { sim, _tmp: tmp }
     }
 
     pub fn dir(&self) -> &Path {
-        Path::new(Ground::DIR)
+        Path::new(PrivateTmp::DIR)
     }
 
     pub fn volume(&self, gib: u64) -> VolumeId {
@@ -125,19 +125,32 @@ impl World {
     }
 
     pub fn launch(&self) -> Instance {
-        self.launch_as(InstanceSpec { group: Some(GROUP.to_owned()), ..InstanceSpec::default() })
+        self.launch_as(in_group())
     }
 
-    /// Launches an instance with a fresh root disk, and boots its machine.
+    /// Launches an instance, and makes a volume for it.
+    pub fn node(&self) -> (Instance, VolumeId) {
+        let volume = self.volume(1);
+        (self.launch(), volume)
+    }
+
+    /// As [`World::launch`], with a role that may not call these actions.
+    pub fn launch_without(&self, denied: &[&str]) -> Instance {
+        let denied = denied.iter().map(|action| (*action).to_owned()).collect();
+        self.launch_as(InstanceSpec { denied, ..in_group() })
+    }
+
+    /// Launches an instance with a fresh root disk, and boots its machine, which has [`HOOKS`] in place.
     pub fn launch_as(&self, spec: InstanceSpec) -> Instance {
         let dir = tempfile::Builder::new().prefix("machine-").tempdir_in(self.dir()).unwrap().keep();
         let by_id = dir.join("by-id");
         let id = self.sim.launch(InstanceSpec { by_id_dir: by_id.clone(), ..spec }).unwrap();
         let disk = RootDisk::create(dir.join("disk")).unwrap();
-        let machine = Ground::boot(&disk, &by_id);
+        let machine = PrivateTmp::boot(&disk, &by_id);
         let instance = Instance { id, sim: self.sim.clone(), dir, disk, by_id, machine: Some(machine) };
         // The scenario's own directory is on a mount that the machine does not see.
         instance.write(CA, fs::read(self.sim.ca_pem_path()).unwrap());
+        instance.hooks(HOOKS);
         instance
     }
 
@@ -145,7 +158,7 @@ impl World {
         self.sim.events()
     }
 
-    /// The results sent to Auto Scaling that took effect.
+    /// The lifecycle results sent to Auto Scaling that took effect.
     pub fn completions(&self) -> Vec<String> {
         let events = self.events();
         events
@@ -171,10 +184,10 @@ impl Instance {
         self.machine.as_ref().expect("the machine is off")
     }
 
-    /// Off and on again: what was mounted is not any more, the root disk is as it was.
+    /// Reboots the machine: mounts are gone, the root disk stays.
     pub fn reboot(&mut self) {
         self.machine = None;
-        self.machine = Some(Ground::boot(&self.disk, &self.by_id));
+        self.machine = Some(PrivateTmp::boot(&self.disk, &self.by_id));
     }
 
     /// The machine stops and EC2 terminates the instance.
@@ -192,11 +205,21 @@ impl Instance {
         self.machine().inside(write).unwrap();
     }
 
+    /// Puts a hook script in the place of the one that is there.
+    pub fn hooks(&self, script: impl AsRef<[u8]> + Send + Sync) {
+        self.write(HOOKS_PATH, script);
+    }
+
+    /// Puts a configuration in its place.
+    pub fn configure(&self, config: impl AsRef<[u8]> + Send + Sync) {
+        self.write(CONFIG_PATH, config);
+    }
+
     pub fn read(&self, path: &str) -> String {
         self.machine().read(path).unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 
-    /// Runs a shell command on the machine and returns what it printed; it must succeed.
+    /// Runs a shell command on the machine, which must succeed, and returns its output.
     pub fn shell(&self, script: &str) -> String {
         let output = self.machine().command("bash").args(["-ec", script]).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
@@ -204,12 +227,12 @@ impl Instance {
         text
     }
 
-    /// As far as the agent can tell, systemd runs from here on, and shares its mounts with the agent.
+    /// Makes the agent believe that systemd runs and shares its mounts with the agent.
     pub fn run_systemd(&self) {
         self.run_systemd_with("ln -sf /proc/self/ns/mnt /proc/1/ns/mnt");
     }
 
-    /// The same, but its mounts are others.
+    /// As [`Instance::run_systemd`], with mounts of its own.
     pub fn run_systemd_apart(&self) {
         self.run_systemd_with("rm -f /proc/1/ns/mnt; touch /proc/1/ns/mnt");
     }
@@ -224,7 +247,7 @@ impl Instance {
 
     /// Starts the agent with this configuration.
     pub fn start(&self, config: &str) -> Running {
-        self.write("/etc/node-agent/config.toml", config.to_owned());
+        self.configure(config);
         self.start_with(&["run", "--once"])
     }
 
@@ -233,7 +256,7 @@ impl Instance {
         self.start_program(PROGRAM, arguments)
     }
 
-    /// Starts an agent of the machine with these arguments.
+    /// Starts this agent on the machine with these arguments.
     pub fn start_program(&self, program: &str, arguments: &[&str]) -> Running {
         let log = tempfile::Builder::new().prefix("agent-").suffix(".log").tempfile_in(&self.dir).unwrap();
         let (file, path) = log.keep().unwrap();
@@ -271,7 +294,7 @@ impl Instance {
         outcome
     }
 
-    /// Whether the process whose id is in this file runs; one that only waits to be reaped does not.
+    /// Whether the process whose id is in this file runs; a zombie does not.
     pub fn is_alive(&self, pid_file: &str) -> bool {
         runs(self.read(pid_file).trim())
     }
@@ -282,14 +305,15 @@ impl Instance {
 }
 
 impl Drop for Instance {
-    /// Hooks outlive a killed agent, and what they start outlives them: it ends with its instance, by whose id it is known.
+    /// Hooks outlive a killed agent, and their children outlive the hooks: all of them are found by the instance's id in their
+    /// environment, and killed.
     fn drop(&mut self) {
         let mark = format!("INSTANCE_ID={}", self.id.as_str());
         for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             let environment = fs::read(process.path().join("environ")).unwrap_or_default();
             if environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()) {
-                // One that has ended meanwhile needs no signal.
+                // It may have ended meanwhile.
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
         }
@@ -312,7 +336,7 @@ impl Running {
         fs::read_to_string(&self.log).unwrap()
     }
 
-    /// Waits until the log contains this; in vain, where the agent has ended without it.
+    /// Waits until the log contains this text; panics if the agent ends without it.
     pub fn wait_for(&self, text: &str) {
         let missing = || format!("{text:?} never appeared in\n{}", self.log());
         wait_until(
@@ -347,7 +371,7 @@ impl Drop for Running {
     }
 }
 
-/// A process that does not outlive its test, also where that fails.
+/// A process that is killed at the end of its test, also of one that fails.
 pub struct Guarded(pub std::process::Child);
 
 impl Drop for Guarded {
@@ -357,13 +381,13 @@ impl Drop for Guarded {
     }
 }
 
-/// Whether this process runs; one that only waits to be reaped does not.
+/// Whether this process runs; a zombie does not.
 pub fn runs(pid: impl Display) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     status.lines().any(|line| line.starts_with("State:") && !line.contains("(zombie)"))
 }
 
-/// What came of a run.
+/// The result of a run.
 pub struct Outcome {
     pub code: Option<i32>,
     pub took: Duration,
@@ -371,7 +395,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The run must have ended with this code, and have said each of these.
+    /// The run must have ended with this exit code and have logged each of these texts.
     pub fn must_fail(&self, code: i32, said: &[&str]) {
         assert_eq!(self.code, Some(code), "{}", self.log);
         for text in said {
@@ -385,19 +409,32 @@ impl Outcome {
     }
 }
 
+/// An instance of the group.
+pub fn in_group() -> InstanceSpec {
+    InstanceSpec { group: Some(GROUP.to_owned()), ..InstanceSpec::default() }
+}
+
 /// A node with one volume and this hook script, configured and not started.
 pub fn node_with(world: &World, hooks: &str) -> Instance {
     let volume = world.volume(1);
     let node = world.launch();
-    node.write(HOOKS_PATH, hooks);
-    node.write(CONFIG_PATH, config(&[volume_at("/mydata", &volume, "xfs")]));
+    node.hooks(hooks);
+    node.configure(config_for(&volume));
     node
+}
+
+/// A node with this hook script, and its service, once the service has logged this text.
+pub fn serving(world: &World, hooks: &str, said: &str) -> (Instance, Running) {
+    let node = node_with(world, hooks);
+    let service = node.start_with(&["run"]);
+    service.wait_for(said);
+    (node, service)
 }
 
 /// Starts the service with this hook script and this configuration.
 pub fn serve(node: &Instance, hooks: &str, config: &str) -> Running {
-    node.write(HOOKS_PATH, hooks);
-    node.write(CONFIG_PATH, config);
+    node.hooks(hooks);
+    node.configure(config);
     node.start_with(&["run"])
 }
 
@@ -406,13 +443,13 @@ pub fn run(node: &Instance, arguments: &[&str]) -> Outcome {
     node.start_with(arguments).end()
 }
 
-/// Has a service end as systemd does, and waits for that.
+/// Stops a service as systemd does, and waits for its end.
 pub fn stop(service: Running) {
     service.signal(Signal::SIGTERM);
     service.end();
 }
 
-/// Each case in a world of its own, some at a time.
+/// Checks all cases, some at a time, each in a thread of its own: a world belongs to its thread.
 pub fn each<T: Sync>(cases: &[T], check: impl Fn(&T) + Sync) {
     for some in cases.chunks(5) {
         thread::scope(|scope| {
@@ -423,13 +460,13 @@ pub fn each<T: Sync>(cases: &[T], check: impl Fn(&T) + Sync) {
     }
 }
 
-/// The hooks that were called, in order.
+/// The hook functions that were called, in order.
 pub fn hooks_called(node: &Instance) -> Vec<String> {
     let log = node.machine().read("/var/log/hooks.log").unwrap_or_default();
     log.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect()
 }
 
-/// How many heartbeats Auto Scaling has taken.
+/// How many heartbeats Auto Scaling has accepted.
 pub fn heartbeats(world: &World) -> usize {
     world.events().calls("autoscaling:RecordLifecycleActionHeartbeat").len()
 }
@@ -442,12 +479,12 @@ pub fn status(node: &Instance) -> (serde_json::Value, i32) {
     (document, output.status.code().unwrap())
 }
 
-/// Waits until `status` tells this state of the node.
+/// Waits until `status` shows this state.
 pub fn wait_for_state(node: &Instance, state: &str, service: &Running) {
     wait_until(|| status(node).0["state"] == state, || format!("never {state}: {}\n{}", status(node).0, service.log()));
 }
 
-/// Waits, within reason, for something that will come to hold.
+/// Waits until the condition holds; panics with `otherwise` after [`STUCK`].
 pub fn wait_until(mut holds: impl FnMut() -> bool, otherwise: impl FnOnce() -> String) {
     let began = Instant::now();
     while !holds() {
@@ -465,6 +502,11 @@ wait_for_healthy_cluster() {
   echo "health $1 $2 $ASG_NAME" >> /var/log/hooks.log
 }
 "#;
+
+/// A whole configuration: this volume, with XFS, at `/mydata`; one file, the hooks at their usual place, the lifecycle.
+pub fn config_for(volume: &VolumeId) -> String {
+    config(&[volume_at("/mydata", volume, "xfs")])
+}
 
 /// A whole configuration: these volumes, one file, the hooks at their usual place, the lifecycle.
 pub fn config(volumes: &[String]) -> String {

@@ -1,4 +1,4 @@
-//! A cluster as a user of the Terraform module has it, and what the module makes of it.
+//! A cluster as a user of the Terraform module describes it, and the module's results for it.
 
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test uses its part")]
 
@@ -16,7 +16,7 @@ pub const NODE: &str = "packaging/terraform/modules/node-module";
 pub const REGION: &str = "eu-central-1";
 pub const ACCOUNT: &str = "123456789012";
 
-/// A hook script, as a user has it.
+/// A user's hook script.
 pub const SCRIPT: &str = "configure_cluster_node() {\n  systemctl start kafka\n}\nwait_for_healthy_cluster() {\n  kafka-check \"$1\" \"$2\"\n}\n";
 
 /// Three nodes as in the seed's usage example.

@@ -147,12 +147,12 @@ impl Module {
 }
 
 impl Instance<'_> {
-    /// What an expression comes to here.
+    /// The value of an expression here.
     pub fn evaluate(&self, expression: &Expression) -> Result<Value, String> {
         evaluate(expression, &self.context)
     }
 
-    /// What an attribute of a block comes to here.
+    /// The value of a block's attribute here.
     pub fn value(&self, body: &Body, name: &str) -> Value {
         self.evaluate(attribute(body, name).unwrap_or_else(|| panic!("there is no {name}"))).unwrap()
     }
@@ -210,7 +210,7 @@ fn check(body: &Body, kind: &str, context: &Context) -> Result<(), String> {
     Ok(())
 }
 
-/// A value made to be of a type, as Terraform does with a module's inputs.
+/// A value converted to a type, as Terraform converts a module's inputs.
 fn convert(value: &Value, of_type: &Expression) -> Result<Value, String> {
     if value.is_null() {
         return Ok(Value::Null);

@@ -1,4 +1,4 @@
-//! What else lives on the machine: hardening for all its services, people who isolate and stop targets, a boot without a network.
+//! The rest of the machine: hardening drop-ins for all services, operators who isolate and stop targets, a boot without a network.
 
 use std::process::Command;
 use std::time::Duration;
@@ -19,7 +19,7 @@ const HOOKS: &str =
 /// A drop-in for all services, as hardening guides have it.
 const FOR_ALL: &str = "/etc/systemd/system/service.d/hardening.conf";
 
-/// What the agent says of its node.
+/// The agent's status of its node.
 fn told(shell: &mut Shell) -> (serde_json::Value, i32) {
     let (said, code) = shell.attempt("node-agent status --json");
     (serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}")), code)
@@ -29,17 +29,17 @@ fn is_active(shell: &mut Shell, unit: &str) -> bool {
     shell.attempt(&format!("systemctl is-active {unit}")).1 == 0
 }
 
-/// Whether process 1, and with it the machine, has the volume in its place.
+/// Whether process 1, and with it the whole machine, sees the volume mounted.
 fn host_has_it(shell: &mut Shell) -> bool {
     shell.attempt("grep --quiet ' /mydata ' /proc/1/mountinfo").1 == 0
 }
 
-/// What was logged since the machine was switched on, for a failure.
+/// The log since the machine was switched on, for a failed assertion.
 fn journal_of_this_boot(shell: &mut Shell) -> String {
     shell.run("journalctl --quiet --boot --no-hostname --output=short-monotonic | tail --lines=80")
 }
 
-/// A machine whose node is up with one volume, and its application on that.
+/// A machine whose node is up, with one volume and an application on it.
 fn in_service(world: &World) -> (VolumeId, Machine, Shell) {
     let volume = world.volume(VOLUMES[0]);
     let image = world.bake(prepare_with_package);
@@ -51,7 +51,7 @@ fn in_service(world: &World) -> (VolumeId, Machine, Shell) {
     (volume, machine, shell)
 }
 
-/// Waits until the agent has come to an end of any kind.
+/// Waits until the agent is done, holds, or has failed.
 fn settled(shell: &mut Shell) {
     shell.wait_for("node-agent status >/dev/null; [ $? -ne 3 ]");
 }
@@ -146,7 +146,7 @@ fn applications_survive_isolate_and_a_stopped_target_is_said() {
     assert_started(&mut shell, &volume, 1);
     assert_eq!(told(&mut shell).1, 0);
 
-    // Whoever stops the target stops the applications, and is named by status, metrics and log.
+    // Stopping the target stops the applications; status, metrics and log say so.
     shell.run("systemctl stop node-agent-mounted.target");
     assert!(!is_active(&mut shell, "example-application.service"));
     let (status, code) = told(&mut shell);
@@ -199,7 +199,7 @@ fn another_filesystem_at_a_reboot_starts_no_application_until_it_is_accepted() {
     machine.power_off();
 }
 
-/// When a unit became active, in this boot; none where it has not.
+/// When a unit became active in this boot; none if it has not.
 fn since_boot(shell: &mut Shell, unit: &str) -> Option<Duration> {
     Some(moment(shell, "ActiveEnter", unit)).filter(|time| !time.is_zero())
 }
@@ -213,7 +213,7 @@ fn a_node_in_service_with_cloud_init_waits_for_no_network_at_a_reboot() {
 
     machine.power_on();
     machine.link(false);
-    // Logins wait as long as the network does; the console tells.
+    // Logins wait for the network, so the console is read.
     machine.wait_until("the application starts", || machine.console().contains("Started example-application.service"));
     let console = machine.console();
     assert!(!console.contains("Reached target network-pre.target"), "{console}");

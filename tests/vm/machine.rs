@@ -1,7 +1,7 @@
-//! An emulated machine that takes itself for an EC2 instance.
+//! An emulated machine that looks like an EC2 instance to its software.
 //!
-//! Its hardware outlives its power: root disk, console log, and a rack into which EBS volumes are plugged as NVMe disks, while
-//! it runs (by QMP) or while it is off (on QEMU's command line).
+//! Root disk, console log and the rack of NVMe slots outlive a power cut. EBS volumes are plugged into the rack while the machine
+//! runs (by QMP) or while it is off (on QEMU's command line).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -27,7 +27,7 @@ const SLOTS: usize = 4;
 /// The metadata service's address (EC2 user guide), at which QEMU's network shows the host's loopback address to its guest.
 pub const HOST: &str = "169.254.169.254";
 
-/// What all machines of a world have in common.
+/// The settings that all machines of a world share.
 #[derive(Debug, Clone)]
 pub struct Platform {
     /// The kernel, which has what the root disk needs built in.
@@ -52,7 +52,7 @@ impl std::fmt::Debug for Rack {
 struct Plugged {
     /// Slot and backing file of each.
     volumes: BTreeMap<VolumeId, (usize, PathBuf)>,
-    /// Those that the guest was asked to let go of, and how often it had done so before.
+    /// Volumes that the guest was asked to release, and how often it had released one before.
     leaving: BTreeMap<VolumeId, usize>,
     /// Of the machine while it is on.
     qmp: Option<Arc<Qmp>>,
@@ -75,7 +75,7 @@ fn disk(volume: &VolumeId) -> String {
     format!("disk-{}", serial(volume))
 }
 
-/// QEMU tells that the guest has let go of it.
+/// QEMU's event for a device that the guest has released.
 fn deleted(volume: &VolumeId) -> impl Fn(&Value) -> bool {
     let disk = disk(volume);
     move |event| event["event"] == "DEVICE_DELETED" && event["data"]["device"] == disk.as_str()
@@ -102,7 +102,7 @@ impl Slots for Rack {
     fn unplug(&self, volume: &VolumeId) {
         let mut plugged = self.0.lock().unwrap();
         if let Some(qmp) = &plugged.qmp {
-            // The guest is asked, and says when: that is looked for below.
+            // The guest is asked, and releases the device later: see below.
             let before = qmp.count(deleted(volume));
             let _ = qmp.execute("device_del", json!({ "id": disk(volume) }));
             plugged.leaving.insert(volume.clone(), before);
@@ -252,12 +252,12 @@ impl Machine {
         self.running.as_ref().unwrap_or_else(|| panic!("{} is off", self.id))
     }
 
-    /// A login shell of root's that nothing else uses.
+    /// A root login shell for the test alone.
     pub fn shell(&self) -> Shell {
         self.login("shell")
     }
 
-    /// Another one, an operator's.
+    /// A second root login shell, for an operator.
     pub fn operator(&self) -> Shell {
         self.login("operator")
     }
@@ -271,12 +271,12 @@ impl Machine {
         shell
     }
 
-    /// What the console shows since it was switched on.
+    /// The console's text since the machine was switched on.
     pub fn console(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.file("console.log")).unwrap_or_default()).into_owned()
     }
 
-    /// Waits until something is so, by looking often.
+    /// Waits until the condition holds.
     pub fn wait_until(&self, what: &str, so: impl Fn() -> bool) {
         let end = Instant::now() + STUCK;
         while !so() {
@@ -294,7 +294,7 @@ impl Machine {
     /// Ends QEMU where it runs.
     fn kill(&mut self) {
         if let Some(mut running) = self.running.take() {
-            // First: what is plugged from now on is there when it is switched on.
+            // Before QEMU ends: a volume plugged from now on is there at the next start.
             self.rack.0.lock().unwrap().qmp = None;
             let _ = running.qemu.kill();
             let _ = running.qemu.wait();
@@ -302,7 +302,7 @@ impl Machine {
         }
     }
 
-    /// Asks the guest for an orderly end, and waits for it.
+    /// Shuts the guest down and waits for it.
     pub fn power_off(&mut self) {
         self.running().qmp.execute("system_powerdown", json!({})).unwrap();
         let mut running = self.running.take().expect("it is on");

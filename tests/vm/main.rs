@@ -30,7 +30,7 @@ use world::{GROUP, HOOK, Root, World};
 /// A machine that needs longer for anything is stuck: its first boot takes one and a half minutes on two idle cores.
 const STUCK: Duration = Duration::from_mins(8);
 
-/// What the example of an application that must not start without its disk starts: it notes on which disk its data is.
+/// The program of the example application that must not start without its disk: it records which disk its data is on.
 const APPLICATION: &str = "#!/bin/sh
 disk=$(findmnt --noheadings --output SOURCE --target /mydata)
 cat /proc/sys/kernel/random/boot_id >>/mydata/application
@@ -39,7 +39,7 @@ cat /sys/block/${disk#/dev/}/device/serial >>/var/log/application
 exec sleep infinity
 ";
 
-/// Kafka, as far as the user data of the examples knows it. It is healthy as soon as somebody says so.
+/// The part of Kafka that the example user data calls. It is healthy once /run/healthy exists.
 const KAFKA_TOPICS: &str = "#!/bin/sh
 echo \"$@\" >>/var/log/kafka-topics
 [ -e /run/healthy ] || echo 'Topic: events Partition: 3 Leader: 1 Replicas: 1,0 Isr: 1'
@@ -102,8 +102,8 @@ fn instance(user_data: &str) -> InstanceSpec {
     InstanceSpec { user_data: Some(user_data.as_bytes().to_vec()), ..InstanceSpec::default() }
 }
 
-/// What must be so on any machine whose node is up: the right disk in its place, and no application but on it, at each of its
-/// `starts` since the root disk was new.
+/// What must hold on any machine whose node is up: the right disk is mounted, and the application ran on it and nowhere else, in each
+/// of its `starts` since the root disk was new.
 fn assert_in_order(shell: &mut Shell, volume: &VolumeId, starts: usize) {
     assert_eq!(shell.run("findmnt --noheadings --output FSTYPE /mydata; stat --format %U /mydata"), "xfs\nkafka");
     assert_started(shell, volume, starts);
@@ -149,7 +149,7 @@ fn lifecycle_calls(world: &World, since: usize) -> Vec<String> {
 }
 
 #[test]
-fn user_data_brings_a_node_up_on_its_first_boot_again_after_a_reboot_and_on_its_successor() {
+fn user_data_brings_a_node_up_at_its_first_boot_at_a_reboot_and_on_its_successor() {
     let world = World::new("user-data", "cloud");
     let volume = world.volume(VOLUMES[0]);
     let image = world.bake(prepare);
@@ -162,7 +162,7 @@ fn user_data_brings_a_node_up_on_its_first_boot_again_after_a_reboot_and_on_its_
         filled
     };
 
-    // The first boot. Until somebody looked around, the node is not healthy.
+    // The first boot. The node becomes healthy only after the checks below.
     let mut machine = world.launch(&image, instance(&fetched_from("packaging/user-data/cloud-config.yaml")));
     machine.power_on();
     let mut shell = machine.shell();
@@ -230,7 +230,7 @@ wait_for_healthy_cluster() {
 "#;
 
 #[test]
-fn a_baked_image_comes_up_grows_its_volumes_at_a_reboot_and_is_replaced_without_a_format() {
+fn a_baked_image_comes_up_grows_at_a_reboot_and_is_replaced_without_a_format() {
     let world = World::new("baked", "plain");
     let volumes = VOLUMES.map(|id| world.volume(id));
     let image = world.bake(prepare_with_package);
@@ -244,7 +244,7 @@ fn a_baked_image_comes_up_grows_its_volumes_at_a_reboot_and_is_replaced_without_
     assert!(!journal(&mut shell, "complete").is_empty());
     let made = uuids(&mut shell);
 
-    // Larger while the machine is down.
+    // The volumes are enlarged while the machine is down.
     machine.power_off();
     for volume in &volumes {
         world.sim.grow_volume(volume, 3 << 30).unwrap();
@@ -312,7 +312,7 @@ fn an_operator_whose_terminal_is_cut_off_has_repaired_the_node_all_the_same() {
     let volumes = [world.volume(VOLUMES[0])];
     let image = world.bake(|root| {
         prepare_with_package(root);
-        // A terminal for him, as there is one for this test.
+        // A terminal for the operator, like the test's own.
         root.run(
             "cp -r /etc/systemd/system/serial-getty@ttyS{1,2}.service.d; systemctl enable serial-getty@ttyS2.service",
         );
@@ -322,7 +322,7 @@ fn an_operator_whose_terminal_is_cut_off_has_repaired_the_node_all_the_same() {
     let mut shell = machine.shell();
     shell.wait_for("systemctl show --property StatusText node-agent.service | grep held");
 
-    // On a terminal of his own.
+    // On the operator's terminal.
     let mut operator = machine.operator();
     let (told, code) = operator.attempt("node-agent status");
     assert_eq!(code, 1, "{told}");
@@ -330,7 +330,7 @@ fn an_operator_whose_terminal_is_cut_off_has_repaired_the_node_all_the_same() {
     operator.run("touch /run/repaired");
     operator.send("node-agent retry; echo never told\n");
     operator.read_until("at work", Instant::now() + Duration::from_secs(60)).expect("the hook's own words");
-    // The line hangs up: everybody on it is told, and what they write goes nowhere.
+    // The line hangs up: its processes get SIGHUP, and their output is lost.
     shell.run("systemctl stop serial-getty@ttyS2.service");
     shell.wait_for("! pgrep --full 'node-agent retry'");
     assert_eq!(world.completions(&machine.id), [""; 0]);
@@ -342,7 +342,7 @@ fn an_operator_whose_terminal_is_cut_off_has_repaired_the_node_all_the_same() {
     machine.power_off();
 }
 
-/// Hooks that write on both volumes what must outlive a power cut, and tell on the console what it was.
+/// Hooks that write on both volumes data that must survive a power cut, and print it on the console.
 const DURABLE: &str = r#"configure_cluster_node() {
   for volume in /mydata /archive; do
     [ -e $volume/precious ] && continue
@@ -368,8 +368,8 @@ enum Cut {
     Part(f64),
 }
 
-/// The power fails, and comes back; the node comes up all the same, with what was written before. Returns how long the boot
-/// after it took, from the attach call or the power button to CONTINUE, and whether the cut came when it was to come.
+/// Cuts the power and restores it; the node must come up with the data written before. Returns how long the boot after it took, from
+/// the attach call or the power button to CONTINUE, and whether the cut came at the intended moment.
 fn cut_and_come_up(world: &World, image: &Path, number: usize, cut: Option<Cut>, way: Duration) -> (Duration, bool) {
     let volumes = ["a", "b"].map(|which| world.volume(&format!("vol-{which:0>9}{number:08}")));
     let mut machine = world.launch(image, instance(&settings(&volumes, DURABLE)));
@@ -402,7 +402,7 @@ fn cut_and_come_up(world: &World, image: &Path, number: usize, cut: Option<Cut>,
     let after = machine.console();
     let mut shell = machine.shell();
     let sum = shell.run("cat /mydata/precious /archive/precious | sha256sum");
-    // What was told before the cut was on the disks before.
+    // What was printed before the cut had been synced to the disks.
     let told = before.split_once("durable: ").and_then(|(_, rest)| rest.lines().next()).map(str::trim);
     let told = told.filter(|told| told.len() == sum.len());
     if let Some(told) = told {

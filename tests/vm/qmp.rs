@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 /// QEMU answers within milliseconds; under full load within seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A connection. What QEMU tells by itself is kept.
+/// A connection. QEMU's events are kept.
 pub struct Qmp {
     /// One command at a time, and its answer.
     line: Mutex<(UnixStream, Receiver<Value>)>,
@@ -44,7 +44,7 @@ impl Qmp {
         Ok(qmp)
     }
 
-    /// Has a command carried out, and returns what it returns.
+    /// Runs a command and returns its result.
     pub fn execute(&self, command: &str, arguments: Value) -> io::Result<Value> {
         let (stream, answers) = &mut *self.line.lock().unwrap();
         writeln!(stream, "{}", json!({ "execute": command, "arguments": arguments }))?;
@@ -55,12 +55,12 @@ impl Qmp {
         }
     }
 
-    /// How often it told this so far.
+    /// How often this event has come.
     pub fn count(&self, wanted: impl Fn(&Value) -> bool) -> usize {
         self.told.0.lock().unwrap().iter().filter(|event| wanted(event)).count()
     }
 
-    /// Whether it tells this for the `nth` time before the time is over.
+    /// Whether this event comes for the `nth` time within the limit.
     pub fn wait_for(&self, nth: usize, timeout: Duration, wanted: impl Fn(&Value) -> bool) -> bool {
         let told = self.told.0.lock().unwrap();
         let few = |told: &mut Vec<Value>| told.iter().filter(|event| wanted(event)).count() < nth;

@@ -1,4 +1,4 @@
-//! Reboots of a node that is in service: nobody is there to help, and AWS need not be there either.
+//! Reboots of a node in service, without an operator and without AWS.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,12 +14,12 @@ use crate::{
     prepare_with_package, settings, settings_for,
 };
 
-/// A machine that has a login and no application by then will have none.
+/// How long the application may take after the login.
 const NEVER: Duration = Duration::from_mins(2);
 
 const EXT4: [&str; 2] = ["ext4", "ext4"];
 
-/// Hooks that leave two files in each volume: one to be looked at, one to be lost.
+/// Hooks that leave two files in each volume: one to check, one to lose.
 const FILES: &str = r#"configure_cluster_node() {
   for volume in /mydata /archive; do
     mountpoint --quiet $volume || continue
@@ -30,7 +30,7 @@ const FILES: &str = r#"configure_cluster_node() {
 wait_for_healthy_cluster() { :; }
 "#;
 
-/// What was answered since then.
+/// The calls answered since then.
 fn answers(world: &World, since: usize) -> Vec<String> {
     let answered = |event: &Event| match &event.what {
         What::Api(call) => call.http.map(|_| call.action.clone()),
@@ -55,10 +55,10 @@ fn from_start_to_application(shell: &mut Shell, first: &str) -> Duration {
     active - started
 }
 
-/// What is not there at a boot.
+/// What is missing at a boot.
 #[derive(Debug, Clone, Copy)]
 enum Missing {
-    /// Connections are taken and nothing is answered.
+    /// Connections are accepted and never answered.
     Aws,
     /// No link: no address, and no network-online.target for minutes.
     Network,
@@ -74,9 +74,9 @@ fn a_node_in_service_comes_up_at_a_reboot_without_aws_and_without_a_network() {
     let mut shell = machine.shell();
     world.wait_until_up(&machine);
     assert_in_order(&mut shell, &volumes[0], 1);
-    // The yardstick on this machine, today: that one waited for answers, and formatted.
+    // The first boot, which waited for answers and formatted, is the measure of this machine's speed.
     let launch = from_start_to_application(&mut shell, "node-agent.service");
-    // The machine's own word for which instance it is.
+    // The instance id as the machine's own firmware has it.
     assert_eq!(shell.run("cat /sys/class/dmi/id/board_asset_tag"), machine.id.as_str());
 
     for (starts, missing) in [(2, Missing::Aws), (3, Missing::Network)] {
@@ -108,7 +108,7 @@ fn a_node_in_service_comes_up_at_a_reboot_without_aws_and_without_a_network() {
         );
         assert_eq!(answers(&world, since), [""; 0]);
 
-        // It is back, and nobody does anything.
+        // AWS is back; the node is left alone.
         world.sim.clear_faults();
         machine.link(true);
         let back = Instant::now();
@@ -116,7 +116,7 @@ fn a_node_in_service_comes_up_at_a_reboot_without_aws_and_without_a_network() {
         println!("without {missing:?}: up again {:?} after the end of that", back.elapsed());
         assert!(status.contains("up (CONTINUE was sent)"), "{status}");
         shell.wait_for(UP);
-        // Nobody vouches for a node by its journal alone.
+        // The journal alone does not prove which instance this is.
         assert!(!answers(&world, since).is_empty());
         assert_eq!(lifecycle_calls(&world, since), [""; 0]);
         assert_eq!(shell.run("systemctl show --value --property NRestarts node-agent.service"), "0");
@@ -130,7 +130,7 @@ pub fn backing(world: &World, volume: &VolumeId) -> PathBuf {
     world.sim.volume_state(volume).unwrap().backing_file
 }
 
-/// Runs debugfs on the volume of a machine that is off. It never fails: what it has done is to be looked at.
+/// Runs debugfs on the volume of a machine that is off. debugfs always exits with 0, so the result must be checked.
 fn debugfs(disk: &Path, requests: &[&str]) {
     for request in requests {
         assert!(Command::new("debugfs").args(["-w", "-R", request]).arg(disk).status().unwrap().success());
@@ -139,7 +139,7 @@ fn debugfs(disk: &Path, requests: &[&str]) {
 
 /// What e2fsck -p repairs: a wrong count of links.
 const REPAIRABLE: &str = "set_inode_field /precious links_count 5";
-/// What it leaves to a person: a file without a name.
+/// What e2fsck -p does not repair: a file without a name.
 const BY_HAND: &str = "unlink /lost";
 
 /// The kernel has found an error in the ext4, and there is one.
@@ -157,7 +157,7 @@ fn damage(disk: &Path, how: &str) {
     assert_eq!(check.status.code(), Some(4), "no damage: {}", String::from_utf8_lossy(&check.stdout));
 }
 
-/// Each in its own place, told by what cannot be copied, and by what was written into each.
+/// Each volume is mounted at its own path: checked by serial number, which cannot be copied, and by its contents.
 fn assert_in_places(shell: &mut Shell, volumes: &[VolumeId; 2]) {
     for (volume, mount) in volumes.iter().zip(MOUNTS) {
         let disk = format!(
@@ -234,12 +234,12 @@ fn an_ext4_with_errors_is_checked_on_debian_11_and_never_ends_its_boot() {
     let mut machine = world.launch(&image, instance(&settings_for(&volumes, EXT4, FILES)));
     machine.power_on();
     let mut shell = machine.shell();
-    // What this is about: a newer one is handled otherwise.
+    // The systemd that this test is about: a newer one is handled differently.
     assert!(shell.run("systemctl --version").starts_with("systemd 247 "));
     world.wait_until_up(&machine);
     assert_started(&mut shell, &volumes[0], 1);
 
-    // What can be repaired without a person is.
+    // What e2fsck -p can repair is repaired.
     machine.power_off();
     damage(&disk, REPAIRABLE);
     machine.power_on();
@@ -248,7 +248,7 @@ fn an_ext4_with_errors_is_checked_on_debian_11_and_never_ends_its_boot() {
     assert_started(&mut shell, &volumes[0], 2);
     assert_eq!(shell.run("stat --format %h /mydata/precious; cat /mydata/precious"), "1\nof /mydata");
 
-    // What cannot be is said, on a machine that can be logged in to, and no application is started on it.
+    // Other damage is reported on a machine that still allows a login, and no application is started.
     machine.power_off();
     damage(&disk, BY_HAND);
     machine.power_on();
@@ -262,7 +262,7 @@ fn an_ext4_with_errors_is_checked_on_debian_11_and_never_ends_its_boot() {
     assert_eq!(shell.run("wc --lines </var/log/application"), "2");
     assert_eq!(shell.run("systemctl show --value --property ActiveState emergency.target"), "inactive");
 
-    // The remedy is one.
+    // The remedy works.
     let device = shell.run("readlink --canonicalize /dev/disk/by-id/*_vol0123456789abcdef0");
     let (said, code) = shell.attempt(&format!("e2fsck -y {device}"));
     assert_eq!(code, 1, "{said}");

@@ -1,4 +1,4 @@
-//! A root's login shell on one of the machine's serial lines.
+//! Root's login shell on one of the machine's serial lines.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -11,20 +11,20 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::STUCK;
 
-/// How long a command may take that is not said to take long: all that it does is emulated.
+/// How long an ordinary command may take: the whole machine is emulated.
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The shell, and all that it has printed.
 pub struct Shell {
     line: UnixStream,
     seen: Vec<u8>,
-    /// Where what was not looked at yet begins.
+    /// Where the unread output begins.
     from: usize,
     commands: usize,
 }
 
 impl Shell {
-    /// Takes up the line; nobody need be there yet.
+    /// Connects to the line; a shell need not be there yet.
     pub fn connect(socket: &Path) -> Shell {
         let line = UnixStream::connect(socket).unwrap();
         line.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
@@ -36,15 +36,15 @@ impl Shell {
         self.wait_until_there_unless(|| ());
     }
 
-    /// The same; `lost` panics once that cannot be any more.
+    /// As [`Shell::wait`], with a check that panics once no shell can come any more.
     pub fn wait_until_there_unless(&mut self, lost: impl Fn()) {
         let end = Instant::now() + STUCK;
         loop {
             lost();
             self.commands += 1;
             let (told, token) = (self.commands, format!("@@here:{}@@", self.commands));
-            // Typed before somebody reads, it is lost, or a part of it: no quotes, which would be left open. Without echo and
-            // prompt, what is printed is what was asked for.
+            // Input typed before the shell reads may be lost in part: so no quotes, which might stay open. Echo and prompt are
+            // switched off, so that only output is printed.
             self.send(&format!("\nstty -echo; PS1=; PS2=; echo @@here:$(({told}))@@\n"));
             if self.read_until(&token, Instant::now() + Duration::from_secs(2)).is_some() {
                 return;
@@ -93,7 +93,7 @@ impl Shell {
         self.line.write_all(text.as_bytes()).unwrap();
     }
 
-    /// All that was printed until this appears, which is taken along; none where the time ends before.
+    /// All output up to and including this text; none if it does not appear in time.
     pub fn read_until(&mut self, wanted: &str, end: Instant) -> Option<String> {
         loop {
             let unread = &self.seen[self.from..];

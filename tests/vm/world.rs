@@ -1,4 +1,4 @@
-//! EC2 around the machines: the simulator, in a network of its own, so that its metadata service may have the real port.
+//! EC2 around the machines: the simulator in a network namespace, so that its metadata service can have the real port.
 
 use std::fs;
 use std::io;
@@ -45,18 +45,18 @@ loader=$(patchelf --print-interpreter "$1")
 patchelf --set-interpreter "${libraries#"$2"}/${loader##*/}" --set-rpath "${libraries#"$2"}" "$1"
 "#;
 
-/// A world, in which at most one machine is on. What was seen of it is kept: consoles, and the event log.
+/// A world in which at most one machine is on. Its consoles and event log are kept.
 pub struct World {
     pub sim: Sim,
     platform: Platform,
-    /// What its machines' images begin as.
+    /// The image from which its machines' disks are copied.
     base: PathBuf,
     /// The metadata service of the instance that is on.
     metadata: Arc<Mutex<Option<SocketAddr>>>,
 }
 
 impl World {
-    /// The one of this thread, and of what it starts. `name` is where its files go, `base` the disk in [`IMAGES`] that its
+    /// Makes a world for this thread and its children. `name` is the folder of its files, `base` the disk in [`IMAGES`] that its
     /// machines' images are made from.
     pub fn new(name: &str, base: &str) -> World {
         unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).expect("namespaces; this needs root");
@@ -153,7 +153,7 @@ impl World {
         self.sim.events().iter().filter_map(result).collect()
     }
 
-    /// Waits until Auto Scaling was told to go on with this instance, or the agent says that it will not be.
+    /// Waits for CONTINUE for this instance, or for the agent to say that it will not come.
     pub fn wait_until_up(&self, machine: &Machine) {
         let failed = || machine.console().contains("result=failed");
         machine.wait_until("in service", || self.is_in_service(machine) || failed());
@@ -180,7 +180,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // Disks are large; what tells what happened stays.
+        // Disks are large and removed; logs stay.
         for entry in fs::read_dir(self.dir()).into_iter().flatten().flatten() {
             let path = entry.path();
             let kept = path.extension().is_some_and(|extension| extension == "log" || extension == "jsonl");

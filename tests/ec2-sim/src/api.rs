@@ -1,4 +1,4 @@
-//! One port for EC2, Auto Scaling and S3: who calls, what is called, what becomes of it.
+//! One port for EC2, Auto Scaling and S3: identifies the caller, routes the call and answers it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

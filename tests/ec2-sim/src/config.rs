@@ -65,7 +65,7 @@ pub struct Latencies {
     /// From the attach call until the device appears.
     #[serde(deserialize_with = "duration")]
     pub device: Duration,
-    /// From the detach call until the device goes; the volume is free once nobody holds the device open any more.
+    /// From the detach call until the device goes; the volume is free once no process holds the device open.
     #[serde(deserialize_with = "duration")]
     pub detach: Duration,
     /// From `shutting-down` to `terminated`; the instance keeps its volumes as long.

@@ -151,15 +151,15 @@ pub trait Slots: fmt::Debug + Send + Sync {
     fn reread_size(&self, volume: &VolumeId) -> io::Result<()>;
 }
 
-/// A device that was let go of and may still be held by somebody else.
+/// A released device, which another process may still hold open.
 #[derive(Debug)]
 pub(crate) struct Released {
     pub(crate) path: PathBuf,
-    from: Place,
+    from: Origin,
 }
 
 #[derive(Debug)]
-enum Place {
+enum Origin {
     /// A loop device over this file.
     Loop(PathBuf),
     Slot(Arc<dyn Slots>, VolumeId),
@@ -169,8 +169,8 @@ impl Released {
     /// Whether the kernel that had it has freed it.
     pub(crate) fn is_gone(&self) -> bool {
         let backing = match &self.from {
-            Place::Loop(backing) => backing,
-            Place::Slot(slots, volume) => return slots.is_gone(volume),
+            Origin::Loop(backing) => backing,
+            Origin::Slot(slots, volume) => return slots.is_gone(volume),
         };
         let Some(name) = self.path.file_name() else {
             return true;
@@ -219,7 +219,7 @@ impl Devices {
         Ok(path)
     }
 
-    /// Takes the device away, as far as nobody holds it.
+    /// Removes the device, unless a process holds it open.
     pub(crate) fn release(&self, volume: &VolumeId, instance: &InstanceId) -> Option<Released> {
         let present = lock(&self.0).remove(&(volume.clone(), instance.clone()))?;
         Some(release(volume, present))
@@ -244,7 +244,7 @@ impl Devices {
         lock(&self.0).get(&(volume.clone(), instance.clone())).map(|present| present.path.clone())
     }
 
-    /// Lets go of everything and waits a moment for the kernel; what is still held open after that frees itself at the
+    /// Releases everything and waits a moment for the kernel; a device that is still held open is freed at the
     /// last close.
     pub(crate) fn clear(&self) {
         let all = std::mem::take(&mut *lock(&self.0));
@@ -284,11 +284,11 @@ fn release(volume: &VolumeId, present: Present) -> Released {
         Device::Loop { device, link } => {
             let _ = fs::remove_file(link);
             drop(device);
-            Place::Loop(backing)
+            Origin::Loop(backing)
         }
         Device::Plugged(slots) => {
             slots.unplug(volume);
-            Place::Slot(slots, volume.clone())
+            Origin::Slot(slots, volume.clone())
         }
     };
     Released { path, from }

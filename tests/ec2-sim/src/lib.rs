@@ -23,7 +23,7 @@
 //! How the code is laid out: `sim` is the handle; `world` the state; `volumes`, `instances` and `lifecycle` its
 //! transitions, `devices` their loop devices; `wire` speaks HTTP, `serve` puts faults on calls; `api` routes to `ec2`,
 //! `autoscaling` and `s3`, whose shared protocol is `query`; `imds` and `pages` are servers of their own. `machine` and
-//! `stage` are for those who run an agent in that world.
+//! `sandbox` are for those who run an agent in that world.
 
 mod actions;
 mod api;
@@ -46,11 +46,11 @@ mod pages;
 mod query;
 mod quota;
 mod s3;
+pub mod sandbox;
 mod scenario;
 mod serve;
 mod sigv4;
 mod sim;
-pub mod stage;
 mod volumes;
 mod wire;
 mod world;

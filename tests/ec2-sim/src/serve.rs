@@ -1,4 +1,4 @@
-//! A call under a fault: what is carried out, and what the wire shows of it.
+//! A call under a fault: whether it takes effect, and what is sent on the wire.
 
 use crate::faults::Fault;
 use crate::wire::{Outcome, Response};

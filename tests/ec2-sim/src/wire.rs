@@ -15,7 +15,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::error::SimError;
 
-/// Limits against a client gone wild, not a protocol's own.
+/// Limits against a misbehaving client; the protocols have none.
 const MAX_HEAD: usize = 64 * 1024;
 const MAX_BODY: usize = 16 * 1024 * 1024;
 const MAX_HEADERS: usize = 100;

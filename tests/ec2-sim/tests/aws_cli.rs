@@ -1,4 +1,4 @@
-//! The AWS CLI, a client nobody here wrote, takes the simulator for AWS.
+//! The AWS CLI, an independent client, works with the simulator as with AWS.
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 mod common;

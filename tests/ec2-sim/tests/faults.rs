@@ -1,4 +1,4 @@
-//! Each fault does on the wire, and to the world, what it says.
+//! Each fault has its documented effect on the wire and on the world.
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 mod common;

@@ -52,7 +52,7 @@ fn abandon_runs_the_terminating_hook_and_ends_the_instance() {
 }
 
 #[test]
-fn a_heartbeat_restarts_the_timeout_and_without_one_it_runs_out_into_the_default_result() {
+fn a_heartbeat_restarts_the_timeout_which_otherwise_ends_in_the_default_result() {
     let timeout = Duration::from_secs(4);
     let world = World::with(
         |_| {},

@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use ec2_sim::stage::{self, Stage};
+use ec2_sim::sandbox::{self, Sandbox};
 use ec2_sim::{
     Event, GroupSpec, HookSpec, InstanceId, InstanceSpec, Latencies, Sim, SimConfig, VolumeId, VolumeSpec, What,
 };
@@ -53,7 +53,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    stage::enter(|stage| match measure_all(stage, &arguments) {
+    sandbox::enter(|sandbox| match measure_all(sandbox, &arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error}");
@@ -62,12 +62,12 @@ fn main() -> ExitCode {
     })
 }
 
-fn measure_all(stage: &Stage, arguments: &Arguments) -> Result<()> {
+fn measure_all(sandbox: &Sandbox, arguments: &Arguments) -> Result<()> {
     let Arguments { runs, gib, idle_seconds } = *arguments;
     if runs == 0 || gib == 0 {
         return Err("--runs and --gib are at least 1".into());
     }
-    let world = World::new(stage, gib << 30)?;
+    let world = World::new(sandbox, gib << 30)?;
     world.describe(runs)?;
     for (file_system, options) in FILESYSTEMS {
         world.run(file_system, options)?;
@@ -95,7 +95,7 @@ struct Run {
 }
 
 struct World<'a> {
-    stage: &'a Stage,
+    sandbox: &'a Sandbox,
     sim: Sim,
     /// Has the disk while the bare programs are measured.
     other: InstanceId,
@@ -103,19 +103,19 @@ struct World<'a> {
 }
 
 impl World<'_> {
-    fn new(stage: &Stage, size_bytes: u64) -> Result<World<'_>> {
+    fn new(sandbox: &Sandbox, size_bytes: u64) -> Result<World<'_>> {
         let config =
-            SimConfig { work_dir: stage.dir().join("aws"), latencies: Latencies::none(), ..SimConfig::default() };
+            SimConfig { work_dir: sandbox.dir().join("aws"), latencies: Latencies::none(), ..SimConfig::default() };
         let sim = Sim::start_blocking(config)?;
         let hook = HookSpec { name: HOOK.to_owned(), ..HookSpec::default() };
         sim.create_group(GroupSpec { name: GROUP.to_owned(), hooks: vec![hook] })?;
-        let other = sim.launch(InstanceSpec { by_id_dir: stage.dir().join("other"), ..InstanceSpec::default() })?;
-        Ok(World { stage, sim, other, size_bytes })
+        let other = sim.launch(InstanceSpec { by_id_dir: sandbox.dir().join("other"), ..InstanceSpec::default() })?;
+        Ok(World { sandbox, sim, other, size_bytes })
     }
 
-    /// What is measured, and on what.
+    /// The agent and the machine that are measured.
     fn describe(&self, runs: usize) -> Result<()> {
-        let agent = &self.stage.agent;
+        let agent = &self.sandbox.agent;
         let profile = agent
             .components()
             .rev()
@@ -139,8 +139,9 @@ impl World<'_> {
     }
 
     fn run(&self, file_system: &str, options: &[&str]) -> Result<Run> {
-        let node =
-            self.stage.launch(&self.sim, InstanceSpec { group: Some(GROUP.to_owned()), ..InstanceSpec::default() })?;
+        let node = self
+            .sandbox
+            .launch(&self.sim, InstanceSpec { group: Some(GROUP.to_owned()), ..InstanceSpec::default() })?;
         let volume = self.sim.create_volume(VolumeSpec { size_bytes: self.size_bytes, ..VolumeSpec::default() })?;
         let bare = self.bare(&node, &volume, file_system, options)?;
         node.write("/etc/node-agent/config.toml", config(&volume, file_system))?;
@@ -150,11 +151,11 @@ impl World<'_> {
         })?;
 
         let before = self.sim.events().len();
-        let log = self.stage.dir().join("agent.log");
+        let log = self.sandbox.dir().join("agent.log");
         let mut command = node.agent(&["run", "--once"]);
         command.stdout(File::create(&log)?).stderr(File::create(&log)?);
         let began = Instant::now();
-        // Waited for below, by the means that tell what it used.
+        // Waited for below by wait4(2), which also returns its resource usage.
         let pid = Pid::from_raw(command.spawn()?.id().try_into()?);
         let told = self.wait("CONTINUE", |what| {
             matches!(what, What::Api(call) if call.action == "autoscaling:CompleteLifecycleAction"
@@ -174,7 +175,7 @@ impl World<'_> {
             bare: millis(bare),
             cpu_own: millis(usage.own),
             cpu_all: millis(usage.all),
-            // Where the agent was gone before it could be asked: the bound that is known for certain.
+            // If the agent ended before it could be asked: a safe upper bound.
             peak_own: peak_own.unwrap_or(usage.peak_largest),
             peak_largest: usage.peak_largest,
             calls: self.calls_since(before, &node.id),
@@ -191,14 +192,14 @@ impl World<'_> {
         let hook = HookSpec { name: HOOK.to_owned(), heartbeat_timeout: SHORTEST, ..HookSpec::default() };
         self.sim.create_group(GroupSpec { name: HELD.to_owned(), hooks: vec![hook] })?;
         let node =
-            self.stage.launch(&self.sim, InstanceSpec { group: Some(HELD.to_owned()), ..InstanceSpec::default() })?;
+            self.sandbox.launch(&self.sim, InstanceSpec { group: Some(HELD.to_owned()), ..InstanceSpec::default() })?;
         let volume = self.sim.create_volume(VolumeSpec { size_bytes: self.size_bytes, ..VolumeSpec::default() })?;
         node.write(
             "/etc/node-agent/config.toml",
             config(&volume, "xfs").replace(&format!("asg_name = \"{GROUP}\""), &format!("asg_name = \"{HELD}\"")),
         )?;
         node.write("/usr/local/lib/node/hooks.sh", HOOKS.replace("{ :; }", "{ false; }"))?;
-        let log = self.stage.dir().join("held.log");
+        let log = self.sandbox.dir().join("held.log");
         let mut command = node.agent(&["run"]);
         let mut service = command.stdout(File::create(&log)?).stderr(File::create(&log)?).spawn()?;
         let pid = Pid::from_raw(service.id().try_into()?);
@@ -242,7 +243,7 @@ impl World<'_> {
     }
 
     /// What a script could not do without: mkfs as the agent calls it, and the mount itself.
-    fn bare(&self, node: &stage::Node, volume: &VolumeId, file_system: &str, options: &[&str]) -> Result<Duration> {
+    fn bare(&self, node: &sandbox::Node, volume: &VolumeId, file_system: &str, options: &[&str]) -> Result<Duration> {
         self.sim.attach(volume, &self.other, "/dev/sdf")?;
         self.wait(
             "a device",

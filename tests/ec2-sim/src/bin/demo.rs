@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use ec2_sim::stage::{self, Gone, Node, Stage};
+use ec2_sim::sandbox::{self, Gone, Node, Sandbox};
 use ec2_sim::{
     Event, GroupSpec, HookSpec, InstanceId, InstanceSpec, Latencies, Sim, SimConfig, VolumeId, VolumeSpec, What,
 };
@@ -41,7 +41,7 @@ const STUCK: Duration = Duration::from_mins(2);
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> ExitCode {
-    stage::enter(|stage| match play(stage) {
+    sandbox::enter(|sandbox| match run(sandbox) {
         Ok(Checks { made, differing }) if differing.is_empty() => {
             println!("\nAll of this was checked while it was told: {made} checks, none differed.");
             ExitCode::SUCCESS
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// What was told, compared with what was.
+/// The demo's statements, compared with the facts.
 #[derive(Default)]
 struct Checks {
     made: usize,
@@ -81,7 +81,7 @@ impl Checks {
     }
 }
 
-fn play(stage: &Stage) -> Result<Checks> {
+fn run(sandbox: &Sandbox) -> Result<Checks> {
     let mut checks = Checks::default();
     println!(
         "node-agent brings up a node of a Kafka cluster.\n\n\
@@ -89,7 +89,7 @@ fn play(stage: &Stage) -> Result<Checks> {
          root, and its disk, filesystem, mounts, files and hooks. Each instance has a root disk and mounts of its own."
     );
     let began = Instant::now();
-    let world = World::new(stage)?;
+    let world = World::new(sandbox)?;
 
     println!(
         "\n== 1. First boot, while another instance still holds the volume ==\n\n\
@@ -167,16 +167,16 @@ fn finish(gone: Gone, world: World<'_>) -> Result<()> {
 
 /// The simulated EC2 with the node's group and volume.
 struct World<'a> {
-    stage: &'a Stage,
+    sandbox: &'a Sandbox,
     sim: Sim,
     volume: VolumeId,
     first_holder: InstanceId,
 }
 
 impl World<'_> {
-    fn new(stage: &Stage) -> Result<World<'_>> {
+    fn new(sandbox: &Sandbox) -> Result<World<'_>> {
         let config = SimConfig {
-            work_dir: stage.dir().join("aws"),
+            work_dir: sandbox.dir().join("aws"),
             latencies: Latencies { shutting_down: DYING, ..Latencies::default() },
             ..SimConfig::default()
         };
@@ -185,19 +185,19 @@ impl World<'_> {
         sim.create_group(GroupSpec { name: GROUP.to_owned(), hooks: vec![hook] })?;
         sim.put_object("kafka-config", "node-00/server.properties", FILE);
         let volume = sim.create_volume(VolumeSpec { id: Some(VOLUME.to_owned()), ..VolumeSpec::default() })?;
-        let by_id_dir = stage.dir().join("first-holder");
+        let by_id_dir = sandbox.dir().join("first-holder");
         let first_holder = sim.launch(InstanceSpec { by_id_dir, ..InstanceSpec::default() })?;
         sim.attach(&volume, &first_holder, "/dev/sdf")?;
         let attached = |event: &Event| matches!(&event.what, What::Volume(change) if change.attachment.as_deref() == Some("attached"));
         sim.wait_for_blocking(attached, STUCK).ok_or("the volume was not attached")?;
         sim.terminate(&first_holder)?;
-        Ok(World { stage, sim, volume, first_holder })
+        Ok(World { sandbox, sim, volume, first_holder })
     }
 
     /// Launches an instance with what its image and its configuration bring.
     fn prepare(&self, hooks: &str) -> Result<Node> {
         let spec = InstanceSpec { group: Some(GROUP.to_owned()), ..InstanceSpec::default() };
-        let node = self.stage.launch(&self.sim, spec)?;
+        let node = self.sandbox.launch(&self.sim, spec)?;
         // What comes with the machine image.
         node.shell(
             "getent passwd kafka >/dev/null || echo 'kafka:x:9092:9092::/nonexistent:/usr/sbin/nologin' >> /etc/passwd",
@@ -286,7 +286,7 @@ impl World<'_> {
     }
 }
 
-/// A run of the agent and what it left.
+/// A run of the agent and its results.
 struct Boot {
     node: Node,
     /// By the event log's clock, in seconds.
@@ -398,7 +398,7 @@ impl Boot {
         Ok(())
     }
 
-    /// Who had the volume, when it came free and how soon it was taken.
+    /// Which instance had the volume, when it came free, and how soon it was attached.
     fn tell_volume(&self, world: &World<'_>, checks: &mut Checks) -> Result<()> {
         let id = &self.node.id;
         let volume = &world.volume;

@@ -1,4 +1,4 @@
-//! A world for a test, and clients that show the wire as it is.
+//! A world for a test, and raw clients for the wire protocols.
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 

@@ -1,7 +1,7 @@
-//! A stage for demos and benchmarks: the real agent on machines, and nothing of it stays.
+//! A sandbox in which demos and benchmarks run the real agent on machines, and which leaves nothing behind.
 //!
-//! The play runs as the first process of a PID namespace, with a `/proc` and an empty `/tmp` in memory that only it sees.
-//! However it ends, also by SIGKILL, the kernel ends every process of it, and with them go mounts, disks and files.
+//! The body runs as the first process of a PID namespace, with a private `/proc` and an empty private `/tmp` in memory. However it
+//! ends, even by SIGKILL, the kernel ends all its processes, and with them go mounts, disks and files.
 
 use std::env;
 use std::ffi::OsStr;
@@ -25,50 +25,51 @@ use crate::{InstanceId, InstanceSpec, Sim, SimError, What};
 /// Names the agent's binary.
 pub const NODE_AGENT: &str = "NODE_AGENT";
 /// Set for the process that plays.
-const ON_STAGE: &str = "EC2_SIM_ON_STAGE";
+const IN_SANDBOX: &str = "EC2_SIM_IN_SANDBOX";
 /// Where the agent is installed on the machines.
 const INSTALLED: &str = "/usr/local/bin/node-agent";
 /// What boots and ends within milliseconds has had more than enough time after this.
 const STUCK: Duration = Duration::from_mins(1);
 
-/// The place where the play goes on.
+/// The place where the body goes on.
 #[derive(Debug)]
-pub struct Stage {
+pub struct Sandbox {
     /// Where the agent's binary is on the host.
     pub agent: PathBuf,
     binary: PathBuf,
     dir: PathBuf,
 }
 
-/// Runs `play` on a stage, and returns its exit code.
+/// Runs `body` on a sandbox, and returns its exit code.
 ///
 /// To be called first thing in `main`: it starts the same program again.
-pub fn enter(play: impl FnOnce(&Stage) -> ExitCode) -> ExitCode {
-    let result = if env::var_os(ON_STAGE).is_none() { play_in_child() } else { Stage::set().map(|stage| play(&stage)) };
+pub fn enter(body: impl FnOnce(&Sandbox) -> ExitCode) -> ExitCode {
+    let result =
+        if env::var_os(IN_SANDBOX).is_none() { run_in_child() } else { Sandbox::set().map(|sandbox| body(&sandbox)) };
     result.unwrap_or_else(|error| {
         eprintln!("{error}");
         ExitCode::FAILURE
     })
 }
 
-fn play_in_child() -> Result<ExitCode, SimError> {
+fn run_in_child() -> Result<ExitCode, SimError> {
     if !Uid::effective().is_root() {
         return Err(SimError::Invalid("this needs root: it mounts disks and makes loop devices".to_owned()));
     }
     let failed = |source: nix::Error| SimError::io("make a PID namespace")(source.into());
     unshare(CloneFlags::CLONE_NEWPID).map_err(failed)?;
     let mut command = Command::new("/proc/self/exe");
-    command.args(env::args_os().skip(1)).env(ON_STAGE, "1").stdin(Stdio::null());
+    command.args(env::args_os().skip(1)).env(IN_SANDBOX, "1").stdin(Stdio::null());
     // SAFETY: between fork and exec only prctl(2) is called, which is async-signal-safe.
     unsafe { command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?)) };
     let status = command.status().map_err(SimError::io("start itself again"))?;
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
-impl Stage {
+impl Sandbox {
     fn set() -> Result<Self, SimError> {
         if getpid().as_raw() != 1 {
-            return Err(SimError::Invalid(format!("{ON_STAGE} is not to be set by hand")));
+            return Err(SimError::Invalid(format!("{IN_SANDBOX} is not to be set by hand")));
         }
         let agent = env::var_os(NODE_AGENT)
             .map(PathBuf::from)
@@ -115,7 +116,7 @@ impl Stage {
     }
 }
 
-/// The mounts that only the play and its machines see.
+/// The mounts that only the body and its machines see.
 fn mount_private() -> nix::Result<()> {
     let none = None::<&str>;
     unshare(CloneFlags::CLONE_NEWNS)?;

@@ -1,4 +1,4 @@
-//! A node whose agent can be killed at a chosen place, and what must be so in the end.
+//! A node whose agent can be killed at a chosen point, and what must hold in the end.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -15,7 +15,7 @@ use crate::support::{IP, Instance, Running, World, config_with, volume_at, wait_
 
 const SOON: Duration = Duration::from_mins(1);
 
-/// What is killed.
+/// Which processes are killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Victim {
     /// The agent alone: what it started lives on.
@@ -28,7 +28,7 @@ pub(crate) enum Victim {
 
 pub(crate) const VICTIMS: [Victim; 3] = [Victim::Agent, Victim::Tree, Victim::Machine];
 
-/// Stops at a place while a file of its name is there, having said so; not for ever, should the test be killed.
+/// Waits at a named point while a file of that name exists, and logs that it does; at most a minute, in case the test is killed.
 const HOLD: &str = r#"
 hold() {
   [ -e "/run/hold/$1" ] || return 0
@@ -40,7 +40,7 @@ hold() {
 }
 "#;
 
-/// In place of a program of e2fsprogs or xfsprogs: logs its runs, and can be held before and after.
+/// Wraps a program of e2fsprogs or xfsprogs: logs its runs, and can be held before and after it.
 const WRAPPER: &str = r#"#!/bin/bash
 . /opt/real/hold
 name=${0##*/}
@@ -61,7 +61,7 @@ hold "after-$name"
 exit $status
 "#;
 
-/// Each function writes on the volume, durably; what is there is only added to.
+/// Each function appends to a file on the volume and syncs it.
 const HOOKS: &str = r#"
 . /opt/real/hold
 configure_cluster_node() {
@@ -80,7 +80,7 @@ wait_for_healthy_cluster() {
 }
 "#;
 
-pub(crate) struct Scene {
+pub(crate) struct Fixture {
     pub node: Instance,
     pub volume: VolumeId,
     pub file_system: &'static str,
@@ -97,8 +97,8 @@ pub(crate) struct Scene {
     launches_before: usize,
 }
 
-impl Scene {
-    pub(crate) fn new(file_system: &'static str) -> Scene {
+impl Fixture {
+    pub(crate) fn new(file_system: &'static str) -> Fixture {
         let world = World::with(|config| {
             let latencies = &mut config.latencies;
             latencies.attach = Duration::from_millis(30);
@@ -111,7 +111,7 @@ impl Scene {
         let volume = world.volume(1);
         let node = world.launch();
         prepare(&node, &volume, file_system);
-        Scene {
+        Fixture {
             node,
             volume,
             file_system,
@@ -125,7 +125,7 @@ impl Scene {
     }
 
     /// The instance is gone, with its root disk and the journal on it; another one takes the volume.
-    pub(crate) fn replace(mut self) -> Scene {
+    pub(crate) fn replace(mut self) -> Fixture {
         self.end_tree();
         self.formats_before = self.formats();
         self.launches_before = self.world.completions().len();
@@ -136,7 +136,7 @@ impl Scene {
     }
 
     /// The journal is lost, alone or with the whole root disk.
-    pub(crate) fn without_journal(self, root_disk_too: bool) -> Scene {
+    pub(crate) fn without_journal(self, root_disk_too: bool) -> Fixture {
         if root_disk_too {
             return self.replace();
         }
@@ -148,7 +148,7 @@ impl Scene {
         self.node.start_with(&["run", "--once"])
     }
 
-    /// Whoever comes to this place is held there.
+    /// Holds the programs and hooks that come to this point.
     pub(crate) fn hold(&self, place: &str) {
         self.node.write(&format!("/run/hold/{place}"), "");
     }
@@ -176,7 +176,7 @@ impl Scene {
         (self.formats_before.0 + count("start"), self.formats_before.1 + count("end 0"))
     }
 
-    /// What of the journal there is.
+    /// The journal, if there is one.
     pub(crate) fn journal(&self) -> Option<serde_json::Value> {
         let text = self.node.machine().read("/var/lib/node-agent/state.json").ok()?;
         Some(serde_json::from_str(&text).unwrap_or_else(|error| panic!("the journal is torn ({error}): {text}")))
@@ -186,7 +186,7 @@ impl Scene {
         self.node.shell("findmnt -rno FSTYPE --mountpoint /mydata || true") == self.file_system
     }
 
-    /// Processes of the machine that are more than zombies.
+    /// The machine's processes, without zombies.
     pub(crate) fn processes(&self) -> Vec<Pid> {
         let namespace = |path: PathBuf| fs::read_link(path.join("ns/mnt")).ok();
         let own = self.node.machine().inside(|| namespace("/proc/thread-self".into())).unwrap();
@@ -198,19 +198,19 @@ impl Scene {
             .collect()
     }
 
-    /// Kills what is to be killed, and notes what must outlast it.
+    /// Kills the victim, and records what must survive.
     pub(crate) fn kill(&mut self, running: Running, victim: Victim) {
         running.signal(Signal::SIGKILL);
         drop(running);
         self.killed(victim);
     }
 
-    /// The agent was killed: the rest of the victims follows.
+    /// The agent was killed: kills the rest of the victim.
     pub(crate) fn killed(&mut self, victim: Victim) {
         if victim != Victim::Agent {
             self.end_tree();
         }
-        // What the agent was just starting has all its files, and with them the lock, until it becomes the other program.
+        // A child that the agent has just forked has all its files, and with them the lock, until it executes its program.
         // The service is started again after ten seconds; here on a busy machine that may be too soon.
         let free = "[ ! -e /var/lib/node-agent/lock ] || flock --nonblock /var/lib/node-agent/lock true";
         let is_free = || self.node.machine().command("sh").args(["-c", free]).status().unwrap().success();
@@ -256,7 +256,7 @@ impl Scene {
         self.world.sim.wait_for_blocking(wanted, SOON).expect("the event never came")
     }
 
-    /// Runs the agent to its end, which must be the one and only.
+    /// Runs the agent to its end, which must be the expected one.
     pub(crate) fn comes_up(&self, label: &str) {
         self.ends(self.start(), label);
     }
@@ -315,8 +315,8 @@ impl Scene {
     }
 }
 
-impl Drop for Scene {
-    /// Also after a panic, nothing that is held stays.
+impl Drop for Fixture {
+    /// After a panic no held process stays either.
     fn drop(&mut self) {
         if thread::panicking() {
             for pid in self.processes() {
@@ -328,7 +328,7 @@ impl Drop for Scene {
 
 /// Puts the scripts and the configuration in their places.
 fn prepare(node: &Instance, volume: &VolumeId, file_system: &str) {
-    node.write("/usr/local/lib/node/hooks.sh", HOOKS);
+    node.hooks(HOOKS);
     node.write("/opt/real/hold", HOLD);
     node.write("/opt/real/wrapper", WRAPPER);
     node.shell(
@@ -342,7 +342,7 @@ fn prepare(node: &Instance, volume: &VolumeId, file_system: &str) {
     );
     let more = "[[file]]\ndestination = \"/etc/kafka/jvm/options\"\ncontents = \"-Xmx1g\"\nmode = \"0640\"\nowner = \"daemon\"";
     let config = config_with("", &[volume_at("/mydata", volume, file_system)], more);
-    node.write("/etc/node-agent/config.toml", config);
+    node.configure(config);
 }
 
 /// Numbers drawn from a seed (`SplitMix64`).
