@@ -172,7 +172,7 @@ fn sigterm_ends_the_hook_and_completes_nothing_and_the_next_start_resumes() {
     let world = World::new();
     let (node, config) =
         node(&world, "[ -e /tmp/go ] && return 0\nsleep 600 & echo $! > /tmp/child; echo here; wait", GOOD);
-    let config = config.replace("hooks = \"2s\"", "hooks = \"10m\"");
+    let config = config.replace("hooks = \"30s\"", "hooks = \"10m\"");
 
     let running = node.start(&config);
     running.wait_for("| here");
@@ -192,7 +192,7 @@ fn a_hook_that_outlived_its_killed_agent_is_ended_first() {
     let world = World::new();
     let (node, config) =
         node(&world, "[ -e /tmp/go ] && return 0\nsleep 600 & echo $! > /tmp/child; echo here; wait", GOOD);
-    let config = config.replace("hooks = \"2s\"", "hooks = \"10m\"");
+    let config = config.replace("hooks = \"30s\"", "hooks = \"10m\"");
 
     let running = node.start(&config);
     running.wait_for("| here");
@@ -212,7 +212,7 @@ fn a_hook_that_outlived_its_agent_is_ended_whatever_became_of_the_configuration(
     for spoil in ["rm /etc/node-agent/config.toml", "echo 'no = table' >> /etc/node-agent/config.toml"] {
         let world = World::new();
         let (node, config) = node(&world, "sleep 600 & echo $! > /tmp/child; echo here; wait", GOOD);
-        let config = config.replace("hooks = \"2s\"", "hooks = \"10m\"");
+        let config = config.replace("hooks = \"30s\"", "hooks = \"10m\"");
         let running = node.start(&config);
         running.wait_for("| here");
         running.signal(Signal::SIGKILL);
@@ -231,7 +231,7 @@ fn a_hook_that_outlived_its_agent_is_ended_whatever_became_of_the_configuration(
 fn a_second_agent_at_the_same_time_is_told_who_has_the_lock() {
     let world = World::new();
     let (node, config) = node(&world, "echo here; until [ -e /tmp/go ]; do sleep 0.05; done", GOOD);
-    let config = config.replace("hooks = \"2s\"", "hooks = \"10m\"");
+    let config = config.replace("hooks = \"30s\"", "hooks = \"10m\"");
     let running = node.start(&config);
     running.wait_for("| here");
 
