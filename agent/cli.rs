@@ -1,4 +1,4 @@
-//! The command line and its commands.
+//! The command line and its commands, in one file: what a user can type, and the one match that runs it.
 
 use std::io::{ErrorKind, IsTerminal, Write as _};
 use std::path::PathBuf;

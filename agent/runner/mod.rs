@@ -2,7 +2,12 @@
 //!
 //! A step's needs are its fields. [`Step::observe`] looks at the world and says done, to do, or not yet;
 //! [`Step::act`] changes the world and says only whether there is more to do. Only observing yields the output, so every step proves itself, and
-//! waiting is observing again. Nothing but this module retries.
+//! waiting is observing again. A step that fails is tried again here and nowhere else, with [`patience`]; within a step only
+//! `mount` waits, for a device that systemd holds.
+//!
+//! Outside of the sequence nobody waits for a step, and what may be asked again is asked where it is needed: the user data
+//! (`node::settings`), the answers that `check` shows, heartbeats and the status tag; after a failed sequence the service
+//! decides when to repeat all of it (`node::service`).
 
 pub mod allowance;
 mod contract;

@@ -3,6 +3,8 @@
 //! The world is the truth. The journal answers only what cannot be observed (a hook ran, this agent formatted, a
 //! lifecycle action was sent) and tells people what happened. Written whole, by temporary file, fsync and rename, so that
 //! a reader sees the old state or the new one, also after a power cut.
+//!
+//! In one file, because whatever changes the state passes through it.
 
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
