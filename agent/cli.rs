@@ -1,4 +1,4 @@
-//! The command line and its commands.
+//! The command line and its commands, in one file: what a user can type, and the one match that runs it.
 
 use std::io::{ErrorKind, IsTerminal, Write as _};
 use std::path::PathBuf;
@@ -16,12 +16,12 @@ use crate::host::{blank, hook_reader, notify};
 use crate::lifecycle::LaunchResult;
 use crate::log::{self, Format, Level};
 use crate::node::check::Check;
-use crate::node::places::Places;
+use crate::node::places::{PlaceOptions, Places};
 use crate::node::process::{self, last_words, stop_signal};
 use crate::node::service::{Service, retry};
 use crate::node::session::Session;
 use crate::node::status::report::Overall;
-use crate::node::{install, plan, settings, status};
+use crate::node::{install, plan, status};
 use crate::readable;
 use crate::sequence::StepName;
 use crate::state::{FailedStepRecord, Phase};
@@ -176,15 +176,8 @@ struct Install {
 
 #[derive(Debug, Args)]
 struct Common {
-    /// The configuration: a path, or "imds" for the instance's user data
-    #[arg(long, value_name = "PATH", default_value = settings::CONFIG)]
-    config: String,
-    /// Where the journal and the lock are [default: $STATE_DIRECTORY or /var/lib/node-agent]
-    #[arg(long, value_name = "DIR")]
-    state_dir: Option<PathBuf>,
-    /// Where the control socket and the metrics are [default: `$RUNTIME_DIRECTORY` or /run/node-agent]
-    #[arg(long, value_name = "DIR")]
-    runtime_dir: Option<PathBuf>,
+    #[command(flatten)]
+    places: PlaceOptions,
     /// The log on the standard error
     #[arg(long, value_enum, default_value = "text")]
     log_format: Format,
@@ -197,7 +190,7 @@ impl Common {
     /// Begins to log, and tells where things are.
     fn begin(self) -> Places {
         log::init(self.log_format, self.verbose);
-        Places::new(self.config, self.state_dir, self.runtime_dir)
+        Places::new(self.places)
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Every way in which the agent fails stands in one catalogue, [`Code`], with its class and the usual remedy. The class
 //! decides what the runner does (try again, give up) and the exit code; nothing else looks at messages.
+//!
+//! In one file, because most of it is that table.
 
 use std::error::Error;
 use std::fmt;

@@ -241,3 +241,83 @@ impl<'ast> Visit<'ast> for TestNames {
         }
     }
 }
+
+/// A file below `agent/`.
+struct Source {
+    name: String,
+    whole: String,
+}
+
+impl Source {
+    fn all() -> Vec<Source> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("agent");
+        let mut files = Vec::new();
+        sources(&root, &mut files);
+        sources(&root.join("config/tests"), &mut files);
+        let read = |file: PathBuf| {
+            let name = file.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+            Source { name, whole: fs::read_to_string(file).unwrap() }
+        };
+        files.into_iter().map(read).collect()
+    }
+
+    /// Without the unit tests.
+    fn shipped(&self) -> &str {
+        let of_tests = self.name.contains("/tests/");
+        let code = self.whole.split("\n#[cfg(test)]\nmod ").next().unwrap();
+        if of_tests { "" } else { code }
+    }
+}
+
+#[test]
+fn a_file_of_more_than_400_lines_says_first_why_it_is_one_file() {
+    let says_why = |source: &Source| {
+        let comment = source.whole.lines().take_while(|line| line.starts_with("//!"));
+        comment.collect::<Vec<_>>().join(" ").to_lowercase().contains("in one file")
+    };
+    let mute: Vec<String> = Source::all()
+        .iter()
+        .filter(|source| source.whole.lines().count() > 400 && !says_why(source))
+        .map(|source| source.name.clone())
+        .collect();
+    assert!(mute.is_empty(), "{}", mute.join("\n"));
+}
+
+/// Longer than others for its own reason.
+const LONG_FUNCTIONS: [&str; 1] = ["node/boot.rs: sequence"];
+
+#[test]
+fn no_function_is_longer_than_60_lines() {
+    let head = regex_lite::Regex::new(r"^(\s*)(?:pub(?:\([a-z]+\))? )?(?:const |async |unsafe )*fn (\w+)").unwrap();
+    let mut long = Vec::new();
+    for source in Source::all() {
+        let lines: Vec<&str> = source.whole.lines().collect();
+        for (first, line) in lines.iter().enumerate() {
+            let Some(found) = head.captures(line).filter(|_| !line.ends_with([';', '}'])) else { continue };
+            // Formatted code closes a function where it has opened it.
+            let end = format!("{}}}", &found[1]);
+            let length = 1 + lines[first..].iter().take_while(|line| **line != end).count();
+            let name = format!("{}: {}", source.name, &found[2]);
+            if length > 60 {
+                long.push(format!("{name}: {length} lines"));
+            }
+        }
+    }
+    assert!(long.is_empty(), "{}", long.join("\n"));
+}
+
+#[test]
+fn the_host_alone_starts_programs_and_reads_proc_and_sys() {
+    let reads = regex_lite::Regex::new(r#""/(proc|sys)/[^"]"#).unwrap();
+    let mut astray = Vec::new();
+    for source in Source::all() {
+        for line in source.shipped().lines() {
+            let starts = line.contains("Command::new(") && !line.contains("clap::Command::new(");
+            let of_host = source.name.starts_with("host/");
+            if starts && source.name != "host/command.rs" || reads.is_match(line) && !of_host {
+                astray.push(format!("{}: {}", source.name, line.trim()));
+            }
+        }
+    }
+    assert!(astray.is_empty(), "{}", astray.join("\n"));
+}

@@ -1,7 +1,7 @@
 //! The AWS services the agent talks to, as concrete clients. The seam for tests is the endpoint.
 //!
-//! No client retries by itself: the step runner does (agent/runner), and `check` for a few seconds. One HTTP client and one client per
-//! service, because the SDK corrects clock skew per client. Instance metadata is always asked directly, everything else as
+//! No client retries by itself, but for a token of the metadata service that has expired: those who call it do, mostly the step
+//! runner (agent/runner names the others). One HTTP client and one client per service, because the SDK corrects clock skew per client. Instance metadata is always asked directly, everything else as
 //! the environment's proxies say (`proxy`).
 
 pub mod autoscaling;

@@ -122,11 +122,6 @@ impl Drop for Draft<'_> {
     }
 }
 
-/// Makes a directory's entries durable.
-pub fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
 /// Removes files that a killed agent left in `dir`, which is root's own.
 pub fn remove_leftovers(dir: &Path) -> io::Result<()> {
     remove_leftovers_in(&Folder::open(dir)?)

@@ -3,6 +3,8 @@
 //! Names lie: by-id links can be missing, late or stale, and kernel names move between boots. A device is the volume
 //! because its NVMe serial says so, or, where the device has no serial at all (Xen, loop), because a link or the device
 //! name does. It is opened once, and everything after goes through that descriptor.
+//!
+//! In one file, because which name is believed, and when, is one decision.
 
 use std::ffi::OsString;
 use std::fs::{self, File};

@@ -7,6 +7,8 @@
 //!
 //! The hook's last words may still be on their way when its shell has ended, as with `exec > >(tee FILE)`. The agent then
 //! sends a [`Patience`], and the reader passes on what comes within it. What comes later is in the file alone.
+//!
+//! Both ends stand in one file, because what one sends is what the other expects.
 
 use std::collections::VecDeque;
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! The machine: the only code that starts programs, mounts, issues ioctls and reads `/sys` and `/proc`.
+//! The machine: the only code that starts programs ([`command`] alone), mounts, issues ioctls and reads `/sys` and `/proc`.
 
 pub mod accounts;
 pub mod atomic;

@@ -1,5 +1,7 @@
 //! What a mkfs writes, block by block: what its remains on a disk are told by. [`super::unfinished`] judges with it; the process
 //! that reads the disk ([`super::blank`]) compares.
+//!
+//! XFS and ext4 stand in one file: what may be cleared, and in which order, is one promise about both.
 
 use std::fs::File;
 use std::io;

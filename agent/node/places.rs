@@ -3,9 +3,26 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::Args;
+
 use crate::failure::Failure;
 use crate::node::lock::Lock;
+use crate::node::settings;
 use crate::state::{publish, store};
+
+/// Where things are, on the command line.
+#[derive(Args, Clone, Debug)]
+pub struct PlaceOptions {
+    /// The configuration: a path, or "imds" for the instance's user data
+    #[arg(long, value_name = "PATH", default_value = settings::CONFIG)]
+    pub(super) config: String,
+    /// Where the journal and the lock are [default: $STATE_DIRECTORY or /var/lib/node-agent]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Where the control socket and the metrics are [default: `$RUNTIME_DIRECTORY` or /run/node-agent]
+    #[arg(long, value_name = "DIR")]
+    runtime_dir: Option<PathBuf>,
+}
 
 /// Where things are.
 #[derive(Clone, Debug)]
@@ -20,7 +37,7 @@ pub struct Places {
 
 impl Places {
     /// The directories that are not given are those that systemd names, or the usual ones.
-    pub fn new(config: String, state_dir: Option<PathBuf>, runtime_dir: Option<PathBuf>) -> Self {
+    pub fn new(PlaceOptions { config, state_dir, runtime_dir }: PlaceOptions) -> Self {
         let dir = |given: Option<PathBuf>, variable: &str, usual: &str| {
             // systemd separates several directories by colons; the first is ours.
             let first = |dirs: OsString| {

@@ -2,7 +2,11 @@
 //!
 //! A step's needs are its fields. [`Step::observe`] reads the state of the world and returns done, to do, or not yet;
 //! [`Step::act`] changes it and returns only whether more remains to be done. Only an observation yields the output, so every
-//! step proves itself, and to wait is to observe again. Nothing but this module retries.
+//! step proves itself, and to wait is to observe again.
+//!
+//! A failed step is retried here and nowhere else, with [`patience`]; within a step only `mount` waits, for a device that
+//! systemd holds. Outside of the sequence some requests are repeated where they are made: the user data (`node::settings`),
+//! the requests of `check`, heartbeats and the status tag. After a failed sequence the service decides when to repeat it.
 
 pub mod allowance;
 mod contract;

@@ -3,6 +3,8 @@
 //! The world is the truth. The journal records only what cannot be observed (a hook ran, this agent formatted, a lifecycle
 //! action was sent), and tells people what happened. It is written whole, to a temporary file that is fsynced and renamed, so
 //! that a reader sees either the old state or the new one, even after a power cut.
+//!
+//! In one file, because every change of the state passes through it.
 
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};

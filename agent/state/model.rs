@@ -347,8 +347,7 @@ impl State {
 
     /// A step's record, for one volume where the step is about volumes.
     pub fn record(&self, step: StepName, subject: Option<&str>) -> Option<&StepRecord> {
-        let records = self.records(step.sequence()).iter();
-        records.into_iter().find(|record| record.step == step && record.subject.as_deref() == subject)
+        self.records(step.sequence()).iter().find(|old| old.step == step && old.subject.as_deref() == subject)
     }
 
     /// The steps from this one on are due again, and so are those of a newer version, which may come behind it.

@@ -1,5 +1,5 @@
-//! The first half of the reading: bash split into tokens. In one file because quotes, expansions and here-documents nest in each
-//! other, and each is skipped by the others' functions.
+//! The first half of the reading: bash split into tokens. In one file, because quotes, expansions and here-documents
+//! contain each other.
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! Bad input, as data: what is said, and where.
+//! Bad input, as data: what is said, and where. In one file, because it is one table.
 
 use super::*;
 use crate::host::this_host::ThisHost;

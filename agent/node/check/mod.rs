@@ -13,7 +13,6 @@ mod services;
 mod standing;
 mod volumes;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -26,29 +25,22 @@ use crate::aws::{Aws, Services};
 use crate::config::Config;
 use crate::failure::{Class, Code, Failure};
 use crate::log::{self, Format};
-use crate::node::places::Places;
-use crate::node::{process, settings};
+use crate::node::places::{PlaceOptions, Places};
+use crate::node::process;
 use report::{Finding, Report};
 use services::Reachable;
 
 /// `node-agent check`
 #[derive(Debug, Args)]
 pub struct Check {
-    /// The configuration: a path, or "imds" for the instance's user data
-    #[arg(long, value_name = "PATH", default_value = settings::CONFIG)]
-    config: String,
+    #[command(flatten)]
+    places: PlaceOptions,
     /// Check only the configuration's text, so that it can be checked anywhere
     #[arg(long)]
     offline: bool,
     /// Print the results as JSON
     #[arg(long)]
     json: bool,
-    /// Where the journal and the lock are [default: $STATE_DIRECTORY or /var/lib/node-agent]
-    #[arg(long, value_name = "DIR")]
-    state_dir: Option<PathBuf>,
-    /// Where the control socket and the metrics are [default: `$RUNTIME_DIRECTORY` or /run/node-agent]
-    #[arg(long, value_name = "DIR")]
-    runtime_dir: Option<PathBuf>,
     /// Log what is asked
     #[arg(short, long)]
     verbose: bool,
@@ -84,13 +76,13 @@ impl Check {
 
     async fn run(&self, report: &mut Report) {
         if self.offline {
-            return report.add(configuration::offline(&self.config).await);
+            return report.add(configuration::offline(&self.places.config).await);
         }
-        let places = Places::new(self.config.clone(), self.state_dir.clone(), self.runtime_dir.clone());
+        let places = Places::new(self.places.clone());
         report.add(standing::check(&places));
         let aws = &Aws::new();
         let ((told, config), (seen, instance)) =
-            join!(configuration::check(&self.config, &aws.imds), metadata::check(&aws.imds));
+            join!(configuration::check(&self.places.config, &aws.imds), metadata::check(&aws.imds));
         report.add(told);
         report.add(seen);
         let Some(instance) = &instance else {

@@ -1,4 +1,5 @@
-//! `filesystem`: the device has the filesystem; made only where the disk is proven blank.
+//! `filesystem`: the device has the filesystem; made only where the disk is proven blank. In one file, because every way
+//! to a format, and every refusal of one, is weighed against the others.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! `mount`: the filesystem is mounted at its mount point as configured, now and at the next boot.
+//! `mount`: the filesystem is mounted at its mount point as configured, now and at the next boot. In one file,
+//! because the fstab line, the mount and the check before it depend on each other.
 
 use std::cell::Cell;
 use std::fs::{self, File};
