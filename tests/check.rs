@@ -166,7 +166,7 @@ fn a_good_node_is_ok_line_by_line_and_nothing_is_changed() {
         "lifecycle state",
     ];
     assert_eq!(names, expected);
-    assert!(checked.seen("credentials").contains("of the role node, by the instance profile"));
+    assert!(checked.seen("credentials").contains("of the role node, from the instance profile"));
     // Dry runs are in the log as such, and none took effect.
     let events = scene.world.events();
     // Both volumes; the tags on the instance, too.
@@ -322,7 +322,7 @@ fn a_configuration_that_others_can_read_or_write_is_found_and_so_is_its_override
 fn an_address_that_is_not_this_instances_is_found() {
     let mut scene = Scene::new();
     scene.config = scene.config.replace("10.0.1.10", "10.0.1.99");
-    scene.must_find("node address", "10.0.1.99 is no address of", "correct node.ip");
+    scene.must_find("node address", "10.0.1.99 is not an address of", "correct node.ip");
 }
 
 #[test]
@@ -398,7 +398,7 @@ fn a_volume_that_cannot_be_attached_is_found() {
     let other = scene.world.launch_as(InstanceSpec::default());
     scene.world.sim.attach(&good, &other.id, "/dev/sdf").unwrap();
     let name = format!("volume {good}");
-    scene.must_find(&name, &format!("to {} (running)", other.id), "never taken away");
+    scene.must_find(&name, &format!("to {} (running)", other.id), "the agent never detaches it");
     let terminating = scene.world.sim.set_instance_state(&other.id, ec2_sim::InstanceState::ShuttingDown);
     terminating.unwrap();
     assert_eq!(scene.check().code, 0);

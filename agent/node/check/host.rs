@@ -1,4 +1,4 @@
-//! What the image has to have: programs and kernel modules.
+//! The programs and kernel modules that the image needs.
 
 use std::fs;
 
@@ -42,7 +42,7 @@ async fn tools(kind: FileSystemType, volumes: &[&Volume]) -> Vec<Finding> {
     let name = format!("mkfs.{kind}");
     let mut findings = Vec::new();
     let mut installs = false;
-    // One that is never formatted needs none.
+    // A volume that is never formatted needs no mkfs.
     if volumes.iter().any(|volume| volume.format == Format::IfBlank) {
         let found = timeout(LIMIT, Maker::find(kind)).await.unwrap_or_else(|_| {
             Err(Failure::new(Code::ToolFailed, format!("{name} -V has not ended for {} s", LIMIT.as_secs())))
@@ -75,7 +75,7 @@ async fn tools(kind: FileSystemType, volumes: &[&Volume]) -> Vec<Finding> {
     findings
 }
 
-/// Whether the kernel has the filesystem, built in, loaded, or as a module to load.
+/// Whether the kernel has the filesystem: built in, loaded, or as a loadable module.
 fn kernel(kind: FileSystemType) -> Finding {
     let name = format!("kernel's {kind}");
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
@@ -92,5 +92,5 @@ fn kernel(kind: FileSystemType) -> Finding {
         return Finding::ok(name, "a module of the running kernel");
     }
     let seen = format!("the kernel {release} has no {kind}, neither built in nor as a module");
-    Finding::attention(name, seen, "use a kernel that has it (often a package kernel-modules-extra), or the other type")
+    Finding::attention(name, seen, "use a kernel that has it (often in kernel-modules-extra), or the other type")
 }
