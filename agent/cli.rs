@@ -275,7 +275,7 @@ impl Retry {
     fn start(self) -> ExitCode {
         let places = self.common.begin();
         if let Some(step) = self.from.filter(|_| !self.yes && std::io::stdin().is_terminal())
-            && status::look(&places).is_ok_and(|report| report.state == Overall::Phase(Phase::Done))
+            && status::observe(&places).is_ok_and(|report| report.state == Overall::Phase(Phase::Done))
         {
             let question = format!(
                 "This node is up. {step} and what follows it are done again on it, hooks included. Go on? [y/N] "
@@ -295,7 +295,7 @@ impl Status {
         let report = if self.wait {
             block_on(async { Ok(status::wait(&places, self.timeout).await?) })
         } else {
-            status::look(&places).map_err(FailedStepRecord::from)
+            status::observe(&places).map_err(FailedStepRecord::from)
         };
         log::finish();
         if let Some(trouble) = report.as_ref().ok().and_then(|report| status::trouble(&places, report)) {
@@ -320,8 +320,8 @@ impl Complete {
             }
         };
         // What is sent already needs no answer.
-        let sent =
-            status::look(&places).is_ok_and(|report| report.state != Overall::NeverStarted && report.launch.is_some());
+        let sent = status::observe(&places)
+            .is_ok_and(|report| report.state != Overall::NeverStarted && report.launch.is_some());
         if !self.yes && !sent {
             if !std::io::stdin().is_terminal() {
                 log::say(Level::Error, "this needs a terminal to ask on, or --yes");

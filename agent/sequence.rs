@@ -1,11 +1,11 @@
-//! The sequences and their steps' names: on the command line, in the journal, in what is published.
+//! The sequences and the names of their steps, as on the command line, in the journal and in published documents.
 
 use std::fmt;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-/// What the agent does on an instance, as steps in a fixed order.
+/// The agent's work on an instance, as steps in a fixed order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sequence {
     /// Brings the node up.
@@ -32,7 +32,7 @@ impl Sequence {
     }
 }
 
-/// A step of one sequence: no two sequences have a step of the same name. Sorted as the sequences run them.
+/// A step of one sequence: no two sequences share a name. Sorted in the order in which the sequences run them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum StepName {
@@ -54,12 +54,12 @@ pub enum StepName {
     Configure,
     /// The health check has passed.
     HealthCheck,
-    /// Auto Scaling has been told.
+    /// The result has been reported to Auto Scaling.
     Complete,
 }
 
 impl StepName {
-    /// The sequence that it is a step of.
+    /// The sequence of this step.
     pub fn sequence(self) -> Sequence {
         match self {
             StepName::Identity
@@ -85,7 +85,7 @@ impl StepName {
         other.precedes(self)
     }
 
-    /// As in the journal and on the command line.
+    /// The name in the journal and on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             StepName::Identity => "identity",

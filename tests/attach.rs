@@ -168,7 +168,7 @@ fn a_volume_that_ec2_drops_again_for_its_key_is_not_tried_for_ever() {
 
     let outcome = node.run(&config_for(&volume));
 
-    outcome.must_fail(1, &["step=attach code=encryption-refused", "accepted 3 times", "available again", KEY]);
+    outcome.must_fail(1, &["step=attach code=encryption-refused", "accepted 3 requests", "available again", KEY]);
     assert_eq!(world.events().attempts("ec2:AttachVolume").len(), 3);
 }
 

@@ -163,7 +163,7 @@ fn a_good_node_is_ok_line_by_line_and_nothing_is_changed() {
         "lifecycle state",
     ];
     assert_eq!(names, expected);
-    assert!(checked.seen("credentials").contains("of the role node, by the instance profile"));
+    assert!(checked.seen("credentials").contains("of the role node, from the instance profile"));
     // Dry runs are in the log as such, and none took effect.
     let events = fixture.world.events();
     // Both volumes; the tags on the instance, too.
@@ -319,7 +319,7 @@ fn a_configuration_that_others_can_read_or_write_is_found_and_so_is_its_override
 fn an_address_that_is_not_this_instances_is_found() {
     let mut fixture = Fixture::new();
     fixture.config = fixture.config.replace("10.0.1.10", "10.0.1.99");
-    fixture.must_find("node address", "10.0.1.99 is no address of", "correct node.ip");
+    fixture.must_find("node address", "10.0.1.99 is not an address of", "correct node.ip");
 }
 
 #[test]
@@ -395,7 +395,7 @@ fn a_volume_that_cannot_be_attached_is_found() {
     let other = fixture.world.launch_as(InstanceSpec::default());
     fixture.world.sim.attach(&good, &other.id, "/dev/sdf").unwrap();
     let name = format!("volume {good}");
-    fixture.must_find(&name, &format!("to {} (running)", other.id), "never taken away");
+    fixture.must_find(&name, &format!("to {} (running)", other.id), "the agent never detaches it");
     let terminating = fixture.world.sim.set_instance_state(&other.id, ec2_sim::InstanceState::ShuttingDown);
     terminating.unwrap();
     assert_eq!(fixture.check().code, 0);

@@ -243,7 +243,7 @@ fn a_runtime_directory_that_takes_nothing_stops_neither_the_launch_nor_the_hold(
         let service = node.start_with(&["run"]);
         service.wait_for("held for");
 
-        assert!(service.log().contains("control.sock cannot be made"), "{name}: {}", service.log());
+        assert!(service.log().contains("control.sock cannot be created"), "{name}: {}", service.log());
         let retried = node.start_with(&["retry"]).end();
         let pid = format!("the service (process {}) cannot be reached: its control socket", service.child.id());
         retried.must_fail(3, &["code=service-unreachable", &pid, "df -i /run", "systemctl restart node-agent"]);
@@ -254,7 +254,7 @@ fn a_runtime_directory_that_takes_nothing_stops_neither_the_launch_nor_the_hold(
         let retried = node.start_with(&["retry"]).end();
         assert_eq!(retried.code, Some(0), "{name}: {}", retried.log);
         assert_eq!(world.completions(), ["CONTINUE"], "{name}");
-        assert_eq!(service.log().matches("control.sock cannot be made").count(), 1, "{name}: {}", service.log());
+        assert_eq!(service.log().matches("control.sock cannot be created").count(), 1, "{name}: {}", service.log());
     }
 }
 

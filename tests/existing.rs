@@ -223,7 +223,7 @@ fn what_stands_in_the_mount_points_place_is_named_and_left_alone() {
     let cases = [
         ("mkdir /mydata; echo x > /mydata/forgotten", "is not empty: it has forgotten", "rm -r /mydata"),
         ("ln -s /tmp /mydata", "is a symlink", "rm /mydata"),
-        ("touch /mydata", "is no directory", "rm /mydata"),
+        ("touch /mydata", "is not a directory", "rm /mydata"),
         (
             "mkdir /mydata; mount -t tmpfs other /mydata",
             "other (tmpfs) is mounted at /mydata already",
@@ -348,7 +348,7 @@ fn a_mkfs_that_fails_takes_its_intent_back_and_says_how_to_go_on() {
         node.shell(&format!("cp /opt/real/mkfs.{file_system} {program}"));
         // An operator must decide what that mkfs has written.
         node.run(&config).must_fail(6, &["step=filesystem code=not-blank"]);
-        node.shell(told(&failed, "goes with: ", "; then: node-agent retry"));
+        node.shell(told(&failed, "what mkfs has written: ", "; then: node-agent retry"));
         node.come_up(&config);
         assert_eq!(node.shell("findmnt -no FSTYPE /mydata"), file_system);
     }

@@ -347,7 +347,7 @@ fn a_lost_answer_that_nobody_can_check_counts_in_the_end_as_unconfirmed() {
 
     let outcome = node.run(&config_with("", &[], "[timeouts]\ncomplete = \"2s\""));
 
-    outcome.must_fail(0, &["warning: ", "whether it was taken cannot be seen"]);
+    outcome.must_fail(0, &["warning: ", "whether it was accepted is unknown"]);
     assert_eq!(node.journal()["lifecycle"]["outcome"], "unconfirmed");
     assert_eq!(world.completions(), ["CONTINUE"]);
 }
@@ -383,10 +383,10 @@ fn who_asks_while_the_agent_is_at_work_is_told_so() {
     let (node, service) = held(&world, &waiting, "", "");
     service.wait_for("| here");
 
-    run(&node, &["retry"]).must_fail(4, &["is at work on the node"]);
+    run(&node, &["retry"]).must_fail(4, &["is working on the node"]);
     run(&node, &["run"]).must_fail(4, &[&format!("process {}", service.child.id())]);
     run(&node, &["run", "--once"]).must_fail(4, &[&format!("process {}", service.child.id())]);
-    run(&node, &["complete", "abandon", "--yes"]).must_fail(4, &["is at work on the node"]);
+    run(&node, &["complete", "abandon", "--yes"]).must_fail(4, &["is working on the node"]);
     let waiter = node.start_with(&["status", "--wait"]);
     node.shell("touch /tmp/go");
 
@@ -405,7 +405,7 @@ fn of_two_retries_at_once_one_does_the_work_and_nothing_interleaves() {
     node.shell("touch /tmp/repaired; : > /var/log/hooks.log");
 
     let both = [node.start_with(&["retry"]), node.start_with(&["retry"])];
-    wait_until(|| both.iter().any(|retry| retry.log().contains("is at work on the node")), || service.log());
+    wait_until(|| both.iter().any(|retry| retry.log().contains("is working on the node")), || service.log());
     node.shell("touch /tmp/go");
     let both = both.map(Running::end);
 
@@ -664,7 +664,7 @@ fn an_abandon_that_comes_too_late_is_decided_at_once_or_asked_slowly() {
         ("Standby", true, 1, "is Standby"),
         ("InService", true, 1, "is InService"),
         ("Quarantined", true, 16, "is Quarantined"),
-        ("Standby", false, 16, "may not be looked at"),
+        ("Standby", false, 16, "has an unknown state"),
     ];
     each(&cases, |case @ (state, readable, most, said)| {
         let world = World::new();

@@ -202,7 +202,7 @@ fn a_hook_that_outlived_its_killed_agent_is_ended_first() {
     node.shell("touch /tmp/go");
     let outcome = node.come_up(&config);
 
-    assert!(outcome.log.contains("is still at work"), "{}", outcome.log);
+    assert!(outcome.log.contains("is still running"), "{}", outcome.log);
     assert!(!node.is_alive("/tmp/child"));
     assert_eq!(world.completions(), ["CONTINUE"]);
 }

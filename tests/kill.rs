@@ -238,7 +238,7 @@ fn around_each_program(file_system: &'static str) {
             }
             Victim::Agent if !place.starts_with("version") => {
                 let next = fixture.start();
-                next.wait_for("is still at work");
+                next.wait_for("is still running");
                 next
             }
             Victim::Agent | Victim::Tree | Victim::Machine => {

@@ -180,8 +180,9 @@ fn a_copy_that_is_mounted_in_the_volumes_place_is_named_and_the_remedy_works() {
 
         let outcome = node.run(&config);
 
-        let which =
-            format!("{copied} ({file_system}) is mounted at /mydata already, which is volume {copy}; its UUID is");
+        let which = format!(
+            "{copied} ({file_system}) is mounted at /mydata already, which is volume {copy}; it has the UUID of"
+        );
         outcome.must_fail(6, &["step=mount code=mount-point-taken", &which, "one is a copy of the other"]);
         follow(&node, &outcome, "umount", "; node-agent retry");
         node.come_up(&config);
@@ -227,7 +228,7 @@ fn another_tools_line_for_the_same_disk_is_left_alone_and_said() {
 
         assert_eq!(node.read("/etc/fstab"), theirs);
         assert_eq!(outcome.log.matches("another tool's line for /mydata").count(), 1, "{}", outcome.log);
-        assert_eq!(outcome.log.contains("a copy of the volume made from a snapshot could be mounted"), said);
+        assert_eq!(outcome.log.contains("would also mount a copy of the volume"), said);
         assert!(status(&node).1.contains("another tool's line"), "{}", status(&node).1);
         node.shell("umount /mydata");
     }
@@ -799,12 +800,12 @@ fn an_ext4_with_errors_that_an_older_systemd_mounted_is_checked_at_the_boot() {
 
     let outcome = node.come_up(&config);
 
-    assert!(outcome.log.contains("wants to be checked: the kernel met an error"), "{}", outcome.log);
+    assert!(outcome.log.contains("needs a check: the kernel met an error"), "{}", outcome.log);
     must_be_checked(&world, &node, &volume);
     assert_eq!(node.shell("cat /mydata/segment"), "precious");
     // It is checked once.
     let again = node.come_up(&config);
-    assert!(!again.log.contains("wants to be checked"), "{}", again.log);
+    assert!(!again.log.contains("needs a check"), "{}", again.log);
 }
 
 #[test]
@@ -858,7 +859,7 @@ fn an_ext4_that_a_newer_systemd_checks_is_not_unmounted_at_the_boot() {
 
     let outcome = node.come_up(&config);
 
-    assert!(!outcome.log.contains("wants to be checked"), "{}", outcome.log);
+    assert!(!outcome.log.contains("needs a check"), "{}", outcome.log);
     assert!(line_of(&node, PLACE).ends_with(" 0 2"), "{}", line_of(&node, PLACE));
 }
 

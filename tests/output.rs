@@ -564,7 +564,7 @@ fn a_retry_that_cannot_keep_up_says_how_much_it_leaves_out() {
     assert_eq!(code, Some(0), "{seen}");
     let shown = numbered(&seen);
     let left_out: usize = seen
-        .split(" lines are left out here")
+        .split(" lines are omitted here")
         .filter_map(|before| before.rsplit(|char: char| !char.is_ascii_digit()).next()?.parse::<usize>().ok())
         .sum();
     assert!(left_out > 0, "{seen}");

@@ -146,7 +146,7 @@ fn the_binary_installs_itself_and_its_units_into_an_image_twice_alike() {
     // The installed one installs itself: nothing changes.
     node.shell("/image/usr/local/bin/node-agent install --root /image");
     assert_eq!(node.shell(listing), installed);
-    node.start_with(&["install", "--root", "/image", "--now"]).end().must_fail(1, &["leave one of the two out"]);
+    node.start_with(&["install", "--root", "/image", "--now"]).end().must_fail(1, &["omit one of the two"]);
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn install_says_of_an_older_process_that_it_goes_on() {
 
     outcome.must_fail(
         0,
-        &[&format!("runs already (process {pid})"), "it goes on until: systemctl restart node-agent.service"],
+        &[&format!("runs already (process {pid})"), "to replace it: systemctl restart node-agent.service"],
     );
 }
 
@@ -256,7 +256,7 @@ fn a_retry_with_a_configuration_of_its_own_reads_it_where_the_unit_is_stopped() 
 
     // The unit would be skipped.
     let refused = node.start_with(&["retry"]).end();
-    refused.must_fail(5, &["there is no /etc/node-agent/config.toml, without which node-agent.service does not start"]);
+    refused.must_fail(5, &["/etc/node-agent/config.toml is missing, and node-agent.service does not start without it"]);
     assert!(refused.took < Duration::from_secs(20), "{:?}", refused.took);
     node.start_with(&["retry", "--config", "/root/mine.toml"]).end().must_fail(0, &["result=done"]);
     assert!(!node.read("/var/log/systemctl").contains("start --no-block node-agent.service"));

@@ -33,14 +33,14 @@ use crate::runner::plan::Planned;
 use crate::sequence::StepName;
 use crate::state::Journal;
 
-/// What a run works with.
+/// The inputs of a run.
 #[derive(Debug)]
 pub struct Boot<'a> {
-    /// What the user wrote.
+    /// The configuration.
     pub config: &'a Config,
-    /// What was done before.
+    /// The journal.
     pub journal: &'a Journal,
-    /// The services.
+    /// The clients of AWS.
     pub aws: &'a Aws,
     /// The instance and its region's services, once they are known.
     pub site: &'a OnceCell<Site>,
@@ -48,28 +48,28 @@ pub struct Boot<'a> {
     pub scratch: &'a Path,
     /// `--state-dir`
     pub state_dir: &'a Path,
-    /// Why the state cannot be written: then no launch begins, but a node in service is still mounted.
+    /// Why the state cannot be written, if so: then no launch begins, but a node in service is still mounted.
     pub unwritable: &'a RefCell<Option<Failure>>,
     /// This boot.
     pub boot_id: &'a str,
-    /// When there may be heartbeats.
+    /// When heartbeats may be sent.
     pub allowance: &'a Allowance,
-    /// Becomes true when the agent is told to stop.
+    /// Becomes true at the stop signal.
     pub stop: watch::Receiver<bool>,
 }
 
-/// What became of the node.
+/// How a successful run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Up {
-    /// It is up and reported.
-    Done,
-    /// It waits in a warm pool.
-    Warm,
+pub enum BootOutcome {
+    /// The node is up and reported.
+    Up,
+    /// The instance is in a warm pool.
+    WarmPool,
 }
 
 impl Boot<'_> {
     /// Brings the node up and reports it; with `on_failure = "abandon"` a failure is reported too.
-    pub async fn bring_up(&self) -> Result<Up, FailedStep> {
+    pub async fn bring_up(&self) -> Result<BootOutcome, FailedStep> {
         let Boot { config, journal, .. } = *self;
         let run = &Runner::new(journal, config.timeouts.aws, self.stop.clone(), self.allowance);
 
@@ -80,28 +80,28 @@ impl Boot<'_> {
         let mut work = pin!(self.sequence(run, site, launch));
         let result = tokio::select! {
             result = &mut work => result,
-            // The step at work finds out by itself, where it is safe to stop.
+            // The running step detects the lost launch itself, where it is safe to stop.
             _lost = heart.beat() => work.await,
         };
         if let Err(failed) = &result
             && launch.abandons_on(failed)
             && journal.launch_outcome().is_none()
         {
-            // The failure above is the run's result, whatever comes of reporting it.
+            // The failure above is the run's result, even if it cannot be reported.
             drop(run.step(Complete::new(journal, launch, LaunchResult::Abandon, config.timeouts.complete)).await);
         }
-        if matches!(result, Ok(Up::Done)) {
+        if matches!(result, Ok(BootOutcome::Up)) {
             keep_in_isolation().await;
         }
         result
     }
 
-    /// What [`Boot::bring_up`] would do, as far as can be known by looking.
+    /// What [`Boot::bring_up`] would do, as far as observation shows.
     pub async fn plan(&self) -> Vec<Planned> {
         let run = Runner::planning(self.journal, self.stop.clone(), self.allowance);
         if let Ok(site) = self.find_site(&run).await {
             let launch = &site.launch(self.aws, self.config.lifecycle.as_ref());
-            // How far it comes is in the plan.
+            // The plan shows where the sequence ends.
             drop(Box::pin(self.sequence(&run, site, launch)).await);
         }
         run.into_plan()
@@ -111,7 +111,7 @@ impl Boot<'_> {
         Site::find(self.site, run, self.aws, self.journal, self.config.timeouts.aws).await
     }
 
-    async fn sequence(&self, run: &Runner<'_>, site: &Site, launch: &Launch<'_>) -> Result<Up, FailedStep> {
+    async fn sequence(&self, run: &Runner<'_>, site: &Site, launch: &Launch<'_>) -> Result<BootOutcome, FailedStep> {
         let Boot { config, journal, .. } = *self;
         let (ec2, deadline) = (&site.services.ec2, config.timeouts.volume);
 
@@ -122,7 +122,7 @@ impl Boot<'_> {
         };
         let launched = self.is_launched(run, launch).await?;
 
-        // The files are fetched while the volumes are waited for.
+        // The files are fetched while the volumes are attached.
         let taken = &RefCell::new(BTreeSet::new());
         let attach = config.volumes.iter().map(|want| Attach::new(ec2, launch, want, taken, deadline));
         let (attached, staged) = tokio::try_join!(run.together(attach), self.fetch(run, site, launched))?;
@@ -145,10 +145,10 @@ impl Boot<'_> {
         if !launched {
             run.step(Complete::new(journal, launch, LaunchResult::Continue, config.timeouts.complete)).await?;
         }
-        Ok(Up::Done)
+        Ok(BootOutcome::Up)
     }
 
-    /// Fetches what the once-per-instance steps need; nothing where they are behind this instance.
+    /// Fetches the inputs of the once-per-instance steps, unless the instance is launched.
     async fn fetch(&self, run: &Runner<'_>, site: &Site, launched: bool) -> Result<Option<Staged>, FailedStep> {
         if launched {
             return Ok(None);
@@ -156,16 +156,16 @@ impl Boot<'_> {
         run.step(Fetch::new(&site.services.sources, self.config, self.scratch)).await.map(Some)
     }
 
-    /// Mounts these, and tells applications that all of them are mounted.
+    /// Mounts these volumes, and starts the applications that wait for them.
     pub(crate) async fn mount(&self, run: &Runner<'_>, formatted: &[Formatted<'_>]) -> Result<(), FailedStep> {
-        // One that lies in another comes after it.
+        // Sorted, because a mount point may lie inside another volume.
         let mut formatted: Vec<_> = formatted.iter().collect();
         formatted.sort_by_key(|formatted| &formatted.want.mount_path);
         let deadline = self.config.timeouts.volume;
         let mount = |formatted| MountVolume::new(self.journal, formatted, self.allowance, deadline);
         run.in_turn(formatted.into_iter().map(mount)).await?;
         if !run.is_planning() {
-            announce_mounts().await;
+            start_applications().await;
         }
         Ok(())
     }
@@ -219,12 +219,12 @@ impl Boot<'_> {
         }
     }
 
-    /// An image made of a node that was up has fstab lines for that node's volumes, for which each boot would wait.
+    /// An image of a running node has fstab lines for that node's volumes, for which each boot would wait.
     fn forget_other_volumes(&self) {
         let volumes: Vec<_> = self.config.volumes.iter().map(|volume| volume.id.as_str()).collect();
         match fstab::drop_others(&volumes) {
             Ok(dropped) => dropped.iter().for_each(|line| {
-                tracing::info!(step = "mount", "taken out of /etc/fstab, as this node has no such volume: {line}");
+                tracing::info!(step = "mount", "removed from /etc/fstab, because this node has no such volume: {line}");
             }),
             Err(failure) => {
                 let text = format!(
@@ -236,19 +236,18 @@ impl Boot<'_> {
         }
     }
 
-    async fn enter_pool(&self, run: &Runner<'_>, launch: &Launch<'_>, state: &str) -> Result<Up, FailedStep> {
+    async fn enter_pool(&self, run: &Runner<'_>, launch: &Launch<'_>, state: &str) -> Result<BootOutcome, FailedStep> {
         tracing::info!("this instance is {state}: it waits in a warm pool, and nothing is touched");
         run.step(EnterPool::new(launch, self.config.timeouts.complete)).await?;
         if !run.is_planning() {
             self.journal.in_pool().map_err(|failure| FailedStep::at(StepName::Complete, failure))?;
         }
-        Ok(Up::Warm)
+        Ok(BootOutcome::WarmPool)
     }
 }
 
-/// Applications `WantedBy` the target start once all volumes are mounted. That it cannot be started is no reason to give
-/// up on the node: the health check will tell.
-async fn announce_mounts() {
+/// Starts the applications that are `WantedBy` the target. A failure is only a warning: the health check decides about the node.
+async fn start_applications() {
     if !systemd::has_unit(systemd::MOUNTED_TARGET).await {
         return;
     }
@@ -261,7 +260,7 @@ async fn announce_mounts() {
     }
 }
 
-/// Keeps the applications running through `systemctl isolate`. Called last, because systemd reads all units again for it.
+/// Keeps the applications running through `systemctl isolate`. Called last, because systemd reloads all units for it.
 async fn keep_in_isolation() {
     if let Err(failure) = systemd::keep_in_isolation(systemd::MOUNTED_TARGET).await {
         tracing::warn!(step = "mount", "systemctl isolate would stop the applications: {failure}");

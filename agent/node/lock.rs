@@ -1,4 +1,4 @@
-//! One process at a time.
+//! The lock that admits one process at a time.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -13,18 +13,18 @@ use crate::failure::{Code, Failure};
 /// The name of a lock file.
 const FILE: &str = "lock";
 
-/// Held as long as it lives. The files are never removed: whoever has one open has the same lock.
+/// Held until it is dropped. The files are never removed, so that all processes lock the same file.
 #[derive(Debug)]
 pub struct Lock {
     _held: Vec<Flock<File>>,
 }
 
 impl Lock {
-    /// Takes the lock, or says who has it.
+    /// Takes the lock. The failure names the holder.
     ///
     /// There are two lock files, one in the state directory and one in the runtime directory, and either is enough. A full or
     /// read-only root disk takes no new file, but a node in service must still be mounted, and a failed node held. Every
-    /// process tries both, so that a process with only one lock still keeps others out.
+    /// process tries both, so that a process with only one of them still excludes others.
     pub fn take(state_dir: &Path, runtime_dir: &Path) -> Result<Lock, Failure> {
         let mut held = Vec::new();
         let mut unusable = None;
@@ -38,20 +38,20 @@ impl Lock {
         match unusable {
             Some(failure) if held.is_empty() => Err(failure),
             Some(failure) => {
-                tracing::error!("{failure}; the agent goes on with its other lock");
+                tracing::error!("{failure}; the agent continues with its other lock");
                 Ok(Lock { _held: held })
             }
             None => Ok(Lock { _held: held }),
         }
     }
 
-    /// Takes the lock in a directory that was made again, for a process that has the other one.
+    /// Takes the lock in a directory that was created again, for a process that holds the other one.
     pub fn again(dir: &Path) -> Result<Lock, Failure> {
         lock(dir).map(|file| Lock { _held: vec![file] })
     }
 }
 
-/// The process that has noted itself in a lock file, whether it still lives or not.
+/// The pid in a lock file, whether that process still runs or not.
 pub fn holder(dir: &Path) -> Option<i32> {
     fs::read_to_string(dir.join(FILE)).ok()?.trim().parse().ok()
 }
@@ -61,13 +61,13 @@ fn lock(dir: &Path) -> Result<Flock<File>, Failure> {
     let unusable = |error: std::io::Error| {
         Failure::new(Code::StateUnusable, format!("the lock {}", path.display())).because(error)
     };
-    // For root alone: whoever can open a file can lock it.
+    // For root alone: a process that can open the file can lock it.
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
     match Flock::lock(file.map_err(unusable)?, FlockArg::LockExclusiveNonblock) {
         Ok(mut file) => {
-            // For the message below alone: a disk without room for it is no reason not to have the lock.
+            // The pid only serves messages and lookups: on a full disk the lock is held without it.
             if let Err(error) = file.set_len(0).and_then(|()| write!(&mut *file, "{}", std::process::id())) {
-                tracing::debug!("the holder of {} is not noted: {error}", path.display());
+                tracing::debug!("the holder of {} is not recorded: {error}", path.display());
             }
             Ok(file)
         }

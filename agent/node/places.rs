@@ -1,4 +1,4 @@
-//! Where the agent keeps things, and the lock over them.
+//! The agent's paths, and the lock over them.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use crate::node::lock::Lock;
 use crate::node::settings;
 use crate::state::{publish, store};
 
-/// Where things are, on the command line.
+/// The options for the agent's paths.
 #[derive(Args, Clone, Debug)]
 pub struct PlaceOptions {
     /// The configuration: a path, or "imds" for the instance's user data
@@ -24,7 +24,7 @@ pub struct PlaceOptions {
     runtime_dir: Option<PathBuf>,
 }
 
-/// Where things are.
+/// The agent's paths.
 #[derive(Clone, Debug)]
 pub struct Places {
     /// `--config`
@@ -36,28 +36,28 @@ pub struct Places {
 }
 
 impl Places {
-    /// The directories that are not given are those that systemd names, or the usual ones.
+    /// A directory that is `None` is the one that systemd names, or else the default.
     pub fn new(PlaceOptions { config, state_dir, runtime_dir }: PlaceOptions) -> Self {
-        let dir = |given: Option<PathBuf>, variable: &str, usual: &str| {
+        let dir = |given: Option<PathBuf>, variable: &str, default: &str| {
             // systemd separates several directories by colons; the first is ours.
             let first = |dirs: OsString| {
                 let dirs = dirs.into_string().ok()?;
                 dirs.split(':').next().filter(|dir| !dir.is_empty()).map(PathBuf::from)
             };
-            given.or_else(|| std::env::var_os(variable).and_then(first)).unwrap_or_else(|| PathBuf::from(usual))
+            given.or_else(|| std::env::var_os(variable).and_then(first)).unwrap_or_else(|| PathBuf::from(default))
         };
         let state_dir = dir(state_dir, "STATE_DIRECTORY", "/var/lib/node-agent");
         Places {
             config,
-            // Hooks and the reader of their output have another working directory.
+            // Absolute, because hooks and the reader of their output have another working directory.
             state_dir: std::path::absolute(&state_dir).unwrap_or(state_dir),
             runtime_dir: dir(runtime_dir, "RUNTIME_DIRECTORY", "/run/node-agent"),
         }
     }
 }
 
-/// Makes the state and the runtime directory where they are missing, and takes the lock. A directory that cannot be made
-/// fails whatever needs it later.
+/// Creates the state and the runtime directory if they are missing, and takes the lock. A directory that cannot be created
+/// fails the operations that need it later.
 pub fn take_lock(places: &Places) -> Result<Lock, Failure> {
     let (state_dir, runtime_dir) = (&places.state_dir, &places.runtime_dir);
     if let Err(error) = store::private_dir(state_dir) {

@@ -1,4 +1,4 @@
-//! `node-agent plan`: what a run would do now, as far as it can be known by looking.
+//! `node-agent plan`: what a run would do now, as far as observation shows.
 
 use std::cell::{OnceCell, RefCell};
 use std::fmt::Write as _;
@@ -20,14 +20,14 @@ use crate::runner::stopped;
 use crate::sequence::{Sequence, StepName};
 use crate::state::Journal;
 
-/// Makes the plan. Takes no lock and changes nothing; what is fetched goes to a directory that is gone afterwards.
+/// Makes the plan. Takes no lock and changes nothing; fetched files go to a temporary directory.
 pub async fn make(places: &Places, mut stop: watch::Receiver<bool>) -> Result<Vec<Planned>, Failure> {
     let aws = Aws::new();
     let config = tokio::select! {
         config = settings::load(&places.config, &aws.imds, Scope::ThisHost(&ThisHost)) => config?,
         _ = stop.wait_for(|stop| *stop) => return Err(stopped()),
     };
-    // A journal that cannot be read would be set aside.
+    // For reading only: `Journal::open` would set an unreadable journal aside.
     let journal = Journal::look(&places.state_dir);
     let scratch = tempfile::tempdir().named("making a temporary directory")?;
     let boot = Boot {
@@ -50,26 +50,26 @@ pub async fn make(places: &Places, mut stop: watch::Receiver<bool>) -> Result<Ve
     Ok(plan)
 }
 
-/// Adds the steps that nothing can be known of yet.
+/// Adds the steps of which nothing can be known yet.
 fn complete(plan: &mut Vec<Planned>, config: &Config, journal: &Journal) {
     plan.sort_by_key(|planned| planned.step);
     let Some(open) = plan.iter().find(|planned| planned.finding != Finding::AlreadySo).map(|planned| planned.step)
     else {
         return once_per_instance(plan, config, journal);
     };
-    // That a step's first part has nothing to do says nothing of its second.
+    // If a step's first part has nothing to do, its second part may still have.
     plan.retain(|planned| !planned.step.follows(open) || planned.finding != Finding::AlreadySo);
-    // The identity step has something to do only where the instance is launched anew.
+    // The identity step acts only if the instance is launched anew.
     let anew = plan.iter().any(|planned| planned.step == StepName::Identity && planned.finding == Finding::WouldDo);
     let launched = journal.is_set_up(config) && !anew;
     for &step in Sequence::Boot.steps().iter().filter(|step| step.follows(open)) {
-        let asked_for = match step {
+        let configured = match step {
             StepName::Identity => true,
             StepName::Files | StepName::Complete => !launched,
             StepName::Configure | StepName::HealthCheck => !launched && config.hooks.is_some(),
             _ => !config.volumes.is_empty(),
         };
-        if asked_for && plan.iter().all(|planned| planned.step != step) {
+        if configured && plan.iter().all(|planned| planned.step != step) {
             let because = format!("unknown until {}", after(open));
             let finding = Finding::Unknown;
             plan.push(Planned { step, volume: None, finding, because, remedy: None, exit_code: 0 });
@@ -78,7 +78,7 @@ fn complete(plan: &mut Vec<Planned>, config: &Config, journal: &Journal) {
     plan.sort_by_key(|planned| planned.step);
 }
 
-/// Adds the steps that a completed launch has behind it.
+/// Adds the once-per-instance steps of a completed launch.
 fn once_per_instance(plan: &mut Vec<Planned>, config: &Config, journal: &Journal) {
     let Some(outcome) = journal.launch_outcome() else { return };
     let hooks = config.hooks.is_some();
@@ -88,7 +88,7 @@ fn once_per_instance(plan: &mut Vec<Planned>, config: &Config, journal: &Journal
         (StepName::HealthCheck, hooks),
         (StepName::Complete, config.lifecycle.is_some()),
     ];
-    for (step, _) in steps.into_iter().filter(|(_, asked_for)| *asked_for) {
+    for (step, _) in steps.into_iter().filter(|(_, configured)| *configured) {
         if plan.iter().any(|planned| planned.step == step) {
             continue;
         }
@@ -108,12 +108,12 @@ fn after(step: StepName) -> String {
     }
 }
 
-/// The exit code: the worst that a run would come to.
+/// The exit code: the worst of all findings.
 pub fn exit_code(plan: &[Planned]) -> u8 {
     plan.iter().map(|planned| planned.exit_code).max().unwrap_or_default()
 }
 
-/// The plan for people.
+/// The plan as text.
 pub fn render(plan: &[Planned]) -> String {
     let mut text = Page::default();
     for Planned { step, volume, finding, because, remedy, .. } in plan {

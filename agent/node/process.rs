@@ -1,4 +1,4 @@
-//! The agent's process: what ends it, and what it says last.
+//! The agent's process: its stop signal and its last line.
 
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
@@ -9,7 +9,7 @@ use crate::log::{self, Level};
 use crate::readable;
 use crate::state::FailedStepRecord;
 
-/// Runs `work` to its end on this thread. A child or a name look-up that hangs is left behind, not waited for.
+/// Runs `work` to its end on this thread. A child or a name look-up that hangs is abandoned.
 pub fn run<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
     let runtime = Builder::new_current_thread().enable_all().build().named("starting the runtime")?;
     let result = runtime.block_on(work);
@@ -17,7 +17,7 @@ pub fn run<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
     Ok(result)
 }
 
-/// Becomes true at SIGTERM or SIGINT. A terminal that goes away (SIGHUP) ends nothing.
+/// Becomes true at SIGTERM or SIGINT. A closed terminal (SIGHUP) does not stop the agent.
 pub fn stop_signal() -> Result<watch::Receiver<bool>, Failure> {
     let (sender, receiver) = watch::channel(false);
     let mut terminate = signal(SignalKind::terminate()).named("waiting for SIGTERM")?;
@@ -31,15 +31,15 @@ pub fn stop_signal() -> Result<watch::Receiver<bool>, Failure> {
                 _ = hang_up.recv() => {}
             }
         }
-        // Without receivers the run is over anyway.
+        // Without receivers the run has ended anyway.
         let _ = sender.send(true);
-        // The channel stays open as long as the process: a closed one would look like a stop.
+        // Keeps the channel open: a closed one would look like a stop signal.
         std::future::pending::<()>().await;
     });
     Ok(receiver)
 }
 
-/// Says how it ended, in the last line of a run; on the machine's console, too, for those who cannot log in.
+/// Logs the result as the last line of a run, and shows it on the machine's console for operators who cannot log in.
 pub fn last_words(fault: Option<&FailedStepRecord>) {
     let Some(FailedStepRecord { step, error, .. }) = fault else {
         let last = "node-agent: result=done";

@@ -1,9 +1,9 @@
-//! A reboot needs nobody: the volumes of a node in service are mounted, and its applications started, without any answer from
-//! AWS or the instance metadata. The boot sequence follows, and looks at everything again.
+//! A reboot without AWS: the volumes of a node in service are mounted, and its applications started, without any answer from
+//! AWS or the instance metadata. The boot sequence follows, and observes everything again.
 //!
 //! Three facts make such a mount safe: the journal is this machine's own and says that its launch was completed, the disk's
-//! serial number names the volume, and the disk holds the filesystem that the node was launched with. Any other case is left to
-//! the sequence.
+//! serial number names the volume, and the disk holds the filesystem that the node was launched with. The sequence handles any
+//! other case.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use crate::state::{Journal, LaunchOutcome};
 const FOUND_WITHIN: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(50);
 
-/// Whether this machine can tell by itself that it is a node in service, and nobody asked to redo a step up to the mount.
+/// Whether this machine's own journal shows a node in service, and no step up to the mount is to be redone.
 pub fn is_in_service(journal: &Journal) -> bool {
     journal.read(|state| {
         let launched = state.lifecycle.outcome().is_some_and(|outcome| outcome != LaunchOutcome::Abandoned);
@@ -35,32 +35,32 @@ pub fn is_in_service(journal: &Journal) -> bool {
     })
 }
 
-/// Mounts all volumes and starts the applications that wait for them, where every volume is at hand.
+/// Mounts all volumes and starts the applications that wait for them, if every volume's disk is present.
 pub async fn mount(boot: &Boot<'_>) -> Result<(), FailedStep> {
     if boot.config.volumes.is_empty() {
         return Ok(());
     }
     systemd::must_share_mounts().await.map_err(|failure| FailedStep::at(StepName::Mount, failure))?;
-    let Some(disks) = find(boot).await else { return Ok(()) };
+    let Some(disks) = find_disks(boot).await else { return Ok(()) };
     let run = Runner::new(boot.journal, boot.config.timeouts.aws, boot.stop.clone(), boot.allowance);
     let formatted = disks.iter().map(|(want, device, found)| Formatted { want, device, found: found.clone() });
     boot.mount(&run, &formatted.collect::<Vec<_>>()).await
 }
 
 /// The disks of all volumes, in their order.
-async fn find<'a>(boot: &Boot<'a>) -> Option<Vec<(&'a Volume, Device, Found)>> {
+async fn find_disks<'a>(boot: &Boot<'a>) -> Option<Vec<(&'a Volume, Device, Found)>> {
     let give_up = Instant::now() + FOUND_WITHIN;
     let mut disks = Vec::new();
     for want in &boot.config.volumes {
         let disk = loop {
-            match at_hand(boot.journal, want).await {
-                Ok(AtHand::Yes(device, found)) => break (want, device, found),
-                Ok(AtHand::NotYet) if Instant::now() < give_up && !*boot.stop.borrow() => sleep(POLL).await,
-                Ok(AtHand::NotYet) => {
+            match find_disk(boot.journal, want).await {
+                Ok(Disk::Usable(device, found)) => break (want, device, found),
+                Ok(Disk::NotYet) if Instant::now() < give_up && !*boot.stop.borrow() => sleep(POLL).await,
+                Ok(Disk::NotYet) => {
                     tracing::info!("volume {} has no device yet; it is mounted after AWS answers", want.id);
                     return None;
                 }
-                Ok(AtHand::No) => return None,
+                Ok(Disk::Unusable) => return None,
                 Err(failure) => {
                     tracing::info!("volume {} is mounted after AWS answers: {failure}", want.id);
                     return None;
@@ -72,23 +72,23 @@ async fn find<'a>(boot: &Boot<'a>) -> Option<Vec<(&'a Volume, Device, Found)>> {
     Some(disks)
 }
 
-enum AtHand {
-    Yes(Device, Found),
+enum Disk {
+    Usable(Device, Found),
     NotYet,
-    No,
+    Unusable,
 }
 
-async fn at_hand(journal: &Journal, want: &Volume) -> Result<AtHand, Failure> {
+async fn find_disk(journal: &Journal, want: &Volume) -> Result<Disk, Failure> {
     let known = journal.volume(want.id.as_str());
     if known.formatting.is_some() {
-        return Ok(AtHand::No);
+        return Ok(Disk::Unusable);
     }
     let is_the_same = |found: &Found| known.filesystem_uuid.as_ref().is_none_or(|uuid| *uuid == found.uuid);
-    let Some(device) = Device::find_by_identity(&want.id.serial())? else { return Ok(AtHand::NotYet) };
+    let Some(device) = Device::find_by_identity(&want.id.serial())? else { return Ok(Disk::NotYet) };
     Ok(match probe(&device).await? {
         Verdict::Filesystem(found) if found.kind == want.file_system.as_str() && is_the_same(&found) => {
-            AtHand::Yes(device, found)
+            Disk::Usable(device, found)
         }
-        _ => AtHand::No,
+        _ => Disk::Unusable,
     })
 }

@@ -1,4 +1,4 @@
-//! What a process that works on the node has for itself: the lock, the journal, the clients, the stop signal.
+//! The context of a process that works on the node: the lock, the journal, the clients, the stop signal.
 
 use std::borrow::Cow;
 use std::cell::{OnceCell, RefCell};
@@ -17,7 +17,7 @@ use crate::host;
 use crate::host::this_host::ThisHost;
 use crate::lifecycle::heartbeat::Heart;
 use crate::lifecycle::{Launch, LaunchResult};
-use crate::node::boot::{Boot, Up};
+use crate::node::boot::{Boot, BootOutcome};
 use crate::node::lock::Lock;
 use crate::node::places::{Places, take_lock};
 use crate::node::reboot;
@@ -25,29 +25,29 @@ use crate::node::settings;
 use crate::node::site::Site;
 use crate::node::steps::complete::Complete;
 use crate::node::steps::fetch::prepare_scratch;
-use crate::node::steps::hooks::end_survivor;
+use crate::node::steps::hooks::end_leftover;
 use crate::runner::Runner;
 use crate::runner::allowance::Allowance;
 use crate::sequence::StepName;
 use crate::state::publish::Publisher;
 use crate::state::{Journal, LaunchOutcome, Phase, Process, store};
 
-/// A process at work on the node; no other is, as long as this lives.
+/// The context of the one process that works on the node. Its lock excludes all others until it is dropped.
 #[derive(Debug)]
 pub struct Session {
-    /// Where things are.
+    /// The agent's paths.
     pub places: Places,
-    /// What was done.
+    /// The journal.
     pub journal: Journal,
-    /// Tells others of it.
+    /// Publishes the state to other processes.
     pub publisher: Publisher,
-    /// The services.
+    /// The clients of AWS.
     pub aws: Aws,
     /// The instance and its region's services, once they are known.
     pub site: OnceCell<Site>,
-    /// When there may be heartbeats.
+    /// When heartbeats may be sent.
     pub allowance: Allowance,
-    /// Becomes true when the agent is told to stop.
+    /// Becomes true at the stop signal.
     pub stop: watch::Receiver<bool>,
     boot_id: String,
     scratch: PathBuf,
@@ -56,28 +56,28 @@ pub struct Session {
     _lock: Lock,
 }
 
-/// What one go at bringing the node up came to.
+/// One attempt to bring the node up.
 #[derive(Debug)]
 pub struct Attempt {
-    /// How it ended.
-    pub result: Result<Up, FailedStep>,
-    /// The configuration, if there was one without mistakes.
+    /// Its result.
+    pub result: Result<BootOutcome, FailedStep>,
+    /// The configuration, if it was valid.
     pub config: Option<Config>,
-    /// `[lifecycle]`, also of a configuration with mistakes; without one, what is known of the launch from before.
+    /// `[lifecycle]`, even of a configuration with mistakes elsewhere; without a configuration, the journal's record of it.
     pub lifecycle: Option<config::Lifecycle>,
 }
 
-/// A configuration that is read within this time needs no heartbeat meanwhile, and no question about the hook's timeout.
-const READ_IN_AN_INSTANT: Duration = Duration::from_secs(1);
+/// Heartbeats begin only if reading the configuration takes longer: they need a request for the hook's timeout first.
+const READ_WITHOUT_HEARTBEATS: Duration = Duration::from_secs(1);
 
 /// How long reading the user data may take once the instance is known.
-const READING_AGAIN: Duration = Duration::from_secs(30);
+const REREAD_LIMIT: Duration = Duration::from_secs(30);
 
-/// How long a hold may be put off to learn first which instance this is.
-const BEFORE_A_HOLD: Duration = Duration::from_secs(10);
+/// How long a hold may be delayed to identify the instance first.
+const IDENTIFY_BEFORE_HOLD: Duration = Duration::from_secs(10);
 
-/// How often a hold asks which instance this is.
-const ASKING_AGAIN: Duration = Duration::from_secs(5);
+/// How often a hold tries to identify the instance.
+const IDENTIFY_INTERVAL: Duration = Duration::from_secs(5);
 
 impl Session {
     /// Takes the lock and opens the journal.
@@ -103,32 +103,32 @@ impl Session {
         })
     }
 
-    /// Brings the node up, with this configuration or with the one that is read now. A failure is for the caller to put down
-    /// ([`Session::failed`]).
-    pub async fn attempt(&self, given: Option<Config>) -> Attempt {
+    /// Brings the node up, with this configuration or else with the one that is read now. The caller records a failure
+    /// ([`Session::record_failure`]).
+    pub async fn attempt(&self, config: Option<Config>) -> Attempt {
         if let Some(site) = self.site.get() {
-            // The instance may have been given another role since.
+            // The instance's role may have been replaced since.
             site.services.credentials.forget();
         }
         let began = Process::of(std::process::id().cast_signed(), &self.boot_id);
         let written = self.journal.begin(began).and_then(|()| prepare_scratch(&self.scratch));
         self.unwritable.replace(written.err());
-        // With or without a configuration: no run waits for the hook of a killed agent any more.
-        end_survivor(&self.journal, &self.boot_id).await;
-        let mut attempt = match (Box::pin(self.mount_at_once(given.as_ref())).await, given) {
+        // Even without a configuration: no run waits for the hook of a killed agent any more.
+        end_leftover(&self.journal, &self.boot_id).await;
+        let mut attempt = match (Box::pin(self.mount_offline(config.as_ref())).await, config) {
             (Err(failed), config) => Attempt { result: Err(failed), config, lifecycle: None },
             (Ok(()), Some(config)) => Box::pin(self.bring_up(config)).await,
-            (Ok(()), None) => Box::pin(self.configured_attempt()).await,
+            (Ok(()), None) => Box::pin(self.read_and_bring_up()).await,
         };
         if attempt.lifecycle.is_none() {
-            // Without a configuration the last one counts; one that says nothing of the launch keeps what was promised.
+            // Without a configuration the last one counts; if a configuration lacks `[lifecycle]`, only a promised hold does.
             let promised = || self.journal.promised_action();
             attempt.lifecycle = if attempt.config.is_some() { promised() } else { self.journal.action() };
         }
         let ended = match &attempt.result {
-            Ok(Up::Done) => self.journal.end(Phase::Done, None),
-            Ok(Up::Warm) => self.journal.end(Phase::Warm, None),
-            Err(failed) if failed.was_stopped() => self.stopped(),
+            Ok(BootOutcome::Up) => self.journal.end(Phase::Done, None),
+            Ok(BootOutcome::WarmPool) => self.journal.end(Phase::Warm, None),
+            Err(failed) if failed.was_stopped() => self.record_stop(),
             Err(_) => Ok(()),
         };
         if let (Err(failure), Ok(_)) = (ended, &attempt.result) {
@@ -137,15 +137,15 @@ impl Session {
         attempt
     }
 
-    /// Puts down that the node failed, and whether somebody waits for its repair.
-    pub fn failed(&self, failed: &FailedStep, phase: Phase) {
+    /// Records that the node failed: `phase` says whether it is held for repair.
+    pub fn record_failure(&self, failed: &FailedStep, phase: Phase) {
         if let Err(failure) = self.journal.end(phase, Some(failed.into())) {
             tracing::error!("{failure}");
         }
     }
 
-    /// Puts down that the work was stopped before its end; an earlier failure is still worth telling.
-    pub fn stopped(&self) -> Result<(), Failure> {
+    /// Records that the work was stopped before its end, and keeps an earlier failure.
+    pub fn record_stop(&self) -> Result<(), Failure> {
         let fault = self.journal.read(|state| state.fault.clone());
         self.journal.end(Phase::Stopped, fault)
     }
@@ -154,32 +154,32 @@ impl Session {
     /// service starts after it and retries whatever failed.
     pub async fn mount_at_boot(&self) -> Result<(), Failure> {
         if !reboot::is_in_service(&self.journal) {
-            tracing::info!("no node in service: the rest is for node-agent.service");
+            tracing::info!("this is no node in service: node-agent.service does the rest");
             return Ok(());
         }
-        // A full disk keeps no data from being mounted.
+        // A full disk must not prevent the mount.
         let began = self.journal.begin(Process::of(std::process::id().cast_signed(), &self.boot_id));
-        let mounted = self.mount_at_once(None).await;
+        let mounted = self.mount_offline(None).await;
         if let (Err(failure), Ok(())) = (began, &mounted) {
             tracing::warn!("{failure}");
         }
         if let Err(failed) = mounted {
             tracing::warn!("{failed}; node-agent.service tries again");
         }
-        if let Err(failure) = self.stopped() {
+        if let Err(failure) = self.record_stop() {
             tracing::warn!("{failure}");
         }
         Ok(())
     }
 
     /// On a node in service, mounts the volumes that can be mounted without any answer from AWS.
-    async fn mount_at_once(&self, given: Option<&Config>) -> Result<(), FailedStep> {
+    async fn mount_offline(&self, config: Option<&Config>) -> Result<(), FailedStep> {
         if !reboot::is_in_service(&self.journal) {
             return Ok(());
         }
         let kept =
             async { settings::read_kept(&self.places.config, &self.places.state_dir).await?.validate(Scope::Offline) };
-        let config = match given {
+        let config = match config {
             Some(config) => Ok(Cow::Borrowed(config)),
             None => kept.await.map(Cow::Owned),
         };
@@ -193,10 +193,10 @@ impl Session {
         }
     }
 
-    async fn configured_attempt(&self) -> Attempt {
+    async fn read_and_bring_up(&self) -> Attempt {
         let mut stop = self.stop.clone();
-        // A known instance may be held, for an end that is not put off by much.
-        let patience = if self.site.get().is_some() { READING_AGAIN } else { timeouts::AWS.default_span() };
+        // A known instance may be in a hold, whose end must not be delayed by much.
+        let patience = if self.site.get().is_some() { REREAD_LIMIT } else { timeouts::AWS.default_span() };
         let known = self.journal.action();
         let launch = self.launch(known.as_ref());
         let read = {
@@ -204,7 +204,7 @@ impl Session {
             tokio::select! {
                 read = settings::read(&self.places.config, &self.aws.imds, patience) => read,
                 _ = stop.wait_for(|stop| *stop) => Err(crate::runner::stopped()),
-                never = self.keep_waiting(launch.as_ref()) => match never {},
+                never = self.send_heartbeats(launch.as_ref()) => match never {},
             }
         };
         let texts = match read {
@@ -212,7 +212,7 @@ impl Session {
             Err(failure) => return Box::pin(self.without_configuration(failure, None)).await,
         };
         let validated = tokio::select! {
-            validated = texts.clone().validate_aside(Scope::ThisHost(&ThisHost)) => validated,
+            validated = texts.clone().validate_in_thread(Scope::ThisHost(&ThisHost)) => validated,
             _ = stop.wait_for(|stop| *stop) => {
                 return Attempt { result: Err(crate::runner::stopped().into()), config: None, lifecycle: None };
             }
@@ -227,22 +227,22 @@ impl Session {
         self.bring_up(config).await
     }
 
-    /// Has the launch wait, as long as heartbeats are allowed, and never returns: a launch that is lost is for the steps to find.
-    async fn keep_waiting(&self, launch: Option<&Launch<'_>>) -> Infallible {
+    /// Sends heartbeats while they are allowed, and never returns: the steps detect a lost launch.
+    async fn send_heartbeats(&self, launch: Option<&Launch<'_>>) -> Infallible {
         if let Some(launch) = launch {
-            sleep(READ_IN_AN_INSTANT).await;
+            sleep(READ_WITHOUT_HEARTBEATS).await;
             let _lost = Box::pin(Heart { launch, journal: &self.journal, allowance: &self.allowance }.beat()).await;
         }
         std::future::pending().await
     }
 
-    /// There is no configuration to go by. For the hold the instance is asked for: what the journal knows of the launch is
-    /// this instance's only if the journal is. That it does not become known now is the lesser trouble: the hold goes on asking.
+    /// The attempt without a usable configuration. Tries to identify the instance for the hold: the journal's launch counts only
+    /// if the journal is this instance's. A failure to identify it is ignored, because the hold retries.
     async fn without_configuration(&self, failure: Failure, lifecycle: Option<config::Lifecycle>) -> Attempt {
         let in_launch = lifecycle.is_some() || self.journal.action().is_some();
         if in_launch && failure.class() != Class::Stopped {
-            let run = Runner::new(&self.journal, BEFORE_A_HOLD, self.stop.clone(), &self.allowance);
-            drop(Site::find(&self.site, &run, &self.aws, &self.journal, BEFORE_A_HOLD).await);
+            let run = Runner::new(&self.journal, IDENTIFY_BEFORE_HOLD, self.stop.clone(), &self.allowance);
+            drop(Site::find(&self.site, &run, &self.aws, &self.journal, IDENTIFY_BEFORE_HOLD).await);
         }
         Attempt { result: Err(failure.into()), config: None, lifecycle }
     }
@@ -259,8 +259,8 @@ impl Session {
             config.lifecycle = self.journal.promised_action();
             if let Some(promised) = &config.lifecycle {
                 let text = format!(
-                    "the configuration has no [lifecycle], but this launch waits for hook {} of {}, which was promised its end: \
-                     it is reported to that hook",
+                    "the configuration has no [lifecycle], but an earlier one held this launch for hook {} of {}: the result is \
+                     reported to that hook",
                     promised.hook_name, promised.asg_name
                 );
                 self.journal.warn(StepName::Complete, None, text);
@@ -288,7 +288,7 @@ impl Session {
         }
     }
 
-    /// Completes the launch by hand, or at the end of a hold.
+    /// Completes the launch for the operator, or at the end of a hold.
     pub async fn complete(
         &self,
         lifecycle: Option<&config::Lifecycle>,
@@ -309,7 +309,7 @@ impl Session {
         }
         if lifecycle.is_none() {
             let text =
-                format!("no lifecycle hook is configured, so nobody waits for {result}: there is nothing to complete");
+                format!("no lifecycle hook is configured, so {result} has no recipient: there is nothing to complete");
             return Err(Failure::new(Code::NothingToComplete, text).into());
         }
         let run = Runner::new(&self.journal, deadline, self.stop.clone(), &self.allowance);
@@ -321,12 +321,12 @@ impl Session {
         Site::find(&self.site, run, &self.aws, &self.journal, timeouts::AWS.default_span()).await
     }
 
-    /// Asks for this instance, quietly, until it is known.
-    pub async fn become_known(&self) {
+    /// Identifies this instance, retrying without log lines until it is known.
+    pub async fn wait_until_known(&self) {
         while self.site.get().is_none() {
             if let Err(failure) = Site::try_find(&self.site, &self.aws, &self.journal).await {
                 tracing::debug!("this instance is not known yet: {failure}");
-                sleep(ASKING_AGAIN).await;
+                sleep(IDENTIFY_INTERVAL).await;
             }
         }
     }

@@ -15,17 +15,17 @@ use crate::failure::{Class, Code, Failure};
 use crate::host::atomic::Replacement;
 use crate::host::read::{self, Pipes, Unreadable};
 
-/// The configuration's usual place.
+/// The configuration's default path.
 pub const CONFIG: &str = "/etc/node-agent/config.toml";
-/// Wins key by key over the configuration, for repairs on the node.
+/// Overrides the configuration key by key, for repairs on the node.
 pub const OVERRIDE: &str = "/etc/node-agent/override.toml";
-/// In place of a path: the instance's user data.
+/// Instead of a path: the instance's user data.
 pub const IMDS: &str = "imds";
 
 /// The user data of the last boot, in the state directory.
 const KEPT: &str = "user-data.toml";
 
-/// The texts of a configuration, not yet looked into.
+/// The texts of a configuration, not yet parsed.
 #[derive(Clone, Debug)]
 pub struct Texts {
     /// The configuration itself.
@@ -38,10 +38,10 @@ pub struct Texts {
 
 /// Reads and validates the configuration named by `--config`.
 pub async fn load(from: &str, imds: &Imds, scope: Scope) -> Result<Config, Failure> {
-    read(from, imds, timeouts::AWS.default_span()).await?.validate_aside(scope).await
+    read(from, imds, timeouts::AWS.default_span()).await?.validate_in_thread(scope).await
 }
 
-/// Reads the texts of the configuration named by `--config`. `patience` is for the metadata service.
+/// Reads the texts of the configuration named by `--config`. `patience` bounds the wait for the metadata service.
 pub async fn read(from: &str, imds: &Imds, patience: Duration) -> Result<Texts, Failure> {
     let (main, from_user_data) = match own_file(from).await? {
         Some(text) => (text, false),
@@ -50,7 +50,7 @@ pub async fn read(from: &str, imds: &Imds, patience: Duration) -> Result<Texts, 
     Ok(Texts { main, overrides: overrides().await?, from_user_data })
 }
 
-/// As [`read()`], without asking anybody: in place of user data what [`Texts::keep`] has kept of it in `state_dir`.
+/// As [`read()`], but offline: instead of the user data, the copy that [`Texts::keep`] has stored in `state_dir`.
 pub async fn read_kept(from: &str, state_dir: &Path) -> Result<Texts, Failure> {
     let (main, from_user_data) = match own_file(from).await? {
         Some(text) => (text, false),
@@ -59,12 +59,12 @@ pub async fn read_kept(from: &str, state_dir: &Path) -> Result<Texts, Failure> {
     Ok(Texts { main, overrides: overrides().await?, from_user_data })
 }
 
-/// Reads one text and nothing beside it: a configuration that is for another machine.
+/// Reads one text without the override: a configuration that is meant for another machine.
 pub async fn read_alone(from: &str) -> Result<Texts, Failure> {
     Ok(Texts { main: file(Path::new(from), Pipes::Taken).await?, overrides: None, from_user_data: false })
 }
 
-/// The configuration's file; none where it is in the user data.
+/// The configuration's file; none if the configuration is in the user data.
 async fn own_file(from: &str) -> Result<Option<Text>, Failure> {
     if from == IMDS {
         return Ok(None);
@@ -83,8 +83,8 @@ async fn overrides() -> Result<Option<Text>, Failure> {
 }
 
 impl Texts {
-    /// Keeps user data in `state_dir` for a reboot at which the metadata service does not answer. For root alone: it may hold
-    /// secrets.
+    /// Stores user data in `state_dir` for a reboot without an answer from the metadata service. For root alone: user data may
+    /// hold secrets.
     pub fn keep(&self, state_dir: &Path) {
         let path = state_dir.join(KEPT);
         let text = self.main.text.as_bytes();
@@ -92,24 +92,23 @@ impl Texts {
             return;
         }
         if let Err(error) = Replacement::new(&path).mode(0o600).write(text) {
-            tracing::warn!("the user data is not kept for the next boot: {}: {error}", path.display());
+            tracing::warn!("the user data is not stored for the next boot: {}: {error}", path.display());
         }
     }
 
-    /// Checks the texts; every mistake is in one failure.
+    /// Validates the texts; one failure has all mistakes.
     pub fn validate(self, scope: Scope) -> Result<Config, Failure> {
         config::load(self.main, self.overrides, scope)
             .map_err(|mistakes| Failure::new(Code::ConfigInvalid, mistakes.to_string()))
     }
 
-    /// As [`Texts::validate`], in a thread of its own: an account's name service may not answer for seconds, and heartbeats go
-    /// on meanwhile.
-    pub async fn validate_aside(self, scope: Scope) -> Result<Config, Failure> {
+    /// As [`Texts::validate`], in a thread of its own: a name service may take seconds to answer, and heartbeats must continue.
+    pub async fn validate_in_thread(self, scope: Scope) -> Result<Config, Failure> {
         let checked = spawn_blocking(move || self.validate(scope)).await;
         checked.unwrap_or_else(|panicked| Err(Failure::io("checking the configuration", io::Error::other(panicked))))
     }
 
-    /// `[lifecycle]`, whatever is wrong elsewhere.
+    /// `[lifecycle]`, even if there are mistakes elsewhere.
     pub fn lifecycle(self) -> Option<config::Lifecycle> {
         config::lifecycle(self.main, self.overrides)
     }
@@ -156,7 +155,7 @@ async fn user_data(imds: &Imds, patience: Duration) -> Result<Text, Failure> {
         }
     };
     config::user_data::decode(bytes).map_err(|why| {
-        Failure::new(Code::ConfigUnreadable, format!("the user data is no configuration: {why}")).remedy(
+        Failure::new(Code::ConfigUnreadable, format!("the user data is not a configuration: {why}")).remedy(
             "give the instance the TOML as its user data, plain or gzip, or use --config PATH, then: node-agent retry",
         )
     })

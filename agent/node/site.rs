@@ -1,4 +1,4 @@
-//! Where the agent is at work: this instance, and its region's services.
+//! This instance, and its region's services.
 
 use std::cell::OnceCell;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::node::steps::identity::FindInstance;
 use crate::runner::Runner;
 use crate::state::Journal;
 
-/// Where the agent is at work. Kept as long as the process, because the SDK corrects clock skew per client.
+/// This instance and its services. Kept for the process's life, because the SDK corrects clock skew per client.
 #[derive(Debug)]
 pub struct Site {
     /// This instance.
@@ -21,7 +21,7 @@ pub struct Site {
 }
 
 impl Site {
-    /// Asks the metadata service, the first time.
+    /// Identifies the instance in a step, unless it is known.
     pub async fn find<'a>(
         known: &'a OnceCell<Site>,
         run: &Runner<'_>,
@@ -33,17 +33,17 @@ impl Site {
             return Ok(site);
         }
         let instance = run.step(FindInstance { imds: &aws.imds, deadline }).await?;
-        Ok(Site::settle(known, aws, journal, instance).await)
+        Ok(Site::connect(known, aws, journal, instance).await)
     }
 
-    /// Asks the metadata service once, without a step or a log line: the caller asks again.
+    /// Tries once to identify the instance, without a step or a log line: the caller retries.
     pub async fn try_find(known: &OnceCell<Site>, aws: &Aws, journal: &Journal) -> Result<(), Failure> {
         let document = aws.imds.identity().await?;
-        Site::settle(known, aws, journal, document.into()).await;
+        Site::connect(known, aws, journal, document.into()).await;
         Ok(())
     }
 
-    async fn settle<'a>(known: &'a OnceCell<Site>, aws: &Aws, journal: &Journal, instance: Instance) -> &'a Site {
+    async fn connect<'a>(known: &'a OnceCell<Site>, aws: &Aws, journal: &Journal, instance: Instance) -> &'a Site {
         journal.claim(&instance.instance_id);
         let services = aws.connect(&instance.region).await;
         known.get_or_init(|| Site { instance, services })

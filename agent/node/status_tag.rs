@@ -1,4 +1,4 @@
-//! The instance's tag with how the node stands, for people who cannot log in.
+//! The instance's tag with the node's failure, for operators who cannot log in.
 
 use std::time::Duration;
 
@@ -9,23 +9,23 @@ use crate::failure::{self, Class, FailedStep};
 use crate::node::session::Session;
 use crate::readable;
 
-/// How long a failed node may take to tag its instance, so that somebody outside sees why.
-const TAGGING: Duration = Duration::from_secs(15);
-/// After this long, what did not succeed is tried again.
-const TAGGING_AGAIN: Duration = Duration::from_secs(30);
+/// How long an attempt to tag the instance may take.
+const TAG_TIMEOUT: Duration = Duration::from_secs(15);
+/// The pause before the next attempt.
+const TAG_PAUSE: Duration = Duration::from_secs(30);
 /// The longest value a tag can have (EC2 user guide, "Tag restrictions").
 const TAG_LENGTH: usize = 256;
 
 impl Session {
-    /// [`Session::tag`], until it has succeeded or cannot.
+    /// Retries [`Session::tag`] until it has succeeded or cannot succeed.
     pub async fn keep_tagging(&self, failed: Option<&FailedStep>) {
         while !self.tag(failed).await {
-            sleep(TAGGING_AGAIN).await;
+            sleep(TAG_PAUSE).await;
         }
     }
 
-    /// Tags the instance with how it stands, where it is known and IAM allows it. Without a failure, only to take an earlier
-    /// tag back. What a lost or stopped instance says is of no use to anybody. Returns whether there is nothing left to do.
+    /// Tags the instance with the failure, if the instance is known and IAM allows it. Without a failure, only an earlier tag is
+    /// replaced. A lost or stopped instance is not tagged. Returns whether nothing is left to do.
     pub async fn tag(&self, failed: Option<&FailedStep>) -> bool {
         let Some(site) = self.site.get() else { return true };
         let class = failed.map(|failed| failed.failure.class());
@@ -43,16 +43,16 @@ impl Session {
             }
         };
         if failed.is_some() {
-            // Before it may be there: an answer can be lost, or come when nobody listens any more.
-            self.note_tagged(true);
+            // Recorded before the call: its answer can be lost, or arrive after this process has ended.
+            self.record_tagged(true);
         }
         let tags = [(tag::STATUS, value.as_str())];
         let tagging = Box::pin(site.services.ec2.tag(&site.instance.instance_id, &tags));
-        match timeout(TAGGING, tagging).await {
-            Ok(Ok(true)) => self.note_tagged(failed.is_some()),
+        match timeout(TAG_TIMEOUT, tagging).await {
+            Ok(Ok(true)) => self.record_tagged(failed.is_some()),
             Ok(Ok(false)) => {
                 tracing::debug!("the instance cannot be tagged: ec2:CreateTags is not allowed");
-                self.note_tagged(earlier);
+                self.record_tagged(earlier);
             }
             Ok(Err(failure)) => {
                 tracing::debug!("the instance cannot be tagged: {failure}");
@@ -66,7 +66,7 @@ impl Session {
         true
     }
 
-    fn note_tagged(&self, tagged: bool) {
+    fn record_tagged(&self, tagged: bool) {
         if self.journal.read(|state| state.tagged) == tagged {
             return;
         }

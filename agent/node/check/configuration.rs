@@ -1,4 +1,4 @@
-//! The configuration: valid, and its file is nobody else's to read.
+//! The configuration: whether it is valid, and readable by root alone.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -12,17 +12,17 @@ use crate::node::settings;
 
 const NAME: &str = "configuration";
 
-/// The text alone, as it is before it reaches a node.
+/// Checks the text alone, before it reaches a node.
 pub(super) async fn offline(from: &str) -> Vec<Finding> {
-    let elsewhere = |what: String| {
+    let not_offline = |what: String| {
         vec![Finding::attention(NAME, what, "save the user data to a file, and check that: --offline --config FILE")]
     };
     if from == settings::IMDS {
-        return elsewhere("the instance's user data cannot be read offline".to_owned());
+        return not_offline("the instance's user data cannot be read offline".to_owned());
     }
     match settings::read_alone(from).await {
         Ok(texts) if config::wants_user_data(&texts.main.text) => {
-            elsewhere(format!("{from} points at the instance's user data, which cannot be read offline"))
+            not_offline(format!("{from} points at the instance's user data, which cannot be read offline"))
         }
         Ok(texts) => match texts.validate(Scope::Offline) {
             Ok(config) => {
@@ -35,7 +35,7 @@ pub(super) async fn offline(from: &str) -> Vec<Finding> {
     }
 }
 
-/// What is valid and hardly meant.
+/// Settings that are valid but hardly intended.
 fn warnings(config: &Config) -> impl Iterator<Item = Finding> {
     config.warnings.iter().map(|warning| {
         let Mistake { source, line, column, what, instead } = warning;
@@ -43,7 +43,7 @@ fn warnings(config: &Config) -> impl Iterator<Item = Finding> {
     })
 }
 
-/// The configuration on this host. It is given as far as it can be used by the other checks.
+/// Checks the configuration on this host, and returns it if the other checks can use it.
 pub(super) async fn check(from: &str, imds: &Imds) -> (Vec<Finding>, Option<Config>) {
     let texts = match settings::read(from, imds, LIMIT).await {
         Ok(texts) => texts,
@@ -51,7 +51,7 @@ pub(super) async fn check(from: &str, imds: &Imds) -> (Vec<Finding>, Option<Conf
     };
     let name = texts.main.name.clone();
     let mut findings = Vec::new();
-    let config = match texts.clone().validate_aside(Scope::ThisHost(&ThisHost)).await {
+    let config = match texts.clone().validate_in_thread(Scope::ThisHost(&ThisHost)).await {
         Ok(config) => {
             let over = if texts.overrides.is_some() { " with override.toml in force" } else { "" };
             findings.push(Finding::ok(NAME, format!("{name}{over} is valid: {}", summary(&config))));
@@ -60,7 +60,7 @@ pub(super) async fn check(from: &str, imds: &Imds) -> (Vec<Finding>, Option<Conf
         }
         Err(failure) => {
             findings.push(invalid(&failure));
-            // What only this host lacks, an account or the script, does not keep the rest from being checked.
+            // If only this host lacks something, an account or the script, the other checks still use the configuration.
             texts.clone().validate(Scope::Offline).ok()
         }
     };
@@ -99,7 +99,7 @@ fn permissions(path: &str) -> Finding {
         // Read and write bits of group and others.
         Ok(about) if about.mode() & 0o066 != 0 => Finding::attention(
             name,
-            format!("mode {:04o}: others than root can read or change it", about.mode() & 0o7777),
+            format!("mode {:04o}: users other than root can read or change it", about.mode() & 0o7777),
             format!("chmod 0600 {path}"),
         ),
         Ok(about) => Finding::ok(name, format!("mode {:04o}", about.mode() & 0o7777)),

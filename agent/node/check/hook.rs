@@ -1,4 +1,4 @@
-//! The launch lifecycle hook: there, and with times that the configuration fits into.
+//! The launch lifecycle hook: whether it exists, and whether the configuration's timeouts fit its own.
 
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ use crate::lifecycle::LaunchResult;
 use crate::time::rough;
 
 const HEARTBEAT: &str = "launch hook's heartbeat timeout";
-/// Below this, a slow start of the agent alone can use the time up.
+/// A shorter timeout may end before a slow start of the agent.
 const SHORTEST: Duration = Duration::from_mins(1);
 
-/// The hook, and where this instance stands.
+/// Checks the hook and this instance's lifecycle state.
 pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
     let Some(lifecycle) = &context.config.lifecycle else { return Vec::new() };
     if let Err(why) = &context.reachable.autoscaling {
-        return vec![Finding::unknown("launch hook", format!("not looked at: {why}"))];
+        return vec![Finding::unknown("launch hook", format!("not checked: {why}"))];
     }
     let (mut findings, state) = join!(hook(context, lifecycle), state(context, lifecycle));
     findings.push(state);
@@ -39,7 +39,7 @@ async fn hook(context: &Context<'_>, lifecycle: &Lifecycle) -> Vec<Finding> {
         }
         Err(failure) if failure.code == Code::AccessDenied => {
             let denied = "autoscaling:DescribeLifecycleHooks is not allowed";
-            let mut findings = vec![Finding::unknown(name, format!("{hook_name} is not looked at: {denied}"))];
+            let mut findings = vec![Finding::unknown(name, format!("{hook_name} was not checked: {denied}"))];
             if let Some(timeout) = lifecycle.heartbeat_timeout {
                 findings.push(long_enough(lifecycle, timeout));
                 findings.push(limit(lifecycle, timeouts, global_limit(timeout)));
@@ -57,7 +57,7 @@ async fn hook(context: &Context<'_>, lifecycle: &Lifecycle) -> Vec<Finding> {
     };
     if !hook.is_for_launches() {
         let seen = format!("{hook_name} of {group} is for {}, not for {LAUNCHING}", hook.transition);
-        return vec![Finding::attention(name, seen, "name a launch hook as lifecycle.hook_name")];
+        return vec![Finding::attention(name, seen, "set lifecycle.hook_name to a launch hook")];
     }
     vec![
         Finding::ok(name, format!("{hook_name} of {group}")),
@@ -107,8 +107,8 @@ fn long_enough(lifecycle: &Lifecycle, timeout: Duration) -> Finding {
     Finding::attention(HEARTBEAT, seen, put(lifecycle, Some("--heartbeat-timeout 900")))
 }
 
-/// Whether the longest a launch may take by the configuration, held after a failure of its longest step, ends before
-/// Auto Scaling ends it.
+/// Whether the longest launch that the configuration allows, its longest step and then a hold, ends before Auto Scaling ends
+/// it.
 fn limit(lifecycle: &Lifecycle, timeouts: &Timeouts, limit: Duration) -> Finding {
     let name = "launch hook's time limit";
     let Timeouts { aws, volume, hooks, downloads, complete, unmount: _ } = *timeouts;
@@ -152,7 +152,7 @@ async fn state(context: &Context<'_>, lifecycle: &Lifecycle) -> Finding {
             state => Finding::ok(name, format!("{id} is {state}")),
         },
         Err(failure) if failure.code == Code::AccessDenied => {
-            Finding::unknown(name, "not looked at: autoscaling:DescribeAutoScalingInstances is not allowed")
+            Finding::unknown(name, "not checked: autoscaling:DescribeAutoScalingInstances is not allowed")
         }
         Err(failure) => Finding::failed(name, &failure),
     }

@@ -1,4 +1,4 @@
-//! What the image has to have: programs and kernel modules.
+//! The programs and kernel modules that the image needs.
 
 use tokio::time::timeout;
 
@@ -40,7 +40,7 @@ async fn tools(kind: FileSystemType, volumes: &[&Volume]) -> Vec<Finding> {
     let name = format!("mkfs.{kind}");
     let mut findings = Vec::new();
     let mut installs = false;
-    // One that is never formatted needs none.
+    // A volume that is never formatted needs no mkfs.
     if volumes.iter().any(|volume| volume.format == Format::IfBlank) {
         let found = timeout(LIMIT, Maker::find(kind)).await.unwrap_or_else(|_| {
             Err(Failure::new(Code::ToolFailed, format!("{name} -V has not ended for {} s", LIMIT.as_secs())))
@@ -73,7 +73,7 @@ async fn tools(kind: FileSystemType, volumes: &[&Volume]) -> Vec<Finding> {
     findings
 }
 
-/// Whether the kernel has the filesystem, built in, loaded, or as a module to load.
+/// Whether the kernel has the filesystem: built in, loaded, or as a loadable module.
 fn kernel(kind: FileSystemType) -> Finding {
     let name = format!("kernel's {kind}");
     match filesystem::in_kernel(kind) {

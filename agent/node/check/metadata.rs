@@ -7,7 +7,7 @@ use crate::aws::imds::{IdentityDocument, Imds};
 use crate::config::Config;
 use crate::failure::Failure;
 
-/// Who this instance is.
+/// Checks the metadata service, and returns this instance's identity.
 pub(super) async fn check(imds: &Imds) -> (Vec<Finding>, Option<IdentityDocument>) {
     let name = "instance metadata";
     match ask(async || imds.identity().await).await {
@@ -36,7 +36,7 @@ pub(super) async fn address(imds: &Imds, document: &IdentityDocument, config: Op
             let (id, all) = (&document.instance_id, addresses.join(", "));
             Finding::attention(
                 name,
-                format!("node.ip {ip} is no address of {id}, which has {all}: a run would refuse (exit 6)"),
+                format!("node.ip {ip} is not an address of {id}, which has {all}: a run would refuse (exit 6)"),
                 "attach the node's network interface to the instance, or correct node.ip",
             )
         }

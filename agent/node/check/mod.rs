@@ -1,7 +1,7 @@
-//! `node-agent check`: whether a node or an image can be trusted to come up. It changes nothing.
+//! `node-agent check`: whether a node or an image can be expected to come up. It changes nothing.
 //!
-//! A file a subject; each gives findings in a fixed order, and says only what no other has said: what cannot be tried
-//! because of an earlier finding is unknown, not a second finding.
+//! Each file checks one subject and returns findings in a fixed order. No problem is reported twice: a check that cannot be
+//! tried because of an earlier finding is unknown.
 
 mod configuration;
 mod hook;
@@ -41,12 +41,12 @@ pub struct Check {
     /// Print the results as JSON
     #[arg(long)]
     json: bool,
-    /// Log what is asked
+    /// Log the requests to AWS
     #[arg(short, long)]
     verbose: bool,
 }
 
-/// What the checks of AWS need.
+/// The inputs of the checks of AWS.
 #[derive(Debug)]
 struct Context<'a> {
     config: &'a Config,
@@ -56,7 +56,7 @@ struct Context<'a> {
 }
 
 impl Check {
-    /// Whether more is looked at than a configuration's text.
+    /// Whether more than a configuration's text is checked.
     pub fn is_of_this_host(&self) -> bool {
         !self.offline
     }
@@ -100,7 +100,7 @@ impl Check {
         report.add(tools);
         report.add(reached);
         let Some(config) = &config else {
-            let text = "not tried: what is needed stands in the configuration";
+            let text = "not tried: they need a valid configuration";
             return report.add([Finding::unknown("IAM, volumes, launch hook", text)]);
         };
 
@@ -113,13 +113,13 @@ impl Check {
     }
 }
 
-/// No check takes longer.
+/// How long a check may take.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Between two tries.
+/// The pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Asks until there is an answer that counts: an outage may pass, and a client whose signature was refused has learned the
-/// service's time by then.
+/// Repeats a call until its answer counts: an outage may pass, and after a refused signature the client has learned the
+/// service's time.
 async fn ask<T>(call: impl AsyncFn() -> Result<T, Failure>) -> Result<T, Failure> {
     let deadline = Instant::now() + LIMIT;
     let mut last: Option<Failure> = None;

@@ -1,4 +1,4 @@
-//! IAM: whether the role allows what a run calls, and the statement that would.
+//! IAM: whether the role allows the actions of a run, and the statement that would allow them.
 //!
 //! The table of actions in docs/operations.md says which are required and what the others are for.
 
@@ -12,13 +12,13 @@ use crate::aws::ec2::{VolumeView, tag};
 use crate::config::{self, Source};
 use crate::failure::{Code, Failure};
 
-/// One line an action.
+/// One finding per action.
 pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
     let (ec2, autoscaling, s3) = join!(ec2(context), autoscaling(context), s3(context));
     [ec2, autoscaling, s3].concat()
 }
 
-/// Needed for volumes, and only for them.
+/// The actions that volumes need.
 async fn ec2(context: &Context<'_>) -> Vec<Finding> {
     let (volumes, ec2, reachability) = (&context.config.volumes, &context.services.ec2, &context.reachable.ec2);
     if volumes.is_empty() {
@@ -42,22 +42,22 @@ async fn ec2(context: &Context<'_>) -> Vec<Finding> {
         finding(
             "ec2:DescribeInstances",
             instances,
-            Some("optional; without it the state of an instance that holds the volume is not told"),
+            Some("optional; without it the state of an instance that holds the volume is not shown"),
             &allow("ec2:DescribeInstances", &json!("*")),
         ),
         finding(
             "ec2:CreateTags",
             tags,
             Some(
-                "optional; without it only this root disk knows that a volume was formatted before, and nobody outside \
-                 sees why a node failed",
+                "optional; without it only this root disk records that a volume was formatted, and no tag of the instance \
+                 shows why a node failed",
             ),
             &arns.tag(&these, &ours),
         ),
     ]
 }
 
-/// EC2 says of a volume that is in use only that it is: where it is in use here, there is nothing to attach.
+/// EC2's dry run fails for any volume in use. If the volume is attached here, no attachment is needed.
 async fn attach(context: &Context<'_>, reachability: &Reachability, want: &config::Volume) -> Answer {
     let (ec2, instance) = (&context.services.ec2, &context.instance.instance_id);
     let answer =
@@ -70,7 +70,7 @@ async fn attach(context: &Context<'_>, reachability: &Reachability, want: &confi
     if view.is_ok_and(|view| here(&view)) { Answer::Needless } else { answer }
 }
 
-/// Needed for `[lifecycle]`, and only for it.
+/// The actions that `[lifecycle]` needs.
 async fn autoscaling(context: &Context<'_>) -> Vec<Finding> {
     let Some(lifecycle) = &context.config.lifecycle else { return Vec::new() };
     let (client, reachability) = (&context.services.autoscaling, &context.reachable.autoscaling);
@@ -81,9 +81,9 @@ async fn autoscaling(context: &Context<'_>) -> Vec<Finding> {
     let group = json!(Arns(context).group(&lifecycle.asg_name));
     let (read_state, read_hooks) = ("autoscaling:DescribeAutoScalingInstances", "autoscaling:DescribeLifecycleHooks");
     let hooks = match hooks {
-        // What the setting is there for.
+        // The setting replaces the action.
         Answer::Denied(_) if lifecycle.heartbeat_timeout.is_some() => {
-            Finding::ok(line(read_hooks), "not allowed; lifecycle.heartbeat_timeout says what it would tell")
+            Finding::ok(line(read_hooks), "not allowed, and not needed: lifecycle.heartbeat_timeout is set")
         }
         answer => finding(
             read_hooks,
@@ -103,8 +103,8 @@ async fn autoscaling(context: &Context<'_>) -> Vec<Finding> {
             read_state,
             state,
             Some(
-                "optional; without it an instance that is being terminated is not left alone, and a wrong hook name is \
-                 not told from a late answer",
+                "optional; without it the agent does not detect that the instance is being terminated, and cannot \
+                 distinguish a wrong hook name from a late answer",
             ),
             &allow(read_state, &json!("*")),
         ),
@@ -123,18 +123,18 @@ async fn s3(context: &Context<'_>) -> Vec<Finding> {
         let answer = attempt(reachability, async || context.services.sources.try_s3(bucket, key).await).await;
         let statement =
             allow("s3:GetObject", &json!(format!("arn:{}:s3:::{bucket}/{key}", partition(&context.instance.region))));
-        let hint = "S3 says so too where the object does not exist";
+        let hint = "S3 answers the same if the object does not exist";
         finding(&format!("s3:GetObject {source}"), answer, Some(hint), &statement)
     }))
     .await
 }
 
-/// What trying an action came to.
+/// The result of trying an action.
 enum Answer {
     Allowed,
-    /// What it would bring about is so already.
+    /// Its effect holds already.
     Needless,
-    /// With what the service said.
+    /// With the service's message.
     Denied(String),
     NotTried(String),
     Failed(Failure),
@@ -148,7 +148,7 @@ async fn attempt(reachability: &Reachability, call: impl AsyncFn() -> Result<(),
         Ok(()) => Answer::Allowed,
         Err(failure) if failure.code == Code::AccessDenied => {
             let text = failure.to_string();
-            // EC2 adds kilobytes that only sts:DecodeAuthorizationMessage reads.
+            // EC2 adds kilobytes that only sts:DecodeAuthorizationMessage can decode.
             let said = text.split(" Encoded authorization failure message").next().unwrap_or_default();
             Answer::Denied(said.to_owned())
         }
@@ -156,7 +156,7 @@ async fn attempt(reachability: &Reachability, call: impl AsyncFn() -> Result<(),
     }
 }
 
-/// One answer for several things: the worst.
+/// The worst answer of several attempts.
 async fn each(attempts: impl Iterator<Item = impl Future<Output = Answer>>) -> Answer {
     let answers = join_all(attempts).await;
     let rank = |answer: &Answer| match answer {
@@ -182,9 +182,9 @@ fn finding(action: &str, answer: Answer, aside: Option<&str>, statement: &Value)
             Finding::attention(name, format!("{said}{aside}"), format!("add to the role's policy {statement}"))
         }
         Answer::NotTried(why) => Finding::unknown(name, format!("not tried: {why}")),
-        // The service got as far as the thing itself, which has a line of its own.
+        // IAM allowed the call, but the resource refused it: the resource has a finding of its own.
         Answer::Failed(failure) if failure.code == Code::ApiRefused && action.starts_with("ec2:") => {
-            Finding::unknown(name, format!("cannot be told: {failure}"))
+            Finding::unknown(name, format!("unknown: {failure}"))
         }
         Answer::Failed(failure) if failure.code == Code::ApiRefused && action.starts_with("s3:") => {
             Finding::failed(name, &failure).advise("put the object there, or correct the source")
@@ -193,7 +193,7 @@ fn finding(action: &str, answer: Answer, aside: Option<&str>, statement: &Value)
     }
 }
 
-/// There is neither a dry run nor a read for it.
+/// The finding of an action that has neither a dry run nor a harmless call.
 fn untried(action: &str, aside: &str, group: &Value) -> Finding {
     let statement = allow(action, group);
     Finding::unknown(line(action), format!("cannot be tried without doing it{aside}"))
@@ -225,7 +225,7 @@ pub(super) fn kms(region: &str, key: &str) -> Value {
     ])
 }
 
-/// The names of resources in IAM.
+/// The ARNs of the resources.
 struct Arns<'a>(&'a Context<'a>);
 
 impl Arns<'_> {
@@ -238,12 +238,12 @@ impl Arns<'_> {
         self.of("ec2", &format!("volume/{id}"))
     }
 
-    /// The group's id in the middle is known to Auto Scaling alone.
+    /// The wildcard stands for the group's id, which only Auto Scaling knows.
     fn group(&self, name: &str) -> String {
         self.of("autoscaling", &format!("autoScalingGroup:*:autoScalingGroupName/{name}"))
     }
 
-    /// The volumes, and whichever instance has them; only the agent's own keys.
+    /// Allows only the agent's own tags on the volumes and on the group's instances.
     fn tag(&self, volumes: &[String], keys: &Value) -> Value {
         let action = "ec2:CreateTags";
         let instance = [self.of("ec2", &format!("instance/{}", self.0.instance.instance_id))];

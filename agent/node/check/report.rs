@@ -1,4 +1,4 @@
-//! What the checks found, and how it is told.
+//! The findings of the checks, and their output.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
@@ -9,18 +9,18 @@ use serde::Serialize;
 use crate::failure::{Class, Failure};
 use crate::readable::{self, Page};
 
-/// The version of the JSON. It grows when a field changes its meaning or goes, not when one is added.
+/// The version of the JSON. It grows when a field is removed or changes its meaning, not when one is added.
 const SCHEMA: u32 = 1;
 
-/// What a check came to.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Verdict {
     /// As it should be.
     Ok,
-    /// Somebody has to do something.
+    /// The operator has to act.
     Attention,
-    /// Cannot be told.
+    /// The check could not be made.
     Unknown,
 }
 
@@ -30,10 +30,10 @@ pub(super) struct Finding {
     name: String,
     #[serde(rename = "result")]
     verdict: Verdict,
-    /// May have more lines than one: all mistakes of a configuration.
+    /// Has several lines if a configuration has several mistakes.
     seen: String,
     remedy: Option<String>,
-    /// The configuration is what is wrong, which has its own exit code.
+    /// Whether the configuration is wrong, which has its own exit code.
     #[serde(skip)]
     of_config: bool,
 }
@@ -57,7 +57,7 @@ impl Finding {
         Finding { of_config, ..Finding::attention(name, failure.to_string(), failure.what_to_do()) }
     }
 
-    /// With another remedy, or with one although nothing is known to be wrong.
+    /// Replaces or adds the remedy.
     #[must_use]
     pub(super) fn advise(self, remedy: impl Into<String>) -> Self {
         Finding { remedy: Some(remedy.into()), ..self }
@@ -88,7 +88,7 @@ impl Report {
         }
     }
 
-    /// The end of the output, and the exit code: 5 for a wrong configuration, 1 where anything else needs attention.
+    /// Ends the output and returns the exit code: 5 for a wrong configuration, 1 if anything else needs attention.
     pub(super) fn finish(&self) -> ExitCode {
         let count = |verdict| self.findings.iter().filter(|finding| finding.verdict == verdict).count();
         let (attention, unknown) = (count(Verdict::Attention), count(Verdict::Unknown));
@@ -106,12 +106,12 @@ impl Report {
     }
 }
 
-/// Nobody may be left who reads: the exit code tells all the same.
+/// Ignores a closed stdout: the exit code still has the result.
 fn print(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
-/// `FIX   NAME: SEEN; to do: REMEDY`, and what more lines there are, indented.
+/// `FIX   NAME: SEEN; to do: REMEDY`, and further lines indented.
 fn line(finding: &Finding, colours: bool) -> String {
     let (mark, colour) = match finding.verdict {
         Verdict::Ok => ("ok ", "32"),

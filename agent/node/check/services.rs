@@ -1,4 +1,4 @@
-//! The way to AWS: trust store, names, answers, clock, credentials.
+//! The path to AWS: trust store, DNS, endpoints, clock, credentials.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ use crate::config::{Config, Contents, Script, Source};
 use crate::failure::{Code, Failure};
 use crate::time::rough;
 
-/// AWS takes requests up to 5 minutes off (EC2's error reference, `RequestExpired`); the SDK corrects from 4 on.
+/// AWS accepts requests up to 5 minutes off (EC2's error reference, `RequestExpired`); the SDK corrects from 4 on.
 const CLOCK_LIMIT: Duration = Duration::from_mins(4);
 
 /// Whether the calls of a service are worth trying, or why not.
@@ -37,12 +37,12 @@ pub(super) struct Reachable {
 struct Endpoint {
     service: String,
     url: String,
-    /// What has to be found by this machine: the service's host, or the proxy's.
+    /// The host that this machine must resolve: the service's, or the proxy's.
     host: String,
     proxy: Option<Proxy>,
 }
 
-/// What there is to reach.
+/// A service to reach.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Api<'a> {
     Ec2,
@@ -63,7 +63,7 @@ pub(super) fn sources(config: &Config) -> impl Iterator<Item = &Source> {
     files.chain(script)
 }
 
-/// Looks at everything that comes before a signed call.
+/// Checks everything that a signed call depends on.
 pub(super) async fn check(services: &Services, imds: &Imds, config: Option<&Config>) -> (Vec<Finding>, Reachable) {
     let buckets: BTreeSet<&str> = config.into_iter().flat_map(sources).filter_map(bucket).collect();
     let mut apis = vec![Api::Ec2];
@@ -87,7 +87,7 @@ pub(super) async fn check(services: &Services, imds: &Imds, config: Option<&Conf
         Err(failure) => Finding::failed("CA certificates", &failure).advise("install the package ca-certificates"),
     }));
 
-    // Behind a proxy it is the proxy that looks the host up.
+    // A proxy resolves the host itself.
     let web = web.iter().filter_map(|url| match services.proxies.of(url) {
         Ok(Some(proxy)) => Some(proxy.host()),
         Ok(None) => url.host_str(),
@@ -172,12 +172,13 @@ fn name(host: &str, resolved: &Result<Vec<IpAddr>, String>) -> Finding {
         Err(error) => Finding::attention(
             name,
             format!("does not resolve: {error}"),
-            "look at /etc/resolv.conf and at the VPC's DNS settings (enableDnsSupport, DHCP options)",
+            "check /etc/resolv.conf and the VPC's DNS settings (enableDnsSupport, DHCP options)",
         ),
     }
 }
 
-/// Asks a service for any answer: the finding, whether its calls are worth trying, and how far its clock is ahead.
+/// Asks a service for any answer. Returns the finding, whether its calls are worth trying, and how many seconds its clock is
+/// ahead.
 async fn reach(
     endpoint: &Result<Endpoint, Failure>,
     unknown: &BTreeSet<&str>,
@@ -203,7 +204,7 @@ async fn reach(
 
 fn clock(ahead_seconds: Option<i64>) -> Finding {
     let Some(ahead) = ahead_seconds else {
-        return Finding::unknown("clock", "not compared: EC2 has told no time");
+        return Finding::unknown("clock", "not compared: EC2 has returned no time");
     };
     let off = rough(Duration::from_secs(ahead.unsigned_abs()));
     if is_off(ahead) {
@@ -211,10 +212,10 @@ fn clock(ahead_seconds: Option<i64>) -> Finding {
         Finding::attention(
             "clock",
             format!("this machine's clock is {off} {which} EC2's; AWS refuses requests that are 5 minutes off"),
-            "have chrony or systemd-timesyncd set it, from the Amazon Time Sync Service at 169.254.169.123",
+            "synchronize it by chrony or systemd-timesyncd, from the Amazon Time Sync Service at 169.254.169.123",
         )
     } else if ahead.unsigned_abs() <= 1 {
-        Finding::ok("clock", "as EC2's")
+        Finding::ok("clock", "the same as EC2's")
     } else {
         Finding::ok("clock", format!("{off} off EC2's"))
     }
@@ -224,7 +225,7 @@ fn is_off(ahead: i64) -> bool {
     ahead.unsigned_abs() > CLOCK_LIMIT.as_secs()
 }
 
-/// Whether there are credentials, and whether EC2 takes them.
+/// Whether credentials exist, and whether EC2 accepts them.
 async fn credentials(services: &Services, imds: &Imds, ec2: bool, ahead: Option<i64>) -> (Finding, Reachability) {
     let name = "credentials";
     let none = || Err("there are no credentials".to_owned());
@@ -244,8 +245,8 @@ async fn credentials(services: &Services, imds: &Imds, ec2: bool, ahead: Option<
     };
     let whose = match found.origin {
         Origin::InstanceProfile => match imds.role().await {
-            Ok(Some(role)) => format!("of the role {role}, by the instance profile"),
-            _ => "by the instance profile".to_owned(),
+            Ok(Some(role)) => format!("of the role {role}, from the instance profile"),
+            _ => "from the instance profile".to_owned(),
         },
         Origin::Environment => "from the environment".to_owned(),
         Origin::Other => "from the AWS configuration files or a container's endpoint".to_owned(),
@@ -256,7 +257,7 @@ async fn credentials(services: &Services, imds: &Imds, ec2: bool, ahead: Option<
     let now = if ahead.is_some_and(|ahead| ahead < 0) { now - shift } else { now + shift };
     let left = found.expires.map(|expires| expires.duration_since(now));
     if let Some(Err(_)) = left {
-        let remedy = "look at the instance profile and its role's trust policy; expired variables go with: unset \
+        let remedy = "check the instance profile and its role's trust policy; to remove expired variables: unset \
                       AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN";
         let finding = Finding::attention(name, format!("{whose}, expired"), remedy);
         return (finding, Err("the credentials have expired".to_owned()));
@@ -273,7 +274,7 @@ async fn credentials(services: &Services, imds: &Imds, ec2: bool, ahead: Option<
                 );
             }
             let finding = Finding::failed(name, &failure);
-            (finding.advise("look at the instance profile and its role's trust policy"), reachability)
+            (finding.advise("check the instance profile and its role's trust policy"), reachability)
         }
         _ => (Finding::ok(name, format!("{whose}{left}")), Ok(())),
     }

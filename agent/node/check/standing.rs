@@ -1,4 +1,4 @@
-//! How the last run on this machine ended: a node that is held is no node to be trusted.
+//! How the last run on this machine ended: a held node needs attention.
 
 use super::Finding;
 use crate::node::places::Places;
@@ -6,10 +6,10 @@ use crate::node::status;
 use crate::node::status::report::Overall;
 use crate::state::Phase;
 
-/// One line, where the agent has run in this boot.
+/// One finding, if the agent has run in this boot.
 pub(super) fn check(places: &Places) -> Option<Finding> {
     let name = "this node";
-    let report = match status::look(places) {
+    let report = match status::observe(places) {
         Ok(report) => report,
         Err(failure) => return Some(Finding::failed(name, &failure)),
     };

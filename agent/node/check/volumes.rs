@@ -1,4 +1,4 @@
-//! The volumes: there, in this zone, and free or already here.
+//! The volumes: whether each exists, is in this zone, and is free or attached here.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -10,7 +10,7 @@ use crate::aws::ec2::{Attachment, InstanceStateName, VolumeAttachmentState, Volu
 use crate::config;
 use crate::failure::{Code, Failure};
 
-/// One line a volume, and one a key that volumes are still to be attached with.
+/// One finding per volume, and one per key of the volumes that are still to be attached.
 pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
     let keys = RefCell::default();
     let mut findings = join_all(context.config.volumes.iter().map(|want| volume(context, want, &keys))).await;
@@ -18,12 +18,12 @@ pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
     findings
 }
 
-/// There is no dry run of KMS, and whose key it is only KMS can tell.
+/// KMS has no dry run, and only KMS knows whose key it is.
 fn key_finding(context: &Context<'_>, key: &str) -> Finding {
     let seen = "cannot be tried without attaching a volume: a dry run of ec2:AttachVolume does not ask KMS";
     let statement = permissions::kms(&context.instance.region, key);
     Finding::unknown(format!("KMS key {key}"), seen).advise(format!(
-        "nothing where it is the AWS managed key aws/ebs; for a key of your own see that it is enabled, that the role's policy \
+        "nothing if it is the AWS managed key aws/ebs; for a key of your own, check that it is enabled, that the role's policy \
          has {statement}, and that the key's policy allows the role or the account the same"
     ))
 }
@@ -31,19 +31,19 @@ fn key_finding(context: &Context<'_>, key: &str) -> Finding {
 async fn volume(context: &Context<'_>, want: &config::Volume, keys: &RefCell<BTreeSet<String>>) -> Finding {
     let name = format!("volume {}", want.id);
     if let Err(why) = &context.reachable.ec2 {
-        return Finding::unknown(name, format!("not looked at: {why}"));
+        return Finding::unknown(name, format!("not checked: {why}"));
     }
     match ask(async || context.services.ec2.volume(want.id.as_str()).await).await {
         Ok(view) => {
             let here = |attachment: &Attachment| attachment.instance_id == context.instance.instance_id;
-            // Of a volume that is attached here, the key was used.
+            // The key of a volume that is attached here has proved itself.
             if !view.attachments.iter().any(here) {
                 keys.borrow_mut().extend(view.kms_key_id.clone());
             }
             judge(context, name, &view).await
         }
         Err(failure) if failure.code == Code::AccessDenied => {
-            Finding::unknown(name, "not looked at: ec2:DescribeVolumes is not allowed")
+            Finding::unknown(name, "not checked: ec2:DescribeVolumes is not allowed")
         }
         Err(failure) => Finding::failed(name, &failure),
     }
@@ -71,7 +71,7 @@ async fn judge(context: &Context<'_>, name: String, view: &VolumeView) -> Findin
     }
     match &view.state {
         VolumeState::Available => Finding::ok(name, format!("{size}, free")),
-        // The description lags behind: a detached volume is in use for a moment.
+        // The description may lag behind: a detached volume stays `in-use` for a moment.
         VolumeState::Creating | VolumeState::InUse => {
             Finding::ok(name, format!("{size}, {}: a run would wait for it", view.state))
         }
@@ -79,7 +79,7 @@ async fn judge(context: &Context<'_>, name: String, view: &VolumeView) -> Findin
     }
 }
 
-/// Another instance has it: fine where that one is on its way out.
+/// The finding of a volume that another instance has: fine if that instance is being terminated.
 async fn held(context: &Context<'_>, name: String, size: &str, by: &Attachment) -> Finding {
     let state = match ask(async || context.services.ec2.instance_state(&by.instance_id).await).await {
         Ok(state) => state,
@@ -90,5 +90,5 @@ async fn held(context: &Context<'_>, name: String, size: &str, by: &Attachment) 
         return Finding::ok(name, format!("{seen}: a run would wait until it is free"));
     }
     Finding::failed(name, &Failure::new(Code::VolumeHeld, seen))
-        .advise("terminate that instance, or stop using the volume there and detach it: it is never taken away")
+        .advise("terminate that instance, or stop using the volume there and detach it: the agent never detaches it")
 }

@@ -1,4 +1,4 @@
-//! The control socket, the other end: asking the service, and what keeps it from being asked.
+//! The client's end of the control socket: requests to the service, and why it cannot be reached.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -14,19 +14,19 @@ use crate::host::process;
 use crate::log;
 use crate::state::FailedStepRecord;
 
-/// A service that has not answered after this long is stopped or hangs.
+/// After this long without an answer the service counts as stopped or hanging.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(10);
 
-/// A request under way at the service.
+/// A request that was sent to the service.
 #[derive(Debug)]
 pub struct Pending {
     stream: BufReader<UnixStream>,
-    /// The service's process, where its id means something here.
+    /// The service's process, if its id is valid in this pid namespace.
     service: Option<i32>,
 }
 
-/// Asks the service; none where no service listens.
+/// Sends a request to the service; none if no service listens.
 pub async fn ask(runtime_dir: &Path, request: Request) -> Result<Option<Pending>, Failure> {
     let path = path(runtime_dir);
     let what = || format!("asking the service at {}", path.display());
@@ -34,7 +34,7 @@ pub async fn ask(runtime_dir: &Path, request: Request) -> Result<Option<Pending>
     let mut stream = loop {
         match UnixStream::connect(&path).await {
             Ok(stream) => break stream,
-            // A file in the place of the runtime directory, too.
+            // `NotADirectory`: a file is in the place of the runtime directory.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -43,7 +43,7 @@ pub async fn ask(runtime_dir: &Path, request: Request) -> Result<Option<Pending>
             {
                 return Ok(None);
             }
-            // More are waiting to be let in than the kernel queues.
+            // The kernel's queue of connections is full.
             Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < give_up => sleep(POLL).await,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(hangs(None)),
             Err(error) => return Err(Failure::io(what(), error)),
@@ -53,14 +53,14 @@ pub async fn ask(runtime_dir: &Path, request: Request) -> Result<Option<Pending>
     let mut text = serde_json::to_vec(&request).map_err(|error| Failure::io(what(), error.into()))?;
     text.push(b'\n');
     match stream.write_all(&text).await {
-        // It was dropped among others, or ends just now: reading tells.
+        // The service has dropped this client or is ending: the read below shows which.
         Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {}
         written => written.named(what())?,
     }
     Ok(Some(Pending { stream: BufReader::new(stream), service }))
 }
 
-/// The service does not answer.
+/// The failure of a service that does not answer.
 fn hangs(service: Option<i32>) -> Failure {
     let Some(pid) = service else {
         return Failure::new(Code::ServiceHangs, "the service is stopped or hangs");
@@ -76,19 +76,19 @@ fn hangs(service: Option<i32>) -> Failure {
     }
 }
 
-/// The service lives, but its socket is missing.
+/// The failure of a service that runs, but has no socket.
 pub fn unreachable(runtime_dir: &Path, pid: i32) -> Failure {
     let text = format!(
         "the service (process {pid}) cannot be reached: its control socket {} is missing",
         path(runtime_dir).display()
     );
     Failure::new(Code::ServiceUnreachable, text).remedy(format!(
-        "free space in {0} (df -h {0}; df -i {0}), then the socket comes back within 10 s; or: systemctl restart node-agent",
+        "free space in {0} (df -h {0}; df -i {0}), then the service restores the socket within 10 s; or: systemctl restart node-agent",
         runtime_dir.display()
     ))
 }
 
-/// What keeps commands from reaching the service that runs as this process, as far as can be told without asking it.
+/// Why commands cannot reach the service with this pid, if that is known without a request.
 pub fn trouble(runtime_dir: &Path, pid: i32) -> Option<Failure> {
     if !process::is_service(pid) {
         return None;
@@ -100,8 +100,8 @@ pub fn trouble(runtime_dir: &Path, pid: i32) -> Option<Failure> {
 }
 
 impl Pending {
-    /// Shows what happens until the end, which it returns: none is success. A healthy service answers at once, whatever it is
-    /// at, and says then how it goes.
+    /// Shows the service's log lines until the end, and returns the failure; none is success. A healthy service answers at once,
+    /// even while it is busy.
     pub async fn follow(mut self) -> Result<Option<FailedStepRecord>, Failure> {
         let gone = |why: String| Failure::new(Code::ServiceGone, why);
         let mut text = Vec::new();
@@ -112,7 +112,7 @@ impl Pending {
                 match timeout(FIRST_ANSWER, self.stream.read_until(b'\n', &mut text)).await {
                     Ok(got) => break got,
                     Err(_) if !answered => return Err(hangs(self.service)),
-                    // At work. Only a service that somebody has stopped is not waited for.
+                    // The service is busy. Only a stopped process is not waited for.
                     Err(_) => {
                         if let Some(pid) = self.service
                             && process::state(pid).is_some_and(process::is_stopped)
@@ -123,13 +123,14 @@ impl Pending {
                 }
             };
             match got {
-                Ok(0) => return Err(gone("the service ended before it had answered".to_owned())),
-                Err(error) => return Err(gone("the service ended before it had answered".to_owned()).because(error)),
+                Ok(0) => return Err(gone("the service ended before it answered".to_owned())),
+                Err(error) => return Err(gone("the service ended before it answered".to_owned()).because(error)),
                 Ok(_) => {}
             }
             answered = true;
             let answer = serde_json::from_slice(&text).map_err(|error| {
-                gone("the service's answer cannot be read, as that of another version".to_owned()).because(error)
+                gone("the service's answer cannot be read: the service may be of another version".to_owned())
+                    .because(error)
             })?;
             match answer {
                 Answer::Accepted => {}

@@ -1,6 +1,6 @@
-//! The control socket, the service's end: how `retry` and `complete` ask it, and hear how it goes.
+//! The service's end of the control socket: `retry` and `complete` send their requests through it and follow the work.
 //!
-//! A line of JSON each way is a message. Only root may ask. Clients may disconnect; the work continues.
+//! Each message is one line of JSON. Only root may connect. Clients may disconnect; the work continues.
 
 use std::fs;
 use std::io::{self, ErrorKind, Read};
@@ -21,62 +21,62 @@ use crate::log::{self, Level, Line};
 use crate::node::lock::Lock;
 use crate::state::publish::{self, Publisher};
 
-/// How long the service stays for those who have not heard the end yet.
-const FAREWELL: Duration = Duration::from_secs(1);
-/// The longest request.
-const LONGEST: usize = 4096;
+/// How long the service waits at its end until all clients have received their answers.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// The longest request, in bytes.
+const REQUEST_LIMIT: usize = 4096;
 /// How long a client may take to send its request.
-const ASKING: Duration = Duration::from_secs(5);
-/// How many clients are served at once.
-const MOST: usize = 64;
-/// A client that has come this recently is not dropped for another one.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// The most clients that are served at once.
+const CLIENT_LIMIT: usize = 64;
+/// A client that connected this recently is not dropped for another one.
 const GRACE: Duration = Duration::from_millis(50);
-/// After an error of accept(2).
-const AFTER_AN_ERROR: Duration = Duration::from_millis(20);
-/// How often the service looks whether its socket is still there.
-const LOOK: Duration = Duration::from_secs(4);
-/// Between two words about clients that were turned away.
-const SAYING_AGAIN: Duration = Duration::from_mins(1);
+/// The pause after an error of accept(2).
+const ERROR_PAUSE: Duration = Duration::from_millis(20);
+/// How often the service checks that its socket still exists.
+const CHECK_INTERVAL: Duration = Duration::from_secs(4);
+/// The shortest interval between two warnings about rejected clients.
+const WARNING_INTERVAL: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(10);
 
 /// The service's end of the socket.
 #[derive(Debug)]
 pub struct Control {
-    /// What is asked.
+    /// The clients' requests.
     pub(super) requests: Requests,
-    /// Closed when no connection is served any more.
+    /// Closed once no connection is served any more.
     served: mpsc::Receiver<()>,
 }
 
 impl Control {
-    /// Lets those who were answered hear the answer: the process is about to end.
+    /// Waits until the clients have received their answers: the process is about to end.
     pub async fn finish(mut self) {
         self.requests.close();
-        let _ = timeout(FAREWELL, self.served.recv()).await;
+        let _ = timeout(LAST_ANSWERS, self.served.recv()).await;
     }
 }
 
-/// Listens in the runtime directory, as long as the service lives. The lock is held: whatever socket is there is of a service
-/// that is gone.
+/// Listens in the runtime directory for the service's life. The caller holds the lock: an existing socket is left over from a
+/// dead service.
 ///
-/// A directory that takes no socket (read-only, full) or is deleted is no reason to end the service: it tries again every few
-/// seconds, and has `publisher` publish again what is missing there.
+/// A runtime directory that is read-only, full or deleted does not end the service: every few seconds it tries again to bind
+/// the socket, and `publisher` restores its missing files.
 pub fn listen(runtime_dir: &Path, publisher: Publisher) -> Control {
     let (sender, requests) = mpsc::channel(1);
     let (serving, served) = mpsc::channel(1);
-    let mut socket = Socket { dir: runtime_dir.to_owned(), bound: None, trouble: None, lock: None };
-    socket.look_after();
-    tokio::spawn(attend(socket, publisher, sender, serving));
+    let mut socket = Socket { dir: runtime_dir.to_owned(), bound: None, last_error: None, lock: None };
+    socket.ensure_bound();
+    tokio::spawn(admit(socket, publisher, sender, serving));
     Control { requests: Requests::new(requests), served }
 }
 
-/// The socket, which is made again where it is gone.
+/// The socket, which is bound again if it disappears.
 struct Socket {
     dir: PathBuf,
     bound: Option<(UnixListener, FileId)>,
-    /// Why it cannot be made, where that has been said.
-    trouble: Option<String>,
-    /// That of a runtime directory which was made again.
+    /// The last error that was logged, while the socket cannot be bound.
+    last_error: Option<String>,
+    /// The lock in a runtime directory that was created again.
     lock: Option<Lock>,
 }
 
@@ -88,8 +88,8 @@ fn file_id(path: &Path) -> io::Result<FileId> {
 }
 
 impl Socket {
-    /// Makes it where it is missing. Somebody else's file in its place counts as missing.
-    fn look_after(&mut self) {
+    /// Binds the socket if it is missing. A foreign file in its place counts as missing.
+    fn ensure_bound(&mut self) {
         let path = path(&self.dir);
         let was_bound = self.bound.is_some();
         if let Some((_, id)) = &self.bound
@@ -101,29 +101,29 @@ impl Socket {
         match self.bind(&path) {
             Ok(bound) => {
                 self.bound = Some(bound);
-                if was_bound || self.trouble.is_some() {
-                    tracing::warn!("the control socket {} was missing and is there again", path.display());
+                if was_bound || self.last_error.is_some() {
+                    tracing::warn!("the control socket {} was missing and has been restored", path.display());
                 }
-                self.trouble = None;
+                self.last_error = None;
             }
             Err(error) => {
-                let trouble = error.to_string();
-                if self.trouble.as_ref() != Some(&trouble) {
+                let error_text = error.to_string();
+                if self.last_error.as_ref() != Some(&error_text) {
                     tracing::warn!(
-                        "the control socket {} cannot be made ({trouble}): until it can, node-agent retry and complete do not \
-                         reach this service, which goes on and tries again every {} s",
+                        "the control socket {} cannot be created ({error_text}): until it is, node-agent retry and complete cannot \
+                         reach this service, which keeps running and tries again every {} s",
                         path.display(),
-                        LOOK.as_secs()
+                        CHECK_INTERVAL.as_secs()
                     );
                 }
-                self.trouble = Some(trouble);
+                self.last_error = Some(error_text);
             }
         }
     }
 
     fn bind(&mut self, path: &Path) -> io::Result<(UnixListener, FileId)> {
         publish::try_make_dir(&self.dir)?;
-        // A directory that was made again has a lock that nobody holds; in another one this fails, because it is held.
+        // Succeeds only in a directory that was created again: in the original one this process holds the lock already.
         if let Ok(lock) = Lock::again(&self.dir) {
             self.lock = Some(lock);
         }
@@ -136,7 +136,7 @@ impl Socket {
         Ok((listener, file_id(path)?))
     }
 
-    /// The next client, with what it has sent already; none where that is nothing that can be served.
+    /// The next client with the bytes that it has sent, or why it is rejected.
     async fn accept(&self) -> io::Result<Result<Newcomer, &'static str>> {
         let Some((listener, _)) = &self.bound else { return std::future::pending().await };
         let (stream, _) = listener.accept().await?;
@@ -144,28 +144,27 @@ impl Socket {
     }
 }
 
-/// A client that has just come.
+/// A client that has just connected.
 struct Newcomer {
     stream: UnixStream,
-    /// What it has sent, at most a line.
+    /// The bytes that it has sent, at most a line.
     sent: Vec<u8>,
 }
 
 impl Newcomer {
-    /// Reads what is there, so that one that has gone already or sends rubbish takes no place and hardly any time: some may
-    /// come faster than they could be served in turn.
+    /// Reads what has arrived, so that a client that has disconnected or sends rubbish costs neither a place nor much time: such
+    /// clients may connect faster than each could be served.
     fn new(stream: UnixStream) -> io::Result<Result<Self, &'static str>> {
-        // tokio's own reads nothing before the next turn of its event loop.
+        // tokio's own stream reads nothing before the next turn of its event loop.
         let mut stream = stream.into_std()?;
         let mut sent = Vec::new();
-        // Until nothing is left to read: more may arrive between two reads, and every byte taken from the socket is a part of the
-        // request.
-        while sent.len() < LONGEST {
-            let mut piece = [0; LONGEST];
+        // Until nothing is left: more may arrive between two reads, and every byte belongs to the request.
+        while sent.len() < REQUEST_LIMIT {
+            let mut piece = [0; REQUEST_LIMIT];
             match stream.read(&mut piece[sent.len()..]) {
-                Ok(0) if sent.is_empty() => return Ok(Err("nothing was asked")),
-                // The client was told that the service hangs, and has left: its request must not take effect later.
-                Ok(0) => return Ok(Err("the client has left")),
+                Ok(0) if sent.is_empty() => return Ok(Err("no request was sent")),
+                // The client has reported that the service hangs, and ended: its request must not take effect later.
+                Ok(0) => return Ok(Err("the client has disconnected")),
                 Ok(length) => {
                     let began = sent.len();
                     sent.extend_from_slice(&piece[began..began + length]);
@@ -177,7 +176,7 @@ impl Newcomer {
         }
         match sent.iter().position(|byte| *byte == b'\n') {
             Some(end) if serde_json::from_slice::<Request>(&sent[..end]).is_err() => return Ok(Err(UNREADABLE)),
-            None if sent.len() == LONGEST => return Ok(Err(UNREADABLE)),
+            None if sent.len() == REQUEST_LIMIT => return Ok(Err(UNREADABLE)),
             Some(_) | None => {}
         }
         let stream = UnixStream::from_std(stream)?;
@@ -192,12 +191,12 @@ impl Newcomer {
     }
 }
 
-/// Why a client is turned away whose request is none.
+/// Why a client with an invalid request is rejected.
 const UNREADABLE: &str = "the request cannot be read";
 
-/// Takes clients on until the service ends.
-async fn attend(mut socket: Socket, publisher: Publisher, requests: mpsc::Sender<Asked>, serving: mpsc::Sender<()>) {
-    let mut look = tokio::time::interval(LOOK);
+/// Admits clients until the service ends.
+async fn admit(mut socket: Socket, publisher: Publisher, requests: mpsc::Sender<Asked>, serving: mpsc::Sender<()>) {
+    let mut look = tokio::time::interval(CHECK_INTERVAL);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut clients = Clients::default();
     loop {
@@ -205,42 +204,42 @@ async fn attend(mut socket: Socket, publisher: Publisher, requests: mpsc::Sender
         tokio::select! {
             () = requests.closed() => return,
             _ = look.tick() => {
-                socket.look_after();
+                socket.ensure_bound();
                 publisher.restore();
-                clients.say_what_was_wrong();
+                clients.warn_of_rejected();
             }
             () = sleep(POLL), if !has_room => {}
             accepted = socket.accept(), if has_room => match accepted {
                 Ok(Ok(newcomer)) => clients.serve(newcomer, requests.clone(), serving.clone()),
-                Ok(Err(why)) => clients.wrong.note(why),
-                // Too many open files, say: they come free.
+                Ok(Err(why)) => clients.rejected.note(why),
+                // Too many open files, for example: that passes.
                 Err(error) => {
-                    clients.wrong.note(&error.to_string());
+                    clients.rejected.note(&error.to_string());
                     clients.drop_one();
-                    sleep(AFTER_AN_ERROR).await;
+                    sleep(ERROR_PAUSE).await;
                 }
             },
         }
     }
 }
 
-/// How far a client has come.
+/// The stage of a client.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 enum Stage {
     /// It has not sent its request yet.
     Asking,
-    /// It does not take what it is told.
+    /// It does not read what it is sent.
     Stalled,
-    /// It is told what happens.
+    /// It follows the work.
     Following,
 }
 
-/// A client's stage, shared with what serves it.
+/// A client's stage, shared with its task.
 #[derive(Clone)]
-struct At(Arc<AtomicU8>);
+struct SharedStage(Arc<AtomicU8>);
 
-impl At {
+impl SharedStage {
     fn set(&self, stage: Stage) {
         self.0.store(stage as u8, Ordering::Relaxed);
     }
@@ -252,38 +251,38 @@ impl At {
 
 struct Client {
     since: Instant,
-    at: At,
+    at: SharedStage,
     task: AbortHandle,
 }
 
-/// Those who are connected, oldest first.
+/// The connected clients, oldest first.
 #[derive(Default)]
 struct Clients {
     all: Vec<Client>,
-    wrong: Wrong,
-    /// When it was said what was wrong with some.
-    said: Option<Instant>,
+    rejected: Rejected,
+    /// When the last warning about rejected clients was given.
+    warned_at: Option<Instant>,
 }
 
 impl Clients {
     fn serve(&mut self, newcomer: Newcomer, requests: mpsc::Sender<Asked>, serving: mpsc::Sender<()>) {
         let stage = if newcomer.has_asked() { Stage::Following } else { Stage::Asking };
-        let at = At(Arc::new(AtomicU8::new(stage as u8)));
-        let (theirs, wrong) = (at.clone(), self.wrong.clone());
+        let at = SharedStage(Arc::new(AtomicU8::new(stage as u8)));
+        let (theirs, rejected) = (at.clone(), self.rejected.clone());
         let task = tokio::spawn(async move {
             if let Err(why) = serve(newcomer, requests, &theirs).await {
-                wrong.note(&why);
+                rejected.note(&why);
             }
             drop(serving);
         });
         self.all.push(Client { since: Instant::now(), at, task: task.abort_handle() });
     }
 
-    /// Whether another client may come. Where there are too many, one is dropped, so that whoever has something to ask gets in.
-    /// One that has just come is given the time to send its request.
+    /// Whether another client can be accepted. At the limit one is dropped, so that a client with a request is always served. A
+    /// client that has just connected is given time to send its request.
     fn make_room(&mut self) -> bool {
         self.all.retain(|client| !client.task.is_finished());
-        if self.all.len() < MOST {
+        if self.all.len() < CLIENT_LIMIT {
             return true;
         }
         let patient = self.all.iter().any(|client| client.at.is(Stage::Asking) && client.since.elapsed() < GRACE);
@@ -295,23 +294,23 @@ impl Clients {
         true
     }
 
-    /// Drops the oldest client that has not sent its request; or else the oldest that does not take its answer, or the oldest.
+    /// Drops the oldest client that has not sent its request, or else the oldest that does not read, or else the oldest.
     fn drop_one(&mut self) {
         let stages = [Stage::Asking, Stage::Stalled, Stage::Following];
         let oldest = stages.into_iter().find_map(|stage| self.all.iter().position(|client| client.at.is(stage)));
         if let Some(oldest) = oldest {
             self.all.remove(oldest).task.abort();
-            self.wrong.note("there were too many");
+            self.rejected.note("too many clients");
         }
     }
 
-    /// Once a minute, so that who cannot ask properly does not fill the log.
-    fn say_what_was_wrong(&mut self) {
-        if self.said.is_some_and(|said| said.elapsed() < SAYING_AGAIN) {
+    /// Warns of rejected clients, at most once a minute, so that a broken client does not fill the log.
+    fn warn_of_rejected(&mut self) {
+        if self.warned_at.is_some_and(|warned| warned.elapsed() < WARNING_INTERVAL) {
             return;
         }
-        if let Some((number, last)) = self.wrong.take() {
-            self.said = Some(Instant::now());
+        if let Some((number, last)) = self.rejected.take() {
+            self.warned_at = Some(Instant::now());
             tracing::warn!(
                 "{number} connections to the control socket were closed without an answer (the last: {last})"
             );
@@ -319,39 +318,39 @@ impl Clients {
     }
 }
 
-/// How many clients were turned away, and why the last one.
+/// How many clients were rejected, and why the last one.
 #[derive(Clone, Default)]
-struct Wrong(Arc<Mutex<(u64, String)>>);
+struct Rejected(Arc<Mutex<(u64, String)>>);
 
-impl Wrong {
+impl Rejected {
     fn note(&self, why: &str) {
-        let mut wrong = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        wrong.0 += 1;
-        why.clone_into(&mut wrong.1);
+        let mut rejected = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        rejected.0 += 1;
+        why.clone_into(&mut rejected.1);
     }
 
     fn take(&self) -> Option<(u64, String)> {
-        let wrong = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        (wrong.0 > 0).then_some(wrong)
+        let rejected = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        (rejected.0 > 0).then_some(rejected)
     }
 }
 
-/// One client, to the end of its request. An error is why it was not served.
-async fn serve(newcomer: Newcomer, requests: mpsc::Sender<Asked>, at: &At) -> Result<(), String> {
+/// Serves one client to the end of its request. The error says why it was rejected.
+async fn serve(newcomer: Newcomer, requests: mpsc::Sender<Asked>, at: &SharedStage) -> Result<(), String> {
     let Newcomer { stream, sent: mut text } = newcomer;
     let (reader, mut writer) = stream.into_split();
     if !text.contains(&b'\n') {
-        let mut reader = BufReader::new(reader.take((LONGEST - text.len()) as u64));
-        match timeout(ASKING, reader.read_until(b'\n', &mut text)).await {
+        let mut reader = BufReader::new(reader.take((REQUEST_LIMIT - text.len()) as u64));
+        match timeout(REQUEST_TIMEOUT, reader.read_until(b'\n', &mut text)).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return Err(error.to_string()),
-            Err(_) => return Err(format!("no request within {} s", ASKING.as_secs())),
+            Err(_) => return Err(format!("no request within {} s", REQUEST_TIMEOUT.as_secs())),
         }
     }
     let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let request = serde_json::from_slice(line).map_err(|error| format!("{UNREADABLE}: {error}"))?;
     at.set(Stage::Following);
-    // From before the request, so that nothing of what it causes is missed.
+    // Subscribed before the request takes effect, so that no line is missed.
     let mut lines = log::follow();
     let (answers, mut answered) = mpsc::unbounded_channel();
     if requests.send(Asked { request, answers }).await.is_err() {
@@ -360,11 +359,11 @@ async fn serve(newcomer: Newcomer, requests: mpsc::Sender<Asked>, at: &At) -> Re
     let mut following = false;
     loop {
         let answer = tokio::select! {
-            // What was logged before the end comes before the end.
+            // Lines that were logged before the end are sent before the end.
             biased;
             line = lines.recv(), if following => match line {
                 Ok(line) => Answer::Line(Box::new(line)),
-                Err(broadcast::error::RecvError::Lagged(lines)) => Answer::Line(Box::new(left_out(lines))),
+                Err(broadcast::error::RecvError::Lagged(lines)) => Answer::Line(Box::new(omitted(lines))),
                 Err(broadcast::error::RecvError::Closed) => return Ok(()),
             },
             answer = answered.recv() => match answer {
@@ -384,8 +383,8 @@ async fn serve(newcomer: Newcomer, requests: mpsc::Sender<Asked>, at: &At) -> Re
     }
 }
 
-/// For who does not take the lines as fast as they come.
-fn left_out(lines: u64) -> Line {
-    let message = format!("{lines} lines are left out here; the service's log has them: journalctl -u node-agent");
+/// The line for a client that reads too slowly.
+fn omitted(lines: u64) -> Line {
+    let message = format!("{lines} lines are omitted here; the service's log has them: journalctl -u node-agent");
     Line::note(Level::Warning, message)
 }

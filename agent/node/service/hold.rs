@@ -1,4 +1,4 @@
-//! A failed node is kept until somebody repairs it, time mends it, or its hold ends.
+//! A failed node is held until it is repaired, a retry succeeds, or its hold ends.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -19,26 +19,26 @@ use crate::time::rough;
 
 /// What ends a hold.
 enum HoldEnd {
-    /// Somebody wants another go, or the service retries by itself.
+    /// An operator asks for a retry, or an automatic one is due.
     Again,
-    /// The service is told to stop.
+    /// The service received the stop signal.
     Stopped,
-    /// Its time is over.
+    /// The hold's time is over.
     Over,
-    /// Somebody gave the node up.
+    /// An operator gave the node up.
     GivenUp,
-    /// Auto Scaling did.
+    /// Auto Scaling gave it up.
     Lost(Failure),
 }
 
 impl Service {
-    /// Whether a node that failed so is kept: where its launch is lost, nobody can repair it.
+    /// Whether a node is held after this failure. If its launch is lost, a repair would be useless.
     pub(super) fn is_held(&self, failed: &FailedStep) -> bool {
         !matches!(failed.failure.class(), Class::LifecycleLost | Class::LifecycleWaiting)
             && self.session.journal.launch_outcome() != Some(LaunchOutcome::Abandoned)
     }
 
-    /// The node has failed: it is kept for whoever repairs it, with heartbeats, until the hold ends.
+    /// Holds the failed node for repair, with heartbeats, until the hold ends.
     pub(super) async fn hold(
         &mut self,
         failed: FailedStep,
@@ -55,7 +55,7 @@ impl Service {
             None => "repair it, then: node-agent retry".to_owned(),
         };
         tracing::warn!("held{how_long}; {what_next}");
-        let ending = self.held(&failed, lifecycle, left, pause, completing).await;
+        let ending = self.wait_in_hold(&failed, lifecycle, left, pause, completing).await;
         match ending {
             HoldEnd::Again => Next::Again,
             HoldEnd::Stopped => self.stopped(),
@@ -74,8 +74,8 @@ impl Service {
         }
     }
 
-    /// Waits in a hold of this length for what ends it.
-    async fn held(
+    /// Waits for the end of a hold of which `left` is left.
+    async fn wait_in_hold(
         &mut self,
         failed: &FailedStep,
         lifecycle: Option<&config::Lifecycle>,
@@ -85,20 +85,20 @@ impl Service {
     ) -> HoldEnd {
         let session = &self.session;
         let mut end = left.map(|left| Instant::now() + left);
-        let again_at = pause.map(|pause| Instant::now() + pause);
+        let retry_at = pause.map(|pause| Instant::now() + pause);
         let _permit = end.map(|end| session.allowance.permit(Some(end)));
-        let mut contact = pin!(contact(session, failed, lifecycle.filter(|_| end.is_some())));
-        let gives_up = end.map(|end| end + completing);
-        let (mut waits, mut stop) = (false, session.stop.clone());
+        let mut contact = pin!(keep_contact(session, failed, lifecycle.filter(|_| end.is_some())));
+        let abandon_by = end.map(|end| end + completing);
+        let (mut warned, mut stop) = (false, session.stop.clone());
         loop {
             tokio::select! {
-                // What somebody asked for in time comes before the end.
+                // A request that arrived in time takes precedence over the end.
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return HoldEnd::Stopped,
                 Some(asked) = self.control.requests.next() => match asked.request {
                     Request::Follow => asked.answer(Some(failed.into())),
                     Request::Retry { from } => {
-                        self.control.requests.again(&session.journal, asked, from);
+                        self.control.requests.retry(&session.journal, asked, from);
                         return HoldEnd::Again;
                     }
                     Request::Complete { result } => {
@@ -106,23 +106,23 @@ impl Service {
                         let work = session.complete(lifecycle, completing, result);
                         let done = self.control.requests.during(work).await;
                         asked.answer(done.as_ref().err().map(FailedStepRecord::from));
-                        self.control.requests.settle(Some(&failed.into()));
+                        self.control.requests.answer_followers(Some(&failed.into()));
                         match (done, result) {
                             (Ok(()), LaunchResult::Abandon) => return HoldEnd::GivenUp,
-                            // Nothing ends it any more: the node is in service, and as broken as before.
+                            // The hold has no end any more: the node is in service, though still broken.
                             (Ok(()), LaunchResult::Continue) => end = None,
                             (Err(_), _) => {}
                         }
                     }
                 },
-                what = &mut contact => return what,
+                end_of_hold = &mut contact => return end_of_hold,
                 () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => {
                     let now = Instant::now();
-                    if session.site.get().is_some() || gives_up.is_none_or(|gives_up| now >= gives_up) {
+                    if session.site.get().is_some() || abandon_by.is_none_or(|abandon_by| now >= abandon_by) {
                         return HoldEnd::Over;
                     }
-                    // ABANDON needs the instance's id. Until the metadata service tells it, the node can still be repaired.
-                    if !std::mem::replace(&mut waits, true) {
+                    // ABANDON needs the instance's id. Until the metadata service returns it, the node can still be repaired.
+                    if !std::mem::replace(&mut warned, true) {
                         tracing::warn!(
                             "the hold's time is over, but this instance's id is not known yet: ABANDON waits for the \
                              metadata service, at most {}",
@@ -131,43 +131,41 @@ impl Service {
                     }
                     end = Some(now + Duration::from_secs(1));
                 }
-                () = sleep_until(again_at.unwrap_or_else(Instant::now)), if again_at.is_some() => return HoldEnd::Again,
+                () = sleep_until(retry_at.unwrap_or_else(Instant::now)), if retry_at.is_some() => return HoldEnd::Again,
             }
         }
     }
 
-    /// How much is left of the hold, whose end was decided at the first failure. Without a launch that can be given up it has
-    /// no end.
+    /// How much is left of the hold. Its end is set at the first failure; without a launch that can be abandoned it has none.
     pub(super) fn hold_left(&self, failed: &FailedStep, lifecycle: Option<&config::Lifecycle>) -> Option<Duration> {
         let journal = &self.session.journal;
         if journal.launch_outcome().is_some() || !may_abandon(failed) {
             return None;
         }
         if lifecycle.is_none() {
-            // Recorded by an earlier version, which did not record for whom.
+            // Recorded by an earlier version, which did not record the lifecycle action.
             journal.take_back_hold();
         }
         lifecycle.map(|lifecycle| journal.hold(lifecycle))
     }
 
-    /// The service is told to stop before the node is up.
+    /// The stop signal arrived before the node is up.
     fn stopped(&self) -> Next {
-        Next::End(Err(self.session.stopped().map_or_else(FailedStep::from, |()| stopped().into())))
+        Next::End(Err(self.session.record_stop().map_or_else(FailedStep::from, |()| stopped().into())))
     }
 
     fn given_up(&self, failed: FailedStep) -> Next {
-        self.session.failed(&failed, Phase::Failed);
+        self.session.record_failure(&failed, Phase::Failed);
         Next::End(Err(failed))
     }
 }
 
-/// Keeps a held node in touch with AWS once its instance is known: tags the instance with the failure, and sends heartbeats.
-/// Returns what ends the hold.
-async fn contact(session: &Session, failed: &FailedStep, lifecycle: Option<&config::Lifecycle>) -> HoldEnd {
-    session.become_known().await;
+/// Tags a held node's instance with the failure and sends heartbeats, once the instance is known. Returns what ends the hold.
+async fn keep_contact(session: &Session, failed: &FailedStep, lifecycle: Option<&config::Lifecycle>) -> HoldEnd {
+    session.wait_until_known().await;
     let promise_is_gone = |state: &State| state.lifecycle.outcome().is_none() && state.lifecycle.hold_until.is_none();
     if lifecycle.is_some() && session.journal.read(promise_is_gone) {
-        // The journal, and the promise with it, were another instance's.
+        // The journal, and with it the promised end, belonged to another instance.
         return HoldEnd::Again;
     }
     let tag = async {
@@ -180,7 +178,7 @@ async fn contact(session: &Session, failed: &FailedStep, lifecycle: Option<&conf
         HoldEnd::Lost(Box::pin(heart.beat()).await)
     };
     tokio::select! {
-        what = tag => what,
-        what = heart => what,
+        end_of_hold = tag => end_of_hold,
+        end_of_hold = heart => end_of_hold,
     }
 }

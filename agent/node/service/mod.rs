@@ -1,5 +1,5 @@
-//! `node-agent run`: the resident service. It brings the node up, holds a failed one until somebody repairs it, and stays
-//! small and quiet when all is well.
+//! `node-agent run`: the resident service. It brings the node up, holds a failed node until it is repaired, and stays small
+//! and quiet while all is well.
 
 pub mod client;
 pub mod control;
@@ -17,48 +17,47 @@ use self::pauses::Pauses;
 use crate::config::schema::timeouts;
 use crate::failure::FailedStep;
 use crate::host::notify;
-use crate::node::boot::Up;
+use crate::node::boot::BootOutcome;
 use crate::node::process::last_words;
 use crate::node::session::{Attempt, Session};
 use crate::state::{FailedStepRecord, Phase};
 
-/// What ends a wait.
+/// What follows a wait.
 enum Next {
-    /// Another go.
+    /// Another attempt.
     Again,
-    /// The process ends.
+    /// The end of the process.
     End(Result<(), FailedStep>),
 }
 
-/// The service: its session, and what is asked of it.
+/// The service: its session and its clients' requests.
 #[derive(Debug)]
 pub struct Service {
     session: Session,
     control: Control,
-    /// The pauses before retries that nobody asks for.
+    /// The pauses before automatic retries.
     pauses: Pauses,
 }
 
 impl Service {
-    /// Opens the control socket, and tells systemd that it is ready: a node that takes its time must not hold back the boot of
-    /// the machine.
+    /// Opens the control socket, and reports readiness to systemd at once: a slow node must not delay the machine's boot.
     pub fn open(session: Session) -> Self {
         let control = control::listen(&session.places.runtime_dir, session.publisher.clone());
         notify::ready();
-        keep_watchdog_calm();
-        say_when_stopping(session.stop.clone());
+        notify_watchdog();
+        notify_when_stopping(session.stop.clone());
         Service { session, control, pauses: Pauses::new() }
     }
 
-    /// Runs until it is told to stop, which is no failure once the node is up, or a hold has ended.
+    /// Runs until the stop signal or the end of a hold. The stop signal is no failure once the node is up.
     pub async fn run(mut self) -> Result<(), FailedStep> {
         loop {
             let attempt = self.control.requests.during(self.session.attempt(None)).await;
             if attempt.result.is_ok() {
                 self.pauses = Pauses::new();
             }
-            let how = attempt.result.as_ref().err().map(FailedStepRecord::from);
-            // Those who ask next must find it as it is now, the end of the hold included.
+            let failed = attempt.result.as_ref().err().map(FailedStepRecord::from);
+            // Recorded before any client is answered: a query that follows must see the failure and the end of the hold.
             if let Err(failed) = &attempt.result
                 && !failed.was_stopped()
             {
@@ -66,18 +65,18 @@ impl Service {
                 if held {
                     self.hold_left(failed, attempt.lifecycle.as_ref());
                 }
-                self.session.failed(failed, if held { Phase::Held } else { Phase::Failed });
+                self.session.record_failure(failed, if held { Phase::Held } else { Phase::Failed });
             }
             if !attempt.result.as_ref().is_err_and(FailedStep::was_stopped) {
-                last_words(how.as_ref());
+                last_words(failed.as_ref());
             }
-            self.control.requests.settle(how.as_ref());
-            if let Next::End(result) = self.after(attempt).await {
+            self.control.requests.answer_followers(failed.as_ref());
+            if let Next::End(result) = self.wait_after(attempt).await {
                 match &result {
-                    // Told to stop: how the node comes out is not known.
-                    Ok(()) => self.control.requests.dismiss(),
-                    Err(failed) if failed.was_stopped() => self.control.requests.dismiss(),
-                    Err(failed) => self.control.requests.settle(Some(&failed.into())),
+                    // After the stop signal the result is unknown.
+                    Ok(()) => self.control.requests.drop_followers(),
+                    Err(failed) if failed.was_stopped() => self.control.requests.drop_followers(),
+                    Err(failed) => self.control.requests.answer_followers(Some(&failed.into())),
                 }
                 self.control.finish().await;
                 return result;
@@ -85,12 +84,12 @@ impl Service {
         }
     }
 
-    async fn after(&mut self, attempt: Attempt) -> Next {
+    async fn wait_after(&mut self, attempt: Attempt) -> Next {
         let Attempt { result, config, lifecycle } = attempt;
         let completing = config.map_or_else(|| timeouts::COMPLETE.default_span(), |config| config.timeouts.complete);
         match result {
-            Ok(Up::Done) => self.steady(lifecycle.as_ref(), completing).await,
-            Ok(Up::Warm) => self.warm().await,
+            Ok(BootOutcome::Up) => self.watch(lifecycle.as_ref(), completing).await,
+            Ok(BootOutcome::WarmPool) => self.wait_in_pool().await,
             Err(failed) if failed.was_stopped() => Next::End(Err(failed)),
             Err(failed) if self.is_held(&failed) => self.hold(failed, lifecycle.as_ref(), completing).await,
             Err(failed) => Next::End(Err(failed)),
@@ -98,7 +97,7 @@ impl Service {
     }
 }
 
-fn say_when_stopping(mut stop: signal::Receiver<bool>) {
+fn notify_when_stopping(mut stop: signal::Receiver<bool>) {
     tokio::spawn(async move {
         if stop.wait_for(|stop| *stop).await.is_ok() {
             notify::stopping();
@@ -106,8 +105,8 @@ fn say_when_stopping(mut stop: signal::Receiver<bool>) {
     });
 }
 
-/// Where systemd watches the service, tells it twice in its time that the runtime is not stuck.
-fn keep_watchdog_calm() {
+/// If systemd's watchdog is enabled, reports twice per interval that the runtime is not stuck.
+fn notify_watchdog() {
     let Some(within) = sd_notify::watchdog_enabled() else { return };
     tokio::spawn(async move {
         let mut tick = tokio::time::interval(within / 2);

@@ -1,4 +1,4 @@
-//! When the service retries by itself.
+//! When the service retries automatically.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,12 +7,12 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 
 use crate::failure::{Class, FailedStep};
 
-/// The pauses before the service retries by itself.
+/// The pauses before automatic retries.
 pub(super) struct Pauses(Box<dyn Iterator<Item = Duration>>);
 
 impl Pauses {
-    /// From ten seconds to five minutes, each with up to as much again at random, so that after an outage a region's nodes do
-    /// not all retry at once.
+    /// From ten seconds to five minutes, at random up to twice as long, so that after an outage a region's nodes do not all retry
+    /// at once.
     pub(super) fn new() -> Self {
         let pauses = ExponentialBuilder::default()
             .with_min_delay(Duration::from_secs(10))
@@ -23,11 +23,10 @@ impl Pauses {
         Pauses(Box::new(pauses.build()))
     }
 
-    /// The next one, if the failure may end by itself: an outage, throttling, credentials or permissions that are not there
-    /// yet.
+    /// The next pause, if the failure may end by itself: an outage, throttling, credentials or permissions not yet in effect.
     pub(super) fn next(&mut self, failed: &FailedStep) -> Option<Duration> {
-        let mends = matches!(failed.failure.class(), Class::Outage | Class::Settling);
-        if mends { self.0.next() } else { None }
+        let may_pass = matches!(failed.failure.class(), Class::Outage | Class::Settling);
+        if may_pass { self.0.next() } else { None }
     }
 }
 

@@ -1,4 +1,4 @@
-//! What can be asked of the service, what it answers, and who waits for an answer.
+//! The service's requests, their answers, and the clients that wait for an answer.
 
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -19,88 +19,88 @@ pub(super) fn path(runtime_dir: &Path) -> PathBuf {
     runtime_dir.join(SOCKET)
 }
 
-/// What can be asked of the service.
+/// A request to the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "do")]
 pub enum Request {
-    /// To have another go at the sequence.
+    /// Run the sequence again.
     Retry {
-        /// To redo everything from this step on.
+        /// Redo everything from this step on.
         from: Option<StepName>,
     },
-    /// To tell what happens until the work under way is at its end, or how the last one ended.
+    /// Report the progress and the end of the present work, or else the result of the last.
     Follow,
-    /// To complete the launch lifecycle action.
+    /// Complete the launch lifecycle action.
     Complete {
-        /// With this result.
+        /// The result.
         result: LaunchResult,
     },
 }
 
-/// What the service says to it.
+/// The service's answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
-    /// It is at work on it.
+    /// The work has begun.
     Accepted,
-    /// It will not be done.
+    /// The request is refused.
     Refused(FailedStepRecord),
-    /// It is done, or it failed.
+    /// The work has succeeded, or it failed.
     Ended(Option<FailedStepRecord>),
-    /// What happens meanwhile.
+    /// A line of the log meanwhile.
     Line(Box<Line>),
 }
 
-/// A request, and who waits for the answer.
+/// A request, and the way to its client.
 #[derive(Debug)]
 pub struct Asked {
-    /// What is asked for.
+    /// The request.
     pub request: Request,
     pub(super) answers: mpsc::UnboundedSender<Answer>,
 }
 
 impl Asked {
-    /// It will be done.
+    /// Answers that the work has begun.
     pub fn accept(&self) {
-        self.say(Answer::Accepted);
+        self.send(Answer::Accepted);
     }
 
-    /// It will not be done.
+    /// Refuses the request.
     pub fn refuse(self, why: &FailedStep) {
-        self.say(Answer::Refused(why.into()));
+        self.send(Answer::Refused(why.into()));
     }
 
-    /// It is done, or it failed.
+    /// Reports the end of the work.
     pub fn answer(self, failed: Option<FailedStepRecord>) {
-        self.say(Answer::Ended(failed));
+        self.send(Answer::Ended(failed));
     }
 
-    fn say(&self, answer: Answer) {
+    fn send(&self, answer: Answer) {
         // The client may have disconnected.
         let _ = self.answers.send(answer);
     }
 }
 
-/// What is asked of the service, and who follows its work.
+/// The requests to the service, and the clients that follow its work.
 #[derive(Debug)]
 pub struct Requests {
     asked: mpsc::Receiver<Asked>,
-    /// Those who wait for the end of the work under way.
+    /// The clients that wait for the end of the present work.
     followers: Vec<Asked>,
 }
 
 impl Requests {
-    /// Those that come from the socket.
+    /// The requests that arrive through this channel.
     pub(super) fn new(asked: mpsc::Receiver<Asked>) -> Self {
         Requests { asked, followers: Vec::new() }
     }
 
-    /// The next one.
+    /// The next request.
     pub(super) async fn next(&mut self) -> Option<Asked> {
         self.asked.recv().await
     }
 
-    /// Does the work; who asks for something meanwhile is told that the agent is at work.
+    /// Does the work, and refuses all requests but [`Request::Follow`] meanwhile.
     pub(super) async fn during<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         loop {
@@ -112,15 +112,15 @@ impl Requests {
                         self.followers.push(asked);
                         continue;
                     }
-                    let text = format!("the service (process {}) is at work on the node", std::process::id());
+                    let text = format!("the service (process {}) is working on the node", std::process::id());
                     asked.refuse(&Failure::new(Code::Busy, text).into());
                 }
             }
         }
     }
 
-    /// Another go, whose end is waited for; from a step on where that is asked for.
-    pub(super) fn again(&mut self, journal: &Journal, asked: Asked, from: Option<StepName>) {
+    /// Accepts a retry, from a step on if the client asks for that, and has the client follow it.
+    pub(super) fn retry(&mut self, journal: &Journal, asked: Asked, from: Option<StepName>) {
         match from.map(|step| journal.redo_from(step)).transpose() {
             Ok(_) => {
                 asked.accept();
@@ -130,20 +130,20 @@ impl Requests {
         }
     }
 
-    /// Tells those who wait for the end what it was.
-    pub(super) fn settle(&mut self, how: Option<&FailedStepRecord>) {
-        self.followers.drain(..).for_each(|asked| asked.answer(how.cloned()));
+    /// Reports the end of the work to the clients that follow it.
+    pub(super) fn answer_followers(&mut self, failed: Option<&FailedStepRecord>) {
+        self.followers.drain(..).for_each(|asked| asked.answer(failed.cloned()));
     }
 
-    /// How the work ends is not known: those who wait for it are told nothing.
-    pub(super) fn dismiss(&mut self) {
+    /// Disconnects the clients that follow the work, because its result is unknown.
+    pub(super) fn drop_followers(&mut self) {
         self.followers.clear();
     }
 
-    /// Takes no more.
+    /// Accepts no more requests.
     pub(super) fn close(&mut self) {
         self.asked.close();
-        // Dropped, what was asked and not answered ends its connection.
+        // To drop an unanswered request closes its connection.
         while self.asked.try_recv().is_ok() {}
     }
 }

@@ -1,4 +1,4 @@
-//! `node-agent retry` and `node-agent complete`, on the operator's side: the service does the work where there is one.
+//! `node-agent retry` and `node-agent complete`, on the operator's side: the service does the work if it runs.
 
 use std::fs;
 use std::time::Duration;
@@ -25,38 +25,37 @@ use crate::runner::stopped;
 use crate::sequence::StepName;
 use crate::state::{FailedStepRecord, Journal, Phase, store};
 
-/// How long a unit that was started may take until its service answers: it does so before it does anything else.
-const STARTING: Duration = Duration::from_secs(30);
+/// How long a service may take from its start to its first answer, which it gives before any other work.
+const START_LIMIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(100);
 
-/// How long a service without a socket may take to make it again.
-const REACHING: Duration = Duration::from_secs(7);
+/// How long a service without a socket may take to restore it.
+const SOCKET_LIMIT: Duration = Duration::from_secs(7);
 
-/// Another go at the sequence: by the service, which is started if it is installed but does not run, or else by this
-/// process.
+/// Runs the sequence again: in the service, which is started if it is installed but does not run, or else in this process.
 pub async fn retry(places: Places, from: Option<StepName>) -> Result<(), FailedStepRecord> {
-    let was_up = status::look(&places).is_ok_and(|report| report.state == Overall::Phase(Phase::Done));
+    let was_up = status::observe(&places).is_ok_and(|report| report.state == Overall::Phase(Phase::Done));
     if was_up && from.is_none() {
         tracing::info!(
-            "this node is up and nothing has failed: what every boot does is looked at again; to redo more: \
+            "this node is up and nothing has failed: only the steps of every boot are checked again; to redo more: \
              node-agent retry --from STEP"
         );
     }
     if let Some(pending) = ask(&places, Request::Retry { from }).await? {
-        return ended(pending.follow().await?);
+        return to_result(pending.follow().await?);
     }
     // The unit reads its own configuration.
     if places.config != settings::CONFIG || !systemd::has_unit(systemd::UNIT).await {
         return once(places, from).await.map_err(FailedStepRecord::from);
     }
     if !fs::exists(settings::CONFIG).unwrap_or(true) {
-        let text = format!("there is no {}, without which {} does not start", settings::CONFIG, systemd::UNIT);
+        let text = format!("{} is missing, and {} does not start without it", settings::CONFIG, systemd::UNIT);
         return Err(Failure::new(Code::ConfigUnreadable, text)
             .remedy("write the file, then: node-agent retry; or name another: node-agent retry --config PATH")
             .into());
     }
     {
-        // Whoever works on the node without a service is not disturbed.
+        // Another process that works on the node without a service must not be disturbed.
         let _lock = take_lock(&places)?;
         if let Some(step) = from {
             Journal::open(&places.state_dir, &host::boot_id()?, None).redo_from(step)?;
@@ -64,10 +63,10 @@ pub async fn retry(places: Places, from: Option<StepName>) -> Result<(), FailedS
     }
     tracing::info!("starting {}", systemd::UNIT);
     systemd::start(systemd::UNIT).await?;
-    let give_up = Instant::now() + STARTING;
+    let give_up = Instant::now() + START_LIMIT;
     loop {
         if let Some(pending) = client::ask(&places.runtime_dir, Request::Follow).await? {
-            return ended(pending.follow().await?);
+            return to_result(pending.follow().await?);
         }
         if Instant::now() >= give_up {
             let text = format!("{} was started, but does not answer", systemd::UNIT);
@@ -79,8 +78,7 @@ pub async fn retry(places: Places, from: Option<StepName>) -> Result<(), FailedS
     }
 }
 
-/// One go at the sequence in this process, without a hold. A configuration with mistakes is found before anything is
-/// touched.
+/// Runs the sequence once in this process, without a hold. A configuration with mistakes fails before anything is touched.
 pub async fn once(places: Places, from: Option<StepName>) -> Result<(), FailedStep> {
     let mut stop = stop_signal()?;
     let aws = Aws::new();
@@ -96,16 +94,16 @@ pub async fn once(places: Places, from: Option<StepName>) -> Result<(), FailedSt
     if let Err(failed) = &result
         && !failed.was_stopped()
     {
-        session.failed(failed, Phase::Failed);
+        session.record_failure(failed, Phase::Failed);
     }
     session.tag(result.as_ref().err()).await;
     result
 }
 
-/// Completes the launch: by the service, which holds the node, or else by this process.
+/// Completes the launch: in the service, which holds the node, or else in this process.
 pub async fn complete(places: Places, result: LaunchResult) -> Result<(), FailedStepRecord> {
     if let Some(pending) = ask(&places, Request::Complete { result }).await? {
-        return ended(pending.follow().await?);
+        return to_result(pending.follow().await?);
     }
     let mut stop = stop_signal()?;
     let session = Session::open(places, Aws::new(), stop.clone())?;
@@ -117,7 +115,7 @@ pub async fn complete(places: Places, result: LaunchResult) -> Result<(), Failed
     let journal = &session.journal;
     let (lifecycle, deadline) = match read {
         Ok((Ok(config), _)) => (config.lifecycle.or_else(|| journal.promised_action()), config.timeouts.complete),
-        // What is wrong elsewhere does not matter here, nor that the configuration is gone where the journal knows the hook.
+        // Mistakes outside of [lifecycle] do not matter here, nor a missing configuration if the journal has the hook.
         Ok((Err(failure), lifecycle)) => {
             (Some(lifecycle.or_else(|| journal.action()).ok_or(failure)?), timeouts::COMPLETE.default_span())
         }
@@ -126,14 +124,14 @@ pub async fn complete(places: Places, result: LaunchResult) -> Result<(), Failed
     session.complete(lifecycle.as_ref(), deadline, result).await.map_err(FailedStepRecord::from)
 }
 
-/// Asks the service; none where none runs. One whose socket is gone makes it again, if it can.
+/// Sends the request to the service; none if none runs. A service whose socket is missing restores it if it can.
 async fn ask(places: &Places, request: Request) -> Result<Option<Pending>, Failure> {
-    let give_up = Instant::now() + REACHING;
+    let give_up = Instant::now() + SOCKET_LIMIT;
     loop {
         if let Some(pending) = client::ask(&places.runtime_dir, request).await? {
             return Ok(Some(pending));
         }
-        match service(places) {
+        match service_pid(places) {
             None => return Ok(None),
             Some(pid) if Instant::now() >= give_up => return Err(client::unreachable(&places.runtime_dir, pid)),
             Some(_) => sleep(POLL).await,
@@ -141,13 +139,13 @@ async fn ask(places: &Places, request: Request) -> Result<Option<Pending>, Failu
     }
 }
 
-/// The service's process: whoever has noted itself in one of the locks or, where they took no note, in the journal.
-fn service(places: &Places) -> Option<i32> {
-    let noted = [&places.runtime_dir, &places.state_dir].into_iter().filter_map(|dir| lock::holder(dir));
+/// The pid of the service, as recorded in one of the locks or else in the journal.
+fn service_pid(places: &Places) -> Option<i32> {
+    let locked_by = [&places.runtime_dir, &places.state_dir].into_iter().filter_map(|dir| lock::holder(dir));
     let journaled = store::read(&places.state_dir).ok().flatten().and_then(|state| state.agent).map(|agent| agent.pid);
-    noted.chain(journaled).find(|pid| process::is_service(*pid))
+    locked_by.chain(journaled).find(|pid| process::is_service(*pid))
 }
 
-fn ended(fault: Option<FailedStepRecord>) -> Result<(), FailedStepRecord> {
+fn to_result(fault: Option<FailedStepRecord>) -> Result<(), FailedStepRecord> {
     fault.map_or(Ok(()), Err)
 }

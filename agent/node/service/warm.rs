@@ -1,4 +1,4 @@
-//! An instance in a warm pool, on its way out of it, and back into it.
+//! An instance that is in a warm pool, leaves it, or returns to it.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use crate::config;
 use crate::failure::{Code, Failure};
 use crate::node::session::Session;
 
-/// How often an instance asks its metadata service whether it goes into a warm pool, or out of it. The question stays on the host.
+/// How often the metadata service is asked whether the instance enters or leaves a warm pool. The request stays on the host.
 const WARM_POLL: Duration = Duration::from_secs(5);
 
 impl Service {
-    /// The instance is in a warm pool: it goes to work when Auto Scaling launches it, with or without another boot.
-    pub(super) async fn warm(&mut self) -> Next {
+    /// Waits in the warm pool until Auto Scaling launches the instance, with or without another boot.
+    pub(super) async fn wait_in_pool(&mut self) -> Next {
         let session = &self.session;
         let mut stop = session.stop.clone();
         let mut poll = tokio::time::interval_at(Instant::now() + WARM_POLL, WARM_POLL);
@@ -25,7 +25,7 @@ impl Service {
                 _ = stop.wait_for(|stop| *stop) => return Next::End(Ok(())),
                 Some(asked) = self.control.requests.next() => match asked.request {
                     Request::Retry { from } => {
-                        self.control.requests.again(&session.journal, asked, from);
+                        self.control.requests.retry(&session.journal, asked, from);
                         return Next::Again;
                     }
                     Request::Follow => asked.answer(None),
@@ -47,9 +47,9 @@ impl Service {
     }
 }
 
-/// Waits until Auto Scaling takes an instance in service back into its warm pool, and returns the state it goes to. Such an
+/// Waits until Auto Scaling returns an instance in service to its warm pool, and returns the state that it enters. Such an
 /// instance can be launched again without another boot.
-pub(super) async fn back_in_pool(session: &Session, lifecycle: Option<&config::Lifecycle>) -> LifecycleState {
+pub(super) async fn wait_for_pool(session: &Session, lifecycle: Option<&config::Lifecycle>) -> LifecycleState {
     if lifecycle.is_none() {
         return std::future::pending().await;
     }

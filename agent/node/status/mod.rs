@@ -1,5 +1,5 @@
-//! `node-agent status`: how the node stands, from what the agent wrote down and what is mounted. Needs neither the service nor
-//! the network.
+//! `node-agent status`: the node's state, from the agent's records and the present mounts. Needs neither the service nor the
+//! network.
 
 pub mod mounts;
 pub mod report;
@@ -23,19 +23,19 @@ use crate::state::publish::LIVE;
 use crate::state::store::{self, Unreadable};
 use crate::state::{Phase, State};
 
-/// How often somebody who waits looks again.
+/// How often [`wait`] observes the node again.
 const POLL: Duration = Duration::from_millis(200);
 
-/// Waits until the node is done or has failed, at most for `timeout`, and tells how it stands then.
+/// Waits until the node is up or has failed, at most for `timeout`, and returns its report then.
 pub async fn wait(places: &Places, timeout: Option<Duration>) -> Result<Report, Failure> {
     let end = timeout.map(|timeout| Instant::now() + timeout);
-    let settled = async {
+    let decided = async {
         loop {
-            let report = look(places)?;
-            if report.state.is_settled() {
+            let report = observe(places)?;
+            if report.state.is_decided() {
                 return Ok(report);
             }
-            // Where a service is at work and may be asked, it tells when it is through, and what happens meanwhile.
+            // A working service that can be reached reports its progress and its end.
             if report.state == Overall::Phase(Phase::Running)
                 && let Ok(Some(pending)) = client::ask(&places.runtime_dir, Request::Follow).await
             {
@@ -48,10 +48,10 @@ pub async fn wait(places: &Places, timeout: Option<Duration>) -> Result<Report, 
         }
     };
     match end {
-        None => settled.await,
-        Some(end) => match tokio::time::timeout_at(end, settled).await {
+        None => decided.await,
+        Some(end) => match tokio::time::timeout_at(end, decided).await {
             Ok(report) => report,
-            Err(_) => Ok(Report { exit_code: Overall::Phase(Phase::Running).exit_code(), ..look(places)? }),
+            Err(_) => Ok(Report { exit_code: Overall::Phase(Phase::Running).exit_code(), ..observe(places)? }),
         },
     }
 }
@@ -69,13 +69,13 @@ pub fn render(report: &Report, json: bool) -> String {
     text::render(report, colours)
 }
 
-/// How the node stands, in a few words.
+/// The node's state in a few words.
 pub fn headline(report: &Report) -> String {
     text::headline(report)
 }
 
-/// How things stand now.
-pub fn look(places: &Places) -> Result<Report, Failure> {
+/// The node's present state.
+pub fn observe(places: &Places) -> Result<Report, Failure> {
     let boot_id = host::boot_id()?;
     let live = live(&places.runtime_dir).filter(|live| live.boot_id == boot_id);
     let lives = |live: &State| live.agent.as_ref().is_some_and(|agent| agent.is_alive(&boot_id));
@@ -88,25 +88,25 @@ pub fn look(places: &Places) -> Result<Report, Failure> {
     let broken = state.as_ref().filter(|state| state.phase == Phase::Done).and_then(mounts::broken);
     let mut report = Report::of(state, &boot_id, SystemTime::now());
     if let Some((volume, failure)) = broken.filter(|_| report.state == Overall::Phase(Phase::Done)) {
-        report.has_lost(volume.as_deref(), &failure);
+        report.mark_broken(volume.as_deref(), &failure);
     }
     Ok(report)
 }
 
-/// What keeps commands from reaching the service that the report tells of.
+/// Why commands cannot reach the service of this report, if so.
 pub fn trouble(places: &Places, report: &Report) -> Option<Failure> {
     client::trouble(&places.runtime_dir, report.pid?)
 }
 
-/// Which of the two states tells how things are. Of one process it is the newer: what only people look at is published and not
-/// journaled, a runtime directory that takes no file leaves the journal alone, and a full disk does the reverse, also for what a
-/// process said last. Of two processes it is the one that lives, or else the one that journaled.
+/// The state that counts. If both are of one process, the newer: some changes are only published, a full runtime directory
+/// leaves only the journal current, and a full disk only the published state, even at the end of a process. If they are of
+/// two processes, the published one if its process is alive, or else the journal.
 fn current(live: State, journal: State, lives: impl Fn(&State) -> bool) -> State {
     let wins = if live.agent == journal.agent { live.revision >= journal.revision } else { lives(&live) };
     if wins { live } else { journal }
 }
 
-/// What the present or the last process published.
+/// The state that the present or the last process published.
 fn live(runtime_dir: &Path) -> Option<State> {
     store::parse(&fs::read(runtime_dir.join(LIVE)).ok()?).ok()
 }

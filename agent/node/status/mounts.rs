@@ -1,5 +1,5 @@
-//! Whether the volumes of a node that is up, and what starts its applications, are as the agent left them. The journal cannot know:
-//! the kernel makes a filesystem read-only when it meets an error, and people unmount and stop.
+//! Whether the volumes of a node that is up, and the target of its applications, are as the agent left them. The journal cannot
+//! know: the kernel makes a filesystem read-only after an error, and operators unmount volumes and stop units.
 
 use super::report::{Overall, Report, StepOutcome, StepReport};
 use crate::failure::{Code, Failure};
@@ -7,7 +7,7 @@ use crate::host::{mount, systemd};
 use crate::sequence::{Sequence, StepName};
 use crate::state::{FailedStepRecord, MountRecord, Outcome, Phase, State};
 
-/// What is not as it was left: the first such volume, or else the target of the applications.
+/// The first volume that is not as the agent left it, or else the target of the applications if it is stopped.
 pub fn broken(state: &State) -> Option<(Option<String>, Failure)> {
     let mounted = || {
         let done = state.records(Sequence::Boot).iter().filter(|record| {
@@ -18,7 +18,7 @@ pub fn broken(state: &State) -> Option<(Option<String>, Failure)> {
             Some((id, left))
         })
     };
-    let volume = mounted().find_map(|(id, left)| look(id, left).err().map(|failure| (Some(id.to_owned()), failure)));
+    let volume = mounted().find_map(|(id, left)| check(id, left).err().map(|failure| (Some(id.to_owned()), failure)));
     volume.or_else(|| {
         let stopped = mounted().next().is_some() && systemd::is_stopped(systemd::MOUNTED_TARGET) == Some(true);
         let text = || format!("{} is stopped: applications that depend on it do not run", systemd::MOUNTED_TARGET);
@@ -26,7 +26,7 @@ pub fn broken(state: &State) -> Option<(Option<String>, Failure)> {
     })
 }
 
-fn look(id: &str, left: &MountRecord) -> Result<(), Failure> {
+fn check(id: &str, left: &MountRecord) -> Result<(), Failure> {
     let place = left.mount_point.display();
     match mount::at(&left.mount_point)? {
         Some(mounted) if mounted.device == left.device => {
@@ -37,12 +37,12 @@ fn look(id: &str, left: &MountRecord) -> Result<(), Failure> {
             }
             let text = format!("volume {id}, mounted at {place}, was remounted read-only");
             Err(Failure::new(Code::ReadOnly, text)
-                .remedy("see who did it (journalctl -b); to have it as configured again: node-agent retry"))
+                .remedy("see what did it (journalctl -b); to mount it as configured again: node-agent retry"))
         }
         Some(other) => {
             let text = format!("{} ({}) is mounted at {place}, over volume {id}", other.source, other.kind);
             Err(Failure::new(Code::MountPointTaken, text)
-                .remedy(format!("see who mounted it (journalctl -b); umount {place}; then: node-agent retry")))
+                .remedy(format!("see what mounted it (journalctl -b); umount {place}; then: node-agent retry")))
         }
         None => {
             let text = format!("volume {id} was mounted at {place} and is no longer mounted");
@@ -52,9 +52,8 @@ fn look(id: &str, left: &MountRecord) -> Result<(), Failure> {
 }
 
 impl Report {
-    /// The node was up; now one of its volumes is not as it was left.
-    pub(super) fn has_lost(&mut self, volume: Option<&str>, failure: &Failure) {
-        // A service that runs takes the retry that the remedy ends with.
+    pub(super) fn mark_broken(&mut self, volume: Option<&str>, failure: &Failure) {
+        // A running service accepts the retry with which the remedy ends.
         self.state = if self.pid.is_some() { Overall::Phase(Phase::Held) } else { Overall::Phase(Phase::Failed) };
         self.exit_code = self.state.exit_code();
         self.failure =

@@ -1,4 +1,4 @@
-//! What `status` tells, as data: the document of `status --json`.
+//! The report of `status` as data: the document of `status --json`.
 
 use std::time::SystemTime;
 
@@ -14,7 +14,7 @@ pub const SCHEMA: u32 = 1;
 /// How the node stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overall {
-    /// As the agent has written it down.
+    /// As the agent has recorded it.
     Phase(Phase),
     /// The agent died before the end.
     Dead,
@@ -44,8 +44,8 @@ impl Overall {
         }
     }
 
-    /// Whether there is nothing more to wait for.
-    pub fn is_settled(self) -> bool {
+    /// Whether the node is up or has failed.
+    pub fn is_decided(self) -> bool {
         matches!(self, Overall::Phase(Phase::Held | Phase::Failed | Phase::Done | Phase::Warm))
     }
 
@@ -74,28 +74,28 @@ pub struct Report {
     /// The node as configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<Subject>,
-    /// The instance, where it is known.
+    /// The instance, if it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance_id: Option<String>,
     /// The agent's process, if it runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
-    /// The hold, while there is one that ends.
+    /// The hold, if one with an end is in progress.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hold: Option<Hold>,
     /// How the launch was completed, if it was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub launch: Option<LaunchOutcome>,
-    /// How the sequence failed the last time, unless it has succeeded since.
+    /// The last failure of the sequence, unless the sequence has succeeded since.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<FailedStepRecord>,
     /// The steps, in their order.
     pub steps: Vec<StepReport>,
-    /// What should be looked at although the node is up.
+    /// Problems that do not keep the node from being up.
     pub warnings: Vec<Warning>,
 }
 
-/// How long a failed node is kept.
+/// The hold of a failed node.
 #[derive(Clone, Debug, Serialize)]
 pub struct Hold {
     /// RFC 3339.
@@ -109,12 +109,12 @@ pub struct Hold {
 pub struct StepReport {
     /// Its name.
     pub step: StepName,
-    /// The volume's id, where it is about one.
+    /// The volume's id, if the step is about one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub volume: Option<String>,
     /// How it stands.
     pub outcome: StepOutcome,
-    /// Rounds in which something was tried or went wrong.
+    /// Rounds in which the step acted or an attempt failed.
     pub attempts: u32,
     /// When it began, RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -126,7 +126,7 @@ pub struct StepReport {
     /// What it waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting: Option<String>,
-    /// What its first part has prepared, in a word (`fetched`), where the step itself has not begun.
+    /// The result of its first part in a word (`fetched`), if the step itself has not begun.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prepared: Option<String>,
     /// The last lines of a hook's output.
@@ -140,9 +140,9 @@ pub struct StepReport {
 pub enum StepOutcome {
     /// It has not begun.
     Pending,
-    /// It is at work.
+    /// It is running.
     Running,
-    /// The agent ended while it was at work.
+    /// The agent ended while it was running.
     Interrupted,
     /// There was nothing to do.
     AlreadySo,
@@ -153,7 +153,7 @@ pub enum StepOutcome {
 }
 
 impl Report {
-    /// The report of a state; none is an agent that never ran here.
+    /// The report of a state; `None` if the agent has never run here.
     pub fn of(state: Option<State>, boot_id: &str, now: SystemTime) -> Self {
         let Some(state) = state else {
             return Report {
@@ -173,7 +173,7 @@ impl Report {
         };
         let agent = state.agent.clone().filter(|agent| agent.is_alive(boot_id));
         let overall = match state.phase {
-            // Whatever an earlier boot came to, and however it ended: this one has not begun.
+            // The state is of an earlier boot: in this one the agent has not run.
             _ if state.boot_id != boot_id => Overall::NeverStarted,
             Phase::Running | Phase::Held if agent.is_none() => Overall::Dead,
             phase => phase.into(),
@@ -202,10 +202,10 @@ impl Report {
     }
 }
 
-/// Every step of the sequence that is there to be told of.
+/// The recorded steps of the sequence and those that are still to come.
 fn steps(state: &State, overall: Overall, now: SystemTime) -> Vec<StepReport> {
     let ended = |record: &StepRecord| matches!(record.outcome, Outcome::AlreadySo | Outcome::Changed);
-    // What comes behind a step that is done does not wait for it any more.
+    // A step before one that is done is through, even if its record only shows its first part.
     let records = state.records(Sequence::Boot);
     let done = records.iter().filter(|record| ended(record) && record.prepared.is_none());
     let last_done = done.map(|record| record.step).max();
@@ -214,7 +214,7 @@ fn steps(state: &State, overall: Overall, now: SystemTime) -> Vec<StepReport> {
     };
     let at_work = records.iter().find(|record| !is_through(record)).map(|record| record.step);
     let to_come = |step: StepName| {
-        // What the configuration does not ask for leaves no record.
+        // Steps that are not configured leave no record.
         !matches!(overall, Overall::Phase(Phase::Done | Phase::Warm))
             && (at_work.is_some_and(|at_work| step.follows(at_work)) || last_done.is_none_or(|last| step.follows(last)))
     };

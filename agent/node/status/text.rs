@@ -1,4 +1,4 @@
-//! What `status` tells, for people.
+//! The report of `status` as text.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -20,7 +20,7 @@ pub(super) fn render(report: &Report, colours: bool) -> String {
     let _ = text.write_str(&subject(report));
     text.paint(colour(report.state), &headline(report));
     let _ = text.write_str("\n");
-    let mut untold = report.failure.as_ref();
+    let mut unreported = report.failure.as_ref();
     for step in &report.steps {
         let (word, code) = match step.outcome {
             StepOutcome::Pending => ("-", DIM),
@@ -36,8 +36,8 @@ pub(super) fn render(report: &Report, colours: bool) -> String {
         if let Some(why) = step.waiting.as_ref().filter(|_| step.outcome == StepOutcome::Running) {
             let _ = writeln!(text, "        waits: {why}");
         }
-        let ended_it = matches!(step.outcome, StepOutcome::Failed | StepOutcome::Interrupted);
-        if let Some(failure) = untold.take_if(|failure| ended_it && failure.step == Some(step.step)) {
+        let is_failed_step = matches!(step.outcome, StepOutcome::Failed | StepOutcome::Interrupted);
+        if let Some(failure) = unreported.take_if(|failure| is_failed_step && failure.step == Some(step.step)) {
             // The output follows line by line.
             for line in failure.error.public.lines() {
                 let _ = writeln!(text, "        {line}");
@@ -47,7 +47,7 @@ pub(super) fn render(report: &Report, colours: bool) -> String {
             }
         }
     }
-    for line in untold.iter().flat_map(|failure| failure.error.message.lines()) {
+    for line in unreported.iter().flat_map(|failure| failure.error.message.lines()) {
         let _ = writeln!(text, "  {line}");
     }
     for warning in &report.warnings {
@@ -139,7 +139,7 @@ fn details(step: &StepReport) -> String {
     volume + &parts.join(", ")
 }
 
-/// Nobody wants to read seconds next to minutes.
+/// A duration in minutes, and in seconds only below two minutes.
 fn whole_minutes(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),

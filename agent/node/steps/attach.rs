@@ -1,4 +1,4 @@
-//! `attach`: the volume is attached to this instance. Never taken from a live one.
+//! `attach`: the volume is attached to this instance. It is never detached from another one.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -22,32 +22,32 @@ pub struct Attach<'a> {
     ec2: &'a Ec2,
     /// Whether this instance is still wanted.
     launch: &'a Launch<'a>,
-    /// The volume wanted.
+    /// The volume, as configured.
     want: &'a config::Volume,
     /// `timeouts.volume`
     deadline: Duration,
     /// Device names that EC2 said are taken, for all volumes of this run.
     taken: &'a RefCell<BTreeSet<String>>,
-    /// The state of the instance that has the volume, and when it was asked.
+    /// The instance that has the volume, as last observed.
     holder: RefCell<Option<Holder>>,
     /// How often EC2 has accepted the request to attach.
     accepted: Cell<u32>,
 }
 
-/// What was last heard of the instance that has the volume.
+/// The last observation of the instance that has the volume.
 #[derive(Debug)]
 pub struct Holder {
     instance_id: String,
     state: InstanceStateName,
-    asked: Instant,
+    observed_at: Instant,
 }
 
-/// The holder's state is only told to people, so it is asked less often than whether the volume is free: the request quota is
-/// the whole account's.
-const HOLDER_FRESH: Duration = Duration::from_secs(5);
+/// How long an observation of the holder is valid. Its state is only shown to people, so it is requested less often than the
+/// volume's: the whole account shares the request quota.
+const HOLDER_VALID_FOR: Duration = Duration::from_secs(5);
 
-/// EC2 refuses to attach what it is attaching: a request that it accepts so often was dropped each time before.
-const DROPPED: u32 = 3;
+/// After this many accepted requests, the earlier ones count as dropped: EC2 refuses to attach a volume that it is attaching.
+const ACCEPTED_AND_DROPPED: u32 = 3;
 
 /// A volume attached to this instance.
 #[derive(Clone, Debug)]
@@ -56,12 +56,12 @@ pub struct Attached<'a> {
     pub want: &'a config::Volume,
     /// As EC2 describes it.
     pub view: VolumeView,
-    /// The device name it was attached with.
+    /// The device name that it was attached with.
     pub device_name: String,
 }
 
 impl<'a> Attach<'a> {
-    /// Attaches this one within `timeouts.volume`. `taken` is shared by all volumes of a run.
+    /// Attaches `want` within `timeouts.volume`. All volumes of a run share `taken`.
     pub fn new(
         ec2: &'a Ec2,
         launch: &'a Launch<'a>,
@@ -92,7 +92,7 @@ impl<'a> Step for Attach<'a> {
         }
         let transit =
             |what: String| Ok(Observed::NotYet(Failure::new(Code::VolumeInTransit, format!("volume {id} is {what}"))));
-        // Matched by instance: the volume's own `in-use` and the first attachment may be about somebody else.
+        // Matched by instance: the volume's own `in-use` and the first attachment may belong to another instance.
         let (ours, others): (Vec<_>, Vec<_>) =
             view.attachments.iter().partition(|attachment| attachment.instance_id == self.launch.instance.instance_id);
         if let Some(other) = others.iter().find(|other| other.state != VolumeAttachmentState::Detached) {
@@ -109,11 +109,10 @@ impl<'a> Step for Attach<'a> {
             _ => {}
         }
         match view.state {
-            // EC2 validates the key after it has accepted the request, too (EBS user guide, "EventBridge events", attachVolume).
-            VolumeState::Available if self.accepted.get() >= DROPPED && view.kms_key_id.is_some() => {
+            // EC2 also validates the key after accepting the request (EBS user guide, "EventBridge events", attachVolume).
+            VolumeState::Available if self.accepted.get() >= ACCEPTED_AND_DROPPED && view.kms_key_id.is_some() => {
                 let said = format!(
-                    "EC2 has accepted {} times to attach volume {id}, which is encrypted, and each time it was available again \
-                     afterwards",
+                    "EC2 has accepted {} requests to attach volume {id}, which is encrypted, but the volume became available again each time",
                     self.accepted.get()
                 );
                 Err(ec2::key_refused(&said, view.kms_key_id.as_deref().unwrap_or_default()))
@@ -134,9 +133,9 @@ impl<'a> Step for Attach<'a> {
                 self.accepted.set(self.accepted.get().saturating_add(1));
                 Ok(Acted::Changed)
             }
-            // Who has it is for the next look to find out; the description may lag behind.
+            // The next observation finds the holder; the description may lag behind.
             AttachAnswer::HeldAlready => {
-                let text = format!("volume {} is attached already, as EC2 says", self.want.id);
+                let text = format!("EC2 says that volume {} is attached already", self.want.id);
                 Err(Failure::new(Code::VolumeInTransit, text))
             }
             AttachAnswer::DeviceNameTaken => {
@@ -149,18 +148,18 @@ impl<'a> Step for Attach<'a> {
 }
 
 impl Attach<'_> {
-    /// Another instance has the volume: waited for in every state, and refused at the deadline.
+    /// The failure of a volume that another instance has. The step waits whatever that instance's state, until its deadline.
     async fn held(&self, by: &Attachment) -> Result<Failure, Failure> {
-        let known = self
+        let last = self
             .holder
             .take()
-            .filter(|known| known.instance_id == by.instance_id && known.asked.elapsed() < HOLDER_FRESH);
-        let holder = match known {
-            Some(known) => known,
+            .filter(|last| last.instance_id == by.instance_id && last.observed_at.elapsed() < HOLDER_VALID_FOR);
+        let holder = match last {
+            Some(last) => last,
             None => Holder {
                 instance_id: by.instance_id.clone(),
                 state: self.ec2.instance_state(&by.instance_id).await?,
-                asked: Instant::now(),
+                observed_at: Instant::now(),
             },
         };
         let (id, instance) = (&self.want.id, &by.instance_id);

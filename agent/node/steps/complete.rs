@@ -1,4 +1,4 @@
-//! `complete`: Auto Scaling is told how the launch ended.
+//! `complete`: the launch's result is reported to Auto Scaling.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -16,22 +16,22 @@ use crate::state::{Journal, LaunchOutcome, State};
 /// Completes the launch lifecycle action, exactly once.
 #[derive(Debug)]
 pub struct Complete<'a> {
-    /// Knows what was sent.
+    /// Records what was sent.
     journal: &'a Journal,
     /// The launch.
     launch: &'a Launch<'a>,
-    /// How it ended.
+    /// Its result.
     result: LaunchResult,
     /// `timeouts.complete`
     deadline: Duration,
-    /// When it began, for what is decided at the end of its time.
+    /// When the step began, for the decision at its deadline.
     began: Instant,
-    /// Auto Scaling has said that it took the result.
+    /// Whether Auto Scaling has accepted the result.
     accepted: Cell<bool>,
 }
 
 impl<'a> Complete<'a> {
-    /// Tells Auto Scaling this result; `deadline` is `timeouts.complete`, or less for an operator who waits.
+    /// Reports this result; `deadline` is `timeouts.complete`, or shorter for an operator who waits.
     pub fn new(journal: &'a Journal, launch: &'a Launch<'a>, result: LaunchResult, deadline: Duration) -> Self {
         Complete { journal, launch, result, deadline, began: Instant::now(), accepted: Cell::default() }
     }
@@ -41,10 +41,10 @@ impl Step for Complete<'_> {
     type Output = ();
 
     fn header(&self) -> Header<'_> {
-        // Longer than configured by more than the longest pause between two tries, so that what cannot be confirmed is decided
-        // before the end.
+        // The extra time exceeds the longest pause between two attempts, so that the decision about an unconfirmed result is
+        // made before the deadline.
         Header {
-            // The node is healthy: it goes on reporting as long as it may.
+            // The node is healthy: the report is retried until the deadline.
             outlasts: &[Class::Outage, Class::Settling],
             ..Header::of(StepName::Complete, self.deadline + Duration::from_secs(15))
         }
@@ -56,7 +56,7 @@ impl Step for Complete<'_> {
         }
         Ok(Observed::Todo(match self.launch.config {
             Some(config) => format!("{} for hook {} of {}", self.result, config.hook_name, config.asg_name),
-            None => "no lifecycle hook is configured: nobody to tell".to_owned(),
+            None => "no lifecycle hook is configured: there is nothing to report".to_owned(),
         }))
     }
 
@@ -66,7 +66,7 @@ impl Step for Complete<'_> {
             return Ok(Acted::Changed);
         };
         self.report(config).await.map_err(|failure| match (self.result, failure.class()) {
-            // The node is healthy, and the group's name may be wrong only now, or the disk full.
+            // The node is healthy, and the cause may be temporary: the group's name is wrong, or the disk is full.
             (LaunchResult::Continue, Class::Permanent) => self.refused(config, &failure),
             _ => failure,
         })?;
@@ -78,40 +78,40 @@ impl Complete<'_> {
     async fn report(&self, config: &config::Lifecycle) -> Result<(), Failure> {
         let autoscaling = self.launch.autoscaling;
         let instance = &self.launch.instance.instance_id;
-        // An intent that is there already was followed by a call whose effect nobody has seen.
+        // An intent of an earlier attempt: its call may have taken effect without an answer.
         let unconfirmed = self.journal.read(|state| state.lifecycle.intent.is_some());
         if unconfirmed && self.has_taken_effect(&autoscaling.state(instance).await?) {
-            self.record(self.sent());
+            self.record(self.outcome());
             return Ok(());
         }
-        self.intend(Some(self.result))?;
+        self.record_intent(Some(self.result))?;
         match autoscaling.complete(&config.asg_name, &config.hook_name, instance, &self.result.to_string()).await {
             Ok(Completion::Accepted) => {
                 self.accepted.set(true);
                 self.confirm(&autoscaling.state(instance).await?)
             }
-            // Taken before: what holds the instance now is another hook.
+            // Accepted before: another hook holds the instance now.
             Ok(Completion::NoActiveAction(_)) if self.accepted.get() => {
-                self.record(self.sent());
+                self.record(self.outcome());
                 Ok(())
             }
             Ok(Completion::NoActiveAction(message)) => {
                 if !unconfirmed {
-                    self.intend(None)?;
+                    self.record_intent(None)?;
                 }
                 self.decide(config, unconfirmed, &message).await
             }
             Err(failure) => {
-                // A refusal has no effect; after an outage it is not known.
+                // A refused call has no effect; after an outage the effect is unknown.
                 if !unconfirmed && failure.class() != Class::Outage {
-                    self.intend(None)?;
+                    self.record_intent(None)?;
                 }
                 Err(if failure.code == Code::AccessDenied { self.refused(config, &failure) } else { failure })
             }
         }
     }
 
-    /// The failure of a report that is refused, which is tried again as long as it may: time or a person may mend it.
+    /// The failure of a refused report. It is retried until the deadline, because an operator may correct the cause meanwhile.
     fn refused(&self, config: &config::Lifecycle, failure: &Failure) -> Failure {
         let to_do = match failure.code {
             Code::AccessDenied => format!(
@@ -129,7 +129,7 @@ impl Complete<'_> {
             LaunchResult::Continue => Failure::new(Code::ReportRefused, format!("the node is healthy, but {text}")),
             LaunchResult::Abandon => Failure::new(Code::ReportRefused, text),
         };
-        refused.remedy(format!("{to_do}; it is tried again until the step's time is over, then: node-agent retry"))
+        refused.remedy(format!("{to_do}; the agent retries until the step's deadline; after that: node-agent retry"))
     }
 
     /// Whether the state shows that the instance has moved on as the result says.
@@ -143,11 +143,11 @@ impl Complete<'_> {
         }
     }
 
-    /// An accepted result counts once the instance moves on, as far as it may be looked at: a healthy node must not be lost
-    /// to an answer that was not Auto Scaling's.
+    /// An accepted result counts once the instance has moved on, if its state can be read: a healthy node must not be lost
+    /// because of an answer that did not come from Auto Scaling.
     fn confirm(&self, state: &LifecycleState) -> Result<(), Failure> {
         if self.has_taken_effect(state) || matches!(state, LifecycleState::Unreadable | LifecycleState::NoGroup) {
-            self.record(self.sent());
+            self.record(self.outcome());
             return Ok(());
         }
         let text = format!("{} was accepted, but {} is still {state}", self.result, self.launch.instance.instance_id);
@@ -159,19 +159,19 @@ impl Complete<'_> {
         let instance = &self.launch.instance.instance_id;
         let state = self.launch.autoscaling.state(instance).await?;
         let waiting = |why: &str| {
-            let text = format!("{} was not taken: {message}; {instance} {why}", self.result);
+            let text = format!("{} was not accepted: {message}; {instance} {why}", self.result);
             Err(Failure::new(Code::LifecycleNotWaiting, text))
         };
         match state {
             _ if self.has_taken_effect(&state) => {
-                self.record(self.sent());
+                self.record(self.outcome());
                 Ok(())
             }
-            // An ABANDON that nobody took ends no launch.
+            // An ABANDON that was not accepted ends no launch.
             LifecycleState::NoGroup if self.result == LaunchResult::Abandon => Err(Failure::new(
                 Code::NothingToComplete,
                 format!(
-                    "{instance} is in no Auto Scaling group, so nobody takes ABANDON: there is nothing to complete"
+                    "{instance} is in no Auto Scaling group, so ABANDON has no recipient: there is nothing to complete"
                 ),
             )),
             LifecycleState::NoGroup => {
@@ -189,18 +189,20 @@ impl Complete<'_> {
                 "is Pending:Wait, so the name of the hook ({}) or of the group ({}) may be wrong",
                 config.hook_name, config.asg_name
             )),
-            // A healthy node is not given up for an answer that was lost.
+            // A healthy node is not given up because of a lost answer.
             LifecycleState::Unreadable if unconfirmed && self.began.elapsed() >= self.deadline => {
                 let text = format!(
-                    "{} was sent to {instance}'s hook {}, but whether it was taken cannot be seen: allow autoscaling:DescribeAutoScalingInstances",
+                    "{} was sent to {instance}'s hook {}, but whether it was accepted is unknown: allow autoscaling:DescribeAutoScalingInstances",
                     self.result, config.hook_name
                 );
                 self.journal.warn(StepName::Complete, None, text);
                 self.record(LaunchOutcome::Unconfirmed);
                 Ok(())
             }
-            LifecycleState::Unreadable => waiting("may not be looked at (autoscaling:DescribeAutoScalingInstances)"),
-            // An instance that has left its launch behind does not come back to it.
+            LifecycleState::Unreadable => {
+                waiting("has an unknown state: autoscaling:DescribeAutoScalingInstances is not allowed")
+            }
+            // An instance whose launch has ended does not return to it.
             LifecycleState::InService
             | LifecycleState::OutOfService(_)
             | LifecycleState::PendingProceed
@@ -213,23 +215,23 @@ impl Complete<'_> {
         }
     }
 
-    /// ABANDON comes after the launch.
+    /// The failure of an ABANDON that comes after the launch has ended.
     fn too_late(&self, state: &LifecycleState, message: &str) -> Failure {
         let instance = &self.launch.instance.instance_id;
-        let text = format!("{} was not taken: {message}; {instance} is {state}", self.result);
-        Failure::new(Code::ApiRefused, text).remedy("if it is to be replaced: aws autoscaling terminate-instance-in-auto-scaling-group --instance-id INSTANCE --no-should-decrement-desired-capacity")
+        let text = format!("{} was not accepted: {message}; {instance} is {state}", self.result);
+        Failure::new(Code::ApiRefused, text).remedy("to replace the instance: aws autoscaling terminate-instance-in-auto-scaling-group --instance-id INSTANCE --no-should-decrement-desired-capacity")
     }
 
-    fn sent(&self) -> LaunchOutcome {
+    fn outcome(&self) -> LaunchOutcome {
         match self.result {
             LaunchResult::Continue => LaunchOutcome::Continued,
             LaunchResult::Abandon => LaunchOutcome::Abandoned,
         }
     }
 
-    /// Journals what is about to be sent. Only CONTINUE depends on it: where a full disk takes no intent, a failed node is
-    /// given up all the same.
-    fn intend(&self, result: Option<LaunchResult>) -> Result<(), Failure> {
+    /// Journals the result that is about to be sent. Only CONTINUE depends on the record: a failed node is given up even if a
+    /// full disk does not take it.
+    fn record_intent(&self, result: Option<LaunchResult>) -> Result<(), Failure> {
         let change = |state: &mut State| state.lifecycle.intent = result.map(|result| result.to_string());
         if result == Some(LaunchResult::Continue) {
             return self.journal.update(change);

@@ -16,13 +16,13 @@ use crate::sequence::StepName;
 /// Finds and opens the device, and compares its size with what EC2 says.
 #[derive(Debug)]
 pub struct FindDevice<'a> {
-    /// EC2, for the volume's size as it is now.
+    /// EC2, for the volume's current size.
     ec2: &'a Ec2,
     /// The attached volume.
     volume: &'a Attached<'a>,
     /// `timeouts.volume`
     deadline: Duration,
-    /// The size in GiB that EC2 said last, and when.
+    /// The last size in GiB that EC2 returned, and when.
     described: Cell<Option<(u64, Instant)>>,
 }
 
@@ -35,11 +35,11 @@ pub struct Disk<'a> {
     pub device: Device,
 }
 
-/// How long EC2's answer counts while the sizes differ: the request quota is the whole account's.
-const SIZE_FRESH: Duration = Duration::from_secs(5);
+/// How long EC2's answer is valid while the sizes differ: the whole account shares the request quota.
+const SIZE_VALID_FOR: Duration = Duration::from_secs(5);
 
 impl<'a> FindDevice<'a> {
-    /// Finds the device of this one within `timeouts.volume`.
+    /// Finds the device of `volume` within `timeouts.volume`.
     pub fn new(ec2: &'a Ec2, volume: &'a Attached<'a>, deadline: Duration) -> Self {
         FindDevice { ec2, volume, deadline, described: Cell::default() }
     }
@@ -68,7 +68,7 @@ impl<'a> Step for FindDevice<'a> {
         if device.size == self.volume.view.size_gib << 30 {
             return Ok(Observed::Done(Disk { volume: self.volume, device }));
         }
-        let size_gib = self.size_now().await?;
+        let size_gib = self.current_size().await?;
         let expected = size_gib << 30;
         if device.size == expected {
             return Ok(Observed::Done(Disk { volume: self.volume, device }));
@@ -83,9 +83,9 @@ impl<'a> Step for FindDevice<'a> {
 }
 
 impl FindDevice<'_> {
-    /// The volume's size in GiB as EC2 has it now: somebody may have enlarged it since it was attached.
-    async fn size_now(&self) -> Result<u64, Failure> {
-        if let Some((size_gib, _)) = self.described.get().filter(|(_, at)| at.elapsed() < SIZE_FRESH) {
+    /// The volume's current size in GiB: the volume may have been enlarged since it was attached.
+    async fn current_size(&self) -> Result<u64, Failure> {
+        if let Some((size_gib, _)) = self.described.get().filter(|(_, at)| at.elapsed() < SIZE_VALID_FOR) {
             return Ok(size_gib);
         }
         let size_gib = self.ec2.volume(self.volume.want.id.as_str()).await?.size_gib;

@@ -1,4 +1,4 @@
-//! `files`, first part: the node's files and the hook script are fetched and checked, before anything is written.
+//! `files`, first part: the node's files and the hook script are fetched and verified before anything is written.
 
 use std::cell::RefCell;
 use std::fs;
@@ -18,16 +18,16 @@ use crate::host::read::{self, Pipes};
 use crate::runner::{Header, Observed, Step};
 use crate::sequence::StepName;
 
-/// How long a role or a policy may lack effect before the embedded script is taken instead of the one at its source.
+/// How long a new role or policy may take to have effect before the embedded script is used instead of the one at its source.
 const FALL_BACK_AFTER: Duration = Duration::from_secs(30);
 
-/// The key of the script that is in the configuration itself.
+/// The key of a script that is embedded in the configuration.
 const EMBEDDED: &str = "hooks.script_base64";
 
 /// Fetches everything.
 #[derive(Debug)]
 pub struct Fetch<'a> {
-    /// Where from.
+    /// The clients for the sources.
     sources: &'a Sources,
     /// `[[file]]`
     files: &'a [config::File],
@@ -37,43 +37,43 @@ pub struct Fetch<'a> {
     scratch: &'a Path,
     /// `timeouts.downloads`
     deadline: Duration,
-    /// When it began, for the fallback.
+    /// When the step began, for the fallback.
     began: Instant,
-    /// What is there already: a failure of one does not fetch the others again.
-    got: RefCell<Fetching>,
+    /// What was fetched so far: after a failure only the rest is fetched.
+    fetched_so_far: RefCell<FetchedSoFar>,
 }
 
-/// What was fetched so far.
+/// The results so far.
 #[derive(Debug, Default)]
-struct Fetching {
+struct FetchedSoFar {
     files: Vec<Fetched>,
     script: Option<StagedScript>,
 }
 
-/// All that the once-per-instance steps need.
+/// Everything that the once-per-instance steps need.
 #[derive(Debug)]
 pub struct Staged {
     /// In the order of the configuration.
     pub files: Vec<Fetched>,
-    /// The hook script, where there are hooks.
+    /// The hook script, if hooks are configured.
     pub script: Option<StagedScript>,
 }
 
 /// The hook script, ready to be sourced.
 #[derive(Clone, Debug)]
 pub struct StagedScript {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
-    /// Where it comes from, as the configuration names it: a path, an address, or the key that holds it.
+    /// Its origin as the configuration names it: a path, a URL, or the key that embeds it.
     pub name: String,
     /// The configuration's key for it.
     pub key: &'static str,
-    /// Of its contents.
+    /// The digest of its contents.
     pub sha256: Sha256Digest,
 }
 
 impl<'a> Fetch<'a> {
-    /// Fetches what this configuration asks for into `scratch`.
+    /// Fetches the files and the script of this configuration into `scratch`.
     pub fn new(sources: &'a Sources, config: &'a Config, scratch: &'a Path) -> Self {
         Fetch {
             sources,
@@ -82,7 +82,7 @@ impl<'a> Fetch<'a> {
             scratch,
             deadline: config.timeouts.downloads,
             began: Instant::now(),
-            got: RefCell::default(),
+            fetched_so_far: RefCell::default(),
         }
     }
 }
@@ -91,7 +91,7 @@ impl Step for Fetch<'_> {
     type Output = Staged;
 
     fn header(&self) -> Header<'_> {
-        // Longer than configured by more than the longest pause between two tries, so that the fallback comes before the end.
+        // The extra time exceeds the longest pause between two attempts, so that the fallback is used before the deadline.
         Header {
             outlasts: &[Class::Outage],
             only_looks: true,
@@ -100,20 +100,20 @@ impl Step for Fetch<'_> {
         }
     }
 
-    /// Fetching changes nothing but the private directory: it is a look at what is to be written.
+    /// Fetching is an observation: it changes nothing but the private directory.
     async fn observe(&self) -> Result<Observed<Staged>, Failure> {
-        let have = self.got.borrow().files.len();
+        let have = self.fetched_so_far.borrow().files.len();
         for file in &self.files[have..] {
             let fetched = self.file(file).await?;
-            self.got.borrow_mut().files.push(fetched);
+            self.fetched_so_far.borrow_mut().files.push(fetched);
         }
         if let Some(hooks) = self.hooks
-            && self.got.borrow().script.is_none()
+            && self.fetched_so_far.borrow().script.is_none()
         {
             let script = self.script(hooks).await?;
-            self.got.borrow_mut().script = Some(script);
+            self.fetched_so_far.borrow_mut().script = Some(script);
         }
-        let Fetching { files, script } = self.got.take();
+        let FetchedSoFar { files, script } = self.fetched_so_far.take();
         tracing::info!(step = "files", kind = "wait", "fetched; to be written once the volumes are mounted");
         Ok(Observed::Done(Staged { files, script }))
     }
@@ -125,7 +125,7 @@ impl Fetch<'_> {
             Contents::Inline(contents) => Fetched::inline(contents, self.scratch),
             Contents::Source(source) => {
                 let fetched = self.sources.fetch(source, self.scratch, self.deadline).await?;
-                check(&source.to_string(), &fetched, file.sha256.as_ref())?;
+                must_match_digest(&source.to_string(), &fetched, file.sha256.as_ref())?;
                 Ok(fetched)
             }
         }
@@ -138,7 +138,7 @@ impl Fetch<'_> {
                 let contents =
                     contents.map_err(|why| unreadable(&format!("the hook script {}", path.display()), &why))?;
                 let (name, sha256) = (path.display().to_string(), Sha256Digest::of(&contents));
-                defined(&name, &contents, hooks)?;
+                must_define_functions(&name, &contents, hooks)?;
                 return Ok(StagedScript { path: path.clone(), name, key: "hooks.script", sha256 });
             }
             Script::Inline(contents) => (EMBEDDED.to_owned(), EMBEDDED, contents.clone()),
@@ -153,7 +153,7 @@ impl Fetch<'_> {
                 }
             }
         };
-        defined(&name, &contents, hooks)?;
+        must_define_functions(&name, &contents, hooks)?;
         let path = self.scratch.join("hooks.sh");
         Replacement::new(&path).mode(0o600).write(&contents).named(format_args!("writing {}", path.display()))?;
         Ok(StagedScript { path, name, key, sha256: Sha256Digest::of(&contents) })
@@ -168,14 +168,14 @@ impl Fetch<'_> {
             let text = format!("{name} is larger than {} MiB, too large for a script", read::TEXT_LIMIT >> 20);
             return Err(Failure::new(Code::DownloadTooLarge, text));
         }
-        check(name, &fetched, hooks.sha256.as_ref())?;
+        must_match_digest(name, &fetched, hooks.sha256.as_ref())?;
         let mut contents = Vec::new();
         fetched.file.read_to_end(&mut contents).named(format_args!("reading {name}"))?;
         Ok(contents)
     }
 
-    /// Where the script cannot be fetched or is empty. Never on a checksum mismatch: somebody may have changed the script. Nor
-    /// where the script is known to be elsewhere: the embedded one may be an older one.
+    /// Whether the embedded script is used: only if the one at its source cannot be fetched or is empty. Not on a checksum
+    /// mismatch, which may mean tampering, nor if only the bucket is unreachable: the embedded script may be older.
     fn falls_back(&self, failure: &Failure) -> bool {
         match failure.class() {
             _ if failure.code == Code::DownloadFailed => true,
@@ -187,7 +187,7 @@ impl Fetch<'_> {
     }
 }
 
-fn check(name: &str, fetched: &Fetched, wanted: Option<&Sha256Digest>) -> Result<(), Failure> {
+fn must_match_digest(name: &str, fetched: &Fetched, wanted: Option<&Sha256Digest>) -> Result<(), Failure> {
     match wanted {
         Some(wanted) if *wanted != fetched.sha256 => Err(Failure::new(
             Code::ChecksumMismatch,
@@ -197,8 +197,8 @@ fn check(name: &str, fetched: &Fetched, wanted: Option<&Sha256Digest>) -> Result
     }
 }
 
-/// The script has both functions, as far as reading it can tell; it is never run for this.
-fn defined(name: &str, contents: &[u8], hooks: &Hooks) -> Result<(), Failure> {
+/// Fails if the script lacks one of the two functions. The script is only read, never run.
+fn must_define_functions(name: &str, contents: &[u8], hooks: &Hooks) -> Result<(), Failure> {
     let file = if name.starts_with('/') && !name.contains(char::is_whitespace) { name } else { "FILE" };
     if let Some(fault) = fault::of_script(contents, &[&hooks.configure, &hooks.health_check], file) {
         return Err(Failure::new(Code::HookUnusable, format!("{name} {}", fault.what))
@@ -219,7 +219,7 @@ fn defined(name: &str, contents: &[u8], hooks: &Hooks) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A private directory for fetched contents, emptied: a killed agent may have left something.
+/// Prepares an empty private directory for fetched contents: a killed agent may have left files in it.
 pub fn prepare_scratch(dir: &Path) -> Result<(), Failure> {
     let what = || format!("preparing {}", dir.display());
     match fs::remove_dir_all(dir) {

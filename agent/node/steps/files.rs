@@ -15,13 +15,13 @@ use crate::runner::{Acted, Header, Observed, Step};
 use crate::sequence::StepName;
 use crate::state::Journal;
 
-/// Local writes; the limit is there because every step has one.
+/// Generous for local writes: every step needs a deadline.
 const DEADLINE: Duration = Duration::from_mins(10);
 
-/// Writes all files, each whole.
+/// Writes all files, each atomically.
 #[derive(Debug)]
 pub struct WriteFiles<'a> {
-    /// Knows with which contents it was done.
+    /// Records the contents with which this step was completed.
     pub journal: &'a Journal,
     /// `[[file]]`
     pub files: &'a [config::File],
@@ -30,7 +30,7 @@ pub struct WriteFiles<'a> {
 }
 
 impl Step for WriteFiles<'_> {
-    /// The digest of all that was written, for the steps that depend on it.
+    /// The digest of all files, for the steps that depend on them.
     type Output = String;
 
     fn header(&self) -> Header<'_> {
@@ -49,9 +49,9 @@ impl Step for WriteFiles<'_> {
     }
 
     async fn act(&self) -> Result<Acted, Failure> {
-        // Looked up first, so that an unknown account leaves everything as it was.
+        // Accounts are looked up first, so that an unknown one leaves every file unchanged.
         let accounts: Vec<_> = self.files.iter().map(|file| (file.owner.clone(), file.group.clone())).collect();
-        // A name service may not answer for seconds.
+        // A name service may take seconds to answer.
         let owners = tokio::task::spawn_blocking(move || {
             let ids = accounts.iter().map(|(user, group)| Ok((accounts::user(user)?, accounts::group(group)?)));
             ids.collect::<Result<Vec<_>, Failure>>()

@@ -1,5 +1,5 @@
-//! `filesystem`: the device has the filesystem; made only where the disk is proven blank. In one file, because every way
-//! to a format, and every refusal of one, is weighed against the others.
+//! `filesystem`: the device has the filesystem, which is made only on a disk that is proven blank. In one file, because every
+//! way to a format, and every refusal of one, is weighed against the others.
 
 use std::time::Duration;
 
@@ -19,10 +19,10 @@ use crate::sequence::StepName;
 use crate::state::{FormatIntent, Journal};
 use crate::time;
 
-/// Looks at the device, and formats it where that is allowed.
+/// Probes the device, and formats it if that is allowed.
 #[derive(Debug)]
 pub struct MakeFilesystem<'a> {
-    /// Knows of formats begun and completed.
+    /// Records the formats that were begun and completed.
     pub journal: &'a Journal,
     /// EC2, for the volume's tags.
     pub ec2: &'a Ec2,
@@ -34,7 +34,7 @@ pub struct MakeFilesystem<'a> {
     pub deadline: Duration,
 }
 
-/// A volume whose device has its filesystem.
+/// A volume whose device has the configured filesystem.
 #[derive(Clone, Debug)]
 pub struct Formatted<'a> {
     /// The volume, as configured.
@@ -50,14 +50,14 @@ impl<'a> Step for MakeFilesystem<'a> {
 
     fn header(&self) -> Header<'_> {
         Header {
-            // A running mkfs is never cut off.
+            // A running mkfs is never cancelled.
             keeps_own_deadline: true,
             ..Header::of(StepName::Filesystem, self.deadline).about(self.disk.volume.want.id.as_str())
         }
     }
 
     async fn observe(&self) -> Result<Observed<Formatted<'a>>, Failure> {
-        let found = self.look().await?;
+        let found = self.probe_device().await?;
         Ok(found.map(|found| Formatted { want: self.disk.volume.want, device: &self.disk.device, found }))
     }
 
@@ -71,20 +71,20 @@ impl<'a> Step for MakeFilesystem<'a> {
         self.launch.must_be_wanted().await?;
         let lock = self.disk.device.lock()?;
         let maker = self.maker().await?;
-        // Under the lock, everything is looked at once more.
+        // Under the lock, the disk is probed once more.
         let uuid = if let Some(intent) = &known.formatting {
-            match self.take_up(id, intent, &maker).await? {
+            match self.resume(id, intent, &maker).await? {
                 Resumed::Format(uuid) => uuid,
                 Resumed::NotNeeded => return Ok(Acted::Again),
             }
         } else {
             let evidence = match probe(&self.disk.device).await? {
-                Verdict::Blank(evidence) => self.may_be_formatted(evidence)?,
+                Verdict::Blank(evidence) => self.may_format(evidence)?,
                 Verdict::Refused { reason, evidence } => return Err(self.not_blank(&reason, &evidence)),
-                // Somebody else was faster: the next look finds it.
+                // Another program was faster: the next observation finds the filesystem.
                 Verdict::Filesystem(_) => return Ok(Acted::Again),
             };
-            self.intend(id, &evidence).await?
+            self.record_intent(id, &evidence).await?
         };
         self.make(id, &maker, &lock, &uuid).await?;
         lock.sync_all().named(format_args!("flushing {}", self.disk.device.path.display()))?;
@@ -93,31 +93,31 @@ impl<'a> Step for MakeFilesystem<'a> {
         tracing::info!(step = "filesystem", volume = id, "formatted {} as {kind}", self.disk.device.path.display());
         drop(lock);
         systemd::settle(&self.disk.device.path).await;
-        // The tag comes next.
+        // The next round tags the volume.
         Ok(Acted::Again)
     }
 }
 
-/// What is to be done about a format that was begun.
+/// How a begun format continues.
 enum Resumed {
-    /// It is begun anew, with this UUID: the disk is blank.
+    /// The disk is blank: mkfs runs with this UUID.
     Format(String),
-    /// The disk has its filesystem, or is used by somebody.
+    /// The disk has its filesystem, or is in use.
     NotNeeded,
 }
 
-/// What makes an ext4 of an ext2 or ext3 and can be switched on where files are (tune2fs(8)): the journal for ext2, and what new
-/// files are stored with; what is there stays as it is.
+/// The features that turn an ext2 or ext3 into an ext4 and can be enabled on one that holds files (tune2fs(8)): the journal for
+/// ext2, and the formats of new files. Existing files stay unchanged.
 const EXT4_FEATURES: &str = "has_journal,extents,dir_index,huge_file,flex_bg,uninit_bg,dir_nlink,extra_isize";
 
 fn is_mounted(device: &Device) -> Result<bool, Failure> {
     Ok(!mount::of_device(device.number)?.is_empty())
 }
 
-/// A format that was begun, and the agent ended before mkfs did. The journal says what this agent meant; what is to be done
-/// is decided by what is on the disk ([`unfinished`]).
+/// Formats that the agent began and did not see end. The journal has the intent; the contents of the disk decide how the
+/// format continues ([`unfinished`]).
 impl MakeFilesystem<'_> {
-    async fn look(&self) -> Result<Observed<Found>, Failure> {
+    async fn probe_device(&self) -> Result<Observed<Found>, Failure> {
         let id = self.disk.volume.want.id.as_str();
         let known = self.journal.volume(id);
         if let Some(intent) = &known.formatting {
@@ -127,14 +127,14 @@ impl MakeFilesystem<'_> {
             Verdict::Filesystem(found) if found.kind != self.disk.volume.want.file_system.as_str() => {
                 Err(self.wrong_filesystem(&found))
             }
-            Verdict::Filesystem(_) if known.tag_due => Ok(Observed::Todo("the volume gets its tag".to_owned())),
+            Verdict::Filesystem(_) if known.tag_due => Ok(Observed::Todo("the volume is not tagged yet".to_owned())),
             Verdict::Filesystem(found) => {
                 self.must_be_the_same(&found)?;
-                self.must_be_whole(&found).await?;
+                self.must_be_complete(&found).await?;
                 Ok(Observed::Done(found))
             }
             Verdict::Blank(evidence) => {
-                let evidence = self.may_be_formatted(evidence)?;
+                let evidence = self.may_format(evidence)?;
                 Ok(Observed::Todo(format!("volume {id} is blank: {evidence}")))
             }
             Verdict::Refused { reason, evidence } => Err(self.not_blank(&reason, &evidence)),
@@ -143,10 +143,10 @@ impl MakeFilesystem<'_> {
 
     async fn observe_begun(&self, intent: &FormatIntent) -> Result<Observed<Found>, Failure> {
         if is_mounted(&self.disk.device)? {
-            return Ok(Observed::Todo("a format was begun, and somebody has mounted the result".to_owned()));
+            return Ok(Observed::Todo("a format was begun, and the filesystem was mounted since".to_owned()));
         }
         self.must_match(intent)?;
-        // An mkfs that outlived its agent is still at work: what is on the disk is for later.
+        // An mkfs that outlived its agent still runs: the contents are examined once it ends.
         let _lock = match self.disk.device.lock() {
             Err(failure) if failure.code == Code::DeviceBusy => return Ok(Observed::NotYet(failure)),
             result => result?,
@@ -157,24 +157,26 @@ impl MakeFilesystem<'_> {
             result => result?,
         };
         Ok(Observed::Todo(match unfinished::look(&self.disk.device, &maker, intent.uuid.as_deref()).await? {
-            Left::Blank(evidence) => format!("{begun}; it is blank: {}", self.may_be_formatted(evidence)?),
+            Left::Blank(evidence) => format!("{begun}; the disk is blank: {}", self.may_format(evidence)?),
             Left::Unfinished { evidence, .. } => {
-                format!("{begun}; it is what a killed mkfs leaves: {}", self.may_be_formatted(evidence)?)
+                format!("{begun}; the disk holds what a killed mkfs leaves: {}", self.may_format(evidence)?)
             }
-            Left::Whole { found, .. } => format!("{begun}; there is a whole {} (UUID {})", found.kind, found.uuid),
+            Left::Whole { found, .. } => {
+                format!("{begun}; the disk has a complete {} (UUID {})", found.kind, found.uuid)
+            }
             Left::Other { reason, evidence } => return Err(self.not_unfinished(intent, &reason, &evidence)),
         }))
     }
 
-    /// Brings the device to where a format may begin, if it is to.
-    async fn take_up(&self, id: &str, intent: &FormatIntent, maker: &Maker) -> Result<Resumed, Failure> {
+    /// Clears the device so that a begun format can resume, or ends that format.
+    async fn resume(&self, id: &str, intent: &FormatIntent, maker: &Maker) -> Result<Resumed, Failure> {
         if is_mounted(&self.disk.device)? {
-            // The filesystem is in use by now, and must never be formatted again.
+            // The filesystem is in use, and must never be formatted again.
             self.drop_intent(id).await?;
             return Ok(Resumed::NotNeeded);
         }
         self.must_match(intent)?;
-        // Nobody can begin to use the device between the look and the clearing.
+        // No program can begin to use the device between the observation and the clearing.
         let exclusive = self.disk.device.exclusive()?;
         let uuid = intent.uuid.as_deref();
         let evidence = match unfinished::look(&self.disk.device, maker, uuid).await? {
@@ -183,9 +185,9 @@ impl MakeFilesystem<'_> {
                 return Ok(Resumed::NotNeeded);
             }
             Left::Other { reason, evidence } => return Err(self.not_unfinished(intent, &reason, &evidence)),
-            Left::Blank(evidence) => self.may_be_formatted(evidence)?,
+            Left::Blank(evidence) => self.may_format(evidence)?,
             Left::Unfinished { evidence, traces } => {
-                let evidence = self.may_be_formatted(evidence)?;
+                let evidence = self.may_format(evidence)?;
                 let path = self.disk.device.path.display();
                 tracing::info!(
                     step = "filesystem",
@@ -199,22 +201,22 @@ impl MakeFilesystem<'_> {
                 }
             }
         };
-        // mkfs wants the device for itself.
+        // mkfs opens the device exclusively itself.
         drop(exclusive);
         match uuid {
             Some(uuid) => Ok(Resumed::Format(uuid.to_owned())),
-            None => self.intend(id, &evidence).await.map(Resumed::Format),
+            None => self.record_intent(id, &evidence).await.map(Resumed::Format),
         }
     }
 
-    /// A whole filesystem is used, whoever made it. It counts as formatted by this agent only where it can be the one that was
-    /// begun, and nobody has used it: the mount point's new owner would be given everything in it.
+    /// Adopts a complete filesystem. It counts as formatted by this agent only if it can be the begun one and was never used:
+    /// otherwise the mount point's owner would get all files in it.
     async fn adopt(&self, id: &str, intent: &FormatIntent, found: &Found, unused: bool) -> Result<(), Failure> {
         if unused && intent.uuid.as_ref().is_none_or(|uuid| *uuid == found.uuid) {
             return self.record_format(id);
         }
         let text = format!(
-            "a format was begun at {}, but {} holds a whole {} (UUID {}) that was made or used by somebody else: it is used as it is",
+            "a format was begun at {}, but {} holds a complete {} (UUID {}) that the agent did not make or that was used since: it is kept as it is",
             intent.at,
             self.disk.device.path.display(),
             found.kind,
@@ -224,14 +226,14 @@ impl MakeFilesystem<'_> {
         self.drop_intent(id).await
     }
 
-    /// The format that was begun is over, in the volume's tag first: the journal is what brings the agent here again.
+    /// Ends the begun format, in the volume's tag first: if that fails, the journal's record makes the next round try again.
     async fn drop_intent(&self, id: &str) -> Result<(), Failure> {
         self.ec2.tag(id, &[(FORMATTING, "done")]).await?;
         self.journal.update_volume(id, |volume| volume.formatting = None)
     }
 
-    /// Runs mkfs. One that fails by itself will not do better the next time: the intent is taken back, so that what it has
-    /// written is for a person to judge. One that is killed leaves the intent.
+    /// Runs mkfs. If mkfs fails by itself, it would fail again: the intent is withdrawn, so that an operator judges what was
+    /// written. If mkfs is killed, the intent stays.
     async fn make(&self, id: &str, maker: &Maker, lock: &Locked, uuid: &str) -> Result<(), Failure> {
         let (kind, path) = (self.disk.volume.want.file_system, self.disk.device.path.display());
         let output = match maker.make(&self.disk.device, lock, uuid).await {
@@ -239,7 +241,7 @@ impl MakeFilesystem<'_> {
             Ok(output) if output.status.code().is_none() => {
                 let text = format!("mkfs.{kind} of {path} was killed: {}", output.status);
                 return Err(Failure::new(Code::ToolFailed, text).remedy(
-                    "find out who killed it (dmesg, out of memory?), then: node-agent retry, which makes the filesystem anew",
+                    "find out what killed it (dmesg, out of memory?), then: node-agent retry, which makes the filesystem again",
                 ));
             }
             result => {
@@ -249,7 +251,7 @@ impl MakeFilesystem<'_> {
         };
         let text = format!("mkfs.{kind} of {path} ended with {}: {}", output.status, command::said(&output));
         Err(Failure::new(Code::ToolFailed, text).remedy(format!(
-            "correct what the message says; {path} was blank before, and what mkfs has written goes with: wipefs -a {path} && \
+            "correct what the message says; {path} was blank before; to clear what mkfs has written: wipefs -a {path} && \
              blkdiscard -z {path}; then: node-agent retry"
         )))
     }
@@ -262,7 +264,7 @@ impl MakeFilesystem<'_> {
             intent.file_system, want.id, intent.at
         );
         Failure::new(Code::NotBlank, text).remedy(format!(
-            "see what is on {path} and who uses it (lsblk -o +FSTYPE,RO,MOUNTPOINT {path}); to keep a filesystem that is there, \
+            "see what is on {path} and what uses it (lsblk -o +FSTYPE,RO,MOUNTPOINT {path}); to keep a filesystem that is there, \
              mount it by hand ({mount}), which also replays its log; to keep anything else, correct volume.id; only if nothing on \
              it is needed: wipefs -a {path} && blkdiscard -z {path}; then: node-agent retry"
         ))
@@ -276,7 +278,7 @@ impl MakeFilesystem<'_> {
 }
 
 impl MakeFilesystem<'_> {
-    /// A launched node goes on with the filesystem that it was launched with.
+    /// Fails if a launched node's filesystem is not the one that it was launched with.
     fn must_be_the_same(&self, found: &Found) -> Result<(), Failure> {
         let (id, device) = (&self.disk.volume.want.id, self.disk.device.path.display());
         match self.journal.volume(id.as_str()).filesystem_uuid {
@@ -291,8 +293,8 @@ impl MakeFilesystem<'_> {
         }
     }
 
-    /// Whether a blank disk may be formatted: it is wanted, and nothing says that there should be data on it.
-    fn may_be_formatted(&self, mut evidence: Evidence) -> Result<Evidence, Failure> {
+    /// Fails if a blank disk may not be formatted: by the configuration, or because it should hold data.
+    fn may_format(&self, mut evidence: Evidence) -> Result<Evidence, Failure> {
         let want = self.disk.volume.want;
         let known = self.journal.volume(want.id.as_str());
         let retry =
@@ -322,12 +324,12 @@ impl MakeFilesystem<'_> {
     }
 
     /// Makes the intent durable before the first write, and draws the filesystem's UUID.
-    async fn intend(&self, id: &str, evidence: &Evidence) -> Result<String, Failure> {
+    async fn record_intent(&self, id: &str, evidence: &Evidence) -> Result<String, Failure> {
         let uuid = host::random_uuid()?;
         let at = time::now();
         let tag = format!("begun {at} by {}", &self.launch.instance.instance_id);
         if !self.ec2.tag(id, &[(FORMATTING, &tag)]).await? {
-            let text = "ec2:CreateTags is not allowed: that this agent formatted the volume will be known on this root disk only; allow it in the role's policy";
+            let text = "ec2:CreateTags is not allowed: only this root disk will record that the agent formatted the volume; allow the action in the role's policy";
             self.journal.warn(StepName::Filesystem, Some(id), text);
         }
         let intent = FormatIntent {
@@ -358,8 +360,8 @@ impl MakeFilesystem<'_> {
         })
     }
 
-    /// Where the journal is lost, the tag of a begun format is all that tells that a filesystem may be half made.
-    async fn must_be_whole(&self, found: &Found) -> Result<(), Failure> {
+    /// After the journal is lost, only the tag of a begun format shows that a filesystem may be incomplete.
+    async fn must_be_complete(&self, found: &Found) -> Result<(), Failure> {
         let want = self.disk.volume.want;
         let begun = self.disk.volume.view.tags.get(FORMATTING).filter(|tag| *tag != "done");
         let Some(begun) = begun else { return Ok(()) };
@@ -373,10 +375,10 @@ impl MakeFilesystem<'_> {
             Soundness::Unknown(why) => {
                 let (id, kind, mount) = (&want.id, &found.kind, self.mount_by_hand());
                 let text = format!(
-                    "volume {id} ({path}) holds an {kind}, a format was {begun}, and whether it is whole cannot be told: {why}"
+                    "volume {id} ({path}) holds an {kind}, a format was {begun}, and whether that format completed is unknown: {why}"
                 );
                 return Err(Failure::new(Code::NotBlank, text).remedy(format!(
-                    "install what checks it ({}), or mount it by hand if you know it is whole ({mount}); then: node-agent retry",
+                    "install {}, which checks it, or mount it by hand if you know that it is complete ({mount}); then: node-agent retry",
                     filesystem::package(want.file_system)
                 )));
             }
@@ -387,7 +389,7 @@ impl MakeFilesystem<'_> {
             .remedy(format!("if it is not needed: wipefs -a {path} && blkdiscard -z {path}, then: node-agent retry")))
     }
 
-    /// A format is resumed only on the very device it was begun on.
+    /// Fails unless the device and the configuration are as they were when the format was begun.
     fn must_match(&self, intent: &FormatIntent) -> Result<(), Failure> {
         let kind = self.disk.volume.want.file_system.as_str();
         if intent.size == self.disk.device.size && intent.file_system == kind {
@@ -398,7 +400,7 @@ impl MakeFilesystem<'_> {
             "an {} format of volume {} with {} bytes was begun at {}, but {path} now has {} bytes and {kind} is configured",
             intent.file_system, self.disk.volume.want.id, intent.size, intent.at, self.disk.device.size,
         );
-        // Wiping is not enough: what was begun is over once something is mounted.
+        // Wiping is not enough: only a mounted filesystem ends the begun format.
         Err(Failure::new(Code::NotBlank, text).remedy(format!(
             "set file_system back to \"{}\" if that is what changed; or, if nothing on the disk is needed: wipefs -a {path} && \
              mkfs.{kind} {path} && {mount}; then: node-agent retry",
@@ -443,12 +445,12 @@ impl MakeFilesystem<'_> {
             format!("volume {} ({path}) is not touched: {reason} ({evidence})", self.disk.volume.want.id),
         )
         .remedy(format!(
-            "see what is on {path} and who uses it (lsblk -o +FSTYPE,RO {path}); only if it is not needed: wipefs -a {path} && \
+            "see what is on {path} and what uses it (lsblk -o +FSTYPE,RO {path}); only if it is not needed: wipefs -a {path} && \
                  blkdiscard -z {path}, then: node-agent retry"
         ))
     }
 
-    /// mkfs is there, or is installed where the configuration says so.
+    /// Finds mkfs, and installs it if it is missing and the configuration allows that.
     async fn maker(&self) -> Result<Maker, Failure> {
         let kind = self.disk.volume.want.file_system;
         let missing = match Maker::find(kind).await {

@@ -1,4 +1,4 @@
-//! `grow`: the filesystem fills its device. A failure is a warning: the data is fine.
+//! `grow`: the filesystem fills its device. A failure is only a warning, because the data is intact.
 
 use std::cell::Cell;
 use std::io;
@@ -15,18 +15,18 @@ use crate::state::Journal;
 /// Grows a mounted filesystem online, once per device size.
 #[derive(Debug)]
 pub struct Grow<'a> {
-    /// Knows at which size it was tried.
+    /// Records the device's size when growing was last tried.
     journal: &'a Journal,
     /// The mounted volume and its device.
     disk: &'a Disk<'a>,
     /// `timeouts.volume`
     deadline: Duration,
-    /// Tried in this run.
+    /// Whether growing was tried in this run.
     tried: Cell<bool>,
 }
 
 impl<'a> Grow<'a> {
-    /// Grows the filesystem of this one within `timeouts.volume`.
+    /// Grows the filesystem of `disk` within `timeouts.volume`.
     pub fn new(journal: &'a Journal, disk: &'a Disk<'a>, deadline: Duration) -> Self {
         Grow { journal, disk, deadline, tried: Cell::default() }
     }
@@ -47,7 +47,7 @@ impl Step for Grow<'_> {
                 return Ok(Observed::Done(()));
             }
         };
-        // A rest too small for another group stays unused: the same size is not tried for ever.
+        // A remainder too small for another allocation group stays unused, so each size is tried only once.
         if !extent.can_grow() || self.tried.get() || self.tried_before() {
             return Ok(Observed::Done(()));
         }
@@ -65,7 +65,7 @@ impl Step for Grow<'_> {
         let want = self.disk.volume.want;
         let grown = match self.measure() {
             Ok(extent) => {
-                // Off the agent's own thread: it takes as long as the disk does.
+                // In a thread of its own, because a slow disk would block the agent's.
                 let (kind, path) = (want.file_system, want.mount_path.clone());
                 let growing = tokio::task::spawn_blocking(move || resize::grow(kind, &path, &extent));
                 growing.await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)))

@@ -1,4 +1,4 @@
-//! What the user's functions find in their environment.
+//! The environment of the user's functions.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ pub fn of(
 ) -> BTreeMap<&'static str, String> {
     let first = volumes.first();
     let text = |value: Option<String>| value.unwrap_or_default();
-    // Sorted by key, as 0.1.0 wrote it. This text is an input of the hooks: another order would have them called again.
+    // Sorted by key, as 0.1.0 wrote it. This text is an input of the hooks, and another order would call them again.
     let all: Vec<_> = volumes
         .iter()
         .map(|volume| {

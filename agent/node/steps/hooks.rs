@@ -28,40 +28,40 @@ use crate::sequence::StepName;
 use crate::state::{Journal, Process};
 use crate::time::rough;
 
-/// As `status` and the error show them.
+/// How many last lines of the output `status` and the error show.
 const LAST_LINES: usize = 10;
 
-/// The [`Mark`]'s name in the state directory.
-const MARK: &str = "hook-called";
+/// The name of the [`CallMarker`] in the state directory.
+const MARKER: &str = "hook-called";
 
 /// Runs one function of the hook script.
 #[derive(Debug)]
 pub struct Hook<'a> {
     /// `configure` or `health-check`.
     pub step: StepName,
-    /// Knows with which inputs it was done.
+    /// Records the inputs with which this step was completed.
     pub journal: &'a Journal,
     /// Whether this instance is still wanted.
     pub launch: &'a Launch<'a>,
     /// The script.
     pub script: &'a StagedScript,
-    /// Where the configuration was read from.
+    /// The origin of the configuration.
     pub config: &'a str,
     /// The function.
     pub function: &'a str,
     /// The node's id and address.
     pub arguments: [&'a str; 2],
-    /// What the script finds in its environment.
+    /// The script's environment.
     pub environment: &'a BTreeMap<&'static str, String>,
-    /// Where the log of its output is, and the mark of its call.
+    /// The directory of the output's log and of the call marker.
     pub state_dir: &'a Path,
-    /// The digest of what came before: when that is redone, so is this.
+    /// The digest of the preceding step's inputs: if that step is redone, so is this one.
     pub after: &'a str,
     /// This boot.
     pub boot_id: &'a str,
     /// `timeouts.hooks`
     pub deadline: Duration,
-    /// Becomes true when the agent is told to stop.
+    /// Becomes true at the stop signal.
     pub stop: watch::Receiver<bool>,
 }
 
@@ -71,7 +71,7 @@ impl Step for Hook<'_> {
 
     fn header(&self) -> Header<'_> {
         Header {
-            // What the hook started is ended with it, and that takes more than dropping a future.
+            // The processes that the hook started end with it, and dropping a future would leave them running.
             keeps_own_deadline: true,
             ..Header::of(self.step, self.deadline)
         }
@@ -88,13 +88,13 @@ impl Step for Hook<'_> {
     async fn act(&self) -> Result<Acted, Failure> {
         self.launch.must_be_wanted().await?;
         let deadline = Instant::now() + self.deadline;
-        let mark = Mark::unset(self.state_dir.join(MARK))?;
-        let (mut child, mut output) = self.spawn(&mark).await?;
-        let mut tail = Tail::new(self.step);
-        let ended = self.follow(&mut child, &mut output, &mut tail, deadline).await;
-        let called = mark.is_set()?;
-        mark.remove();
-        let printed = Vec::from(tail.last);
+        let marker = CallMarker::unset(self.state_dir.join(MARKER))?;
+        let (mut child, mut output) = self.spawn(&marker).await?;
+        let mut output_log = OutputLog::new(self.step);
+        let ended = self.follow(&mut child, &mut output, &mut output_log, deadline).await;
+        let called = marker.is_set()?;
+        marker.remove();
+        let printed = Vec::from(output_log.last);
         self.journal.update(|state| {
             state.hook = None;
             state.output.insert(self.step.into(), printed.clone());
@@ -126,7 +126,7 @@ impl Hook<'_> {
         Sha256Digest::of(line.as_bytes()).to_string()
     }
 
-    /// The function was called and has failed. A repair needs to know where its text and its files come from.
+    /// The failure of a function that was called. A repair needs the origin of the script and of the files.
     fn failed(&self, status: ExitStatus) -> Failure {
         let (function, origin, config) = (self.function, self.origin(), self.config);
         Failure::new(Code::HookFailed, format!("{function} ended with {status}")).remedy(format!(
@@ -135,14 +135,14 @@ impl Hook<'_> {
         ))
     }
 
-    /// Where the script is to be changed.
+    /// Where the script can be changed.
     fn origin(&self) -> String {
         let StagedScript { name, key, .. } = self.script;
         let config = self.config;
         if name == key { format!("{key} of {config}") } else { format!("{name} ({key} of {config})") }
     }
 
-    /// The shell has ended without having called the function. Whatever its exit status, nothing was done.
+    /// The failure of a shell that ended before it called the function, even with exit status 0.
     fn ended_early(&self, status: ExitStatus) -> Failure {
         let (script, function) = (&self.script.name, self.function);
         let text = format!("the script {script} ended before {function} was called ({status})");
@@ -152,12 +152,12 @@ impl Hook<'_> {
         ))
     }
 
-    /// Starts the function in a process group of its own, which is in the journal before it runs.
-    async fn spawn(&self, mark: &Mark) -> Result<(Child, Output), Failure> {
+    /// Starts the function in a process group of its own, which is journaled before the function runs.
+    async fn spawn(&self, marker: &CallMarker) -> Result<(Child, Output), Failure> {
         let (output, writer) = Output::start(self.state_dir, self.step.as_str()).await?;
-        let mut bash = command::bash(&shell(&self.script.path, self.function, self.arguments, &mark.path));
+        let mut bash = command::bash(&shell(&self.script.path, self.function, self.arguments, &marker.path));
         bash.envs(self.environment)
-            // What systemd gives the service is not for what the service starts.
+            // systemd meant these for the service, not for its children.
             .env_remove("NOTIFY_SOCKET")
             .env_remove("WATCHDOG_USEC")
             .env_remove("WATCHDOG_PID")
@@ -172,35 +172,35 @@ impl Hook<'_> {
         let process = Process::of(group, self.boot_id);
         self.journal.update(|state| state.hook = Some(process))?;
         if let Some(mut stdin) = child.stdin.take() {
-            // A shell that is gone already shows in its exit status.
+            // If the shell has ended already, its exit status says so.
             let _ = stdin.write_all(b"go\n").await;
         }
         Ok((child, output))
     }
 
-    /// Logs the output until the function returns. What it left running may keep the output open: the reader goes on alone.
+    /// Logs the output until the function returns. Processes that it left running may write on: the reader process serves them.
     async fn follow(
         &self,
         child: &mut Child,
         output: &mut Output,
-        tail: &mut Tail,
+        output_log: &mut OutputLog,
         deadline: Instant,
     ) -> Result<ExitStatus, Failure> {
         let group = child.id().and_then(|id| i32::try_from(id).ok()).unwrap_or_default();
         let mut stop = self.stop.clone();
         loop {
             let cut_short = tokio::select! {
-                // Output that never ends must not hide the deadline.
+                // Endless output must not starve the deadline.
                 biased;
                 status = child.wait() => {
                     let status = status.named("waiting for the hook")?;
                     let patience = if status.success() { Patience::Short } else { Patience::Long };
-                    output.finish(patience, |bytes| tail.take(bytes)).await;
-                    tail.end();
+                    output.finish(patience, |bytes| output_log.take(bytes)).await;
+                    output_log.end();
                     return Ok(status);
                 }
                 () = sleep_until(deadline) => {
-                    // An agent that did not run for a while learns of the deadline before it learns of the end.
+                    // After a suspension the agent may see the deadline before it sees that the hook has ended.
                     if child.try_wait().named("waiting for the hook")?.is_some() {
                         continue;
                     }
@@ -209,36 +209,36 @@ impl Hook<'_> {
                 }
                 _stop = stop.wait_for(|stop| *stop) => stopped(),
                 () = output.readable() => {
-                    output.take(|bytes| tail.take(bytes)).await;
+                    output.take(|bytes| output_log.take(bytes)).await;
                     continue;
                 }
             };
             tracing::warn!(step = self.step.as_str(), "ending {} with all it started", self.function);
             let ((), status) = tokio::join!(group::end(group), child.wait());
             status.named("waiting for the hook")?;
-            output.finish(Patience::Long, |bytes| tail.take(bytes)).await;
-            tail.end();
+            output.finish(Patience::Long, |bytes| output_log.take(bytes)).await;
+            output_log.end();
             return Err(cut_short);
         }
     }
 }
 
-/// What bash runs. It begins with the word to go, which comes once the process group is journaled; without it the agent has
-/// died. Everything is written out and quoted, on lines of its own, because a sourced script can change all that a shell
-/// would fill in: the arguments (`set --`), IFS, aliases, variables. The mark is set by a redirection alone, which takes no
-/// program, no space on the disk, and nothing that a script can redefine.
-fn shell(script: &Path, function: &str, [id, address]: [&str; 2], mark: &Path) -> OsString {
-    let (script, mark) = (quoted(script.as_os_str()), quoted(mark.as_os_str()));
+/// The program for bash. It waits for a line that the agent sends once the process group is journaled; end of file means
+/// that the agent has died. All words are quoted literals, on lines of their own, because a sourced script can change
+/// everything that a shell expands: the arguments (`set --`), IFS, aliases, variables. A bare redirection sets the marker: it
+/// needs no program, no disk space, and nothing that a script can redefine.
+fn shell(script: &Path, function: &str, [id, address]: [&str; 2], marker: &Path) -> OsString {
+    let (script, marker) = (quoted(script.as_os_str()), quoted(marker.as_os_str()));
     let [function, id, address] = [function, id, address].map(|word| quoted(word.as_ref()));
     let lines: [&[&[u8]]; 3] = [
         &[b"read -r go || exit 125\nunset go\nexec </dev/null\numask 022\nset -Eeuo pipefail\n"],
         &[b"source ", &script, b" ", &id, b" ", &address, b"\n"],
-        &[b">| ", &mark, b" || exit 125\n", &function, b" ", &id, b" ", &address, b"\n"],
+        &[b">| ", &marker, b" || exit 125\n", &function, b" ", &id, b" ", &address, b"\n"],
     ];
     OsString::from_vec(lines.concat().concat())
 }
 
-/// One word for the shell, whatever is in it.
+/// Quotes any bytes as one word of the shell.
 fn quoted(word: &OsStr) -> Vec<u8> {
     let mut quoted = vec![b'\''];
     for byte in word.as_bytes() {
@@ -251,15 +251,15 @@ fn quoted(word: &OsStr) -> Vec<u8> {
     quoted
 }
 
-/// The proof that the script was sourced to its end: a file with one byte, which the shell empties right before it calls the
-/// function. An exit status is no proof, since a script's `exit 0` ends the shell before any function is called.
-struct Mark {
+/// Proves that the script was sourced to its end: a file with one byte, which the shell truncates right before it calls the
+/// function. An exit status proves nothing, since a script's `exit 0` ends the shell before any function is called.
+struct CallMarker {
     path: PathBuf,
     file: File,
 }
 
-impl Mark {
-    /// The file is opened once: what is removed or made at the same path later is not taken for it.
+impl CallMarker {
+    /// The file is opened once, so that a later file at the same path is not mistaken for it.
     fn unset(path: PathBuf) -> Result<Self, Failure> {
         let write = || -> io::Result<File> {
             let mut options = OpenOptions::new();
@@ -270,7 +270,7 @@ impl Mark {
         };
         let file = write()
             .map_err(|error| Failure::new(Code::StateUnusable, format!("writing {}", path.display())).because(error))?;
-        Ok(Mark { path, file })
+        Ok(CallMarker { path, file })
     }
 
     fn is_set(&self) -> Result<bool, Failure> {
@@ -279,40 +279,40 @@ impl Mark {
     }
 
     fn remove(&self) {
-        // One that stays is made anew before the next hook.
+        // The next hook truncates a leftover file.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// Ends the hook that an agent killed in its course has left behind.
-pub async fn end_survivor(journal: &Journal, boot_id: &str) {
+/// Ends the hook that a killed agent left running.
+pub async fn end_leftover(journal: &Journal, boot_id: &str) {
     let Some(hook) = journal.read(|state| state.hook.clone()) else { return };
     if hook.boot_id == boot_id && group::survives(hook.pid, hook.started) {
-        tracing::warn!("a hook of an earlier run is still at work (process group {}); ending it", hook.pid);
+        tracing::warn!("a hook of an earlier run is still running (process group {}); ending it", hook.pid);
         group::end(hook.pid).await;
     }
     journal.keep(|state| state.hook = None);
 }
 
-/// Logs lines as they come and keeps the last ones.
-struct Tail {
+/// Logs a hook's output line by line and keeps the last lines.
+struct OutputLog {
     step: StepName,
     last: VecDeque<String>,
     lines: Lines,
 }
 
-impl Tail {
+impl OutputLog {
     fn new(step: StepName) -> Self {
-        Tail { step, last: VecDeque::new(), lines: Lines::default() }
+        OutputLog { step, last: VecDeque::new(), lines: Lines::default() }
     }
 
     fn take(&mut self, bytes: &[u8]) {
-        let Tail { step, last, lines } = self;
+        let OutputLog { step, last, lines } = self;
         lines.push(bytes, |line| log(*step, last, line));
     }
 
     fn end(&mut self) {
-        let Tail { step, last, lines } = self;
+        let OutputLog { step, last, lines } = self;
         lines.end(|line| log(*step, last, line));
     }
 }

@@ -1,4 +1,4 @@
-//! `identity`: which node this machine is to be.
+//! `identity`: this instance, and the node that it is to be.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -32,7 +32,7 @@ impl Step for FindInstance<'_> {
     }
 }
 
-/// Refuses if the node's address is none of this instance's, because the wrong node must never mount the data, and if the
+/// Fails if this instance does not have the node's address, because the wrong node must never mount the data, or if the
 /// instance is being terminated.
 #[derive(Debug)]
 pub struct Identify<'a> {
@@ -55,7 +55,7 @@ pub enum Identity {
     Pooled(State),
 }
 
-/// A node of the cluster: the steps behind this one know it from here, wherever it was read.
+/// A node of the cluster. Later steps take its id and address from here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     /// Its id, the hooks' first argument.
@@ -88,7 +88,7 @@ impl Step for Identify<'_> {
 
 fn wrong_node(ip: IpAddr, instance_id: &str, addresses: &[IpAddr]) -> Failure {
     let addresses: Vec<_> = addresses.iter().map(IpAddr::to_string).collect();
-    let text = format!("node.ip {ip} is no address of {instance_id}, which has {}", addresses.join(", "));
+    let text = format!("node.ip {ip} is not an address of {instance_id}, which has {}", addresses.join(", "));
     Failure::new(Code::WrongNode, text).remedy(format!(
         "this instance must not take that node's data: attach the node's network interface (aws ec2 attach-network-interface \
          --network-interface-id ENI --instance-id {instance_id} --device-index 1), or correct node.ip; then: node-agent retry"

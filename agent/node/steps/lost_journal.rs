@@ -1,4 +1,4 @@
-//! `identity`, where the journal was lost: was it that of a node in service?
+//! `identity`, after the journal was lost: whether it was the journal of a node in service.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use crate::runner::{Header, Observed, Step};
 use crate::sequence::StepName;
 use crate::state::Lost;
 
-/// Whether a journal that was lost was that of a node in service. Only Auto Scaling can tell, and a node that was never set up
-/// must not pass for one: an instance whose group has no launch hook, or got one after its first instance, is in service from
-/// the start. So there must be a trace of an earlier run on this machine, too; a journal that cannot be read is one.
+/// Determines whether the lost journal belonged to a node in service. Only Auto Scaling knows, but its answer is not enough:
+/// an instance whose group has no launch hook, or had none when the instance was launched, is in service before it is set
+/// up. Therefore this machine must also have a trace of an earlier run; an unreadable journal is one.
 #[derive(Debug)]
-pub struct FindLost<'a> {
+pub struct AssessLostJournal<'a> {
     /// The launch.
     pub launch: &'a Launch<'a>,
     /// `[lifecycle]`
@@ -26,8 +26,8 @@ pub struct FindLost<'a> {
     pub deadline: Duration,
 }
 
-impl FindLost<'_> {
-    /// Whether there is a trace of an earlier run: this machine's fstab has one of the configured volumes, say.
+impl AssessLostJournal<'_> {
+    /// Whether there is a trace of an earlier run, for example a line for a configured volume in this machine's fstab.
     pub fn has_trace(lost: Lost, volumes: &[config::Volume]) -> bool {
         let is_in_fstab = |volume: &config::Volume| matches!(fstab::ours(volume.id.as_str()), Ok(Some(_)));
         match lost {
@@ -37,7 +37,7 @@ impl FindLost<'_> {
     }
 }
 
-impl Step for FindLost<'_> {
+impl Step for AssessLostJournal<'_> {
     /// Whether the once-per-instance steps count as done.
     type Output = bool;
 
@@ -53,11 +53,11 @@ impl Step for FindLost<'_> {
         if self.lost == Lost::Unreadable {
             return Ok(Observed::Done(true));
         }
-        // The trace may have come with an image. Then a launch hook tells that somebody has sent CONTINUE for this instance.
+        // The trace may come from an image. If the group has a launch hook, CONTINUE was sent for this instance.
         match autoscaling.hooks(&self.config.asg_name).await {
             Ok(hooks) => Ok(Observed::Done(hooks.is_some_and(|hooks| hooks.iter().any(LaunchHook::is_for_launches)))),
             Err(failure) if failure.code == Code::AccessDenied => {
-                tracing::debug!("whether the group has a launch hook cannot be told: {failure}");
+                tracing::debug!("whether the group has a launch hook is unknown: {failure}");
                 Ok(Observed::Done(true))
             }
             Err(failure) => Err(failure),

@@ -1,4 +1,4 @@
-//! The steps of the boot sequence, a file each.
+//! The steps of the boot sequence, one file per step.
 
 pub mod attach;
 pub mod complete;

@@ -25,17 +25,17 @@ use crate::runner::{Acted, Header, Observed, Step};
 use crate::sequence::StepName;
 use crate::state::{Journal, MountRecord};
 
-/// How long a device may be busy before somebody is told.
-const BUSY: Duration = Duration::from_secs(10);
+/// How long a mount is retried while the device is busy.
+const BUSY_LIMIT: Duration = Duration::from_secs(10);
 const BUSY_POLL: Duration = Duration::from_millis(100);
 
 /// The first systemd whose failed check of a `nofail` filesystem does not end the boot in emergency mode.
-const SYSTEMD_THAT_CHECKS: u32 = 250;
+const SYSTEMD_CHECKS_SINCE: u32 = 250;
 
 /// Writes the fstab line and mounts.
 #[derive(Debug)]
 pub struct MountVolume<'a> {
-    /// Knows how this boot's mount was made.
+    /// Records how this boot's mount was made.
     journal: &'a Journal,
     /// The volume, as configured.
     want: &'a config::Volume,
@@ -43,16 +43,16 @@ pub struct MountVolume<'a> {
     device: &'a Device,
     /// The filesystem on it.
     found: &'a Found,
-    /// A check of the filesystem may have heartbeats for as long as it takes.
+    /// Allows heartbeats for as long as a check of the filesystem takes.
     allowance: &'a Allowance,
     /// `timeouts.volume`
     deadline: Duration,
-    /// The next boot was prepared in this run, as far as that could be done.
-    tried: Cell<bool>,
+    /// Whether this run has tried to prepare the next boot.
+    prepared: Cell<bool>,
 }
 
 impl<'a> MountVolume<'a> {
-    /// Mounts this one within `timeouts.volume`.
+    /// Mounts `formatted` within `timeouts.volume`.
     pub fn new(
         journal: &'a Journal,
         formatted: &'a Formatted<'a>,
@@ -60,7 +60,7 @@ impl<'a> MountVolume<'a> {
         deadline: Duration,
     ) -> Self {
         let Formatted { want, device, found } = formatted;
-        MountVolume { journal, want, device, found, allowance, deadline, tried: Cell::default() }
+        MountVolume { journal, want, device, found, allowance, deadline, prepared: Cell::default() }
     }
 }
 
@@ -69,7 +69,7 @@ impl Step for MountVolume<'_> {
 
     fn header(&self) -> Header<'_> {
         Header {
-            // A check of the filesystem is never cut off, and neither is a mount that replays a log.
+            // Neither a check of the filesystem nor a mount that replays a log is cancelled.
             keeps_own_deadline: true,
             ..Header::of(StepName::Mount, self.deadline).about(self.want.id.as_str())
         }
@@ -85,27 +85,27 @@ impl Step for MountVolume<'_> {
         self.must_take_writes(&mounted)?;
         let pass = self.pass().await;
         if let Some(why) = self.check_due(pass)? {
-            return Ok(Observed::Todo(format!("the ext4 at {place} wants to be checked: {why}")));
+            return Ok(Observed::Todo(format!("the ext4 at {place} needs a check: {why}")));
         }
         let options = self.options(is_nouuid(&mounted));
-        if let Some(how) = self.differs(&mounted, &options) {
+        if let Some(how) = self.difference(&mounted, &options) {
             return Ok(Observed::Todo(format!("{place} is not mounted as configured: {how}")));
         }
         let prepared = self.next_boot_is_prepared(&self.line(&self.source(), &options, pass));
         match prepared {
             Err(failure) if failure.code == Code::FstabConflict => return Err(failure),
             Ok(true) => {}
-            // Tried in vain: that is only for the next boot, and was said.
-            _ if self.tried.get() => {}
-            _ => return Ok(Observed::Todo(format!("{place} is mounted, but fstab lacks its line"))),
+            // Tried in vain: this only matters to the next boot, and a warning was given.
+            _ if self.prepared.get() => {}
+            _ => return Ok(Observed::Todo(format!("{place} is mounted, but has no line in /etc/fstab"))),
         }
-        self.remember(&mounted, &options, Some(mount::flags(&mounted)));
+        self.record_mount(&mounted, &options, Some(mount::flags(&mounted)));
         Ok(Observed::Done(()))
     }
 
     async fn act(&self) -> Result<Acted, Failure> {
         let pass = self.pass().await;
-        // Where udev has not made the link yet, fstab would name the filesystem instead of the volume.
+        // Until udev has made the link, fstab would name the filesystem instead of the volume.
         if device::link_to(&self.want.id.serial(), self.device.number).is_none() {
             systemd::wait_for_udev().await;
         }
@@ -114,22 +114,22 @@ impl Step for MountVolume<'_> {
             self.must_be_this_disk(&mounted)?;
             let options = self.options(is_nouuid(&mounted));
             let due = self.check_due(pass)?;
-            let differs = self.differs(&mounted, &options).is_some();
+            let differs = self.difference(&mounted, &options).is_some();
             let before = self.options_before(&options);
             if let (Some(before), None) = (&before, &due) {
-                // Before fstab forgets them: should this process end, the next one must not take the new ones for those in force.
-                self.remember(&mounted, before, None);
+                // Recorded before fstab is changed: if this process ends, the next one must not take the new options for those in force.
+                self.record_mount(&mounted, before, None);
                 self.journal.keep(|_| {});
             }
             self.prepare_next_boot(&self.line(&source, &options, pass)).await?;
             if let Some(why) = due {
-                self.check_again(&mounted, &why, before.as_ref().unwrap_or(&options), &options).await?;
+                self.recheck(&mounted, &why, before.as_ref().unwrap_or(&options), &options).await?;
             } else if differs {
                 self.remount(before.as_ref().unwrap_or(&options), &options).await?;
             }
         } else {
             let options = self.options(self.has_twin()?);
-            self.forget();
+            self.drop_record();
             self.prepare_mount_point()?;
             self.check().await?;
             self.prepare_next_boot(&self.line(&source, &options, pass)).await?;
@@ -141,17 +141,17 @@ impl Step for MountVolume<'_> {
 }
 
 impl MountVolume<'_> {
-    /// Mounts it, if it is not by now: told of the new line, systemd unmounts what it believes stale, and mounts by itself what
-    /// an earlier line for the same place had it wait for. The kernel refuses the second mount while the first is under way.
+    /// Mounts the filesystem unless it is mounted by now. After a reload systemd unmounts what it believes stale, and mounts what
+    /// an earlier fstab line for the same mount point made it wait for. The kernel refuses a second mount during the first.
     async fn mount(&self, options: &[String]) -> Result<(), Failure> {
-        let (device, place, kind) = (&self.device.path, self.place(), self.found.kind.as_str());
+        let (device, place, kind) = (&self.device.path, self.mount_point(), self.found.kind.as_str());
         let what = format!("mounting {} at {} as {kind}", device.display(), place.display());
-        let patience = Instant::now() + BUSY;
+        let patience = Instant::now() + BUSY_LIMIT;
         while self.mounted()?.is_none() {
             let Some(said) = mount::mount(device, &place, kind, options).await? else {
                 return self.must_be_mounted(options).await;
             };
-            // EBUSY, in the words of mount(8) before and since 2.39; whether the device is held can be asked.
+            // EBUSY in the words of mount(8) before and since 2.39, or a device that is held.
             let busy = said.contains("busy") || said.contains("already mounted") || self.device.is_held();
             if (busy || said.contains("Can't open blockdev")) && Instant::now() < patience {
                 sleep(BUSY_POLL).await;
@@ -168,15 +168,14 @@ impl MountVolume<'_> {
         Ok(())
     }
 
-    /// mount(8) was given names, and names can come to lead elsewhere: what it mounted is this device, and nothing stays
-    /// mounted that is another.
+    /// Fails if mount(8) has mounted another device, which is then unmounted: it was given names, and a name can be redirected.
     async fn must_be_mounted(&self, options: &[String]) -> Result<(), Failure> {
-        let (device, place) = (self.device.path.display(), self.place());
+        let (device, place) = (self.device.path.display(), self.mount_point());
         let seen = match self.mounted()? {
-            // It has been taken away again, as systemd does with what it believes stale: the next look decides.
+            // systemd has unmounted what it believed stale: the next observation decides.
             None => return Ok(()),
             Some(mounted) if mounted.device == self.device.number => {
-                self.remember(&mounted, options, Some(mount::flags(&mounted)));
+                self.record_mount(&mounted, options, Some(mount::flags(&mounted)));
                 return mount::must_take_writes(&mounted, self.want.id.as_str(), self.wants_read_only());
             }
             Some(other) => {
@@ -186,20 +185,20 @@ impl MountVolume<'_> {
                 format!("{} ({}) was mounted there, and {gone}", other.source, other.kind)
             }
         };
-        let text = format!("mount(8) was to mount {device} at {}, but {seen}", place.display());
+        let text = format!("mount(8) was asked to mount {device} at {}, but {seen}", place.display());
         Err(Failure::new(Code::DeviceUntrusted, text))
     }
 
-    /// Changes the options of the mount that is there. What the kernel refuses, or passes over without a word, is a failure.
+    /// Changes the options of an existing mount. Options that the kernel refuses or silently ignores are a failure.
     async fn remount(&self, before: &[String], options: &[String]) -> Result<(), Failure> {
-        let (place, kind) = (self.place(), self.found.kind.as_str());
+        let (place, kind) = (self.mount_point(), self.found.kind.as_str());
         let refused = mount::remount(&self.device.path, &place, kind, options).await?;
         let Some(mounted) = self.mounted()? else { return Ok(()) };
         let seen = refused.unwrap_or_else(|| {
             [mount::differences(&mounted, options), mount::ignored(&mounted, before, options)].concat().join("; ")
         });
         if seen.is_empty() {
-            self.remember(&mounted, options, Some(mount::flags(&mounted)));
+            self.record_mount(&mounted, options, Some(mount::flags(&mounted)));
             return Ok(());
         }
         let (place, wanted) = (self.want.mount_path.display(), options.join(","));
@@ -210,20 +209,20 @@ impl MountVolume<'_> {
         )))
     }
 
-    /// What is mounted there; the kernel knows the place by its real path.
+    /// The mount at the mount point; the kernel lists it by its real path.
     fn mounted(&self) -> Result<Option<Mounted>, Failure> {
-        mount::at(&self.place())
+        mount::at(&self.mount_point())
     }
 
-    /// The mount point's real path. A symlink in the place itself is not followed.
-    fn place(&self) -> PathBuf {
+    /// The mount point's real path. A symlink as its last component is not followed.
+    fn mount_point(&self) -> PathBuf {
         let path = &self.want.mount_path;
         let real =
             path.parent().zip(path.file_name()).and_then(|(dir, name)| Some(fs::canonicalize(dir).ok()?.join(name)));
         real.unwrap_or_else(|| path.clone())
     }
 
-    /// As configured; with `nouuid` for a twin, and only then, because it is what keeps one disk from being mounted twice.
+    /// The configured options, with `nouuid` for a twin and only then: without it the kernel refuses to mount one disk twice.
     fn options(&self, twin: bool) -> Vec<String> {
         let mut options = self.want.mount_options.clone();
         options.extend(twin.then(|| "nouuid".to_owned()));
@@ -234,7 +233,7 @@ impl MountVolume<'_> {
         mount::asks_for_read_only(&self.want.mount_options)
     }
 
-    /// Whether another XFS with the same UUID is mounted: a clone made by a snapshot.
+    /// Whether another XFS with the same UUID is mounted: a copy made from a snapshot.
     fn has_twin(&self) -> Result<bool, Failure> {
         if self.found.kind != config::XFS {
             return Ok(false);
@@ -256,7 +255,7 @@ impl MountVolume<'_> {
         Ok(twin.is_some())
     }
 
-    /// What is mounted is the whole of this disk; another one is named, with what keeps it from coming back.
+    /// Fails unless all of this disk is mounted. The remedy for another disk also removes the cause of its mount.
     fn must_be_this_disk(&self, mounted: &Mounted) -> Result<(), Failure> {
         let (id, place) = (&self.want.id, self.want.mount_path.display());
         let what = format!("{} ({}) is mounted at {place} already", mounted.source, mounted.kind);
@@ -272,62 +271,62 @@ impl MountVolume<'_> {
         let other = device::volume_of(mounted.device).map(|other| format!(", which is volume {other}"));
         let copy = uuid_of(mounted).is_some_and(|uuid| uuid == self.found.uuid);
         let copy =
-            if copy { format!("; its UUID is that of volume {id}: one is a copy of the other") } else { String::new() };
+            if copy { format!("; it has the UUID of volume {id}: one is a copy of the other") } else { String::new() };
         let text = format!("{what}{}{copy}", other.unwrap_or_default());
         let failure = Failure::new(Code::MountPointTaken, text);
         Err(match fstab::look(&self.line("", &[], 0))? {
             Entry::Foreign(Conflict { line, .. }) => failure.remedy(format!(
-                "if it is not needed there: take its line out of /etc/fstab ({line}), then: umount {place}; node-agent \
+                "if it is not needed there: remove its line from /etc/fstab ({line}), then: umount {place}; node-agent \
                  retry; otherwise set another mount_path"
             )),
-            // Once ours names the volume, no copy of it is mounted by it any more.
+            // The agent's own line names the volume, so that no copy of it is mounted any more.
             Entry::AsWanted | Entry::Missing => failure.remedy(format!(
-                "stop what uses it (fuser -vm {place}) and look at what was written to it; then: umount {place}; \
-                 node-agent retry, which mounts volume {id} and has /etc/fstab name it; or set another mount_path"
+                "stop what uses it (fuser -vm {place}) and see what was written to it; then: umount {place}; \
+                 node-agent retry, which mounts volume {id} and enters it in /etc/fstab; or set another mount_path"
             )),
         })
     }
 
     fn must_take_writes(&self, mounted: &Mounted) -> Result<(), Failure> {
-        // One that was mounted read-only as configured is as writable as before: that is the remount's part.
-        let was_wanted = self.in_force().is_some_and(|options| mount::asks_for_read_only(&options));
+        // A mount that was configured as read-only is no failure: the remount makes it writable.
+        let was_wanted = self.options_in_force().is_some_and(|options| mount::asks_for_read_only(&options));
         mount::must_take_writes(mounted, self.want.id.as_str(), self.wants_read_only() || was_wanted)
     }
 
-    /// How the mount that is there differs from the options wanted.
-    fn differs(&self, mounted: &Mounted, options: &[String]) -> Option<String> {
+    /// How the mount differs from the configured options.
+    fn difference(&self, mounted: &Mounted, options: &[String]) -> Option<String> {
         if let Some(before) = self.options_before(options) {
             return Some(format!("its options are {:?}, wanted are {:?}", before.join(","), options.join(",")));
         }
-        // mount(8) made these flags of these very options: nothing differs.
-        if self.known().is_some_and(|known| known.flags == Some(mount::flags(mounted))) {
+        // mount(8) has turned these options into these flags: nothing differs.
+        if self.mount_record().is_some_and(|known| known.flags == Some(mount::flags(mounted))) {
             return None;
         }
         let differences = mount::differences(mounted, options);
         (!differences.is_empty()).then(|| differences.join("; "))
     }
 
-    /// The options in force, where they are known and are others than these.
+    /// The options in force, if they are known and differ from `options`.
     fn options_before(&self, options: &[String]) -> Option<Vec<String>> {
-        self.in_force().filter(|before| !mount::ask_for_the_same(before, options))
+        self.options_in_force().filter(|before| !mount::ask_for_the_same(before, options))
     }
 
-    /// The options in force, where they are known: of a mount of this boot from the journal, of one that the boot itself made
-    /// from our line in fstab.
-    fn in_force(&self) -> Option<Vec<String>> {
-        let known = self.known().map(|known| known.options);
+    /// The options in force, if they are known: from the journal's record of a mount in this boot, or from the agent's line in
+    /// fstab if the boot itself has mounted it.
+    fn options_in_force(&self) -> Option<Vec<String>> {
+        let known = self.mount_record().map(|known| known.options);
         known.or_else(|| self.line_in_fstab().map(|ours| ours.options))
     }
 
-    /// What is known of this boot's mount.
-    fn known(&self) -> Option<MountRecord> {
+    /// The record of this boot's mount.
+    fn mount_record(&self) -> Option<MountRecord> {
         let known = self.journal.volume(self.want.id.as_str()).mounted?;
-        (known.boot_id == host::boot_id().ok()? && known.mount_point == self.place()).then_some(known)
+        (known.boot_id == host::boot_id().ok()? && known.mount_point == self.mount_point()).then_some(known)
     }
 
-    /// For the next look at this mount, and for `status`. The record of the step makes it durable; a disk that is full keeps
-    /// no volume from being mounted.
-    fn remember(&self, mounted: &Mounted, options: &[String], flags: Option<String>) {
+    /// Records the mount for later observations and for `status`. The step's own record makes it durable; a full disk must not
+    /// prevent a mount.
+    fn record_mount(&self, mounted: &Mounted, options: &[String], flags: Option<String>) {
         let Ok(boot_id) = host::boot_id() else { return };
         let (mount_point, device) = (mounted.mount_point.clone(), mounted.device);
         let record = MountRecord { boot_id, mount_point, device, options: options.to_vec(), flags };
@@ -338,20 +337,20 @@ impl MountVolume<'_> {
     }
 
     /// Drops the record of a mount that is gone.
-    fn forget(&self) {
+    fn drop_record(&self) {
         let id = self.want.id.as_str();
-        if self.known().is_some() {
+        if self.mount_record().is_some() {
             self.journal.keep(|state| state.volumes.entry(id.to_owned()).or_default().mounted = None);
         }
     }
 
-    /// ext4 is checked before it is mounted; XFS replays its log by being mounted.
+    /// Checks an ext4 before it is mounted. XFS replays its log when it is mounted.
     async fn check(&self) -> Result<(), Failure> {
         if self.found.kind != config::EXT4 {
             return Ok(());
         }
         let lock = self.device.lock()?;
-        // Under the lock: a mounted device is never checked.
+        // Observed under the lock: a mounted device is never checked.
         if let Some(elsewhere) = mount::of_device(self.device.number)?.first() {
             tracing::warn!(
                 step = "mount",
@@ -366,20 +365,20 @@ impl MountVolume<'_> {
         filesystem::check_ext4(&self.device.path, &lock).await
     }
 
-    /// The pass of the fstab line: 2 where systemd checks an ext4 at boot, else 0. Before systemd 250 a failed check ends in
+    /// The pass of the fstab line: 2 if systemd checks an ext4 at boot, else 0. Before systemd 250 a failed check ends in
     /// emergency mode in spite of `nofail`, and with the boot scripts of other inits (`fsck -A`) in a maintenance shell. There
-    /// the agent checks: it comes up and reports a failure.
+    /// the agent checks instead: the machine boots, and a failure is reported.
     async fn pass(&self) -> u8 {
         let by_systemd = self.found.kind == config::EXT4
-            && systemd::version().await.is_some_and(|version| version >= SYSTEMD_THAT_CHECKS);
+            && systemd::version().await.is_some_and(|version| version >= SYSTEMD_CHECKS_SINCE);
         if by_systemd { 2 } else { 0 }
     }
 
-    /// Why an ext4 that the boot itself has mounted unchecked wants a check. Only at the first look in a boot: later, what
-    /// waited for the mount is at work.
+    /// Why an ext4 that the boot itself mounted unchecked needs a check. Only at the first observation in a boot: later,
+    /// applications use the mount.
     fn check_due(&self, pass: u8) -> Result<Option<String>, Failure> {
         let by_systemd = pass != 0 && self.line_in_fstab().is_none_or(|ours| ours.is_checked);
-        if self.found.kind != config::EXT4 || by_systemd || self.known().is_some() {
+        if self.found.kind != config::EXT4 || by_systemd || self.mount_record().is_some() {
             return Ok(None);
         }
         let text = || format!("reading the superblock of {}", self.device.path.display());
@@ -387,9 +386,9 @@ impl MountVolume<'_> {
             .map_err(|error| Failure::new(Code::DeviceUnreadable, text()).because(error))
     }
 
-    /// Takes away a mount that was made unchecked, checks, and mounts again. Where something uses it already, there is only
-    /// to say so.
-    async fn check_again(
+    /// Unmounts a filesystem that was mounted unchecked, checks it, and mounts it again. If it is in use already, a warning must
+    /// do.
+    async fn recheck(
         &self,
         mounted: &Mounted,
         why: &str,
@@ -400,7 +399,7 @@ impl MountVolume<'_> {
         let in_use = if systemd::is_active(systemd::MOUNTED_TARGET).await {
             Some("its applications were started already")
         } else {
-            match mount::unmount(&self.place()).await {
+            match mount::unmount(&self.mount_point()).await {
                 Ok(()) if self.device.is_held() => Some("another mount namespace has it too"),
                 Ok(()) => None,
                 Err(Errno::EBUSY) => Some("it is in use"),
@@ -413,17 +412,17 @@ impl MountVolume<'_> {
             return self.mount(options).await;
         };
         let text = format!(
-            "the ext4 at {place} wants to be checked ({why}), but {in_use}; NOT CHECKED: stop what uses it (fuser -vm \
+            "the ext4 at {place} needs a check ({why}), but {in_use}; NOT CHECKED: stop what uses it (fuser -vm \
              {place}), then: umount {place} && node-agent retry, which checks it"
         );
         self.journal.warn(StepName::Mount, Some(self.want.id.as_str()), text);
-        // Where the unmount went through, mounted with the new ones.
-        self.remember(mounted, before, None);
+        // If the unmount succeeded, this mounts it with the new options.
+        self.record_mount(mounted, before, None);
         self.mount(options).await
     }
 
-    /// The link that names the volume itself: to the filesystem's UUID a copy made from a snapshot answers too. The UUID where
-    /// no link leads to this device and fstab has none, as on Xen. One that fstab has is kept: a link can be late.
+    /// The udev link that names the volume, because a copy made from a snapshot has the same filesystem UUID. The UUID only if
+    /// neither a link nor fstab names the volume, as on Xen. A link that fstab has is kept, because udev can be late.
     fn source(&self) -> String {
         let serial = self.want.id.serial();
         if let Some(link) = device::link_to(&serial, self.device.number) {
@@ -434,7 +433,7 @@ impl MountVolume<'_> {
         known.filter(missing).unwrap_or_else(|| format!("UUID={}", self.found.uuid))
     }
 
-    /// Our line; an fstab that cannot be read has none, and is told of where the line is written.
+    /// The agent's line. An unreadable fstab counts as without one, and is reported when the line is written.
     fn line_in_fstab(&self) -> Option<Ours> {
         fstab::ours(self.want.id.as_str()).ok().flatten()
     }
@@ -444,7 +443,7 @@ impl MountVolume<'_> {
         Line { volume: want.id.as_str(), source, mount_point: &want.mount_path, kind: &self.found.kind, options, pass }
     }
 
-    /// Whether fstab mounts this disk here at the next boot, by our line or another tool's, which is left alone.
+    /// Whether fstab mounts this disk here at the next boot, by the agent's line or by another tool's, which is left alone.
     fn next_boot_is_prepared(&self, line: &Line<'_>) -> Result<bool, Failure> {
         let conflict = match fstab::look(line)? {
             Entry::AsWanted => return Ok(true),
@@ -459,10 +458,10 @@ impl MountVolume<'_> {
         let by_uuid = if conflict.source.starts_with('/') {
             ""
         } else {
-            "; a copy of the volume made from a snapshot could be mounted by it: better remove it, and the agent writes its own"
+            "; it would also mount a copy of the volume made from a snapshot: remove it, and the agent writes its own"
         };
         let text = format!(
-            "/etc/fstab has another tool's line for {place}, which is left alone, and none of the agent's beside it: {}{by_uuid}",
+            "/etc/fstab has another tool's line for {place}; it is left alone, and the agent adds none: {}{by_uuid}",
             conflict.line
         );
         let known = |state: &crate::state::State| state.warnings.iter().any(|warning| warning.message == text);
@@ -472,7 +471,7 @@ impl MountVolume<'_> {
         Ok(true)
     }
 
-    /// Whether what an fstab line mounts is this disk.
+    /// Whether an fstab line with this source mounts this disk.
     fn is_this_disk(&self, source: &str) -> bool {
         let by = |kind: &str, value: &str| Path::new("/dev/disk").join(kind).join(value);
         let path = match source.split_once('=') {
@@ -484,12 +483,12 @@ impl MountVolume<'_> {
         path.is_absolute() && fs::metadata(path).is_ok_and(|meta| meta.rdev() == self.device.number)
     }
 
-    /// Writes the fstab line and has systemd read it. They matter only to the next boot, so that a failure here is a warning;
-    /// only another disk's line for the place is refused.
+    /// Writes the fstab line and reloads systemd. Both matter only to the next boot, so that a failure is a warning; only another
+    /// disk's line for the mount point is refused.
     async fn prepare_next_boot(&self, line: &Line<'_>) -> Result<(), Failure> {
-        self.tried.set(true);
+        self.prepared.set(true);
         let prepared = match self.next_boot_is_prepared(line) {
-            // A reload in the midst of a boot costs seconds on a small machine.
+            // A reload during the boot costs seconds on a small machine.
             Ok(true) if fstab::is_as_at_boot() => return Ok(()),
             Ok(true) => Ok(()),
             Ok(false) => fstab::put(line),
@@ -507,13 +506,13 @@ impl MountVolume<'_> {
         Ok(())
     }
 
-    /// The mount point is an empty directory: what lies in it would be hidden, and was perhaps written there by mistake.
+    /// Fails unless the mount point is an empty directory: the mount would hide its contents, perhaps written there by mistake.
     fn prepare_mount_point(&self) -> Result<(), Failure> {
         let path = &self.want.mount_path;
         let taken = |what: &str| Err(Failure::new(Code::MountPointTaken, format!("{} {what}", path.display())));
         match fs::symlink_metadata(path) {
             Ok(meta) if meta.is_symlink() => taken("is a symlink"),
-            Ok(meta) if !meta.is_dir() => taken("is no directory"),
+            Ok(meta) if !meta.is_dir() => taken("is not a directory"),
             Ok(_) => {
                 let first = fs::read_dir(path).and_then(|mut entries| entries.next().transpose());
                 match first.named(format_args!("reading {}", path.display()))? {
@@ -532,7 +531,7 @@ impl MountVolume<'_> {
     }
 }
 
-/// Whether it was mounted as a twin: as it was decided then. The other disk may have gone since.
+/// Whether it was mounted as a twin. The other disk may have been unmounted since.
 fn is_nouuid(mounted: &Mounted) -> bool {
     mounted.super_options.split(',').any(|option| option == "nouuid")
 }

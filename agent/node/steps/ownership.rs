@@ -1,4 +1,4 @@
-//! `ownership`: the mount point belongs to its user and group; what is below only after a format or when asked.
+//! `ownership`: the mount point belongs to its user and group, and its contents too after a format or if configured.
 
 use std::cell::Cell;
 use std::io;
@@ -21,16 +21,16 @@ const DEADLINE: Duration = Duration::from_hours(24);
 /// Changes owner and group.
 #[derive(Debug)]
 pub struct Own<'a> {
-    /// Knows whether a format's recursion is still due.
+    /// Records whether the recursion after a format is still due.
     journal: &'a Journal,
     /// The mounted volume.
     volume: &'a Attached<'a>,
-    /// The recursion was done in this run.
+    /// Whether the recursion was done in this run.
     swept: Cell<bool>,
 }
 
 impl<'a> Own<'a> {
-    /// Sets the owner of this one's mount point.
+    /// Sets the owner of this volume's mount point.
     pub fn new(journal: &'a Journal, volume: &'a Attached<'a>) -> Self {
         Own { journal, volume, swept: Cell::default() }
     }
@@ -41,7 +41,7 @@ impl Step for Own<'_> {
 
     fn header(&self) -> Header<'_> {
         Header {
-            // Files are changed in a thread that cannot be cut off.
+            // The thread that changes the files cannot be cancelled.
             keeps_own_deadline: true,
             ..Header::of(StepName::Ownership, DEADLINE).about(self.volume.want.id.as_str())
         }
@@ -55,7 +55,7 @@ impl Step for Own<'_> {
             return Ok(Observed::Todo(format!("{path} belongs to {}:{}", stat.st_uid, stat.st_gid)));
         }
         if self.sweeps_always() && !self.swept.get() && (owner.user.is_some() || owner.group.is_some()) {
-            return Ok(Observed::Todo(format!("what is below {path} gets the same owner")));
+            return Ok(Observed::Todo(format!("the contents of {path} get the same owner")));
         }
         Ok(Observed::Done(()))
     }
@@ -71,7 +71,7 @@ impl Step for Own<'_> {
             if always || if_differs && owner.differs(&stat) {
                 owner.sweep(&mount_point)?;
             }
-            // Last: a sweep that was cut short is seen by it.
+            // Last, so that an interrupted sweep is detected by the mount point's old owner.
             owner.own(&mount_point, &stat)?;
             Ok(())
         })
@@ -89,7 +89,7 @@ impl Step for Own<'_> {
 impl Own<'_> {
     async fn wanted(&self) -> Result<Owner, Failure> {
         let (owner, group) = (self.volume.want.owner.clone(), self.volume.want.group.clone());
-        // A name service may not answer for seconds.
+        // A name service may take seconds to answer.
         let found = tokio::task::spawn_blocking(move || {
             Ok(Owner {
                 user: owner.as_ref().map(accounts::user).transpose()?,
@@ -103,7 +103,7 @@ impl Own<'_> {
         Folder::reach(&self.volume.want.mount_path, Missing::Fail)
     }
 
-    /// Whether all that is below gets the owner, whoever owns the mount point.
+    /// Whether the contents get the owner even if the mount point has it already.
     fn sweeps_always(&self) -> bool {
         self.volume.want.recursive == Recursive::Always
             || self.journal.volume(self.volume.want.id.as_str()).ownership_due

@@ -1,4 +1,4 @@
-//! Warm pools: an instance is let into its pool, and its launch out of the pool is told from the one before.
+//! Warm pools: an instance enters its pool, and a launch out of the pool is distinguished from the launch before.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -14,21 +14,21 @@ use crate::runner::{Acted, Header, Observed, Step};
 use crate::sequence::StepName;
 use crate::state::Journal;
 
-/// Lets an instance into its warm pool: its own hook waits there, too. The real launch comes later, with another wait.
+/// Completes the lifecycle action of an instance that enters its warm pool. The real launch has an action of its own.
 #[derive(Debug)]
 pub struct EnterPool<'a> {
     /// The launch.
     launch: &'a Launch<'a>,
     /// `timeouts.complete`
     deadline: Duration,
-    /// When it began.
+    /// When the step began.
     began: Instant,
-    /// Auto Scaling has said that it took CONTINUE.
+    /// Whether Auto Scaling has accepted CONTINUE.
     accepted: Cell<bool>,
 }
 
 impl<'a> EnterPool<'a> {
-    /// Lets it in within `timeouts.complete`.
+    /// Enters the pool within `timeouts.complete`.
     pub fn new(launch: &'a Launch<'a>, deadline: Duration) -> Self {
         EnterPool { launch, deadline, began: Instant::now(), accepted: Cell::default() }
     }
@@ -65,9 +65,9 @@ impl Step for EnterPool<'_> {
         let result = LaunchResult::Continue.to_string();
         let answer = self.launch.autoscaling.complete(&config.asg_name, &config.hook_name, instance, &result).await?;
         match answer {
-            // Where the state cannot be read: about to wait, or in the pool already.
+            // The state cannot be read: the hook has not begun to wait, or the instance is in the pool already.
             Completion::NoActiveAction(message) if self.began.elapsed() < SETTLING => {
-                return Err(Failure::new(Code::LifecycleNotWaiting, format!("CONTINUE was not taken: {message}")));
+                return Err(Failure::new(Code::LifecycleNotWaiting, format!("CONTINUE was not accepted: {message}")));
             }
             Completion::Accepted | Completion::NoActiveAction(_) => self.accepted.set(true),
         }
@@ -75,11 +75,11 @@ impl Step for EnterPool<'_> {
     }
 }
 
-/// Tells a new launch of the same instance from the one that is completed: a warm pool that is reused on scale-in launches its
-/// instances again and again.
+/// Distinguishes a new launch of the same instance from the completed one: a warm pool that is reused on scale-in launches
+/// its instances repeatedly.
 #[derive(Debug)]
 pub struct Relaunch<'a> {
-    /// Knows the launch that was completed.
+    /// Records the completed launch.
     journal: &'a Journal,
     /// The launch.
     launch: &'a Launch<'a>,
@@ -87,14 +87,14 @@ pub struct Relaunch<'a> {
     config: &'a config::Lifecycle,
     /// `timeouts.aws`
     deadline: Duration,
-    /// When it began.
+    /// When the step began.
     began: Instant,
-    /// Nothing is to be sent, a heartbeat neither.
+    /// Whether nothing may be sent, not even a heartbeat.
     planning: bool,
 }
 
 impl<'a> Relaunch<'a> {
-    /// Decides it within `timeouts.aws`. While `planning`, nothing is sent, not even a heartbeat.
+    /// Decides within `timeouts.aws`. While `planning`, nothing is sent, not even a heartbeat.
     pub fn new(
         journal: &'a Journal,
         launch: &'a Launch<'a>,
@@ -130,11 +130,11 @@ impl Step for Relaunch<'_> {
                 let text = format!("{instance} is Pending, although its launch was completed before");
                 Ok(Observed::NotYet(Failure::new(Code::LifecycleNotWaiting, text)))
             }
-            // No description is as old as that.
+            // Auto Scaling's description never lags this far behind.
             LifecycleState::Pending => anew("is Pending"),
             LifecycleState::PendingWait if self.planning => anew("is Pending:Wait"),
             LifecycleState::Unreadable if self.planning => Ok(Observed::Done(())),
-            // Another hook of the group may hold the instance after ours was completed. A heartbeat tells which of them waits.
+            // After this hook was completed, another hook of the group may hold the instance. A heartbeat shows which one waits.
             LifecycleState::PendingWait | LifecycleState::Unreadable => {
                 match self.launch.autoscaling.heartbeat(&config.asg_name, &config.hook_name, instance).await {
                     Ok(Completion::Accepted) => anew(&format!("is held by hook {} again", config.hook_name)),
@@ -143,7 +143,7 @@ impl Step for Relaunch<'_> {
                         Ok(Observed::Done(()))
                     }
                     Err(failure) if failure.code == Code::AccessDenied => {
-                        tracing::debug!("whether {instance} was launched anew cannot be told: {failure}");
+                        tracing::debug!("whether {instance} was launched anew is unknown: {failure}");
                         Ok(Observed::Done(()))
                     }
                     Err(failure) => Err(failure),
