@@ -722,7 +722,7 @@ fn an_xfs_made_by_hand_and_filled_is_kept_from_an_intent() {
         by_hand(&bench, &format!("{FILLED}; chown 65534 /work/precious; umount /work"));
         let outcome = bench.run(uuid);
         assert_eq!(outcome.code, Some(0), "{}", outcome.log);
-        assert!(outcome.log.contains("it is used as it is"), "{}", outcome.log);
+        assert!(outcome.log.contains("it is kept as it is"), "{}", outcome.log);
         assert_eq!(bench.node.shell("cat /mydata/precious; stat -c %u /mydata/precious"), "the only copy\n65534");
         let tags = bench.world.sim.volume_state(&bench.volume).unwrap().tags;
         assert_eq!(tags["node-agent:formatting"], "done");
