@@ -94,7 +94,7 @@ const NAME: &str = "node-agent";
 /// Where sudo on RHEL and Amazon Linux finds programs (sudoers, `secure_path`).
 const SECURE_PATH: [&str; 4] = ["/sbin", "/bin", "/usr/sbin", "/usr/bin"];
 
-/// A remedy for people: with [`commands`], and with [`OPERATOR`] where it contains commands of the AWS CLI.
+/// A remedy for people: with [`commands`], and with `OPERATOR` where it contains commands of the AWS CLI.
 pub fn remedy(remedy: &str) -> String {
     let text = commands(remedy);
     if names_aws(&text) { text.into_owned() + OPERATOR } else { text.into_owned() }

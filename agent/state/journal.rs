@@ -172,7 +172,7 @@ impl Journal {
             && self.left_alone.is_none()
             && let Some(dir) = &self.dir
         {
-            tracing::warn!("the journal is that of instance {before}, and this is {instance_id}; set aside as {STALE}");
+            tracing::warn!("the journal is of instance {before}, this is {instance_id}; set aside as {STALE}");
             store::set_aside(dir);
         }
         self.keep(|state| {
