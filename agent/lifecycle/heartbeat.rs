@@ -32,7 +32,6 @@ const CONTRADICTIONS: u32 = 3;
 const AFTER_CONTRADICTION: Duration = Duration::from_secs(5);
 
 /// Sends heartbeats for a launch.
-#[derive(Debug)]
 pub struct Heart<'a> {
     /// The launch.
     pub launch: &'a Launch<'a>,

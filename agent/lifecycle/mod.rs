@@ -39,7 +39,6 @@ impl From<IdentityDocument> for Instance {
 }
 
 /// This instance's launch, as Auto Scaling sees it.
-#[derive(Debug)]
 pub struct Launch<'a> {
     /// Auto Scaling.
     pub autoscaling: &'a AutoScaling,

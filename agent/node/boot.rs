@@ -34,28 +34,22 @@ use crate::sequence::StepName;
 use crate::state::Journal;
 
 /// The inputs of a run.
-#[derive(Debug)]
 pub struct Boot<'a> {
-    /// The configuration.
-    pub config: &'a Config,
-    /// The journal.
-    pub journal: &'a Journal,
-    /// The clients of AWS.
-    pub aws: &'a Aws,
+    pub(crate) config: &'a Config,
+    pub(crate) journal: &'a Journal,
+    pub(crate) aws: &'a Aws,
     /// The instance and its region's services, once they are known.
-    pub site: &'a OnceCell<Site>,
+    pub(crate) site: &'a OnceCell<Site>,
     /// A private directory for fetched contents.
-    pub scratch: &'a Path,
-    /// `--state-dir`
-    pub state_dir: &'a Path,
+    pub(crate) scratch: &'a Path,
+    pub(crate) state_dir: &'a Path,
     /// Why the state cannot be written, if so: then no launch begins, but a node in service is still mounted.
-    pub unwritable: &'a RefCell<Option<Failure>>,
-    /// This boot.
-    pub boot_id: &'a str,
+    pub(crate) unwritable: &'a RefCell<Option<Failure>>,
+    pub(crate) boot_id: &'a str,
     /// When heartbeats may be sent.
-    pub allowance: &'a Allowance,
+    pub(crate) allowance: &'a Allowance,
     /// Becomes true at the stop signal.
-    pub stop: watch::Receiver<bool>,
+    pub(crate) stop: watch::Receiver<bool>,
 }
 
 /// How a successful run ended.

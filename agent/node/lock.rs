@@ -14,7 +14,6 @@ use crate::failure::{Code, Failure};
 const FILE: &str = "lock";
 
 /// Held until it is dropped. The files are never removed, so that all processes lock the same file.
-#[derive(Debug)]
 pub struct Lock {
     _held: Vec<Flock<File>>,
 }

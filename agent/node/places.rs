@@ -27,12 +27,9 @@ pub struct PlaceOptions {
 /// The agent's paths.
 #[derive(Clone, Debug)]
 pub struct Places {
-    /// `--config`
-    pub config: String,
-    /// `--state-dir`
-    pub state_dir: PathBuf,
-    /// `--runtime-dir`
-    pub runtime_dir: PathBuf,
+    pub(crate) config: String,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) runtime_dir: PathBuf,
 }
 
 impl Places {

@@ -33,22 +33,18 @@ use crate::state::publish::Publisher;
 use crate::state::{Journal, LaunchOutcome, Phase, Process, store};
 
 /// The context of the one process that works on the node. Its lock excludes all others until it is dropped.
-#[derive(Debug)]
 pub struct Session {
-    /// The agent's paths.
-    pub places: Places,
-    /// The journal.
-    pub journal: Journal,
+    pub(crate) places: Places,
+    pub(crate) journal: Journal,
     /// Publishes the state to other processes.
-    pub publisher: Publisher,
-    /// The clients of AWS.
-    pub aws: Aws,
+    pub(crate) publisher: Publisher,
+    pub(crate) aws: Aws,
     /// The instance and its region's services, once they are known.
-    pub site: OnceCell<Site>,
+    pub(crate) site: OnceCell<Site>,
     /// When heartbeats may be sent.
-    pub allowance: Allowance,
+    pub(crate) allowance: Allowance,
     /// Becomes true at the stop signal.
-    pub stop: watch::Receiver<bool>,
+    pub(crate) stop: watch::Receiver<bool>,
     boot_id: String,
     scratch: PathBuf,
     /// Why the state could not be written at the start of the present attempt.
@@ -57,14 +53,12 @@ pub struct Session {
 }
 
 /// One attempt to bring the node up.
-#[derive(Debug)]
 pub struct Attempt {
-    /// Its result.
-    pub result: Result<BootOutcome, FailedStep>,
+    pub(crate) result: Result<BootOutcome, FailedStep>,
     /// The configuration, if it was valid.
-    pub config: Option<Config>,
+    pub(crate) config: Option<Config>,
     /// `[lifecycle]`, even of a configuration with mistakes elsewhere; without a configuration, the journal's record of it.
-    pub lifecycle: Option<config::Lifecycle>,
+    pub(crate) lifecycle: Option<config::Lifecycle>,
 }
 
 /// Heartbeats begin only if reading the configuration takes longer: they need a request for the hook's timeout first.

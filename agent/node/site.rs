@@ -12,12 +12,9 @@ use crate::runner::Runner;
 use crate::state::Journal;
 
 /// This instance and its services. Kept for the process's life, because the SDK corrects clock skew per client.
-#[derive(Debug)]
 pub struct Site {
-    /// This instance.
-    pub instance: Instance,
-    /// Its region's services.
-    pub services: Services,
+    pub(crate) instance: Instance,
+    pub(crate) services: Services,
 }
 
 impl Site {

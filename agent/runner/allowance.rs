@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use tokio::time::Instant;
 
 /// The permits that allow heartbeats, and their deadlines.
-#[derive(Debug)]
 pub struct Allowance {
     /// When the agent started. The lifecycle hook began to wait before that.
     pub began: Instant,
@@ -19,7 +18,6 @@ pub struct Allowance {
 }
 
 /// Allows heartbeats until it is dropped or its deadline has passed.
-#[derive(Debug)]
 pub struct Permit<'a> {
     allowance: &'a Allowance,
     number: u64,

@@ -35,7 +35,6 @@ use crate::state::Journal;
 const PLAN_OUTAGE: Duration = Duration::from_secs(20);
 
 /// Runs steps.
-#[derive(Debug)]
 pub struct Runner<'a> {
     journal: &'a Journal,
     outage: Duration,

@@ -21,7 +21,6 @@ use crate::sequence::StepName;
 use crate::time::{millis, now};
 
 /// The open journal. Single-threaded: the agent's runtime is one thread.
-#[derive(Debug)]
 pub struct Journal {
     /// None if nothing is to be written.
     dir: Option<PathBuf>,

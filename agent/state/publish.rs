@@ -30,19 +30,17 @@ pub fn try_make_dir(dir: &Path) -> io::Result<()> {
 }
 
 /// Publishes to the runtime directory. Clones share the last state.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Publisher {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
 struct Shared {
     dir: PathBuf,
     last: Mutex<Option<Last>>,
 }
 
 /// What was published last.
-#[derive(Debug)]
 struct Last {
     live: Vec<u8>,
     metrics: Vec<u8>,

@@ -47,7 +47,6 @@ pub struct Check {
 }
 
 /// The inputs of the checks of AWS.
-#[derive(Debug)]
 struct Context<'a> {
     config: &'a Config,
     instance: &'a IdentityDocument,

@@ -65,7 +65,6 @@ impl Finding {
 }
 
 /// Prints findings as they come, or as one JSON document at the end.
-#[derive(Debug)]
 pub(super) struct Report {
     findings: Vec<Finding>,
     json: bool,

@@ -25,7 +25,6 @@ const CLOCK_LIMIT: Duration = Duration::from_mins(4);
 pub(super) type Reachability = Result<(), String>;
 
 /// Which services can be reached.
-#[derive(Debug)]
 pub(super) struct Reachable {
     pub(super) ec2: Reachability,
     pub(super) autoscaling: Reachability,

@@ -19,7 +19,6 @@ const FIRST_ANSWER: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(10);
 
 /// A request that was sent to the service.
-#[derive(Debug)]
 pub struct Pending {
     stream: BufReader<UnixStream>,
     /// The service's process, if its id is valid in this pid namespace.

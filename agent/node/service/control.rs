@@ -40,7 +40,6 @@ const WARNING_INTERVAL: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(10);
 
 /// The service's end of the socket.
-#[derive(Debug)]
 pub struct Control {
     /// The clients' requests.
     pub(super) requests: Requests,

@@ -31,7 +31,6 @@ enum Next {
 }
 
 /// The service: its session and its clients' requests.
-#[derive(Debug)]
 pub struct Service {
     session: Session,
     control: Control,

@@ -52,7 +52,6 @@ pub enum Answer {
 }
 
 /// A request, and the way to its client.
-#[derive(Debug)]
 pub struct Asked {
     /// The request.
     pub request: Request,
@@ -82,7 +81,6 @@ impl Asked {
 }
 
 /// The requests to the service, and the clients that follow its work.
-#[derive(Debug)]
 pub struct Requests {
     asked: mpsc::Receiver<Asked>,
     /// The clients that wait for the end of the present work.

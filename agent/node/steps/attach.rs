@@ -16,7 +16,6 @@ use crate::runner::{Acted, Header, Observed, Step};
 use crate::sequence::StepName;
 
 /// Attaches one volume.
-#[derive(Debug)]
 pub struct Attach<'a> {
     /// EC2.
     ec2: &'a Ec2,
@@ -24,7 +23,6 @@ pub struct Attach<'a> {
     launch: &'a Launch<'a>,
     /// The volume, as configured.
     want: &'a config::Volume,
-    /// `timeouts.volume`
     deadline: Duration,
     /// Device names that EC2 said are taken, for all volumes of this run.
     taken: &'a RefCell<BTreeSet<String>>,
@@ -35,7 +33,6 @@ pub struct Attach<'a> {
 }
 
 /// The last observation of the instance that has the volume.
-#[derive(Debug)]
 pub struct Holder {
     instance_id: String,
     state: InstanceStateName,
@@ -52,12 +49,10 @@ const ACCEPTED_AND_DROPPED: u32 = 3;
 /// A volume attached to this instance.
 #[derive(Clone, Debug)]
 pub struct Attached<'a> {
-    /// As configured.
-    pub want: &'a config::Volume,
-    /// As EC2 describes it.
-    pub view: VolumeView,
+    pub(crate) want: &'a config::Volume,
+    pub(crate) view: VolumeView,
     /// The device name that it was attached with.
-    pub device_name: String,
+    pub(crate) device_name: String,
 }
 
 impl<'a> Attach<'a> {

@@ -14,15 +14,10 @@ use crate::sequence::StepName;
 use crate::state::{Journal, LaunchOutcome, State};
 
 /// Completes the launch lifecycle action, exactly once.
-#[derive(Debug)]
 pub struct Complete<'a> {
-    /// Records what was sent.
     journal: &'a Journal,
-    /// The launch.
     launch: &'a Launch<'a>,
-    /// Its result.
     result: LaunchResult,
-    /// `timeouts.complete`
     deadline: Duration,
     /// When the step began, for the decision at its deadline.
     began: Instant,

@@ -14,25 +14,19 @@ use crate::runner::{Header, Observed, Step};
 use crate::sequence::StepName;
 
 /// Finds and opens the device, and compares its size with what EC2 says.
-#[derive(Debug)]
 pub struct FindDevice<'a> {
     /// EC2, for the volume's current size.
     ec2: &'a Ec2,
-    /// The attached volume.
     volume: &'a Attached<'a>,
-    /// `timeouts.volume`
     deadline: Duration,
     /// The last size in GiB that EC2 returned, and when.
     described: Cell<Option<(u64, Instant)>>,
 }
 
 /// An attached volume and its device.
-#[derive(Debug)]
 pub struct Disk<'a> {
-    /// The volume.
-    pub volume: &'a Attached<'a>,
-    /// Its device.
-    pub device: Device,
+    pub(crate) volume: &'a Attached<'a>,
+    pub(crate) device: Device,
 }
 
 /// How long EC2's answer is valid while the sizes differ: the whole account shares the request quota.

@@ -25,17 +25,12 @@ const FALL_BACK_AFTER: Duration = Duration::from_secs(30);
 const EMBEDDED: &str = "hooks.script_base64";
 
 /// Fetches everything.
-#[derive(Debug)]
 pub struct Fetch<'a> {
-    /// The clients for the sources.
     sources: &'a Sources,
-    /// `[[file]]`
     files: &'a [config::File],
-    /// `[hooks]`
     hooks: Option<&'a Hooks>,
     /// A private directory on disk.
     scratch: &'a Path,
-    /// `timeouts.downloads`
     deadline: Duration,
     /// When the step began, for the fallback.
     began: Instant,
@@ -51,23 +46,20 @@ struct FetchedSoFar {
 }
 
 /// Everything that the once-per-instance steps need.
-#[derive(Debug)]
 pub struct Staged {
     /// In the order of the configuration.
-    pub files: Vec<Fetched>,
+    pub(crate) files: Vec<Fetched>,
     /// The hook script, if hooks are configured.
-    pub script: Option<StagedScript>,
+    pub(crate) script: Option<StagedScript>,
 }
 
 /// The hook script, ready to be sourced.
 #[derive(Clone, Debug)]
 pub struct StagedScript {
-    /// Its path.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Its origin as the configuration names it: a path, a URL, or the key that embeds it.
-    pub name: String,
-    /// The configuration's key for it.
-    pub key: &'static str,
+    pub(crate) name: String,
+    pub(crate) key: &'static str,
     /// The digest of its contents.
     pub sha256: Sha256Digest,
 }

@@ -19,14 +19,12 @@ use crate::state::Journal;
 const DEADLINE: Duration = Duration::from_mins(10);
 
 /// Writes all files, each atomically.
-#[derive(Debug)]
 pub struct WriteFiles<'a> {
     /// Records the contents with which this step was completed.
-    pub journal: &'a Journal,
-    /// `[[file]]`
-    pub files: &'a [config::File],
+    pub(crate) journal: &'a Journal,
+    pub(crate) files: &'a [config::File],
     /// Their contents, in the same order.
-    pub contents: &'a [Fetched],
+    pub(crate) contents: &'a [Fetched],
 }
 
 impl Step for WriteFiles<'_> {

@@ -20,29 +20,24 @@ use crate::state::{FormatIntent, Journal};
 use crate::time;
 
 /// Probes the device, and formats it if that is allowed.
-#[derive(Debug)]
 pub struct MakeFilesystem<'a> {
     /// Records the formats that were begun and completed.
-    pub journal: &'a Journal,
+    pub(crate) journal: &'a Journal,
     /// EC2, for the volume's tags.
     pub ec2: &'a Ec2,
     /// Whether this instance is still wanted.
-    pub launch: &'a Launch<'a>,
-    /// The attached volume and its device.
-    pub disk: &'a Disk<'a>,
-    /// `timeouts.volume`
-    pub deadline: Duration,
+    pub(crate) launch: &'a Launch<'a>,
+    pub(crate) disk: &'a Disk<'a>,
+    pub(crate) deadline: Duration,
 }
 
 /// A volume whose device has the configured filesystem.
 #[derive(Clone, Debug)]
 pub struct Formatted<'a> {
     /// The volume, as configured.
-    pub want: &'a Volume,
-    /// Its device.
-    pub device: &'a Device,
-    /// The filesystem on it.
-    pub found: Found,
+    pub(crate) want: &'a Volume,
+    pub(crate) device: &'a Device,
+    pub(crate) found: Found,
 }
 
 impl<'a> Step for MakeFilesystem<'a> {

@@ -13,13 +13,10 @@ use crate::sequence::StepName;
 use crate::state::Journal;
 
 /// Grows a mounted filesystem online, once per device size.
-#[derive(Debug)]
 pub struct Grow<'a> {
     /// Records the device's size when growing was last tried.
     journal: &'a Journal,
-    /// The mounted volume and its device.
     disk: &'a Disk<'a>,
-    /// `timeouts.volume`
     deadline: Duration,
     /// Whether growing was tried in this run.
     tried: Cell<bool>,

@@ -35,34 +35,26 @@ const LAST_LINES: usize = 10;
 const MARKER: &str = "hook-called";
 
 /// Runs one function of the hook script.
-#[derive(Debug)]
 pub struct Hook<'a> {
     /// `configure` or `health-check`.
-    pub step: StepName,
+    pub(crate) step: StepName,
     /// Records the inputs with which this step was completed.
-    pub journal: &'a Journal,
+    pub(crate) journal: &'a Journal,
     /// Whether this instance is still wanted.
-    pub launch: &'a Launch<'a>,
-    /// The script.
-    pub script: &'a StagedScript,
-    /// The origin of the configuration.
-    pub config: &'a str,
-    /// The function.
-    pub function: &'a str,
-    /// The node's id and address.
-    pub arguments: [&'a str; 2],
-    /// The script's environment.
-    pub environment: &'a BTreeMap<&'static str, String>,
+    pub(crate) launch: &'a Launch<'a>,
+    pub(crate) script: &'a StagedScript,
+    pub(crate) config: &'a str,
+    pub(crate) function: &'a str,
+    pub(crate) arguments: [&'a str; 2],
+    pub(crate) environment: &'a BTreeMap<&'static str, String>,
     /// The directory of the output's log and of the call marker.
-    pub state_dir: &'a Path,
+    pub(crate) state_dir: &'a Path,
     /// The digest of the preceding step's inputs: if that step is redone, so is this one.
-    pub after: &'a str,
-    /// This boot.
-    pub boot_id: &'a str,
-    /// `timeouts.hooks`
-    pub deadline: Duration,
+    pub(crate) after: &'a str,
+    pub(crate) boot_id: &'a str,
+    pub(crate) deadline: Duration,
     /// Becomes true at the stop signal.
-    pub stop: watch::Receiver<bool>,
+    pub(crate) stop: watch::Receiver<bool>,
 }
 
 impl Step for Hook<'_> {

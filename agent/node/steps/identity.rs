@@ -12,12 +12,9 @@ use crate::runner::{Header, Observed, Step};
 use crate::sequence::StepName;
 
 /// Reads the instance metadata.
-#[derive(Debug)]
 pub struct FindInstance<'a> {
-    /// The metadata service.
-    pub imds: &'a Imds,
-    /// `timeouts.aws`
-    pub deadline: Duration,
+    pub(crate) imds: &'a Imds,
+    pub(crate) deadline: Duration,
 }
 
 impl Step for FindInstance<'_> {
@@ -34,16 +31,12 @@ impl Step for FindInstance<'_> {
 
 /// Fails if this instance does not have the node's address, because the wrong node must never mount the data, or if the
 /// instance is being terminated.
-#[derive(Debug)]
 pub struct Identify<'a> {
-    /// The metadata service.
-    pub imds: &'a Imds,
+    pub(crate) imds: &'a Imds,
     /// This instance, and whether it is still wanted.
-    pub launch: &'a Launch<'a>,
-    /// `[node]`
-    pub config: &'a config::Node,
-    /// `timeouts.aws`
-    pub deadline: Duration,
+    pub(crate) launch: &'a Launch<'a>,
+    pub(crate) config: &'a config::Node,
+    pub(crate) deadline: Duration,
 }
 
 /// What this instance is to be.
@@ -59,9 +52,9 @@ pub enum Identity {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     /// Its id, the hooks' first argument.
-    pub id: String,
+    pub(crate) id: String,
     /// Its fixed address, the hooks' second argument.
-    pub ip: IpAddr,
+    pub(crate) ip: IpAddr,
 }
 
 impl Step for Identify<'_> {

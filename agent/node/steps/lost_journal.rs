@@ -14,16 +14,12 @@ use crate::state::Lost;
 /// Determines whether the lost journal belonged to a node in service. Only Auto Scaling knows, but its answer is not enough:
 /// an instance whose group has no launch hook, or had none when the instance was launched, is in service before it is set
 /// up. Therefore this machine must also have a trace of an earlier run; an unreadable journal is one.
-#[derive(Debug)]
 pub struct AssessLostJournal<'a> {
-    /// The launch.
-    pub launch: &'a Launch<'a>,
-    /// `[lifecycle]`
-    pub config: &'a config::Lifecycle,
+    pub(crate) launch: &'a Launch<'a>,
+    pub(crate) config: &'a config::Lifecycle,
     /// How the journal was lost.
-    pub lost: Lost,
-    /// `timeouts.aws`
-    pub deadline: Duration,
+    pub(crate) lost: Lost,
+    pub(crate) deadline: Duration,
 }
 
 impl AssessLostJournal<'_> {

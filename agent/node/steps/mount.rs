@@ -33,19 +33,15 @@ const BUSY_POLL: Duration = Duration::from_millis(100);
 const SYSTEMD_CHECKS_SINCE: u32 = 250;
 
 /// Writes the fstab line and mounts.
-#[derive(Debug)]
 pub struct MountVolume<'a> {
     /// Records how this boot's mount was made.
     journal: &'a Journal,
     /// The volume, as configured.
     want: &'a config::Volume,
-    /// Its device.
     device: &'a Device,
-    /// The filesystem on it.
     found: &'a Found,
     /// Allows heartbeats for as long as a check of the filesystem takes.
     allowance: &'a Allowance,
-    /// `timeouts.volume`
     deadline: Duration,
     /// Whether this run has tried to prepare the next boot.
     prepared: Cell<bool>,

@@ -19,11 +19,9 @@ use crate::state::Journal;
 const DEADLINE: Duration = Duration::from_hours(24);
 
 /// Changes owner and group.
-#[derive(Debug)]
 pub struct Own<'a> {
     /// Records whether the recursion after a format is still due.
     journal: &'a Journal,
-    /// The mounted volume.
     volume: &'a Attached<'a>,
     /// Whether the recursion was done in this run.
     swept: Cell<bool>,

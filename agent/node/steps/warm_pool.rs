@@ -15,11 +15,8 @@ use crate::sequence::StepName;
 use crate::state::Journal;
 
 /// Completes the lifecycle action of an instance that enters its warm pool. The real launch has an action of its own.
-#[derive(Debug)]
 pub struct EnterPool<'a> {
-    /// The launch.
     launch: &'a Launch<'a>,
-    /// `timeouts.complete`
     deadline: Duration,
     /// When the step began.
     began: Instant,
@@ -77,15 +74,11 @@ impl Step for EnterPool<'_> {
 
 /// Distinguishes a new launch of the same instance from the completed one: a warm pool that is reused on scale-in launches
 /// its instances repeatedly.
-#[derive(Debug)]
 pub struct Relaunch<'a> {
     /// Records the completed launch.
     journal: &'a Journal,
-    /// The launch.
     launch: &'a Launch<'a>,
-    /// `[lifecycle]`
     config: &'a config::Lifecycle,
-    /// `timeouts.aws`
     deadline: Duration,
     /// When the step began.
     began: Instant,
