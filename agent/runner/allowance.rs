@@ -19,7 +19,6 @@ pub struct Allowance {
 }
 
 /// Allows heartbeats until it is dropped or its deadline has passed.
-#[derive(Debug)]
 pub struct Permit<'a> {
     allowance: &'a Allowance,
     number: u64,

@@ -6,7 +6,6 @@ use crate::failure::{Class, Failure};
 use crate::sequence::StepName;
 
 /// What observing found.
-#[derive(Debug)]
 pub enum Observed<T> {
     /// The effect holds.
     Done(T),

@@ -24,7 +24,6 @@ pub(super) const STALE: &str = "state.json.stale";
 pub const SCRATCH: &str = "fetched";
 
 /// Why a journal cannot be read.
-#[derive(Debug)]
 pub enum Unreadable {
     /// A newer version wrote it, with this schema.
     Newer(u32),
