@@ -34,41 +34,39 @@ pub struct Cli {
     command: Command,
 }
 
-/// The commands of a repair, for a reader who has nothing but `--help`.
+/// The commands of a repair, for readers who have only `--help`.
 const REPAIR: &str = "On a node that did not come up:
   node-agent status    which step failed, why, and what to do about it
-  node-agent retry     once it is repaired: goes on at that step, and shows how it goes
+  node-agent retry     after the repair: resumes at that step and shows the progress
 
 Exit codes: 0 done, 1 a step failed, 2 usage, 3 not finished, 4 another process holds the lock, 5 invalid config, \
 6 refused for safety, 7 the lifecycle action is lost";
 
 const AFTER_STATUS: &str = "Examples:
-  node-agent status                       how the node stands; exit code 0 up, 1 held or failed, 3 not finished
+  node-agent status                       the node's state; exit code 0 up, 1 held or failed, 3 not finished
   node-agent status --wait --timeout 15m  waits until it is up or has failed
   node-agent status --json                for programs
 
 A node that is HELD has failed and waits for a repair. When its time is over the agent sends ABANDON: Auto Scaling \
-terminates the instance and launches another one. What was repaired before then goes on with: node-agent retry";
+terminates the instance and launches another one. After a repair within that time: node-agent retry";
 
 const AFTER_RETRY: &str = "Examples:
-  node-agent retry                   after a repair: goes on at the step that failed
-  node-agent retry --from configure  runs configure and what follows it once more, on a node that is up, too
+  node-agent retry                   after a repair: resumes at the step that failed
+  node-agent retry --from configure  runs configure and the steps after it again, even on a node that is up
 
 The configuration, the files and the hook script are read and fetched anew, and a step whose inputs changed is done again. \
-A file of [[file]] that was changed on the node is overwritten when it is written again: change it at its source, or in \
-/etc/node-agent/override.toml.
+This overwrites a [[file]] that was edited on the node: change its source instead, or /etc/node-agent/override.toml.
 
-While the node is held, its time runs on: a retry does not lengthen it, and one that is at work when it ends is let to its \
-end. Where it fails, the node is held for the time that is left, then ABANDON is sent: Auto Scaling terminates the instance. \
-Where it succeeds, CONTINUE is sent and the hold is over. The service does the work: a session that is cut off does not stop \
-it.";
+A retry does not extend the time for which the node is held, but one that is running when that time ends may finish. If it \
+fails, the node is held for the remaining time, then the agent sends ABANDON: Auto Scaling terminates the instance. If it \
+succeeds, the agent sends CONTINUE and the hold is over. The service does the work: it continues when your session is cut off.";
 
-/// How long the end of a service waits for a systemd that does not read.
+/// How long an ending service waits while systemd does not read its notifications.
 const LAST_NOTICE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs the service: brings the node up, holds it where that fails, and stays
+    /// Runs the service: brings the node up, holds it after a failure, and stays
     Run(Run),
     /// Shows what each step did, why it failed, and what to do
     Status(Status),
@@ -87,13 +85,13 @@ enum Command {
     Config(ConfigCommand),
     /// Prints a shell's completions, for bash: source <(node-agent completions bash)
     Completions { shell: Shell },
-    /// Mounts the volumes of a node in service at a reboot, without any answer from AWS
+    /// At a reboot mounts the volumes of a node in service, without AWS
     #[command(hide = true)]
     MountAtBoot(Common),
-    /// Reads the device on the standard input and says whether it is blank
+    /// Reports whether the device on the standard input is blank
     #[command(name = blank::READER, hide = true)]
     ReadBlank { arguments: Vec<String> },
-    /// Reads a hook's output on the standard input until nothing can print any more, for the log and for the agent
+    /// Reads a hook's output on the standard input until its last writer ends, for the log and the agent
     #[command(name = hook_reader::READER, hide = true)]
     ReadHook { state_dir: PathBuf, step: StepName },
 }
@@ -131,14 +129,14 @@ struct Retry {
     /// Redo everything from this step on
     #[arg(long, value_name = "STEP")]
     from: Option<StepName>,
-    /// Do not ask before a node in service is done over
+    /// Do not ask before steps are redone on a node in service
     #[arg(long)]
     yes: bool,
 }
 
 #[derive(Debug, Args)]
 struct Complete {
-    /// What Auto Scaling is told
+    /// The result to send to Auto Scaling
     result: Answer,
     /// Do not ask first
     #[arg(long)]
@@ -181,13 +179,13 @@ struct Common {
     /// The log on the standard error
     #[arg(long, value_enum, default_value = "text")]
     log_format: Format,
-    /// Also log what the agent asks and runs
+    /// Also log the agent's requests and commands
     #[arg(short, long)]
     verbose: bool,
 }
 
 impl Common {
-    /// Begins to log, and tells where things are.
+    /// Starts logging, and returns the paths to use.
     fn begin(self) -> Places {
         log::init(self.log_format, self.verbose);
         Places::new(self.places)
@@ -195,15 +193,15 @@ impl Common {
 }
 
 impl Cli {
-    /// Carries the command out.
+    /// Runs the command.
     pub fn run(self) -> ExitCode {
-        let code = self.carry_out();
+        let code = self.run_command();
         log::flush();
         notify::flush(LAST_NOTICE);
         code
     }
 
-    fn carry_out(self) -> ExitCode {
+    fn run_command(self) -> ExitCode {
         if let Some(name) = self.command.needs_root()
             && !geteuid().is_root()
         {
@@ -215,10 +213,10 @@ impl Cli {
             Command::Status(status) => status.show(),
             Command::Retry(retry) => retry.start(),
             Command::Complete(complete) => complete.send(),
-            Command::Plan(plan) => plan.make(),
+            Command::Plan(plan) => plan.show(),
             Command::Install(Install { now, root }) => {
                 log::init(Format::Text, false);
-                told(block_on(async { Ok(install::install(&root, now).await?) }))
+                report(block_on(async { Ok(install::install(&root, now).await?) }))
             }
             Command::Check(check) => check.start(),
             Command::Config(ConfigCommand::Schema) => {
@@ -227,16 +225,18 @@ impl Cli {
             Command::Completions { shell } => print(&completions(shell), ExitCode::SUCCESS),
             Command::MountAtBoot(common) => {
                 let places = common.begin();
-                told(block_on(async { Ok(Session::open(places, Aws::new(), stop_signal()?)?.mount_at_boot().await?) }))
+                report(block_on(async {
+                    Ok(Session::open(places, Aws::new(), stop_signal()?)?.mount_at_boot().await?)
+                }))
             }
-            Command::ReadBlank { arguments } => child_part(blank::read_stdin(&arguments)),
-            Command::ReadHook { state_dir, step } => child_part(hook_reader::read_stdin(&state_dir, step.as_str())),
+            Command::ReadBlank { arguments } => finish_child(blank::read_stdin(&arguments)),
+            Command::ReadHook { state_dir, step } => finish_child(hook_reader::read_stdin(&state_dir, step.as_str())),
         }
     }
 }
 
 impl Command {
-    /// The command's name, if only root can carry it out: the journal, the socket and the disks are root's.
+    /// The command's name, if only root can run it: the journal, the socket and the disks are root's.
     fn needs_root(&self) -> Option<&'static str> {
         match self {
             Command::Run(_) => Some("run"),
@@ -264,9 +264,8 @@ impl Run {
             if once {
                 return retry::once(places, None).await.map_err(FailedStepRecord::from);
             }
-            let serve =
-                async { Box::pin(Service::open(Session::open(places, Aws::new(), stop_signal()?)?).run()).await };
-            serve.await.map_err(FailedStepRecord::from)
+            let session = stop_signal().and_then(|stop| Session::open(places, Aws::new(), stop));
+            Box::pin(Service::open(session?).run()).await.map_err(FailedStepRecord::from)
         }))
     }
 }
@@ -277,10 +276,9 @@ impl Retry {
         if let Some(step) = self.from.filter(|_| !self.yes && std::io::stdin().is_terminal())
             && status::observe(&places).is_ok_and(|report| report.state == Overall::Phase(Phase::Done))
         {
-            let question = format!(
-                "This node is up. {step} and what follows it are done again on it, hooks included. Go on? [y/N] "
-            );
-            if !asked(&question) {
+            let question =
+                format!("This node is up. This redoes {step} and the steps after it, hooks included. Continue? [y/N] ");
+            if !confirmed(&question) {
                 log::say(Level::Info, "nothing was done");
                 return ExitCode::from(2);
             }
@@ -303,7 +301,7 @@ impl Status {
         }
         match report {
             Ok(report) => print(status::render(&report, self.json).as_bytes(), ExitCode::from(report.exit_code)),
-            Err(fault) => told(Err(fault)),
+            Err(fault) => report_failure(fault),
         }
     }
 }
@@ -319,15 +317,15 @@ impl Complete {
                 (LaunchResult::Abandon, "Auto Scaling terminates this instance and launches another one.")
             }
         };
-        // What is sent already needs no answer.
+        // Once a result was sent, the command only reports it: there is nothing to confirm.
         let sent = status::observe(&places)
             .is_ok_and(|report| report.state != Overall::NeverStarted && report.launch.is_some());
         if !self.yes && !sent {
             if !std::io::stdin().is_terminal() {
-                log::say(Level::Error, "this needs a terminal to ask on, or --yes");
+                log::say(Level::Error, "run it at a terminal, to confirm, or with --yes");
                 return ExitCode::from(2);
             }
-            if !asked(&format!("{consequence} Send {result}? [y/N] ")) {
+            if !confirmed(&format!("{consequence} Send {result}? [y/N] ")) {
                 log::say(Level::Info, "nothing was sent");
                 return ExitCode::from(2);
             }
@@ -336,11 +334,11 @@ impl Complete {
     }
 }
 
-/// Whether the person at the terminal says yes.
-fn asked(question: &str) -> bool {
+/// Asks at the terminal, and returns whether the answer is yes.
+fn confirmed(question: &str) -> bool {
     log::flush();
     let mut stderr = std::io::stderr();
-    // A terminal that is gone gives no answer either.
+    // A failed write means that the terminal is gone: then the answer fails, too.
     let _ = stderr.write_all(question.as_bytes()).and_then(|()| stderr.flush());
     let mut answer = String::new();
     let read = std::io::stdin().read_line(&mut answer);
@@ -348,7 +346,7 @@ fn asked(question: &str) -> bool {
 }
 
 impl Plan {
-    fn make(self) -> ExitCode {
+    fn show(self) -> ExitCode {
         let places = self.common.begin();
         let planned = block_on(async { Ok(Box::pin(plan::make(&places, stop_signal()?)).await?) });
         match planned {
@@ -360,13 +358,13 @@ impl Plan {
                 };
                 print(text.as_bytes(), ExitCode::from(plan::exit_code(&planned)))
             }
-            Err(fault) => told(Err(fault)),
+            Err(fault) => report_failure(fault),
         }
     }
 }
 
-/// How a hidden command ends, which only the agent calls.
-fn child_part(result: std::io::Result<()>) -> ExitCode {
+/// The exit code of a hidden command, which only the agent runs.
+fn finish_child(result: std::io::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -376,24 +374,25 @@ fn child_part(result: std::io::Result<()>) -> ExitCode {
     }
 }
 
-/// Runs to the end on this thread.
 fn block_on<T>(work: impl Future<Output = Result<T, FailedStepRecord>>) -> Result<T, FailedStepRecord> {
     process::run(work)?
 }
 
-/// The last line of a run, which is the node's last word on the console, and the exit code. A run that another one kept off
-/// says nothing of the node.
+/// Writes the last line of a run, also to the console, and returns the exit code. A run that found the lock held says nothing
+/// of the node.
 fn finish(result: Result<(), FailedStepRecord>) -> ExitCode {
     if result.as_ref().is_err_and(|fault| fault.exit_code == Class::Locked.exit_code()) {
-        return told(result);
+        return report(result);
     }
     last_words(result.as_ref().err());
     result.map_or_else(|fault| ExitCode::from(fault.exit_code), |()| ExitCode::SUCCESS)
 }
 
-/// Says what failed and what to do, if something did; and the exit code.
-fn told(result: Result<(), FailedStepRecord>) -> ExitCode {
-    let Err(FailedStepRecord { exit_code, error, .. }) = result else { return ExitCode::SUCCESS };
+fn report(result: Result<(), FailedStepRecord>) -> ExitCode {
+    result.map_or_else(report_failure, |()| ExitCode::SUCCESS)
+}
+
+fn report_failure(FailedStepRecord { exit_code, error, .. }: FailedStepRecord) -> ExitCode {
     log::say(Level::Error, &format!("{}; {}", error.message, readable::remedy(&error.remedy)));
     ExitCode::from(exit_code)
 }
@@ -404,7 +403,7 @@ enum ConfigCommand {
     Schema,
 }
 
-/// A shell's completions, of the commands that are not hidden: clap's generators would offer those too.
+/// A shell's completions without the hidden commands, which clap's generators would offer.
 fn completions(shell: Shell) -> Vec<u8> {
     let all = Cli::command();
     let shown = all.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
@@ -419,7 +418,7 @@ fn print(text: &[u8], code: ExitCode) -> ExitCode {
     log::flush();
     match std::io::stdout().write_all(text) {
         Ok(()) => code,
-        // Whoever reads has seen enough.
+        // The reader has closed the pipe: not an error.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => code,
         Err(error) => {
             log::say(Level::Error, &format!("writing to the standard output: {error}"));

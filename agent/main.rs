@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let command = node_agent::cli::Cli::parse();
+    let cli = node_agent::cli::Cli::parse();
     node_agent::host::environment::settle();
-    command.run()
+    cli.run()
 }

@@ -1,7 +1,7 @@
-//! Text for people: harmless on a terminal, and with commands that work where they are typed.
+//! Text for people: harmless on a terminal, and with commands that work as typed.
 //!
-//! A hook's output, a file's name, a tool, AWS and the configuration can contain any character. All text that is shown to people
-//! passes through here. JSON and the state files keep each character, escaped.
+//! Hook output, file names, tools, AWS and the configuration can contain any character, so all text for people passes through
+//! here. JSON and the state files keep each character, escaped.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,13 +9,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::OnceLock;
 
-/// Text that may be shown: nothing in it moves the cursor, clears the screen, sets a title or reorders characters. Line ends
-/// and tabs stay, escape sequences and other control characters are removed, and what separates words becomes a space.
+/// Makes text harmless: it cannot move the cursor, clear the screen, set a title or reorder characters. Line ends and tabs
+/// stay, other separators become a space, and escape sequences and other control characters are removed.
 pub fn text(text: &str) -> Cow<'_, str> {
     if !text.contains(is_unfit) {
         return Cow::Borrowed(text);
     }
-    // Line by line: a sequence that is never ended must not swallow the next line.
+    // Line by line: an unterminated sequence must not swallow the next line.
     let lines = text.split('\n').map(|line| {
         let line = console::strip_ansi_codes(line.strip_suffix('\r').unwrap_or(line));
         let fit = line.chars().filter_map(|char| match char {
@@ -40,8 +40,8 @@ pub fn last_state(line: &str) -> &str {
     line.trim_end_matches('\r').rsplit('\r').next().unwrap_or_default()
 }
 
-/// Whether this character must not be shown: controls (C0 without tab and newline, DEL, C1), line and paragraph separators
-/// that only some programs know, and characters that reorder the text around them (UAX #9).
+/// Whether this character must not be shown: controls (C0 but tab and newline, DEL, C1), line and paragraph separators, which
+/// only some programs know, and characters that reorder the surrounding text (UAX #9).
 fn is_unfit(char: char) -> bool {
     match char {
         '\n' | '\t' => false,
@@ -50,8 +50,8 @@ fn is_unfit(char: char) -> bool {
     }
 }
 
-/// A text for people, composed piece by piece. Each piece is made readable; only the page itself adds colours.
-#[derive(Debug, Default)]
+/// A text for people, composed piece by piece. Each piece passes through [`text`]; only the page itself adds colours.
+#[derive(Default)]
 pub struct Page {
     text: String,
     colours: bool,
@@ -63,7 +63,7 @@ impl Page {
         Page { text: String::new(), colours }
     }
 
-    /// Adds text in a colour: the parameter of ECMA-48's SGR.
+    /// Adds text in a colour, a parameter of ECMA-48's SGR.
     pub fn paint(&mut self, colour: &'static str, piece: &str) {
         let piece = text(piece);
         if self.colours {
@@ -86,29 +86,28 @@ impl fmt::Write for Page {
     }
 }
 
-/// The agent's commands, which remedies contain.
+/// The agent's commands that occur in remedies.
 pub(crate) const COMMANDS: [&str; 9] =
     ["run", "status", "retry", "complete", "plan", "install", "check", "config", "completions"];
 /// The agent's name in remedies.
 const NAME: &str = "node-agent";
-/// Where sudo on RHEL and Amazon Linux finds programs (sudoers, `secure_path`).
+/// sudo's search path on RHEL and Amazon Linux (sudoers, `secure_path`).
 const SECURE_PATH: [&str; 4] = ["/sbin", "/bin", "/usr/sbin", "/usr/bin"];
 
-/// A remedy for people: with [`commands`], and with `OPERATOR` where it contains commands of the AWS CLI.
+/// A remedy for people: as [`commands`]; after commands of the AWS CLI it refers to an operator's machine.
 pub fn remedy(remedy: &str) -> String {
-    let text = commands(remedy);
-    if names_aws(&text) { text.into_owned() + OPERATOR } else { text.into_owned() }
+    let text = commands(remedy).into_owned();
+    if names_aws(&text) { text + OPERATOR } else { text }
 }
 
-/// The text with commands of the agent that work where they are typed: with the program's path if root's shell would not
-/// find it by name.
+/// Makes the agent's commands in a text work as typed: with the program's path if root's shell would not find the name.
 pub fn commands(text: &str) -> Cow<'_, str> {
     static PROGRAM: OnceLock<Option<String>> = OnceLock::new();
     let own = || path_to_type(&std::env::current_exe().ok()?, &SECURE_PATH.map(Path::new));
     PROGRAM.get_or_init(own).as_deref().map_or(Cow::Borrowed(text), |program| with_program(text, program).into())
 }
 
-/// The end of a remedy with commands of the AWS CLI: the node may lack that program, and its role the permissions.
+/// Ends a remedy with commands of the AWS CLI: the node may lack that program, and its role the permissions.
 const OPERATOR: &str = "; the aws commands: from an operator's machine, because the node's role lacks the rights";
 
 /// Whether the text contains commands of the AWS CLI.
@@ -117,9 +116,9 @@ fn names_aws(remedy: &str) -> bool {
     remedy.split("aws ").skip(1).any(|rest| services.contains(&rest.split(' ').next().unwrap_or_default()))
 }
 
-/// The path to type for this executable; none if its name is enough.
+/// The path to type for this executable; `None` if its name is enough.
 fn path_to_type(executable: &Path, secure_path: &[&Path]) -> Option<String> {
-    // proc_pid_exe(5): so Linux shows the path of a file that an upgrade has replaced.
+    // proc_pid_exe(5): Linux appends this to the path of a file that an upgrade has replaced.
     let path = executable.to_str()?;
     let path = path.strip_suffix(" (deleted)").unwrap_or(path);
     let own = same_file(Path::new(path))?;
@@ -129,18 +128,18 @@ fn path_to_type(executable: &Path, secure_path: &[&Path]) -> Option<String> {
     Some(quoted(path))
 }
 
-/// Identifies a file, whatever path leads to it.
+/// A file's device and inode.
 fn same_file(path: &Path) -> Option<(u64, u64)> {
     path.metadata().ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
-/// The path, quoted as one word for a shell.
+/// Quotes the path for a shell.
 fn quoted(path: &str) -> String {
     let plain = |char: char| char.is_ascii_alphanumeric() || "/._-+".contains(char);
     if path.chars().all(plain) { path.to_owned() } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }
 
-/// Replaces the agent's name by `program` in each of its commands, but not in names of units, directories or packages.
+/// Replaces the agent's name by `program` in commands, but not in the names of units, directories or packages.
 fn with_program(text: &str, program: &str) -> String {
     let mut result = String::new();
     let mut rest = text;
@@ -171,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_others_wrote_does_not_control_the_terminal_and_the_rest_stays() {
+    fn foreign_text_cannot_control_the_terminal_and_its_words_stay() {
         for (foreign, shown) in [
             ("plain, tab\tand\nnewline: ä ✓ 日本", "plain, tab\tand\nnewline: ä ✓ 日本"),
             ("\x1b]0;title\x07\x1b[31mred\x1b[0m\x1b[2J\tend\x08", "red\tend"),
@@ -190,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_has_no_colours_but_its_own() {
+    fn a_page_has_only_its_own_colours() {
         let page = |colours| {
             let mut page = Page::new(colours);
             let foreign = "\x1b[31mforeign\x1b[0m";
@@ -269,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_remedy_tells_that_aws_commands_are_for_an_operator() {
+    fn a_remedy_with_aws_commands_refers_to_an_operators_machine() {
         assert!(remedy("take one: aws ec2 create-snapshot --volume-id vol-0").ends_with(OPERATOR));
         assert_eq!(remedy("raise timeouts.aws or look at aws itself"), "raise timeouts.aws or look at aws itself");
     }

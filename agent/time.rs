@@ -1,4 +1,4 @@
-//! Points in time and durations, for the journal and for people.
+//! Times and durations, for the journal and for people.
 
 use std::time::{Duration, SystemTime};
 
@@ -22,10 +22,10 @@ pub fn rough(time: Duration) -> String {
         millis @ 1_000..10_000 if millis % 1_000 >= 100 => return format!("{seconds}.{}s", millis % 1_000 / 100),
         _ => {}
     }
-    let mut left = seconds;
+    let mut rest = seconds;
     let counts = UNITS.map(|(unit, name)| {
-        let count = left / unit;
-        left %= unit;
+        let count = rest / unit;
+        rest %= unit;
         (count, name)
     });
     let first = counts.iter().position(|(count, _)| *count > 0).unwrap_or(UNITS.len() - 1);
@@ -40,8 +40,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_duration_is_said_in_two_units_at_most() {
-        let said = [
+    fn a_duration_is_shown_in_two_units_at_most() {
+        let shown = [
             (0, "under 1ms"),
             (41, "41ms"),
             (1_000, "1s"),
@@ -56,7 +56,7 @@ mod tests {
             (86_460_000, "1 day"),
             (180_000_000, "2 days 2h"),
         ];
-        for (millis, text) in said {
+        for (millis, text) in shown {
             assert_eq!(rough(Duration::from_millis(millis)), text);
         }
     }

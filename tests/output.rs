@@ -523,7 +523,7 @@ fn a_node_that_is_up_is_done_over_on_a_terminal_only_after_a_yes() {
     let arguments = ["retry", "--from", "configure"];
     let ask = |keys: &str| {
         let terminal = Terminal::start(on_terminal(&node, "xterm", &arguments));
-        terminal.wait_for("configure and what follows it are done again on it, hooks included. Go on? [y/N]");
+        terminal.wait_for("This redoes configure and the steps after it, hooks included. Continue? [y/N]");
         terminal.press(keys);
         terminal.end()
     };

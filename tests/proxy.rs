@@ -253,7 +253,7 @@ fn a_proxy_that_fails_is_named_with_its_variable() {
             format!("the proxy http://{} (HTTPS_PROXY) does not connect to s3.sim.example", refuses.address),
         ),
         ("http://u:SECRET@host:port".to_owned(), "proxy-invalid", "HTTPS_PROXY names no proxy".to_owned()),
-        ("socks5://u:SECRET@host:1080".to_owned(), "proxy-invalid", "socks5:// is not supported".to_owned()),
+        ("socks5://u:SECRET@host:1080".to_owned(), "proxy-invalid", "socks5:// proxies are not supported".to_owned()),
     ];
     for (proxy, code, text) in cases {
         let began = Instant::now();
@@ -305,7 +305,7 @@ fn check_names_the_proxy() {
     assert!(!told.contains("SECRET") && !told.contains("does not resolve"), "{told}");
     assert!(told.contains("IAM ec2:DescribeVolumes  allowed") || told.contains("allowed"), "{told}");
     let bad = said(&behind.agent(&["check"], HTTPS).env("HTTPS_PROXY", "ftp://proxy").output().unwrap());
-    assert!(bad.contains("HTTPS_PROXY names no proxy: a proxy of the kind ftp:// is not supported"), "{bad}");
+    assert!(bad.contains("HTTPS_PROXY names no proxy: ftp:// proxies are not supported"), "{bad}");
 }
 
 /// Lists and hosts, and whether the host is reached directly.

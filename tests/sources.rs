@@ -268,9 +268,9 @@ fn a_web_server_that_leads_astray_is_refused_at_once() {
         world.sim.put_redirect("/plain", Some("http://user:SECRET@example.com/hooks.sh?X-Amz-Signature=SECRET"));
     let lost = world.sim.put_redirect("/lost", None);
     let cases = [
-        (&loops, "leads back to", "loop"),
-        (&plain, "not encrypted: http://example.com/hooks.sh?…", "https"),
-        (&lost, "302 Found", "where to"),
+        (&loops, "redirects in a loop, back to", "loop"),
+        (&plain, "unencrypted address: http://example.com/hooks.sh?…", "https"),
+        (&lost, "302 Found", "without a new address"),
     ];
     for (url, said, more) in cases {
         let node = world.launch();

@@ -11,38 +11,38 @@ pub use aws_sdk_autoscaling::types::LifecycleState as State;
 use super::error::{self, CallError};
 use crate::failure::{Code, Failure};
 
-/// Auto Scaling.
+/// The Auto Scaling client.
 #[derive(Debug)]
 pub struct AutoScaling {
     client: Client,
 }
 
-/// Where the instance stands in its group (docs/facts.md, "Lifecycle states").
+/// An instance's lifecycle state in its group (docs/facts.md, "Lifecycle states").
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LifecycleState {
-    /// `Pending`: the launch hook's wait has not begun.
+    /// `Pending`: not yet waiting for a launch hook.
     Pending,
-    /// `Pending:Wait`: a launch hook waits.
+    /// `Pending:Wait`: waiting for a launch hook.
     PendingWait,
-    /// `Pending:Proceed`: the launch hooks are through.
+    /// `Pending:Proceed`: the launch hooks have completed.
     PendingProceed,
     /// `InService`.
     InService,
-    /// `Terminating…`, `Terminated`, `Warmed:Terminating…`: on its way out.
+    /// `Terminating…`, `Terminated`, `Warmed:Terminating…`: leaving the group, or gone.
     Terminating(State),
     /// `Warmed:…`: in the warm pool.
     Warmed(State),
-    /// `Standby`, `Detached`, …: it has been in service, so its launch is complete.
+    /// `Standby`, `Detached`, …: the instance has been in service, so its launch is complete.
     OutOfService(State),
-    /// Anything else, also what AWS adds later.
+    /// Any other state, including those that AWS adds later.
     Other(State),
-    /// In no group.
+    /// The instance is in no group.
     NoGroup,
-    /// IAM does not let the state be read.
+    /// IAM denies reading the state.
     Unreadable,
 }
 
-/// What the states of a warm pool begin with.
+/// The prefix of the states in a warm pool.
 const POOL: &str = "Warmed:";
 
 /// What the states of instances begin with that have been in service and are not any more (FACTS: lifecycle states).
@@ -66,41 +66,40 @@ impl fmt::Display for LifecycleState {
 }
 
 impl LifecycleState {
-    /// Reads a state as Auto Scaling and the metadata service write it.
+    /// Parses a state's name, from Auto Scaling or the metadata service.
     pub fn parse(text: &str) -> Self {
-        let begins = |beginning: &&str| text.starts_with(*beginning);
+        let starts_with = |prefix: &&str| text.starts_with(*prefix);
         match State::from(text) {
             State::Pending => LifecycleState::Pending,
             State::PendingWait => LifecycleState::PendingWait,
             State::PendingProceed => LifecycleState::PendingProceed,
             State::InService => LifecycleState::InService,
-            // The others by their beginnings, so that a state which AWS adds to one of these groups is known, too.
-            // `Terminated` too, and an instance that leaves its warm pool for good.
+            // By prefix, so that a state which AWS adds to a family is recognised; `Terminated` and `Warmed:Terminat…` too.
             state if text.strip_prefix(POOL).unwrap_or(text).starts_with("Terminat") => {
                 LifecycleState::Terminating(state)
             }
-            state if begins(&POOL) => LifecycleState::Warmed(state),
-            state if OUT_OF_SERVICE.iter().any(begins) => LifecycleState::OutOfService(state),
+            state if starts_with(&POOL) => LifecycleState::Warmed(state),
+            state if OUT_OF_SERVICE.iter().any(starts_with) => LifecycleState::OutOfService(state),
             state => LifecycleState::Other(state),
         }
     }
 
-    /// Whether the instance is in a warm pool, be it on its way out of the group.
+    /// Whether the instance is in a warm pool, even while it terminates.
     pub fn is_in_pool(&self) -> bool {
         matches!(self, LifecycleState::Warmed(state) | LifecycleState::Terminating(state) if state.as_str().starts_with(POOL))
     }
 }
 
-/// What a request about a lifecycle action came to.
+/// The outcome of a request about a lifecycle action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Completion {
     /// Accepted.
     Accepted,
-    /// `No active Lifecycle Action found`, with the service's message: the state decides.
+    /// `No active Lifecycle Action found`, with the service's message: the lifecycle state tells whether the action completed.
     NoActiveAction(String),
 }
 
-/// An instance in its group.
+/// An instance's membership of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Membership {
     /// The group's name.
@@ -109,18 +108,18 @@ pub struct Membership {
     pub state: LifecycleState,
 }
 
-/// A lifecycle hook as Auto Scaling has it.
+/// A lifecycle hook as Auto Scaling describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaunchHook {
     /// Its name, unique in the group.
     pub name: String,
     /// How long an action waits without a heartbeat.
     pub heartbeat_timeout: Duration,
-    /// What an action whose time is over amounts to: `ABANDON` or `CONTINUE`.
+    /// The result of an action that times out: `ABANDON` or `CONTINUE`.
     pub default_result: String,
     /// [`LAUNCHING`] or `autoscaling:EC2_INSTANCE_TERMINATING`.
     pub transition: String,
-    /// When an action ends whatever its heartbeats.
+    /// How long an action waits at most, whatever its heartbeats.
     pub global_timeout: Duration,
 }
 
@@ -128,13 +127,13 @@ pub struct LaunchHook {
 pub const LAUNCHING: &str = "autoscaling:EC2_INSTANCE_LAUNCHING";
 
 impl LaunchHook {
-    /// Whether instances wait for it when they are launched.
+    /// Whether this is a launch hook.
     pub fn is_for_launches(&self) -> bool {
         self.transition == LAUNCHING
     }
 }
 
-/// When an action ends whatever its heartbeats, by the hook's heartbeat timeout (docs/facts.md, "Lifecycle hooks").
+/// How long an action waits at most, whatever its heartbeats (docs/facts.md, "Lifecycle hooks").
 pub fn global_limit(heartbeat_timeout: Duration) -> Duration {
     heartbeat_timeout.saturating_mul(100).min(Duration::from_hours(48))
 }
@@ -144,8 +143,7 @@ impl AutoScaling {
         AutoScaling { client: Client::new(config) }
     }
 
-    /// The group the instance is in and its state there; none where it is in no group. Not being allowed to read it is a
-    /// failure with the code `AccessDenied`.
+    /// The instance's group and its state there; `None` outside any group. Fails with `AccessDenied` where IAM denies it.
     pub async fn membership(&self, instance_id: &str) -> Result<Option<Membership>, Failure> {
         let answer = self.client.describe_auto_scaling_instances().instance_ids(instance_id).send().await;
         let answer = answer.map_err(|error| error::read("autoscaling:DescribeAutoScalingInstances", &error).failure)?;
@@ -159,8 +157,8 @@ impl AutoScaling {
         }))
     }
 
-    /// The instance's lifecycle state. Not being allowed to read it is an answer, not a failure: the nodes' policy of
-    /// `stateful_application_module` does not allow it.
+    /// The instance's lifecycle state; [`LifecycleState::Unreadable`], not a failure, where IAM denies it: the nodes' policy
+    /// of `stateful_application_module` does.
     pub async fn state(&self, instance_id: &str) -> Result<LifecycleState, Failure> {
         match self.membership(instance_id).await {
             Ok(membership) => Ok(membership.map_or(LifecycleState::NoGroup, |membership| membership.state)),
@@ -172,14 +170,12 @@ impl AutoScaling {
         }
     }
 
-    /// The group's lifecycle hook of that name; none where the group has no such hook, or does not exist itself. Not being
-    /// allowed to read it is a failure with the code `AccessDenied`.
+    /// The group's hook of this name; `None` without such a hook or group. Fails with `AccessDenied` where IAM denies it.
     pub async fn hook(&self, group: &str, name: &str) -> Result<Option<LaunchHook>, Failure> {
-        let hooks = self.hooks(group).await?.unwrap_or_default();
-        Ok(hooks.into_iter().find(|hook| hook.name == name))
+        Ok(self.hooks(group).await?.unwrap_or_default().into_iter().find(|hook| hook.name == name))
     }
 
-    /// All lifecycle hooks of the group; none where there is no such group.
+    /// All lifecycle hooks of the group; `None` if the group does not exist.
     pub async fn hooks(&self, group: &str) -> Result<Option<Vec<LaunchHook>>, Failure> {
         let answer = self.client.describe_lifecycle_hooks().auto_scaling_group_name(group).send().await;
         match answer.map_err(|error| error::read("autoscaling:DescribeLifecycleHooks", &error)) {
@@ -191,19 +187,13 @@ impl AutoScaling {
     }
 
     /// Completes the launch lifecycle action with `CONTINUE` or `ABANDON`.
-    pub async fn complete(
-        &self,
-        group: &str,
-        hook: &str,
-        instance_id: &str,
-        result: &str,
-    ) -> Result<Completion, Failure> {
+    pub async fn complete(&self, group: &str, hook: &str, instance: &str, result: &str) -> Result<Completion, Failure> {
         let answer = self
             .client
             .complete_lifecycle_action()
             .auto_scaling_group_name(group)
             .lifecycle_hook_name(hook)
-            .instance_id(instance_id)
+            .instance_id(instance)
             .lifecycle_action_result(result)
             .send()
             .await;
@@ -211,7 +201,7 @@ impl AutoScaling {
         accepted(answer, group, hook)
     }
 
-    /// Begins the launch lifecycle action's timeout anew.
+    /// Records a heartbeat: restarts the launch lifecycle action's timeout.
     pub async fn heartbeat(&self, group: &str, hook: &str, instance_id: &str) -> Result<Completion, Failure> {
         let answer = self
             .client
@@ -230,7 +220,7 @@ impl AutoScaling {
 fn accepted(answer: Result<(), CallError>, group: &str, hook: &str) -> Result<Completion, Failure> {
     match answer {
         Ok(()) => Ok(Completion::Accepted),
-        // Not modelled by the SDK: known by code and message (docs/facts.md, "Lifecycle hooks").
+        // Not modelled by the SDK: recognised by code and message (docs/facts.md, "Lifecycle hooks").
         Err(error) if error.is("ValidationError") && error.message.contains("No active Lifecycle Action") => {
             Ok(Completion::NoActiveAction(error.message))
         }
@@ -240,7 +230,7 @@ fn accepted(answer: Result<(), CallError>, group: &str, hook: &str) -> Result<Co
 
 fn launch_hook(hook: &LifecycleHook) -> LaunchHook {
     let seconds = |value: Option<i32>| value.and_then(|value| u64::try_from(value).ok()).map(Duration::from_secs);
-    // AWS's own defaults, for an answer that leaves them out.
+    // AWS's defaults, where the answer omits them.
     let heartbeat_timeout = seconds(hook.heartbeat_timeout()).unwrap_or(Duration::from_hours(1));
     LaunchHook {
         name: hook.lifecycle_hook_name().unwrap_or_default().to_owned(),
@@ -256,18 +246,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_state_on_the_way_out_is_told_from_the_others() {
-        for out in [
-            "Terminating",
-            "Terminating:Wait",
-            "Terminating:Retained",
-            "Terminated",
-            "Warmed:Terminating:Wait",
-            "Warmed:Terminated",
-        ] {
-            let state = LifecycleState::parse(out);
-            assert_eq!(state.is_in_pool(), out.starts_with("Warmed:"), "{out}");
-            assert_eq!(state, LifecycleState::Terminating(out.into()));
+    fn terminating_states_are_distinguished_from_states_in_the_warm_pool() {
+        let in_group = ["Terminating", "Terminating:Wait", "Terminating:Retained", "Terminated"];
+        for name in in_group.into_iter().chain(["Warmed:Terminating:Wait", "Warmed:Terminated"]) {
+            let state = LifecycleState::parse(name);
+            assert_eq!(state.is_in_pool(), name.starts_with("Warmed:"), "{name}");
+            assert_eq!(state, LifecycleState::Terminating(name.into()));
         }
         for warm in ["Warmed:Pending:Wait", "Warmed:Stopped", "Warmed:Hibernated"] {
             let state = LifecycleState::parse(warm);

@@ -1,10 +1,10 @@
-//! The SDK's default chain of credentials, made to survive its own panics, and a cache that forgets what AWS refuses.
+//! The SDK's default credentials chain with its panics caught, and a cache that discards credentials which AWS refuses.
 //!
-//! aws-config's metadata client panics on a role name that is no part of a URL ("valid request", `imds/client.rs`): a garbled
-//! answer must not end the agent, but be asked again.
+//! aws-config's metadata client panics on a role name that is not valid in a URL ("valid request", `imds/client.rs`): after a
+//! garbled answer the agent must ask again, not crash.
 //!
-//! The SDK's own cache keeps credentials until they expire, and aws-config puts off the expiry of those that the metadata
-//! service serves too late. Credentials of a role that was replaced would then be used for as long as the process lives.
+//! The SDK's own cache keeps credentials until they expire, and aws-config extends the expiry of those that the metadata
+//! service renews too late: the credentials of a replaced role would stay in use for the life of the process.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,46 +23,45 @@ use tokio::time::{Instant, timeout};
 
 use crate::failure::{Code, Failure, with_sources};
 
-/// The environment, the profile, the instance profile: what every AWS client looks at. After an error it is made anew, and with it
-/// the token for the metadata service, which its client renews by the machine's clock alone.
+/// The sources every AWS client searches: environment, profile, instance profile. Rebuilt after an error, and with it the
+/// metadata service's token, which the SDK's client renews by the machine's clock alone.
 #[derive(Debug)]
 pub(super) struct Chain {
     provider: ProviderConfig,
-    /// What asks for the instance profile: by no proxy, wherever the metadata service is.
+    /// For the metadata service: never through a proxy, whatever its address.
     metadata: ProviderConfig,
     region: Region,
-    made: Mutex<Option<DefaultCredentialsChain>>,
+    built: Mutex<Option<DefaultCredentialsChain>>,
 }
 
 impl Chain {
-    /// `metadata` is what asks for the instance profile.
     pub(super) fn new(provider: ProviderConfig, metadata: ProviderConfig, region: Region) -> Self {
-        Chain { provider, metadata, region, made: Mutex::default() }
+        Chain { provider, metadata, region, built: Mutex::default() }
     }
 
-    async fn make(&self) -> DefaultCredentialsChain {
+    async fn build(&self) -> DefaultCredentialsChain {
         let imds = aws_config::imds::Client::builder().configure(&self.metadata).build();
         let chain = DefaultCredentialsChain::builder().imds_client(imds).configure(self.provider.clone());
         chain.region(self.region.clone()).build().await
     }
 
-    /// The SDK's provider answers with the last credentials where the metadata service does not: not with those that were refused.
+    /// While the metadata service is silent, the SDK's provider repeats its last credentials: it must not repeat refused ones.
     async fn forget(&self) {
-        *self.made.lock().await = None;
+        *self.built.lock().await = None;
     }
 
     async fn find(&self) -> Result<aws_credential_types::Credentials, CredentialsError> {
-        // Only one that has answered, in time, is kept.
-        let kept = self.made.lock().await.take();
-        let chain = match kept {
+        // Taken out, so that a chain which fails or times out is not reused.
+        let built = self.built.lock().await.take();
+        let chain = match built {
             Some(chain) => chain,
-            None => self.make().await,
+            None => self.build().await,
         };
         let found = AssertUnwindSafe(chain.provide_credentials())
             .catch_unwind()
             .await
             .unwrap_or_else(|_| Err(CredentialsError::provider_error("the metadata service's answer is garbled")))?;
-        *self.made.lock().await = Some(chain);
+        *self.built.lock().await = Some(chain);
         Ok(found)
     }
 }
@@ -76,65 +75,63 @@ impl ProvideCredentials for Chain {
     }
 }
 
-/// How long the chain may take, as with the SDK's own cache.
+/// How long the chain may take; the SDK's own cache allows the same.
 const LOADING: Duration = Duration::from_secs(5);
-/// Credentials are replaced this long before they expire: the metadata service has new ones five minutes before.
+/// Credentials are replaced this long before they expire; the metadata service offers new ones five minutes before.
 const EARLY: Duration = Duration::from_mins(1);
-/// Credentials younger than this are not replaced because of a refusal: calls that were under way together are refused
-/// together.
+/// A refusal does not replace credentials younger than this: concurrent calls are refused together.
 const REFUSED_AFTER: Duration = Duration::from_secs(1);
-/// The same where a permission is missing, which is usually no fault of the credentials: the metadata service is not asked
-/// for each such call.
+/// The same for a missing permission, which is rarely the credentials' fault: not each such call asks the metadata service.
 const DENIED_AFTER: Duration = Duration::from_secs(30);
 
-/// How often something has happened that makes the cache of this process forget: somebody wanted it to, AWS refused the
-/// credentials, AWS denied a permission.
-static WANTED: AtomicU64 = AtomicU64::new(0);
+/// Counters of the events that invalidate this process's cache: [`Credentials::forget`], refused credentials, denied
+/// permissions.
+static FORGOTTEN: AtomicU64 = AtomicU64::new(0);
 static REFUSED: AtomicU64 = AtomicU64::new(0);
 static DENIED: AtomicU64 = AtomicU64::new(0);
 
-/// Tells the cache that AWS has refused the credentials of a call.
+/// Records that AWS has refused a call's credentials.
 pub(super) fn were_refused() {
     REFUSED.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Tells the cache that AWS has denied a permission, which credentials of another role may have.
+/// Records that AWS has denied a permission, which the credentials of another role may have.
 pub(super) fn were_denied() {
     DENIED.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Credentials until they are about to expire or AWS refuses them.
+/// Keeps credentials until they are about to expire or AWS refuses them.
 #[derive(Debug)]
 pub(super) struct Cache {
     chain: Chain,
-    kept: Mutex<Option<Kept>>,
+    cached: Mutex<Option<Cached>>,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct Cached {
     credentials: aws_credential_types::Credentials,
     loaded: Instant,
-    /// [`WANTED`], [`REFUSED`] and [`DENIED`] before they were loaded.
-    seen: [u64; 3],
-    /// When they are replaced.
+    /// [`FORGOTTEN`], [`REFUSED`] and [`DENIED`] before the load.
+    counts: [u64; 3],
+    /// When to replace the credentials.
     until: Option<SystemTime>,
 }
 
-impl Kept {
-    fn new(credentials: aws_credential_types::Credentials, seen: [u64; 3]) -> Self {
+impl Cached {
+    fn new(credentials: aws_credential_types::Credentials, counts: [u64; 3]) -> Self {
         let until = credentials.expiry().map(|expiry| {
             let left = expiry.duration_since(SystemTime::now()).unwrap_or_default();
-            // Some live no longer than a minute.
+            // Some credentials expire within a minute.
             expiry - EARLY.min(left / 2)
         });
-        Kept { credentials, loaded: Instant::now(), seen, until }
+        Cached { credentials, loaded: Instant::now(), counts, until }
     }
 
-    /// Whether nothing speaks against their use but their age.
+    /// Whether the credentials were neither forgotten nor refused since they were loaded.
     fn is_accepted(&self, now: [u64; 3]) -> bool {
         let age = self.loaded.elapsed();
-        let [wanted, refused, denied] = self.seen;
-        wanted == now[0] && (refused == now[1] || age < REFUSED_AFTER) && (denied == now[2] || age < DENIED_AFTER)
+        let [forgotten, refused, denied] = self.counts;
+        forgotten == now[0] && (refused == now[1] || age < REFUSED_AFTER) && (denied == now[2] || age < DENIED_AFTER)
     }
 
     fn is_fresh(&self) -> bool {
@@ -144,28 +141,28 @@ impl Kept {
 
 impl Cache {
     pub(super) fn new(chain: Chain) -> Self {
-        Cache { chain, kept: Mutex::default() }
+        Cache { chain, cached: Mutex::default() }
     }
 
     async fn get(&self) -> Result<aws_credential_types::Credentials, CredentialsError> {
-        // Held while they are loaded: calls that come meanwhile wait for the same credentials.
-        let mut kept = self.kept.lock().await;
-        let seen = [&WANTED, &REFUSED, &DENIED].map(|count| count.load(Ordering::Relaxed));
-        let accepted = kept.as_ref().filter(|kept| kept.is_accepted(seen));
-        if let Some(good) = accepted.filter(|kept| kept.is_fresh()) {
+        // Locked during the load: concurrent calls wait for the same credentials.
+        let mut cached = self.cached.lock().await;
+        let counts = [&FORGOTTEN, &REFUSED, &DENIED].map(|count| count.load(Ordering::Relaxed));
+        let accepted = cached.as_ref().filter(|cached| cached.is_accepted(counts));
+        if let Some(good) = accepted.filter(|cached| cached.is_fresh()) {
             return Ok(good.credentials.clone());
         }
-        if kept.is_some() && accepted.is_none() {
+        if cached.is_some() && accepted.is_none() {
             self.chain.forget().await;
         }
         let loaded = timeout(LOADING, self.chain.provide_credentials()).await;
         match loaded.unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(LOADING))) {
             Ok(credentials) => {
-                *kept = Some(Kept::new(credentials.clone(), seen));
+                *cached = Some(Cached::new(credentials.clone(), counts));
                 Ok(credentials)
             }
             Err(error) => match accepted {
-                // The last minute before they expire.
+                // In the last minute before the expiry.
                 Some(old) if old.credentials.expiry().is_none_or(|expiry| SystemTime::now() < expiry) => {
                     Ok(old.credentials.clone())
                 }
@@ -184,11 +181,11 @@ impl ProvideCredentials for Cache {
     }
 }
 
-/// The credentials every call is signed with.
+/// The credentials that sign every call.
 #[derive(Debug)]
 pub struct Credentials(pub(super) SharedCredentialsProvider);
 
-/// Credentials that are there; the secrets themselves stay with the SDK.
+/// What is known of credentials; the secrets themselves stay with the SDK.
 #[derive(Clone, Copy, Debug)]
 pub struct Found {
     /// Where the SDK's chain found them.
@@ -209,12 +206,12 @@ pub enum Origin {
 }
 
 impl Credentials {
-    /// The next call asks for them anew: the instance may have another role by now.
+    /// Makes the next call load them anew: the instance may have another role by now.
     pub fn forget(&self) {
-        WANTED.fetch_add(1, Ordering::Relaxed);
+        FORGOTTEN.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Looks where every call looks.
+    /// Resolves the credentials as every call does.
     pub async fn find(&self) -> Result<Found, Failure> {
         let found = self.0.provide_credentials().await.map_err(|error| {
             Failure::new(Code::Credentials, with_sources(error.to_string(), std::error::Error::source(&error)))

@@ -14,19 +14,19 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use super::error;
 use crate::failure::{Code, Failure};
 
-/// The keys of the tags that the agent sets.
+/// The keys of the agent's tags.
 pub mod tag {
-    /// All of them, as IAM writes it.
+    /// All of them, as a pattern for IAM.
     pub const ALL: &str = "node-agent:*";
-    /// Of an instance: why the node failed.
+    /// On an instance: why the node failed.
     pub const STATUS: &str = "node-agent:status";
-    /// Of a volume: a format was begun. One that was not completed shows to people.
+    /// On a volume: a format has begun. Without [`FORMATTED`] it shows people an unfinished format.
     pub const FORMATTING: &str = "node-agent:formatting";
-    /// Of a volume: a format was completed. It keeps a disk that later looks blank from being formatted again.
+    /// On a volume: a format has completed. A disk that later looks blank is then not formatted again.
     pub const FORMATTED: &str = "node-agent:formatted";
 }
 
-/// EC2.
+/// The EC2 client.
 #[derive(Debug)]
 pub struct Ec2 {
     client: Client,
@@ -37,19 +37,19 @@ pub struct Ec2 {
 pub struct VolumeView {
     /// `available`, `in-use`, …
     pub state: VolumeState,
-    /// Its availability zone.
+    /// The availability zone.
     pub zone: String,
-    /// Its size in GiB.
+    /// The size in GiB.
     pub size_gib: u64,
-    /// The snapshot it was made from.
+    /// The snapshot from which the volume was created.
     pub snapshot_id: Option<String>,
-    /// Whether several instances can attach it at once.
+    /// Whether several instances can attach the volume at once.
     pub multi_attach: bool,
-    /// The KMS key that it is encrypted with. Of the AWS managed key `aws/ebs` and of others alike.
+    /// The KMS key of an encrypted volume, also where that is the AWS managed key `aws/ebs`.
     pub kms_key_id: Option<String>,
-    /// Its tags.
+    /// The tags.
     pub tags: BTreeMap<String, String>,
-    /// Its attachments; their order means nothing.
+    /// The attachments, in no particular order.
     pub attachments: Vec<Attachment>,
 }
 
@@ -58,7 +58,7 @@ pub struct VolumeView {
 pub struct Attachment {
     /// `i-…`
     pub instance_id: String,
-    /// The device name asked for when attaching.
+    /// The device name that was requested.
     pub device: String,
     /// `attaching`, `attached`, `detaching`, `busy`, …
     pub state: VolumeAttachmentState,
@@ -70,12 +70,12 @@ impl fmt::Display for Attachment {
     }
 }
 
-/// What a request to attach came to.
+/// The outcome of a request to attach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttachAnswer {
-    /// EC2 has begun.
+    /// EC2 has begun to attach.
     Accepted,
-    /// The volume is attached already, here or elsewhere: describe it.
+    /// The volume is attached already, here or elsewhere; its description tells where.
     HeldAlready,
     /// The device name is in use on this instance.
     DeviceNameTaken,
@@ -97,7 +97,7 @@ impl Ec2 {
         volume.map(view).ok_or_else(|| not_found(id))
     }
 
-    /// The state of another instance; `unknown` where it is gone or may not be read.
+    /// The state of another instance; `unknown` if the instance is gone or IAM denies the call.
     pub async fn instance_state(&self, id: &str) -> Result<InstanceStateName, Failure> {
         let unknown = InstanceStateName::from("unknown");
         let answer = self.client.describe_instances().instance_ids(id).send().await;
@@ -118,7 +118,7 @@ impl Ec2 {
         }
     }
 
-    /// Sets tags of a volume or an instance. False where IAM does not allow it: tags help, but a node comes up without them.
+    /// Sets tags on a volume or an instance. False where IAM denies it: tags help, but a node comes up without them.
     pub async fn tag(&self, resource: &str, tags: &[(&str, &str)]) -> Result<bool, Failure> {
         let tags = tags.iter().map(|(key, value)| Tag::builder().key(*key).value(*value).build());
         let answer = self.client.create_tags().resources(resource).set_tags(Some(tags.collect())).send().await;
@@ -129,43 +129,41 @@ impl Ec2 {
         }
     }
 
-    /// Whether IAM allows to describe volumes. Like all of these, asked by a dry run, which changes nothing; not allowed is
-    /// a failure with the code `AccessDenied`.
+    /// Tries a dry run of `DescribeVolumes`; fails with `AccessDenied` where IAM denies it, as do the others below.
     pub async fn try_describe_volumes(&self) -> Result<(), Failure> {
         dry_run("ec2:DescribeVolumes", self.client.describe_volumes().dry_run(true).send().await)
     }
 
-    /// Whether IAM allows to describe instances.
+    /// Tries a dry run of `DescribeInstances`.
     pub async fn try_describe_instances(&self) -> Result<(), Failure> {
         dry_run("ec2:DescribeInstances", self.client.describe_instances().dry_run(true).send().await)
     }
 
-    /// Whether IAM allows to attach this volume to this instance.
+    /// Tries a dry run of `AttachVolume` for this volume and instance.
     pub async fn try_attach(&self, volume: &str, instance: &str, device: &str) -> Result<(), Failure> {
         let call = self.client.attach_volume().volume_id(volume).instance_id(instance).device(device);
         dry_run("ec2:AttachVolume", call.dry_run(true).send().await)
     }
 
-    /// Whether IAM allows to tag this volume with this key.
+    /// Tries a dry run of `CreateTags` with this key.
     pub async fn try_tag(&self, resource: &str, key: &str) -> Result<(), Failure> {
         let tag = Tag::builder().key(key).value("dry run").build();
         dry_run("ec2:CreateTags", self.client.create_tags().resources(resource).tags(tag).dry_run(true).send().await)
     }
 
-    /// Begins to attach a volume. Never forces anything.
+    /// Begins to attach a volume.
     pub async fn attach(&self, volume: &str, instance: &str, device: &str) -> Result<AttachAnswer, Failure> {
         let answer = self.client.attach_volume().volume_id(volume).instance_id(instance).device(device).send().await;
         let error = match answer {
             Ok(_) => return Ok(AttachAnswer::Accepted),
             Err(error) => error::read("ec2:AttachVolume", &error),
         };
-        let taken = error.message.contains("already in use");
         let said = format!("attaching {volume} to {instance} as {device}: {}", error.message);
-        // docs/facts.md, "Attaching a volume", has the table of these codes.
+        // The codes: docs/facts.md, "Attaching a volume".
         match error.code.as_deref().unwrap_or_default() {
             "VolumeInUse" => Ok(AttachAnswer::HeldAlready),
             "InvalidDevice.InUse" => Ok(AttachAnswer::DeviceNameTaken),
-            "InvalidParameterValue" if taken => Ok(AttachAnswer::DeviceNameTaken),
+            "InvalidParameterValue" if error.message.contains("already in use") => Ok(AttachAnswer::DeviceNameTaken),
             "IncorrectState" => Err(Failure::new(Code::VolumeInTransit, said)),
             "InvalidVolume.NotFound" => Err(not_found(volume)),
             "InvalidInstanceID.NotFound" => Err(Failure::new(Code::InstanceNotFound, said)),
@@ -176,7 +174,7 @@ impl Ec2 {
             "EncryptedVolumesNotSupported" => Err(Failure::new(Code::EncryptionRefused, said)
                 .remedy("use an instance type that supports encrypted volumes: every current one does")),
             code if code == "CustomerKeyHasBeenRevoked" || code.contains("KMSKey") => {
-                // The answer does not name the key.
+                // EC2's answer does not name the key.
                 let key = self.volume(volume).await.ok().and_then(|view| view.kms_key_id);
                 Err(key_refused(&said, key.as_deref().unwrap_or("KEY")))
             }
@@ -185,10 +183,10 @@ impl Ec2 {
     }
 }
 
-/// EC2 cannot use the key that a volume is encrypted with.
+/// The failure of a volume whose KMS key EC2 cannot use.
 pub fn key_refused(said: &str, key: &str) -> Failure {
     Failure::new(Code::EncryptionRefused, format!("{said}; its key is {key}")).remedy(format!(
-        "see that the key is enabled and not to be deleted (aws kms describe-key --key-id {key}); allow the instance's role, in \
+        "see that the key is enabled and not pending deletion (aws kms describe-key --key-id {key}); allow the instance's role, in \
          its policy and in the key's own, kms:CreateGrant (where kms:GrantIsForAWSResource is true), kms:Decrypt, \
          kms:DescribeKey, kms:GenerateDataKeyWithoutPlaintext and kms:ReEncrypt*; then: node-agent retry"
     ))

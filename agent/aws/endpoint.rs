@@ -1,4 +1,4 @@
-//! Where the services are: the addresses the SDK's clients call, and what a plain request there tells.
+//! The addresses that the SDK's clients call, and an unsigned request to test them.
 
 use std::time::{Duration, SystemTime};
 
@@ -19,10 +19,10 @@ pub struct Endpoints {
     config: SdkConfig,
 }
 
-/// What an endpoint's answer tells.
+/// An endpoint's answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer {
-    /// By how many seconds the service's clock is ahead of this machine's; none where the answer has no date.
+    /// By how many seconds the service's clock is ahead of this machine's; `None` if the answer has no date.
     pub ahead_seconds: Option<i64>,
 }
 
@@ -65,7 +65,7 @@ impl Endpoints {
         resolve!(aws_sdk_s3, self, "S3", bucket = bucket)
     }
 
-    /// The endpoint that the environment or a profile gives the service.
+    /// The service's endpoint from the environment or the profile.
     fn overridden(&self, service: &str) -> Option<String> {
         let key =
             ServiceConfigKey::builder().service_id(service).env("AWS_ENDPOINT_URL").profile("endpoint_url").build();
@@ -74,9 +74,8 @@ impl Endpoints {
     }
 }
 
-/// Sends a request that is not signed. Any answer will do: it proves the way there and carries the service's time.
-///
-/// It goes the way of the SDK's clients: through this proxy, or directly.
+/// Sends an unsigned request, through `proxy` or directly as the SDK's clients do. Any answer will do: it proves that the
+/// endpoint can be reached, and carries the service's time.
 pub async fn ask(url: &str, proxy: Option<&Proxy>, limit: Duration) -> Result<Answer, Failure> {
     let about = format!("{url} does not answer");
     let unreachable = |error: reqwest::Error| {
@@ -87,13 +86,13 @@ pub async fn ask(url: &str, proxy: Option<&Proxy>, limit: Duration) -> Result<An
         let error = ProxyError::new(proxy, &host, error.without_url());
         error.refine(failure).because(error)
     };
-    // An answer that leads elsewhere is an answer.
+    // A redirect is an answer, too.
     let mut client = reqwest::Client::builder().no_proxy().redirect(Policy::none()).timeout(limit);
     if let Some(proxy) = proxy {
         client = client.proxy(reqwest::Proxy::all(proxy.url().clone()).map_err(unreachable)?);
     }
     if url.starts_with("http:") {
-        // Without the trust store, which takes longer to read than the answer to come.
+        // Reading the trust store takes longer than the answer.
         client = client.tls_certs_only([]);
     }
     let client = client.build().map_err(unreachable)?;

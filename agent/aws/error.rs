@@ -10,14 +10,13 @@ use super::credentials;
 use super::proxy::{BadProxy, ProxyError};
 use crate::failure::{Code, Failure, with_sources};
 
-/// A call that did not succeed.
-#[derive(Debug)]
+/// A failed call.
 pub(super) struct CallError {
     /// The service's error code, where it sent one.
     pub(super) code: Option<String>,
     /// The service's message.
     pub(super) message: String,
-    /// What it is where the action has no rule of its own.
+    /// The failure, unless the action has a rule of its own for the code.
     pub(super) failure: Failure,
 }
 
@@ -27,7 +26,7 @@ impl CallError {
         self.code.as_deref() == Some(code)
     }
 
-    /// The failure, with what the call was about in front.
+    /// The failure, its message prefixed with the call's subject.
     pub(super) fn about(mut self, what: impl std::fmt::Display) -> Failure {
         self.failure.message = format!("{what}: {}", self.failure.message);
         self.failure
@@ -43,15 +42,14 @@ where
     let meta = answer.err().meta();
     let (message, status) = (meta.message().unwrap_or_default().to_owned(), answer.raw().status().as_u16());
     let Some(code) = meta.code() else {
-        let text = format!("{action}: an answer that cannot be read (HTTP {status})");
-        let text = with_sources(text, error.source());
+        let text = with_sources(format!("{action}: an answer that cannot be read (HTTP {status})"), error.source());
         return CallError { code: None, message, failure: Failure::new(Code::ApiUnreachable, text) };
     };
     let failure = refused(action, code, &message, status);
     CallError { code: Some(code.to_owned()), message, failure }
 }
 
-/// The failure of a call that no service has answered.
+/// The failure of a call without an answer.
 fn unanswered<E>(action: &str, error: &SdkError<E, HttpResponse>) -> CallError
 where
     E: Error + Send + Sync + 'static,
@@ -62,7 +60,7 @@ where
         return CallError { code: None, message: bad.to_string(), failure };
     }
     let text = with_sources(format!("{action}: {error}"), error.source());
-    // Credentials are resolved within the call, and their absence is no error kind of its own.
+    // Credentials are resolved within the call, and the SDK has no error kind for their absence.
     let code = if text.contains("credential") || text.contains("identity") {
         Code::Credentials
     } else if is_untrusted(error) {
@@ -78,7 +76,7 @@ where
     CallError { code: None, message: text, failure }
 }
 
-/// The failure that a service's answer with this code is.
+/// The failure for a service's error code.
 fn refused(action: &str, code: &str, message: &str, status: u16) -> Failure {
     let text = format!("{action}: {code}: {message}");
     match code {
@@ -101,7 +99,7 @@ fn refused(action: &str, code: &str, message: &str, status: u16) -> Failure {
             credentials::were_refused();
             Failure::new(Code::Credentials, text)
         }
-        // None were sent, or the clock is wrong: the credentials themselves are not in doubt.
+        // The call had no credentials, or the clock is wrong: the cached credentials may be good.
         "MissingAuthenticationToken" | "RequestExpired" | "RequestTimeTooSkewed" => {
             Failure::new(Code::Credentials, text)
         }
@@ -123,19 +121,12 @@ fn refused(action: &str, code: &str, message: &str, status: u16) -> Failure {
     }
 }
 
-/// What of this type is beneath it.
+/// The first error of this type among the error and its sources.
 pub(super) fn find<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e E> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        next = error.source();
-    }
-    None
+    error.downcast_ref().or_else(|| find(error.source()?))
 }
 
-/// Whether a certificate is at the bottom of it. Told by rustls's words: both HTTP clients hide the type.
+/// Whether an untrusted certificate is the cause. Recognised by rustls's words: both HTTP clients hide the type.
 pub(super) fn is_untrusted(error: &(dyn Error + 'static)) -> bool {
     with_sources(error.to_string(), error.source()).contains("invalid peer certificate")
 }

@@ -1,4 +1,4 @@
-//! The HTTP clients below the AWS clients: one that goes directly, and one that takes the environment's proxies.
+//! The HTTP clients below the AWS clients: one connects directly, one through the environment's proxies.
 
 use std::sync::Arc;
 
@@ -15,26 +15,26 @@ use reqwest::Url;
 
 use super::proxy::{Proxies, Proxy, ProxyError};
 
-/// Reaches everything directly.
+/// Connects to every host directly.
 pub(super) fn direct() -> SharedHttpClient {
     Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()
 }
 
-/// Reaches each host as the environment says.
+/// Connects to each host through its proxy, if it has one.
 pub(super) fn routed(direct: &SharedHttpClient, proxies: &Arc<Proxies>) -> SharedHttpClient {
     if proxies.is_empty() {
         return direct.clone();
     }
-    let through = proxies.each().into_iter().flatten().map(|proxy| (proxy.clone(), through(proxy))).collect();
+    let through = proxies.valid().map(|proxy| (proxy.clone(), through(proxy))).collect();
     SharedHttpClient::new(Routed { proxies: Arc::clone(proxies), direct: direct.clone(), through })
 }
 
-/// Takes this proxy for everything.
+/// Connects to every host through this proxy.
 fn through(proxy: &Proxy) -> SharedHttpClient {
     let url = proxy.url().as_str().to_owned();
     Builder::new().build_with_connector_fn(move |settings, components| {
         let config = ProxyConfig::all(url.as_str()).unwrap_or_else(|error| {
-            // A URL that reqwest takes; this client takes every one with a host and one of two schemes.
+            // Unreachable: this client accepts every URL that `Proxy::parse` does.
             tracing::error!("a proxy's URL: {error}");
             ProxyConfig::disabled()
         });
@@ -45,7 +45,7 @@ fn through(proxy: &Proxy) -> SharedHttpClient {
     })
 }
 
-/// A client that decides for each request.
+/// Chooses the proxy per request.
 #[derive(Debug)]
 struct Routed {
     proxies: Arc<Proxies>,
@@ -93,14 +93,14 @@ impl HttpConnector for Routes {
                     Err(ConnectorError::other(Box::new(ProxyError::unauthorized(&proxy)), None))
                 }
                 Ok(answer) => Ok(answer),
-                Err(error) => Err(named(&proxy, &host, error)),
+                Err(error) => Err(name_proxy(&proxy, &host, error)),
             }
         })
     }
 }
 
-/// The same kind of error, with the proxy's name.
-fn named(proxy: &Proxy, host: &str, error: ConnectorError) -> ConnectorError {
+/// The same kind of error, naming the proxy.
+fn name_proxy(proxy: &Proxy, host: &str, error: ConnectorError) -> ConnectorError {
     let (timeout, user, io, other) = (error.is_timeout(), error.is_user(), error.is_io(), error.as_other());
     let source = Box::new(ProxyError::new(proxy, host, error.into_source()));
     match () {

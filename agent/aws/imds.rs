@@ -1,7 +1,6 @@
 //! The instance metadata service, version 2.
 
 use std::error::Error;
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,22 +18,17 @@ use tokio::sync::Mutex;
 use super::autoscaling::LifecycleState;
 use crate::failure::{Code, Failure};
 
-/// The service, asked by one client that keeps its token until the service refuses it.
+/// A client of the service that keeps its token until the service refuses the token.
+#[derive(Debug)]
 pub struct Imds {
     provider: ProviderConfig,
-    reached: Mutex<Option<Arc<Reached>>>,
+    connection: Mutex<Option<Arc<Connection>>>,
 }
 
-/// Where the service is, and the SDK's client for it.
-struct Reached {
+#[derive(Debug)]
+struct Connection {
     endpoint: String,
     client: Client,
-}
-
-impl fmt::Debug for Imds {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Imds")
-    }
 }
 
 /// The parts of the instance identity document that the agent uses.
@@ -47,7 +41,7 @@ pub struct IdentityDocument {
     pub region: String,
     /// `eu-west-1a`
     pub availability_zone: String,
-    /// The account's number; empty where the document leaves it out.
+    /// The account's number; empty where the document omits it.
     #[serde(default)]
     pub account_id: String,
     /// The primary private IPv4 address.
@@ -56,41 +50,37 @@ pub struct IdentityDocument {
 
 impl Imds {
     pub(super) fn new(provider: &ProviderConfig) -> Self {
-        Imds { provider: provider.clone(), reached: Mutex::default() }
+        Imds { provider: provider.clone(), connection: Mutex::default() }
     }
 
-    async fn reached(&self) -> Result<Arc<Reached>, Failure> {
-        let mut reached = self.reached.lock().await;
-        if let Some(reached) = &*reached {
-            return Ok(Arc::clone(reached));
+    async fn connection(&self) -> Result<Arc<Connection>, Failure> {
+        let mut connection = self.connection.lock().await;
+        if let Some(connection) = &*connection {
+            return Ok(Arc::clone(connection));
         }
         let endpoint = endpoint().await?;
-        // Two attempts, because the client renews a token that has expired only by trying again; the step runner does the rest.
+        // Two attempts, because the client renews an expired token only by retrying; all other retries are the step runner's.
         let client = Client::builder().configure(&self.provider).max_attempts(2).endpoint(&endpoint);
         let client = client.map_err(|error| {
-            Failure::new(Code::ImdsUnreachable, format!("{endpoint} is no address of the metadata service"))
+            Failure::new(Code::ImdsUnreachable, format!("{endpoint} is not a usable address of the metadata service"))
                 .because(error)
                 .remedy("correct AWS_EC2_METADATA_SERVICE_ENDPOINT, or ec2_metadata_service_endpoint in the AWS profile, then: node-agent retry")
         })?;
-        let new = Arc::new(Reached { client: client.build(), endpoint });
-        *reached = Some(Arc::clone(&new));
+        let new = Arc::new(Connection { client: client.build(), endpoint });
+        *connection = Some(Arc::clone(&new));
         Ok(new)
     }
 
-    /// Asks, and if the token is refused, once more with a new one. The client renews a token by the machine's clock alone, which
-    /// may have been set back, and the service forgets tokens when the instance resumes from hibernation.
-    async fn ask(&self, path: &str) -> Result<Result<String, ImdsError>, Failure> {
-        let first = self.reached().await?;
+    /// Requests `path`, and if the token is refused, once more with a new one: the client renews a token by the machine's clock
+    /// alone, which may have been set back, and the service forgets tokens when the instance resumes from hibernation.
+    async fn get(&self, path: &str) -> Result<Result<String, ImdsError>, Failure> {
+        let first = self.connection().await?;
         match first.client.get(path).await {
             Err(error) if status(&error) == Some(401) => {
-                let mut reached = self.reached.lock().await;
-                // Another question may have brought the new one already.
-                if reached.as_ref().is_some_and(|now| Arc::ptr_eq(now, &first)) {
-                    *reached = None;
-                }
-                drop(reached);
+                // A concurrent request may have renewed the token already.
+                let _ = self.connection.lock().await.take_if(|now| Arc::ptr_eq(now, &first));
                 tracing::debug!("the metadata service refuses its token: asking for a new one");
-                Ok(self.reached().await?.client.get(path).await.map(String::from))
+                Ok(self.connection().await?.client.get(path).await.map(String::from))
             }
             answer => Ok(answer.map(String::from)),
         }
@@ -106,7 +96,7 @@ impl Imds {
         })
     }
 
-    /// All private addresses of all network interfaces.
+    /// The private addresses of all network interfaces.
     pub async fn private_addresses(&self) -> Result<Vec<IpAddr>, Failure> {
         let base = "/latest/meta-data/network/interfaces/macs/";
         let mut addresses = Vec::new();
@@ -120,14 +110,14 @@ impl Imds {
         Ok(addresses)
     }
 
-    /// Where Auto Scaling is taking the instance, as in `InService` or `Terminated`; never where it stands. None outside of a
+    /// The state Auto Scaling is taking the instance to (`InService`, `Terminated`, …), not its current one. `None` outside any
     /// group.
     pub async fn target_lifecycle_state(&self) -> Result<Option<LifecycleState>, Failure> {
         let state = self.optional("/latest/meta-data/autoscaling/target-lifecycle-state").await?;
         Ok(state.as_deref().map(LifecycleState::parse))
     }
 
-    /// The role of the instance profile; none where the instance has no profile.
+    /// The role of the instance profile; `None` if the instance has no profile.
     pub async fn role(&self) -> Result<Option<String>, Failure> {
         let names = self.optional("/latest/meta-data/iam/security-credentials/").await?;
         Ok(names.and_then(|names| names.lines().next().map(|name| name.trim().to_owned())))
@@ -139,9 +129,9 @@ impl Imds {
             .ok_or_else(|| Failure::new(Code::ImdsIncomplete, format!("instance metadata has no {path} (404)")))
     }
 
-    /// None where the service answers 404.
+    /// `None` where the service answers 404.
     async fn optional(&self, path: &str) -> Result<Option<String>, Failure> {
-        match self.ask(path).await? {
+        match self.get(path).await? {
             Ok(text) => Ok(Some(text)),
             Err(error) => match status(&error) {
                 Some(404) => Ok(None),
@@ -154,17 +144,17 @@ impl Imds {
         }
     }
 
-    /// The user data as bytes. The SDK's client returns only text, and user data may be gzip: asked by hand.
+    /// The user data as bytes. Not by the SDK's client, which returns only text: user data may be gzip.
     pub async fn user_data(&self) -> Result<Vec<u8>, Failure> {
-        let reached = self.reached().await?;
-        let base = reached.endpoint.trim_end_matches('/');
+        let connection = self.connection().await?;
+        let base = connection.endpoint.trim_end_matches('/');
         let failed = |what: &str, error: reqwest::Error| match error.status() {
             Some(StatusCode::FORBIDDEN) => switched_off(what),
             _ => Failure::new(Code::ImdsUnreachable, format!("instance metadata {what}")).because(error),
         };
         let http = reqwest::Client::builder()
             .no_proxy()
-            // Plain HTTP: an image without CA certificates has its user data, too.
+            // The service speaks plain HTTP, so an image without CA certificates can read its user data too.
             .tls_certs_only([])
             .connect_timeout(Duration::from_secs(1))
             .timeout(Duration::from_secs(5))
@@ -200,19 +190,19 @@ impl Imds {
 #[expect(clippy::default_trait_access, reason = "aws-config exports the type only as deprecated")]
 async fn endpoint() -> Result<String, Failure> {
     let (fs, env) = (Fs::real(), Env::real());
-    // Without a profile that can be read, the environment counts alone: as for the SDK's own clients.
+    // As in the SDK's own clients, an unreadable profile is ignored.
     let profile = aws_config::profile::load(&fs, &env, &Default::default(), None).await.ok();
     let in_profile = |key: &str| profile.as_ref().and_then(|profile| profile.get(key)).map(str::to_owned);
     resolve(|name| env.get(name).ok(), in_profile)
 }
 
-/// The address by the rules of the SDK, whose client for credentials resolves it by itself: the environment's or else the profile's
-/// address, or else the environment's or the profile's mode.
-fn resolve(
-    variable: impl Fn(&str) -> Option<String>,
-    in_profile: impl Fn(&str) -> Option<String>,
+/// The address by the SDK's rules, which its credentials client applies by itself: the address, or else the mode, each from the
+/// environment or else from the profile.
+fn resolve<F: Fn(&str) -> Option<String>>(
+    variable: F,
+    profile: impl Fn(&str) -> Option<String>,
 ) -> Result<String, Failure> {
-    let set = |name: &str, key: &str| variable(name).or_else(|| in_profile(key));
+    let set = |name: &str, key: &str| variable(name).or_else(|| profile(key));
     if let Some(endpoint) = set("AWS_EC2_METADATA_SERVICE_ENDPOINT", "ec2_metadata_service_endpoint") {
         return Ok(endpoint);
     }
@@ -229,7 +219,7 @@ fn resolve(
     }
 }
 
-/// The status of the answer, which may be the one to the request for a token.
+/// The status of the answer, which may be the answer to the token request.
 fn status(error: &ImdsError) -> Option<u16> {
     let answer = match error {
         ImdsError::ErrorResponse(answer) => Some(answer.response()),
@@ -242,7 +232,7 @@ fn status(error: &ImdsError) -> Option<u16> {
     answer.map(|answer| answer.status().as_u16())
 }
 
-/// What 403 means here.
+/// The failure of a request that the service answers with 403.
 fn switched_off(path: &str) -> Failure {
     Failure::new(Code::ImdsRefused, format!("instance metadata answers 403 to {path}: it is switched off"))
 }
@@ -254,12 +244,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_service_is_where_environment_and_profile_say_as_for_the_sdk() {
+    fn the_address_follows_environment_and_profile_by_the_sdks_rules() {
         const ENDPOINT: (&str, &str) = ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "ec2_metadata_service_endpoint");
         const MODE: (&str, &str) = ("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "ec2_metadata_service_endpoint_mode");
         const FOUR: &str = "http://169.254.169.254";
         const SIX: &str = "http://[fd00:ec2::254]";
-        // The environment's address and mode, the profile's, and where the service is.
+        // The environment's address and mode, the profile's, and the resolved address.
         let cases = [
             ([None, None, None, None], FOUR),
             ([None, Some("IPv6"), None, None], SIX),
@@ -271,8 +261,7 @@ mod tests {
         ];
         for ([endpoint, mode, profile_endpoint, profile_mode], wanted) in cases {
             let of = |pairs: [(&'static str, Option<&'static str>); 2]| {
-                let set = pairs.into_iter().filter_map(|(name, value)| Some((name, value?)));
-                let set: BTreeMap<_, _> = set.collect();
+                let set: BTreeMap<_, _> = pairs.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
                 move |name: &str| set.get(name).map(|value| (*value).to_owned())
             };
             let variables = of([(ENDPOINT.0, endpoint), (MODE.0, mode)]);

@@ -1,8 +1,8 @@
-//! The AWS services the agent talks to, as concrete clients. The seam for tests is the endpoint.
+//! The AWS services the agent talks to, as concrete clients. Tests replace the endpoint.
 //!
-//! No client retries by itself, but for a token of the metadata service that has expired: those who call it do, mostly the step
-//! runner (agent/runner names the others). One HTTP client and one client per service, because the SDK corrects clock skew per client. Instance metadata is always asked directly, everything else as
-//! the environment's proxies say (`proxy`).
+//! No client retries by itself, except for an expired token of the metadata service: the step runner does (agent/runner, which
+//! names the other callers that do). One HTTP client and one client per service, because the SDK corrects clock skew per
+//! client. Requests for instance metadata go directly, all others through the environment's proxies (`proxy`).
 
 pub mod autoscaling;
 pub mod credentials;
@@ -26,16 +26,15 @@ use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use proxy::Proxies;
 
-/// Connecting within a region takes milliseconds; a lost SYN is sent again after 1 s.
+/// Connecting within a region takes milliseconds; Linux resends a lost SYN after 1 s.
 const CONNECT: Duration = Duration::from_secs(3);
-/// One call, from connecting to the last byte: EC2 answers within a second or two, also when it is busy. One that takes longer
-/// is asked again; every call the agent makes bears that.
+/// One call, from connecting to the last byte: even a busy EC2 answers within two seconds. A call that times out is repeated,
+/// which is safe for every call of the agent.
 const ATTEMPT: Duration = Duration::from_secs(6);
 
-/// What is there before the region is known.
+/// What does not depend on the region.
 #[derive(Debug)]
 pub struct Aws {
-    /// Takes no proxy.
     direct: SharedHttpClient,
     http: SharedHttpClient,
     proxies: Arc<Proxies>,
@@ -52,18 +51,18 @@ pub struct Services {
     pub autoscaling: autoscaling::AutoScaling,
     /// Files and scripts.
     pub sources: download::Sources,
-    /// What calls are signed with.
+    /// The credentials that sign the calls.
     pub credentials: credentials::Credentials,
-    /// Where the services are.
+    /// The services' addresses.
     pub endpoints: endpoint::Endpoints,
-    /// Which proxies lead there.
+    /// The environment's proxies.
     pub proxies: Arc<Proxies>,
 }
 
 impl Aws {
-    /// Nothing is called yet.
+    /// Builds the clients; calls nothing yet.
     pub fn new() -> Self {
-        // For reqwest, which brings none of its own. An error means that one is installed already, which is as good.
+        // For reqwest, which brings no TLS provider. An error means that one is installed already.
         drop(rustls::crypto::ring::default_provider().install_default());
         let proxies = Arc::new(Proxies::from_env());
         let direct = http::direct();
@@ -71,7 +70,7 @@ impl Aws {
         Aws { imds: imds::Imds::new(&provider), http: http::routed(&direct, &proxies), direct, proxies }
     }
 
-    /// The services of the region: the environment's, or else the instance's.
+    /// The services of the environment's region, or else of the instance's.
     pub async fn connect(&self, instance_region: &str) -> Services {
         let region = ["AWS_REGION", "AWS_DEFAULT_REGION"]
             .iter()
@@ -87,7 +86,7 @@ impl Aws {
             .http_client(self.http.clone())
             .region(region)
             .credentials_provider(credentials.clone())
-            // The provider is one.
+            // The credentials provider is a cache itself.
             .identity_cache(IdentityCache::no_cache())
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts)

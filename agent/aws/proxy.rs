@@ -1,11 +1,10 @@
 //! Which proxy a request takes: one rule for the AWS clients, the downloads and `check`.
 //!
-//! `http_proxy` and `https_proxy` are for requests of that scheme, `all_proxy` for both, `no_proxy` names what is reached
-//! directly; each also in capitals. As with curl and the AWS CLI the small letters win where both are set. `no_proxy` holds
-//! domains (`example.com`, `.example.com` and `*.example.com` all mean the domain and what is below it), addresses and
-//! networks (`10.0.0.0/8`), each but a network with a port if need be, or `*`. As with Go, this machine itself is never asked
-//! for through a proxy, nor is anything link-local: instance metadata and the credentials of containers are answered to this
-//! machine alone.
+//! `http_proxy` and `https_proxy` apply to requests of that scheme, `all_proxy` to both; `no_proxy` lists the exceptions.
+//! Each may be in capitals; as with curl and the AWS CLI, lower case wins. `no_proxy` holds domains (`example.com`,
+//! `.example.com` and `*.example.com` all mean the domain and its subdomains), addresses and networks (`10.0.0.0/8`), each
+//! but a network with an optional port, or `*`. As in Go, requests to loopback and link-local addresses never take a proxy:
+//! instance metadata and the credentials of containers are answered to this machine alone.
 
 use std::error::Error;
 use std::fmt;
@@ -15,7 +14,7 @@ use reqwest::Url;
 
 use crate::failure::{Code, Failure, with_sources};
 
-/// What the environment says of proxies.
+/// The environment's proxies.
 #[derive(Debug, Default)]
 pub struct Proxies {
     http: Option<Result<Proxy, BadProxy>>,
@@ -23,14 +22,14 @@ pub struct Proxies {
     exceptions: Vec<Exception>,
 }
 
-/// A proxy. What is shown of it lacks the user name and the password.
+/// A proxy; shown without its user name and password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Proxy {
     variable: &'static str,
     url: Url,
 }
 
-/// A variable whose value is no proxy.
+/// A variable whose value is not a usable proxy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{variable} names no proxy: {why}")]
 pub struct BadProxy {
@@ -38,30 +37,30 @@ pub struct BadProxy {
     why: String,
 }
 
-/// What is reached directly.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Hosts that are reached directly.
+#[derive(Debug)]
 enum Exception {
     Everything,
     Network(IpAddr, u8),
     Address(IpAddr, Option<u16>),
-    /// The domain and all below it.
+    /// The domain and its subdomains.
     Domain(String, Option<u16>),
 }
 
 impl Proxies {
     /// Reads the environment.
     pub fn from_env() -> Self {
-        // A value that is no text is no URL either, and is reported as one.
+        // A value that is not UTF-8 fails to parse as a URL.
         Proxies::read(|name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
     }
 
-    /// Reads what `variable` gives for each name.
+    /// Reads the variables through `variable`.
     pub fn read(variable: impl Fn(&str) -> Option<String>) -> Self {
         let first = |names: &[&'static str]| {
             let mut set = names.iter().filter_map(|name| Some((*name, variable(name)?.trim().to_owned())));
             set.find(|(_, value)| !value.is_empty())
         };
-        let proxy = |names| first(names).map(|(variable, value)| Proxy::read(variable, &value));
+        let proxy = |names| first(names).map(|(variable, value)| Proxy::parse(variable, &value));
         Proxies {
             http: proxy(&["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]),
             https: proxy(&["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]),
@@ -69,7 +68,7 @@ impl Proxies {
         }
     }
 
-    /// The proxy for a request to `url`; none where it goes directly.
+    /// The proxy for a request to `url`; `None` for a direct connection.
     pub fn of(&self, url: &Url) -> Result<Option<&Proxy>, &BadProxy> {
         let proxy = match url.scheme() {
             "http" => &self.http,
@@ -81,12 +80,12 @@ impl Proxies {
         if self.is_direct(host, port) { Ok(None) } else { proxy.as_ref().map(Some) }
     }
 
-    /// The proxies there are, for requests by http and by https.
-    pub(super) fn each(&self) -> [Option<&Proxy>; 2] {
-        [&self.http, &self.https].map(|proxy| proxy.as_ref().and_then(|proxy| proxy.as_ref().ok()))
+    /// The proxies that can be used.
+    pub(super) fn valid(&self) -> impl Iterator<Item = &Proxy> {
+        [&self.http, &self.https].into_iter().flatten().flatten()
     }
 
-    /// Whether no variable says anything of a proxy.
+    /// Whether no variable names a proxy.
     pub(super) fn is_empty(&self) -> bool {
         self.http.is_none() && self.https.is_none()
     }
@@ -95,7 +94,7 @@ impl Proxies {
         let host = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.').to_ascii_lowercase();
         let address = host.parse::<IpAddr>().ok().map(|address| address.to_canonical());
         match address {
-            Some(address) if is_near(address) => return true,
+            Some(address) if is_local(address) => return true,
             None if host == "localhost" || host.ends_with(".localhost") => return true,
             _ => {}
         }
@@ -103,8 +102,8 @@ impl Proxies {
     }
 }
 
-/// Whether the address is this machine's own or answers to this machine alone.
-fn is_near(address: IpAddr) -> bool {
+/// Whether the address is loopback or link-local, or one of Amazon's that only this instance reaches.
+fn is_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_loopback() || address.is_link_local(),
         // fd00:ec2::/32: metadata, time and the credentials of pods.
@@ -116,11 +115,11 @@ fn is_near(address: IpAddr) -> bool {
 
 fn exceptions(list: &str) -> Vec<Exception> {
     let entries = list.split(|c: char| c == ',' || c.is_whitespace());
-    entries.filter(|entry| !entry.is_empty()).filter_map(Exception::read).collect()
+    entries.filter(|entry| !entry.is_empty()).filter_map(Exception::parse).collect()
 }
 
 impl Exception {
-    fn read(entry: &str) -> Option<Self> {
+    fn parse(entry: &str) -> Option<Self> {
         if entry == "*" {
             return Some(Exception::Everything);
         }
@@ -159,7 +158,7 @@ impl Exception {
     }
 }
 
-/// Whether the first `bits` are the same.
+/// Whether the first `bits` of both addresses are equal.
 fn is_in(address: IpAddr, network: IpAddr, bits: u8) -> bool {
     let (address, network, width) = match (address, network) {
         (IpAddr::V4(address), IpAddr::V4(network)) => (address.to_bits().into(), network.to_bits().into(), 32),
@@ -171,7 +170,7 @@ fn is_in(address: IpAddr, network: IpAddr, bits: u8) -> bool {
 }
 
 impl Proxy {
-    fn read(variable: &'static str, value: &str) -> Result<Self, BadProxy> {
+    fn parse(variable: &'static str, value: &str) -> Result<Self, BadProxy> {
         let bad = |why: String| BadProxy { variable, why };
         let url = if value.contains("://") { value.to_owned() } else { format!("http://{value}") };
         // The value itself is not shown: it may hold a password.
@@ -181,16 +180,16 @@ impl Proxy {
                 Err(bad("its URL has something after the port".to_owned()))
             }
             "http" | "https" => Ok(Proxy { variable, url }),
-            scheme => Err(bad(format!("a proxy of the kind {scheme}:// is not supported"))),
+            scheme => Err(bad(format!("{scheme}:// proxies are not supported"))),
         }
     }
 
-    /// With the user name and the password.
+    /// The URL, with the user name and the password.
     pub(super) fn url(&self) -> &Url {
         &self.url
     }
 
-    /// Its name or address.
+    /// The proxy's host name or address.
     pub fn host(&self) -> &str {
         self.url.host_str().unwrap_or_default()
     }
@@ -211,31 +210,29 @@ impl fmt::Debug for Proxy {
 }
 
 impl BadProxy {
-    /// Nothing that would take this proxy can be reached.
+    /// The failure of a request that needs this proxy.
     pub fn failure(&self) -> Failure {
         let BadProxy { variable, why } = self;
         Failure::new(Code::ProxyInvalid, format!("{variable} names no proxy: {why}"))
     }
 }
 
-/// A request that failed on its way through a proxy.
+/// A request that failed at or behind a proxy.
 #[derive(Debug)]
 pub(super) struct ProxyError {
     text: String,
-    /// 407.
-    pub(super) refused: bool,
+    refused: bool,
     source: Option<Box<dyn Error + Send + Sync>>,
 }
 
 impl ProxyError {
     /// The proxy answered 407.
     pub(super) fn unauthorized(proxy: &Proxy) -> Self {
-        let text =
-            format!("{proxy} answers 407: it asks for a user name and a password, or does not accept those it got");
+        let text = format!("{proxy} answers 407: the user name and the password are missing or not accepted");
         ProxyError { text, refused: true, source: None }
     }
 
-    /// Says how far the request came. Told by hyper's words: both HTTP clients hide the types.
+    /// Tells where the request failed, by hyper's words: both HTTP clients hide the types.
     pub(super) fn new(proxy: &Proxy, host: &str, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         let error = error.into();
         let all = with_sources(error.to_string(), error.source());
@@ -252,13 +249,10 @@ impl ProxyError {
         ProxyError { text, refused: false, source: Some(error) }
     }
 
-    /// The same failure as one on the way through a proxy.
+    /// The failure with the code or the remedy for a proxy.
     pub(super) fn refine(&self, failure: Failure) -> Failure {
         match failure.code {
-            _ if self.refused => {
-                let about = failure.message;
-                Failure::new(Code::ProxyRefused, about)
-            }
+            _ if self.refused => Failure::new(Code::ProxyRefused, failure.message),
             Code::ApiUnreachable => failure.remedy(
                 "see that the proxy runs and lets this machine reach that host (curl -v -x PROXY https://HOST), or name the \
                  host in NO_PROXY if it is reached directly; then: node-agent retry (after a change of the environment: \

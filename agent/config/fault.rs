@@ -1,5 +1,5 @@
-//! What a text is that is not what was asked for, told in one line: a script that bash cannot run, user data that is no
-//! TOML. Where it is not certain nothing is said.
+//! Recognises texts that are wrong as a whole, to report one line instead of many: a script that bash cannot run, user data
+//! that is not TOML. In doubt it reports nothing.
 
 use std::fmt::Display;
 
@@ -8,14 +8,14 @@ use super::script::{is_broken_by_carriage_returns, is_first_word_alone};
 /// What is wrong with a text as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// What it is: "has Windows line endings (CRLF), …".
+    /// The fault: "has Windows line endings (CRLF), …".
     pub what: String,
-    /// What to do about it, as an instruction.
+    /// The remedy, as an instruction.
     pub instead: String,
 }
 
 impl Fault {
-    #[allow(clippy::unnecessary_wraps, reason = "it is the answer of whoever calls it")]
+    #[allow(clippy::unnecessary_wraps, reason = "its callers return the value")]
     fn new(what: impl Display, instead: impl Display) -> Option<Self> {
         Some(Self { what: what.to_string(), instead: instead.to_string() })
     }
@@ -24,20 +24,20 @@ impl Fault {
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 const SCRIPT: &str = "give the bash script itself";
 
-/// What is wrong with a script that bash, run with `-e`, fails on for certain before it calls one of these functions.
-/// `file` is its name for commands that are shown.
+/// The fault of a script on which bash, run with `-e`, certainly fails before it calls one of these functions. `file` is the
+/// script's name in the remedies' commands.
 pub fn of_script(script: &[u8], functions: &[&str], file: &str) -> Option<Fault> {
     if script.iter().all(u8::is_ascii_whitespace) {
         return Fault::new("is empty", "write a script that defines the hooks' functions");
     }
     if script.starts_with(&[0x1f, 0x8b, 0x08]) {
-        return Fault::new("is compressed by gzip, and bash runs it as it is", "give it unpacked, as gunzip makes it");
+        return Fault::new("is compressed by gzip, which bash cannot run", "decompress it with gunzip");
     }
     if script.starts_with(b"\x7fELF") {
-        return Fault::new("is a program (ELF) and no bash script", SCRIPT);
+        return Fault::new("is a program (ELF), not a bash script", SCRIPT);
     }
     if let [0xff, 0xfe, rest @ ..] | [0xfe, 0xff, rest @ ..] = script {
-        // bash leaves zero bytes out.
+        // bash ignores zero bytes.
         let rest: Vec<u8> = rest.iter().copied().filter(|byte| *byte != 0).collect();
         if is_binary(script) || fails_in_its_first_line(&rest, functions) {
             let instead = format_args!("convert it to UTF-8: iconv -f UTF-16 -t UTF-8 {file}");
@@ -45,7 +45,7 @@ pub fn of_script(script: &[u8], functions: &[&str], file: &str) -> Option<Fault>
         }
     }
     if is_binary(script) {
-        return Fault::new("is a binary file and no bash script", SCRIPT);
+        return Fault::new("is a binary file, not a bash script", SCRIPT);
     }
     if let Some(rest) = script.strip_prefix(BYTE_ORDER_MARK)
         && fails_in_its_first_line(rest, functions)
@@ -55,8 +55,8 @@ pub fn of_script(script: &[u8], functions: &[&str], file: &str) -> Option<Fault>
     }
     if let Some(page) = page(script) {
         let instead =
-            "look at what its source gives (it may be the error page of a proxy or of S3), and give the bash script";
-        return Fault::new(format_args!("is {page} and no bash script"), instead);
+            "check what its source returns (perhaps an error page of a proxy or of S3), and give the bash script";
+        return Fault::new(format_args!("is {page}, not a bash script"), instead);
     }
     if functions.iter().any(|function| is_broken_by_carriage_returns(script, function)) {
         let what = "has Windows line endings (CRLF), which bash takes as part of its words";
@@ -65,26 +65,24 @@ pub fn of_script(script: &[u8], functions: &[&str], file: &str) -> Option<Fault>
     if let Some(decoded) = base64(script)
         && decoded.starts_with(b"#!")
     {
-        return Fault::new("is itself base64 of a script: it was encoded once too often", "encode it once");
+        return Fault::new("is base64 of a script: it was encoded twice", "encode it once");
     }
     None
 }
 
-/// `source` refuses what has more zero bytes than 256. Of those side by side it does not count every one.
+/// `source` refuses a file with more than 256 zero bytes; it does not count every one of adjacent zero bytes.
 fn is_binary(script: &[u8]) -> bool {
-    let apart = script.windows(2).filter(|pair| pair[1] == 0 && pair[0] != 0);
-    apart.count() > 256
+    script.windows(2).filter(|pair| pair[1] == 0 && pair[0] != 0).count() > 256
 }
 
-/// Whether bash fails in the first line when bytes that are no blanks stand in front of it: it takes the line for a
-/// command that there is not, and the shell ends.
+/// Whether bash fails in the first line when non-blank bytes precede it: bash runs the line as an unknown command and exits.
 fn fails_in_its_first_line(rest: &[u8], functions: &[&str]) -> bool {
     let line = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let one_command = !line.iter().any(|byte| b"|&;(){}<>\\'\"`$".contains(byte));
     one_command || functions.iter().any(|function| is_first_word_alone(rest, function))
 }
 
-/// A page as servers send it in place of what was asked for.
+/// The kind of page that a server sent instead of the file.
 fn page(text: &[u8]) -> Option<&'static str> {
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text).trim_ascii_start();
     let begins = |with: &str| text.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with.as_bytes()));
@@ -99,14 +97,14 @@ fn page(text: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// What the text is base64 of, where it is nothing else.
+/// Decodes a text that consists of base64.
 fn base64(text: &[u8]) -> Option<Vec<u8>> {
     use base64::Engine as _;
     let bare: Vec<u8> = text.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
     (bare.len() >= 16).then(|| base64::engine::general_purpose::STANDARD.decode(bare).ok()).flatten()
 }
 
-/// What a configuration's text is where it is no TOML at all. `user_data` chooses the words.
+/// The fault of a configuration's text that is not TOML at all. `user_data` selects the remedy.
 pub fn of_config(text: &str, user_data: bool) -> Option<Fault> {
     let bare = text.trim_start_matches('\u{feff}').trim_start();
     let wanted = if user_data {
@@ -120,7 +118,7 @@ pub fn of_config(text: &str, user_data: bool) -> Option<Fault> {
     }
     let head = line.to_ascii_lowercase();
     if head.starts_with("content-type:") || head.starts_with("mime-version:") {
-        return Fault::new("is a MIME message, as cloud-init takes it, not TOML", wanted);
+        return Fault::new("is a MIME message for cloud-init, not TOML", wanted);
     }
     if let Some(page) = page(bare.as_bytes()).or(bare.starts_with('{').then_some("JSON")) {
         return Fault::new(format_args!("is {page}, not TOML"), wanted);
@@ -129,14 +127,14 @@ pub fn of_config(text: &str, user_data: bool) -> Option<Fault> {
         let inside = if decoded.starts_with(&[0x1f, 0x8b]) { "gzip data" } else { "the text" };
         let what = format_args!("is base64 of {inside}, not TOML");
         return if user_data {
-            let instead = "give it encoded once: EC2 decodes it once, so encode nothing that the AWS CLI or the console encodes; in \
-                Terraform use user_data for plain text, user_data_base64 for what is base64 already";
+            let instead = "encode it once: EC2 decodes once, and the AWS CLI and the console encode by themselves; in Terraform \
+                use user_data for plain text, user_data_base64 for text that is base64 already";
             Fault::new(what, instead)
         } else {
             Fault::new(what, "decode it: base64 -d")
         };
     }
-    // All of these may also be a typing error in the first line of a TOML text.
+    // Each of these may also be a typing error in the first line of TOML.
     let what = if line.starts_with("#!") {
         "is a script, not TOML"
     } else if has_header(bare) {
@@ -151,10 +149,10 @@ pub fn of_config(text: &str, user_data: bool) -> Option<Fault> {
     if toml::de::DeTable::parse(text).is_ok() { None } else { Fault::new(what, wanted) }
 }
 
-/// What a configuration's bytes are that are no UTF-8 text.
+/// The fault of a configuration's bytes that are not UTF-8 text.
 pub fn of_bytes(bytes: &[u8]) -> Option<Fault> {
     match bytes {
-        [0x1f, 0x8b, ..] => Fault::new("is packed by gzip", "unpack it: gunzip"),
+        [0x1f, 0x8b, ..] => Fault::new("is compressed by gzip", "decompress it: gunzip"),
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => {
             Fault::new("is UTF-16 text", "convert it to UTF-8: iconv -f UTF-16 -t UTF-8")
         }
@@ -162,7 +160,7 @@ pub fn of_bytes(bytes: &[u8]) -> Option<Fault> {
     }
 }
 
-/// Whether a table of TOML begins.
+/// Whether the text has a header of a TOML table.
 fn has_header(text: &str) -> bool {
     text.lines().any(|line| line.starts_with('[') && line.trim_end().ends_with(']'))
 }

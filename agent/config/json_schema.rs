@@ -1,7 +1,7 @@
-//! The configuration's JSON Schema (draft 2020-12), made from what [`schema`] declares: editors complete and check by it.
+//! The configuration's JSON Schema (draft 2020-12), generated from [`schema`], for completion and checks in editors.
 //!
-//! It refuses nothing that the agent accepts, and leaves to the agent what a schema cannot say: does the account exist, do
-//! two volumes share a mount path? It is not for the override, in which anything may be left out.
+//! The schema accepts everything that the agent accepts, and cannot express all of the agent's checks, such as whether an
+//! account exists or two volumes share a mount path. It does not fit the override, which may omit anything.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ pub fn document() -> Value {
         "type": "object",
         "properties": properties(root).into_iter().chain(below).collect::<Map<_, _>>(),
         "additionalProperties": false,
-        // Where the user data holds the settings, nothing else stands in the file.
+        // A file that points to the user data has no other keys.
         "if": { "required": [schema::root::SOURCE.name] },
         "then": { "maxProperties": 1 },
         "else": { "required": required },
@@ -29,7 +29,7 @@ pub fn document() -> Value {
     })
 }
 
-/// What stands under a table's name.
+/// The schema of a table below the top level.
 fn below(table: &Table) -> Value {
     let mut object = json!({
         "type": "object",
@@ -51,12 +51,12 @@ fn below(table: &Table) -> Value {
     }
 }
 
-/// The choices of which exactly one is made; two keys that may stand together are one choice.
+/// The alternatives, exactly one of which must match; two keys that may be combined form one alternative.
 fn alternatives(table: &Table) -> Vec<Value> {
-    let given = |name: &str| json!({ "required": [name] });
+    let required = |name: &str| json!({ "required": [name] });
     let pair = table.pair.unwrap_or_default();
-    let alone = table.one_of.iter().filter(|name| !pair.contains(name)).map(|name| given(name));
-    alone.chain(table.pair.map(|pair| json!({ "anyOf": pair.map(given) }))).collect()
+    let alone = table.one_of.iter().filter(|name| !pair.contains(name)).map(|name| required(name));
+    alone.chain(table.pair.map(|pair| json!({ "anyOf": pair.map(required) }))).collect()
 }
 
 fn properties(table: &Table) -> Map<String, Value> {
@@ -79,7 +79,7 @@ fn property(key: &Key) -> Value {
     property
 }
 
-/// The declared example, unless it only stands for a value.
+/// The declared example, unless it is a placeholder.
 fn example(key: &Key) -> Option<Value> {
     if matches!(key.kind, Kind::Secret | Kind::Sha256) {
         return None;
@@ -95,7 +95,7 @@ const CONTROL: &str = r"\u0000-\u001f\u007f-\u009f";
 const UNITS: &str = "nanos|nsec|ns|usec|us|µs|millis|msec|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d|\
 weeks?|wks?|w|months?|M|years?|yrs?|y";
 
-/// What the values of a kind are. The patterns keep to what ECMA-262 and Rust's regex crate read alike.
+/// The schema of a kind's values. The patterns have the same meaning in ECMA-262 and in Rust's regex crate.
 fn values(kind: Kind) -> Value {
     let text = |pattern: &str| json!({ "type": "string", "pattern": pattern });
     match kind {
@@ -109,19 +109,19 @@ fn values(kind: Kind) -> Value {
         Kind::FlagOr(words) => json!({ "anyOf": [{ "type": "boolean" }, { "enum": words }] }),
         Kind::Choice(words) => json!({ "enum": words }),
         Kind::List => json!({ "type": "array", "items": text(&format!(r#"^[^\s,"'\\{CONTROL}]+$"#)) }),
-        // The highest number is chown(2)'s "leave it".
+        // chown(2) reads the highest number as "leave unchanged".
         Kind::Account => json!({ "anyOf": [
             text(&format!(r"^[^\s:/{CONTROL}]+$")),
             { "type": "integer", "minimum": 0, "maximum": u32::MAX - 1 },
         ] }),
         Kind::Mode => text("^0*[0-7]{1,4}$"),
         Kind::Sha256 => text("^[0-9A-Fa-f]{64}$"),
-        // No part is empty or one or two dots.
+        // No component is empty, "." or "..".
         Kind::Path => {
             let rest = format!("[^/{CONTROL}]");
             text(&format!(r"^(/([^./{CONTROL}]{rest}*|\.[^./{CONTROL}]{rest}*|\.\.{rest}+))+/*$"))
         }
-        // A format binds only those who choose to check it.
+        // Not all validators check "format", so there is a pattern as well.
         Kind::Ip => json!({
             "type": "string",
             "pattern": r"^[0-9A-Fa-f:.]+$",

@@ -1,11 +1,11 @@
-//! The two texts as one tree: the override is laid over the file, key by key.
+//! Merges the override into the configuration, key by key.
 
 use super::report::Report;
 use super::schema::{self, Shape, Table};
 use super::syntax;
 use super::tree::{Field, Fields, Item, Value};
 
-/// Parses the layers and merges them; every syntax error goes to the report.
+/// Parses and merges the layers, and reports every syntax error.
 pub(super) fn read(report: &mut Report, layers: usize) -> Fields {
     let mut merged = syntax::parse(report, 0);
     for layer in 1..layers {
@@ -15,8 +15,8 @@ pub(super) fn read(report: &mut Report, layers: usize) -> Fields {
     merged
 }
 
-/// Lays `over` over `main`, key by key. A key that excludes another one displaces it: an operator who overrides a
-/// file's `source` with `contents` on a node means the contents.
+/// Merges `over` into `main`. A key displaces the keys that it excludes: an override with a file's `contents` replaces the
+/// file's `source`.
 fn merge_fields(table: &Table, main: &mut Fields, over: Fields) {
     main.headers.extend(over.headers);
     let displaced = |old: &str| over.keys.keys().any(|new| table.exclusive(old, new));
@@ -48,7 +48,7 @@ fn merge_value(parent: &Table, name: &str, old: &mut Field, new: Field) {
     }
 }
 
-/// Lays one `[[volume]]` or `[[file]]` over the one with the same identity, or adds it.
+/// Merges one `[[volume]]` or `[[file]]` into the one with the same identity, or adds it.
 fn merge_entry(table: &Table, by: &str, main: &mut Vec<Value>, entry: Value) {
     let wanted = identity(&entry, by).map(str::to_owned);
     let same = main.iter_mut().find(|old| wanted.is_some() && identity(old, by) == wanted.as_deref());
@@ -61,9 +61,7 @@ fn merge_entry(table: &Table, by: &str, main: &mut Vec<Value>, entry: Value) {
 }
 
 fn identity<'v>(entry: &'v Value, by: &str) -> Option<&'v str> {
-    let Item::Table(fields) = &entry.item else {
-        return None;
-    };
+    let Item::Table(fields) = &entry.item else { return None };
     match &fields.keys.get(by)?.value.item {
         Item::Text(text) => Some(text),
         _ => None,

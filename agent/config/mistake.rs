@@ -1,19 +1,19 @@
-//! What is wrong with a configuration, and how it is told.
+//! A configuration's mistakes, and their form for people.
 
 use std::fmt;
 
-/// One thing to correct, at the place where it stands.
+/// One thing to correct, with its position.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mistake {
-    /// The text it stands in, by the name given to [`load`](super::load): a path or "user data".
+    /// The text's name, as given to [`load`](super::load): a path or "user data".
     pub source: String,
     /// The line, from 1.
     pub line: usize,
     /// The column, from 1, in characters (not bytes).
     pub column: usize,
-    /// What is wrong, with the table and the key in front. Never holds a file's contents or a script.
+    /// What is wrong, preceded by the table and the key. Never holds a file's contents or a script.
     pub what: String,
-    /// What to do about it, as an instruction: `write "/data"`.
+    /// The remedy, as an instruction: `write "/data"`.
     pub instead: String,
 }
 
@@ -28,7 +28,7 @@ impl fmt::Display for Mistake {
 pub struct Mistakes(Vec<Mistake>);
 
 impl Mistakes {
-    /// Sorts by position, sources in the order that `order` gives them; the same thing said twice counts once.
+    /// Sorts by `order` of the source, then by position, and removes duplicates.
     pub(super) fn new<O: Ord>(mut found: Vec<Mistake>, order: impl Fn(&str) -> O) -> Self {
         found.sort_by(|a, b| order(&a.source).cmp(&order(&b.source)).then_with(|| a.cmp(b)));
         found.dedup();
@@ -40,12 +40,12 @@ impl Mistakes {
         self.0.iter()
     }
 
-    /// How many there are.
+    /// The number of mistakes.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no mistakes.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -1,8 +1,8 @@
-//! Raw TOML → validated settings. Nothing else of the agent sees the raw text.
+//! Raw TOML → validated settings. The rest of the agent never sees the raw text.
 //!
-//! The way of a text: `syntax` parses it past every error, `layers` lays the override over it, `reader` reads the keys
-//! that `schema` declares, `validate` checks their values, and each of them adds to one `report`. `json_schema` prints
-//! the declarations for editors.
+//! `syntax` parses the text past every error, `layers` merges the override into it, `reader` reads the keys that `schema`
+//! declares, `validate` checks their values, and all add their mistakes to one `report`. `json_schema` prints the
+//! declarations for editors.
 
 pub mod fault;
 pub mod json_schema;
@@ -38,35 +38,35 @@ pub use surroundings::{Database, Host, Unfound, Unread};
 /// A configuration's text.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Text {
-    /// What errors call it: a path, or "user data".
+    /// The name shown in errors: a path, or "user data".
     pub name: String,
     /// The TOML.
     pub text: String,
 }
 
-/// Leaves the text out: it may hold secrets, and debug output ends in logs.
+/// Without the text, which may hold secrets: debug output ends up in logs.
 impl std::fmt::Debug for Text {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Text({}, {} bytes)", self.name, self.text.len())
     }
 }
 
-/// What errors call the instance's user data.
+/// The name of the instance's user data in errors.
 pub const USER_DATA: &str = "user data";
 
 /// What the settings are checked against.
 #[derive(Debug, Clone, Copy)]
 pub enum Scope {
-    /// This host too: do the accounts exist, is the hooks' script there and does it define its functions?
+    /// This host, too: the accounts exist, and the hooks' script exists and defines its functions.
     ThisHost(&'static dyn Host),
-    /// The text alone, so that a configuration can be checked elsewhere.
+    /// The text alone, as for a configuration that is checked on another machine.
     Offline,
 }
 
 /// Reads and checks a configuration. `overrides` wins key by key: a `[[volume]]` is matched by its id, a `[[file]]` by
-/// its destination, and one that matches none is added.
+/// its destination, and one without a match is added.
 ///
-/// Under [`Scope::ThisHost`] it looks at the user database and reads the hooks' script where that is a local file.
+/// [`Scope::ThisHost`] also consults the user database, and reads the hooks' script if that is a local file.
 ///
 /// Errors: every mistake of both texts at once; never an empty list.
 pub fn load(main: Text, overrides: Option<Text>, scope: Scope) -> Result<Config, Mistakes> {
@@ -76,7 +76,7 @@ pub fn load(main: Text, overrides: Option<Text>, scope: Scope) -> Result<Config,
     let layers = texts.len();
     let origin = texts.first().map(|text| text.name.clone()).unwrap_or_default();
     let mut report = report::Report::new(texts);
-    // Of a text that is no TOML at all one line says more than what its first line lacks, and its second, and so on.
+    // For a text that is not TOML at all, one line says more than a mistake for each of its lines.
     for (layer, fault) in faults.iter().enumerate().filter_map(|(layer, fault)| Some((layer, fault.as_ref()?))) {
         report.mistake(report::Position { layer, offset: 0 }, &fault.what, &fault.instead);
     }
@@ -93,9 +93,8 @@ pub fn load(main: Text, overrides: Option<Text>, scope: Scope) -> Result<Config,
     }
 }
 
-/// `[lifecycle]` of a configuration that has mistakes elsewhere: a node whose configuration is wrong is held as any other
-/// that fails, and for that its hook must be known. A wrong value of the table itself counts as its default, except the two
-/// names.
+/// `[lifecycle]` of a configuration with mistakes: its node is held like any other that fails, which takes the hook's name.
+/// A wrong value in the table itself counts as its default, except for the two names.
 pub fn lifecycle(main: Text, overrides: Option<Text>) -> Option<Lifecycle> {
     let texts: Vec<Text> = std::iter::once(main).chain(overrides).collect();
     let layers = texts.len();
@@ -104,9 +103,9 @@ pub fn lifecycle(main: Text, overrides: Option<Text>) -> Option<Lifecycle> {
     validate::lifecycle_alone(&report, &fields)
 }
 
-/// Whether the text says only `source = "imds"`: the settings are in the instance's user data.
+/// Whether the text consists of `source = "imds"`: the settings are in the instance's user data.
 ///
-/// A `source` in company, or another word, is left to [`load`] to report.
+/// [`load`] reports a `source` beside other keys, or with another value.
 pub fn wants_user_data(text: &str) -> bool {
     let (root, errors) = DeTable::parse_recoverable(text);
     let root = root.get_ref();
@@ -114,10 +113,10 @@ pub fn wants_user_data(text: &str) -> bool {
     errors.is_empty() && root.len() == 1 && source == Some(IMDS)
 }
 
-/// The word for the instance's metadata service.
+/// The value of `source` for the user data.
 const IMDS: &str = "imds";
 
-/// The digest over the texts, each behind its length, so that no text can pass for another layering of itself.
+/// The digest over the texts, each preceded by its length, so that one text differs from the same text in two layers.
 fn digest(texts: &[Text]) -> String {
     let mut hash = Sha256::new();
     for Text { text, .. } in texts {

@@ -11,10 +11,10 @@ use sha2::{Digest, Sha256};
 use super::mistake::Mistake;
 use super::schema::{EXT4, XFS};
 
-/// Everything the agent was told.
+/// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Who this node is.
+    /// The node's identity.
     pub node: Node,
     /// The Auto Scaling group and hook to report to; `None` where there is no Auto Scaling hook.
     pub lifecycle: Option<Lifecycle>,
@@ -22,15 +22,15 @@ pub struct Config {
     pub volumes: Vec<Volume>,
     /// The files to write, in the order of the text. No two share a destination.
     pub files: Vec<File>,
-    /// The user's functions; always there with `lifecycle`.
+    /// The user's functions; always `Some` with `lifecycle`.
     pub hooks: Option<Hooks>,
     /// How long each kind of work may take.
     pub timeouts: Timeouts,
     /// Lower-case hex SHA-256 over the texts of both layers: tells whether the configuration changed.
     pub digest: String,
-    /// Where it was read from, for those who are to correct it: a path, or the user data.
+    /// The configuration's source, for whoever corrects it: a path, or the user data.
     pub origin: String,
-    /// What is valid and hardly meant.
+    /// Settings that are valid but probably unintended.
     pub warnings: Vec<Mistake>,
 }
 
@@ -48,19 +48,19 @@ pub struct Node {
 pub struct Lifecycle {
     /// The Auto Scaling group.
     pub asg_name: String,
-    /// Its launch lifecycle hook.
+    /// The launch lifecycle hook.
     pub hook_name: String,
-    /// What a failure does.
+    /// How to respond to a failure.
     pub on_failure: OnFailure,
     /// How long a failed node waits for a retry before ABANDON.
     pub hold_for: Duration,
-    /// The hook's heartbeat timeout, for where IAM does not let the hook be read.
+    /// The hook's heartbeat timeout, used if IAM denies reading the hook.
     pub heartbeat_timeout: Option<Duration>,
     /// The termination lifecycle hook.
     pub terminate_hook_name: Option<String>,
 }
 
-/// What a failed boot sequence does.
+/// The response to a failed boot sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnFailure {
     /// Stay up and wait for an operator's retry.
@@ -74,11 +74,11 @@ pub enum OnFailure {
 pub struct Volume {
     /// The EBS volume's id.
     pub id: VolumeId,
-    /// The name to attach it under; on `NVMe` instances the device appears under another one.
+    /// The device name for attaching; on `NVMe` instances the device appears under another name.
     pub device_name: String,
-    /// Where it is mounted: absolute, normalised, no system directory.
+    /// The mount point: absolute, normalised, not a system directory.
     pub mount_path: PathBuf,
-    /// The filesystem to make, or to expect.
+    /// The filesystem to create, or to expect.
     pub file_system: FileSystemType,
     /// Options for fstab and mount(8), one each.
     pub mount_options: Vec<String>,
@@ -86,7 +86,7 @@ pub struct Volume {
     pub owner: Option<Account>,
     /// The mount point's group; `None` leaves it as it is.
     pub group: Option<Account>,
-    /// When owner and group are also set on everything below.
+    /// When to set owner and group on everything below the mount point, too.
     pub recursive: Recursive,
     /// Whether the volume is detached before the instance terminates.
     pub detach_on_terminate: bool,
@@ -128,13 +128,13 @@ impl FromStr for VolumeId {
 
     fn from_str(text: &str) -> Result<Self, BadVolumeId> {
         let digits = text.strip_prefix("vol-").ok_or(BadVolumeId)?;
-        // EC2 gave out 8 digits until its resource ids became 17 digits long in 2018; old volumes keep theirs.
+        // EC2 assigned 8 digits until its resource ids grew to 17 digits in 2018; old volumes keep their ids.
         let right = matches!(digits.len(), 8 | 17) && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         if right { Ok(Self(text.to_owned())) } else { Err(BadVolumeId) }
     }
 }
 
-/// A filesystem the agent can make and grow.
+/// A filesystem that the agent can create and grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileSystemType {
     /// XFS.
@@ -159,7 +159,7 @@ impl fmt::Display for FileSystemType {
     }
 }
 
-/// When owner and group are set on everything below a mount point; after a format they always are.
+/// When owner and group are set on everything below a mount point, apart from after a format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recursive {
     /// Only after a format.
@@ -184,7 +184,7 @@ pub enum Format {
 pub enum Account {
     /// By name; exists on this host when the scope was [`Scope::ThisHost`](super::Scope::ThisHost).
     Name(String),
-    /// By number; need not exist. Never `u32::MAX`, which chown(2) reads as "leave it".
+    /// By number; need not exist. Never `u32::MAX`, which chown(2) reads as "leave unchanged".
     Id(u32),
 }
 
@@ -200,11 +200,11 @@ impl fmt::Display for Account {
 /// A `[[file]]` to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct File {
-    /// Where it goes: absolute and normalised.
+    /// The path: absolute and normalised.
     pub destination: PathBuf,
-    /// What is in it.
+    /// The contents.
     pub contents: Contents,
-    /// What the contents must hash to; already checked for inline contents.
+    /// The expected digest of the contents; already checked for inline contents.
     pub sha256: Option<Sha256Digest>,
     /// The permission bits, at most `0o7777`.
     pub mode: u32,
@@ -214,16 +214,16 @@ pub struct File {
     pub group: Account,
 }
 
-/// What is in a file.
+/// A file's contents.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Contents {
-    /// Located in the configuration, decoded.
+    /// From the configuration, decoded.
     Inline(Vec<u8>),
     /// To be fetched.
     Source(Source),
 }
 
-/// Leaves the contents out: they may be secrets, and debug output ends in logs.
+/// Without the contents, which may be secret: debug output ends up in logs.
 impl fmt::Debug for Contents {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -233,17 +233,17 @@ impl fmt::Debug for Contents {
     }
 }
 
-/// Where contents or a script are fetched from.
+/// The source of contents or of a script.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Source {
     /// `s3://bucket/key`.
     S3 {
         /// The bucket's name.
         bucket: String,
-        /// The object's key, not empty, without the slash that divides it from the bucket.
+        /// The object's key, not empty, without the slash behind the bucket.
         key: String,
     },
-    /// `https://…`, complete and unchanged, so with a presigned URL's secrets.
+    /// `https://…`, unchanged, including a presigned URL's secrets.
     Https(String),
     /// `file:///…`: an absolute path on this host.
     File(PathBuf),
@@ -260,7 +260,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// As it displays, for the same reason.
+/// As `Display`, for the same reason.
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Source({self})")
@@ -334,33 +334,33 @@ impl FromStr for Sha256Digest {
 pub struct Hooks {
     /// The bash script that defines the functions.
     pub script: Script,
-    /// What the script must hash to; already checked where the script could be read.
+    /// The expected digest of the script; already checked if the script could be read.
     pub sha256: Option<Sha256Digest>,
     /// The function that configures the node.
     pub configure: String,
     /// The function that waits for a healthy cluster.
     pub health_check: String,
-    /// The function that drains the node before termination; run where the script defines it.
+    /// The function that drains the node before termination; runs if the script defines it.
     pub drain: String,
 }
 
-/// Where the hooks' script is.
+/// The hooks' script.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Script {
     /// A file on this host.
     Path(PathBuf),
-    /// Located in the configuration, decoded.
+    /// From the configuration, decoded.
     Inline(Vec<u8>),
     /// To be fetched.
     Remote {
-        /// Where from; never [`Source::File`].
+        /// The script's source; never [`Source::File`].
         source: Source,
-        /// The script to use when it cannot be fetched or is empty, decoded. Its functions are not checked yet.
+        /// The script to use if the source cannot be fetched or is empty, decoded. Its functions are not checked yet.
         fallback: Option<Vec<u8>>,
     },
 }
 
-/// Leaves the script's text out: it may hold secrets, and debug output ends in logs.
+/// Without the script's text, which may hold secrets: debug output ends up in logs.
 impl fmt::Debug for Script {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -376,15 +376,15 @@ impl fmt::Debug for Script {
 /// `[timeouts]`: how long each kind of work may take. Each is longer than zero and at most a year.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
-    /// IMDS, credentials, DNS and the APIs becoming reachable.
+    /// Until IMDS, credentials, DNS and the APIs are reachable.
     pub aws: Duration,
-    /// The volume coming free, attaching, its device appearing.
+    /// Until the volume is free and attached, and its device appears.
     pub volume: Duration,
     /// Each hook call.
     pub hooks: Duration,
     /// Each file and script source.
     pub downloads: Duration,
-    /// Telling Auto Scaling.
+    /// Completing the lifecycle action.
     pub complete: Duration,
     /// Unmounting on termination.
     pub unmount: Duration,

@@ -1,27 +1,27 @@
-//! Typed reading of a table. A key is known because the schema has it; whatever else stands in the table is reported.
+//! Typed reading of a table. Keys that the schema does not declare are reported.
 
 use super::report::{Location, Position, Quoted, Report, Reported};
 use super::schema::{self, Key, Kind, Literal, Presence, Shape, Table};
 use super::tree::{Fields, Item, Value};
 
-/// A value that was read, and the location to complain about.
-#[derive(Debug, Clone, Copy)]
+/// A value, and its location for reports.
+#[derive(Clone, Copy)]
 pub(super) struct Located<'a, T> {
     pub(super) value: T,
     pub(super) location: Location<'a>,
-    /// Whether it stands in the text, not only in the schema as a default.
+    /// Whether the text has the value, or only the schema as a default.
     pub(super) written: bool,
 }
 
 impl<'a, T> Located<'a, T> {
-    /// Checks the value and turns it into its right type.
+    /// Checks the value and converts it.
     pub(super) fn check<U>(self, check: impl FnOnce(T, &Location<'a>) -> Result<U, Reported>) -> Result<U, Reported> {
         check(self.value, &self.location)
     }
 }
 
-/// One table, being read.
-#[derive(Debug, Clone, Copy)]
+/// Reads one table.
+#[derive(Clone, Copy)]
 pub(super) struct TableReader<'a> {
     report: &'a Report,
     table: &'static Table,
@@ -29,7 +29,7 @@ pub(super) struct TableReader<'a> {
 }
 
 impl<'a> TableReader<'a> {
-    /// Opens a table; its unknown keys are reported.
+    /// Opens a table and reports its unknown keys.
     pub(super) fn open(report: &'a Report, table: &'static Table, fields: &'a Fields) -> Self {
         for (name, field) in &fields.keys {
             let known = table.key(name).is_some() || (table.shape == Shape::Root && schema::table(name).is_some());
@@ -42,29 +42,27 @@ impl<'a> TableReader<'a> {
         Self { report, table, fields }
     }
 
-    /// The location of a key: its value where it is written, else the table's header.
+    /// The location of a key's value, or else of the table's header.
     pub(super) fn location(&self, key: &'static Key) -> Location<'a> {
         let position = self.fields.keys.get(key.name).map_or(self.header(), |field| field.value.at);
         Location { report: self.report, table: self.table, key, position }
     }
 
-    /// Where the table begins.
     pub(super) fn header(&self) -> Position {
         self.fields.headers.first().copied().unwrap_or(Position { layer: 0, offset: 0 })
     }
 
-    /// The value of a key, where it is written.
     fn value(&self, key: &'static Key) -> Option<&'a Value> {
         debug_assert_eq!(key.table, self.table.name, "{} is read from the wrong table", key.name);
         self.fields.keys.get(key.name).map(|field| &field.value)
     }
 
-    /// Whether a key is written, right or wrong.
+    /// Whether a key is written, even with a wrong value.
     pub(super) fn has(&self, key: &'static Key) -> bool {
         self.value(key).is_some()
     }
 
-    /// A string; `None` where it is neither written nor has a default.
+    /// A string; `None` if the key is neither written nor has a default.
     pub(super) fn text(&self, key: &'static Key) -> Result<Option<Located<'a, &'a str>>, Reported> {
         let location = self.location(key);
         match self.value(key).map(|value| &value.item) {
@@ -77,7 +75,7 @@ impl<'a> TableReader<'a> {
         }
     }
 
-    /// A string that must be there.
+    /// A required string.
     pub(super) fn required(&self, key: &'static Key) -> Result<Located<'a, &'a str>, Reported> {
         self.text(key)?.ok_or_else(|| self.missing(key))
     }
@@ -91,7 +89,7 @@ impl<'a> TableReader<'a> {
         }
     }
 
-    /// A boolean, or one word of the key's own, and the value it stands for.
+    /// A boolean or one of `words`, as the value it stands for.
     pub(super) fn flag_or<T: Copy>(&self, key: &'static Key, flag: [T; 2], words: &[(&str, T)]) -> Result<T, Reported> {
         match self.value(key).map(|value| &value.item) {
             Some(Item::Text(text)) if !["true", "false"].contains(&text.to_lowercase().as_str()) => {
@@ -101,7 +99,7 @@ impl<'a> TableReader<'a> {
         }
     }
 
-    /// A list of strings, each with its own place.
+    /// A list of strings, each with its own location.
     pub(super) fn list(&self, key: &'static Key) -> Result<Vec<Located<'a, &'a str>>, Reported> {
         let location = self.location(key);
         let entries = match self.value(key).map(|value| &value.item) {
@@ -123,7 +121,7 @@ impl<'a> TableReader<'a> {
         all(entries.iter().map(read))
     }
 
-    /// A user or group: a string or a number that may have no sign.
+    /// A user or group: a string or a number without a minus sign.
     pub(super) fn account(&self, key: &'static Key) -> Result<Option<Located<'a, &'a str>>, Reported> {
         match self.value(key).map(|value| &value.item) {
             Some(Item::Integer(digits, 10)) => {
@@ -134,7 +132,7 @@ impl<'a> TableReader<'a> {
         }
     }
 
-    /// One word of a key's choice, and the value it stands for.
+    /// One of the key's words, as the value it stands for.
     pub(super) fn choice<T: Copy>(&self, key: &'static Key, values: &[(&str, T)]) -> Result<T, Reported> {
         let given = self.required(key)?;
         if let Some((_, value)) = values.iter().find(|(word, _)| *word == given.value) {
@@ -148,8 +146,7 @@ impl<'a> TableReader<'a> {
         }
     }
 
-    /// Which one of the table's exclusive keys is written. Two of them are a mistake at the later one; none is a
-    /// mistake at the header.
+    /// The written one of the table's exclusive keys. Two of them are a mistake at the later one; none is one at the header.
     pub(super) fn one_of(&self) -> Result<&'static Key, Reported> {
         let keys = self.table.one_of.iter().filter_map(|name| self.table.key(name));
         let mut written: Vec<&'static Key> = keys.filter(|key| self.has(key)).collect();
@@ -162,13 +159,13 @@ impl<'a> TableReader<'a> {
             if let Some(earlier) = written[..at].iter().find(|key| self.table.exclusive(key.name, later.name)) {
                 let location = self.location(later);
                 let line = self.report.refer(self.location(earlier).position, location.position);
-                let what = format_args!("excludes {}, which stands in {line}", earlier.name);
+                let what = format_args!("excludes {}, which is in {line}", earlier.name);
                 clash = Some(location.mistake(what, format_args!("keep only one of {}", self.alternatives())));
             }
         }
         match (clash, written.first()) {
             (Some(reported), _) => Err(reported),
-            // Where a pair stands together the schema names the leading one first.
+            // Of a pair the schema names the leading key first.
             (None, Some(_)) => {
                 let first = self.table.one_of.iter().find_map(|name| written.iter().find(|key| key.name == *name));
                 first.copied().ok_or(Reported(()))
@@ -183,15 +180,15 @@ impl<'a> TableReader<'a> {
         }
     }
 
-    /// Whether a key that was not found may well have been meant: the table was not read whole, or has an unknown key
-    /// that was probably to be this one. Both are reported already.
+    /// Whether a missing key may be there after all: part of the table could not be parsed, or an unknown key resembles this
+    /// one. Both are reported already.
     fn may_have(&self, name: &str) -> bool {
         let mistyped = |key: &String| self.table.key(key).is_none() && nearest(key, &names(self.table)) == Some(name);
         self.fields.headers.iter().any(|&header| self.report.incomplete(header))
             || self.fields.keys.keys().any(mistyped)
     }
 
-    /// Whether a table that was not found below this one, the top level, may well have been meant.
+    /// Whether a table missing from the top level may be there after all.
     pub(super) fn may_have_table(&self, table: &Table) -> bool {
         let tables = schema::TABLES.map(|table| table.name);
         let mistyped = |key: &String| schema::table(key).is_none() && nearest(key, &tables) == Some(table.name);
@@ -202,7 +199,7 @@ impl<'a> TableReader<'a> {
         self.table.one_of.join(", ")
     }
 
-    /// Reports a key that must be there and is not.
+    /// Reports a missing key.
     pub(super) fn missing(&self, key: &'static Key) -> Reported {
         if self.may_have(key.name) {
             return Reported(());
@@ -211,16 +208,14 @@ impl<'a> TableReader<'a> {
         location.write("missing", format_args!("{} = {}", key.name, key.example))
     }
 
-    /// A table below this one, which is the top level.
+    /// A table below the top level.
     pub(super) fn table(&self, table: &'static Table) -> Result<Option<TableReader<'a>>, Reported> {
-        let Some(field) = self.fields.keys.get(table.name) else {
-            return Ok(None);
-        };
+        let Some(field) = self.fields.keys.get(table.name) else { return Ok(None) };
         match &field.value.item {
             Item::Table(fields) => Ok(Some(TableReader::open(self.report, table, fields))),
             Item::Broken => Err(Reported(())),
             Item::List(entries) if entries.iter().any(|entry| matches!(entry.item, Item::Table(_))) => {
-                let what = format_args!("{} stands only once", table.header());
+                let what = format_args!("{} can be written only once", table.header());
                 let instead = format_args!("write {} in single brackets, once", table.header());
                 Err(self.report.mistake(field.value.at, what, instead))
             }
@@ -228,11 +223,9 @@ impl<'a> TableReader<'a> {
         }
     }
 
-    /// The tables of a repeated table below this one.
+    /// The entries of a repeated table below the top level.
     pub(super) fn each(&self, table: &'static Table) -> Vec<Result<TableReader<'a>, Reported>> {
-        let Some(field) = self.fields.keys.get(table.name) else {
-            return Vec::new();
-        };
+        let Some(field) = self.fields.keys.get(table.name) else { return Vec::new() };
         let at = field.value.at;
         match &field.value.item {
             Item::List(entries) => entries
@@ -245,8 +238,8 @@ impl<'a> TableReader<'a> {
                 .collect(),
             Item::Broken => vec![Err(Reported(()))],
             Item::Table(fields) => {
-                // Read all the same, so that its mistakes come in the same report.
-                let what = format_args!("[{}] can stand several times and needs two brackets", table.name);
+                // Read nevertheless, so that the same report has its mistakes.
+                let what = format_args!("[{}] can be written several times and needs two brackets", table.name);
                 self.report.mistake(at, what, format_args!("write {}", table.header()));
                 vec![Ok(TableReader::open(self.report, table, fields))]
             }
@@ -260,7 +253,7 @@ impl<'a> TableReader<'a> {
     }
 }
 
-/// Every value, or a mistake; unlike `collect` into a `Result` it looks at all of them.
+/// Every value, or a mistake; unlike `collect` into a `Result` it consumes all results.
 pub(super) fn all<T>(results: impl IntoIterator<Item = Result<T, Reported>>) -> Result<Vec<T>, Reported> {
     let (mut values, mut failed) = (Vec::new(), None);
     for result in results {
@@ -287,7 +280,7 @@ fn wrong_type(location: Location<'_>, item: &Item) -> Reported {
         (Kind::Flag | Kind::FlagOr(_), Item::Text(text)) if text.eq_ignore_ascii_case("false") => "false".to_owned(),
         (Kind::Flag, _) => "true or false".to_owned(),
         (Kind::FlagOr(words), _) => format!("true or false or \"{}\"", words.join("\" or \"")),
-        // Of more than plain words the example says more than a copy.
+        // For anything but plain words the example is clearer.
         (Kind::List, Item::Text(text)) if !text.contains(|c: char| c.is_control() || matches!(c, '"' | '\\')) => {
             let entries: Vec<String> =
                 text.split([',', ' ']).filter(|e| !e.is_empty()).map(|e| format!("\"{e}\"")).collect();
@@ -306,7 +299,7 @@ fn wrong_type(location: Location<'_>, item: &Item) -> Reported {
     location.write(what, format_args!("{} = {right}", key.name))
 }
 
-/// What to say of a key that no table has, or another one.
+/// The mistake and the remedy for a key that this table does not have.
 fn unknown(table: &'static Table, name: &str, is_table: bool) -> (String, String) {
     let at_top = table.shape == Shape::Root;
     let what = match (at_top, is_table) {
@@ -338,20 +331,20 @@ fn names(table: &Table) -> Vec<&'static str> {
     table.keys.iter().map(|key| key.name).collect()
 }
 
-/// The candidate that was probably meant.
+/// The most similar candidate, if any is similar enough.
 pub(super) fn nearest<'c>(word: &str, candidates: &[&'c str]) -> Option<&'c str> {
-    // Two typing errors, or a word that begins alike: `mountpath`, `file_system_type`. Found by trying the
-    // mistypings in the tests; a lower similarity offers words that have nothing to do with each other.
+    // Two typing errors, or a common beginning: `mountpath`, `file_system_type`. Found with the mistypings in the tests; a lower
+    // similarity offers unrelated words.
     const ALIKE: f64 = 0.88;
     let score = |candidate: &str| {
         let edits = strsim::damerau_levenshtein(word, candidate);
         let likeness = strsim::jaro_winkler(word, candidate);
         let close = edits * 3 <= candidate.chars().count() && edits <= 2;
-        // `source` for `script_source`; shorter words end too many keys.
+        // `source` for `script_source`; shorter words match the end of too many keys.
         let end = word.len() > 4 && candidate.strip_suffix(word).is_some_and(|front| front.ends_with('_'));
         (close || end || likeness >= ALIKE).then_some(likeness)
     };
-    // Far longer texts are no mistyped words, and the comparison takes time in proportion to both lengths.
+    // Longer texts are not mistyped keys, and the comparison's time grows with both lengths.
     if word.len() > 64 {
         return None;
     }

@@ -1,4 +1,4 @@
-//! Collects mistakes and knows where in which text they are.
+//! Collects mistakes with their positions.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -13,29 +13,26 @@ use super::schema::{Key, Table};
 /// A byte in one of the two texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Position {
-    /// Which text: 0 the main one, 1 the override.
+    /// 0 the main text, 1 the override.
     pub(super) layer: usize,
-    /// The byte in it.
+    /// In bytes.
     pub(super) offset: usize,
 }
 
-/// Proof that a mistake was recorded: whoever cannot give a value gives this, so that none is lost in silence.
+/// Proof that a mistake was recorded: the only error of the readers and checks, so that none fails silently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Reported(pub(super) ());
 
-/// One text, and where its lines and its broken spots are.
-#[derive(Debug)]
 struct Layer {
     name: String,
     text: String,
-    /// The byte at which each line begins.
+    /// The offset of each line.
     lines: Vec<usize>,
-    /// What the parser could not read as it was meant.
+    /// The bytes that the parser could not read as intended.
     lost: Vec<Range<usize>>,
 }
 
 /// The mistakes found so far. Shared by reference: every reader may add to it.
-#[derive(Debug)]
 pub(super) struct Report {
     layers: Vec<Layer>,
     found: RefCell<Vec<Mistake>>,
@@ -43,7 +40,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Over the texts of the layers, in their order.
+    /// A report over the layers' texts.
     pub(super) fn new(texts: impl IntoIterator<Item = Text>) -> Self {
         let layers = texts.into_iter().map(|Text { name, text }| {
             let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
@@ -52,7 +49,6 @@ impl Report {
         Self { layers: layers.collect(), found: RefCell::default(), warnings: RefCell::default() }
     }
 
-    /// The text of a layer.
     pub(super) fn text(&self, layer: usize) -> &str {
         self.layers.get(layer).map_or("", |layer| &layer.text)
     }
@@ -63,7 +59,7 @@ impl Report {
         Reported(())
     }
 
-    /// Records what is valid and hardly meant.
+    /// Records a setting that is valid but probably unintended.
     pub(super) fn warn(&self, position: Position, what: impl Display, instead: impl Display) {
         self.warnings.borrow_mut().push(self.about(position, what, instead));
     }
@@ -78,29 +74,23 @@ impl Report {
         self.warnings.take()
     }
 
-    /// Notes that the parser could not read these bytes of a layer as they were meant.
+    /// Records that the parser could not read these bytes of a layer as intended.
     pub(super) fn lost(&mut self, layer: usize, span: Range<usize>) {
         if let Some(layer) = self.layers.get_mut(layer) {
             layer.lost.push(span);
         }
     }
 
-    /// Whether something was lost between this place, a table's header, and the next header. What is missing there may
-    /// well be written, so that saying "missing" would send the reader the wrong way.
+    /// Whether bytes were lost between this table's header and the next one: a key missing there may be written after all, so
+    /// reporting it as missing would mislead.
     pub(super) fn incomplete(&self, header: Position) -> bool {
-        let Some(layer) = self.layers.get(header.layer) else {
-            return false;
-        };
-        let end = layer
-            .lines
-            .iter()
-            .copied()
-            .find(|&line| line > header.offset && is_header(&layer.text[line..]))
-            .unwrap_or(usize::MAX);
+        let Some(layer) = self.layers.get(header.layer) else { return false };
+        let is_next = |&&line: &&usize| line > header.offset && is_header(&layer.text[line..]);
+        let end = layer.lines.iter().find(is_next).copied().unwrap_or(usize::MAX);
         layer.lost.iter().any(|span| span.start < end && span.end >= header.offset)
     }
 
-    /// Whether something was lost that may have been a table's header.
+    /// Whether the lost bytes may include a table's header.
     pub(super) fn lost_a_header(&self) -> bool {
         let begins = |layer: &Layer, span: &Range<usize>| {
             let first = layer.lines.partition_point(|&line| line <= span.start).saturating_sub(1);
@@ -116,19 +106,17 @@ impl Report {
         Mistakes::new(self.found.into_inner(), order)
     }
 
-    /// How a mistake at `here` refers to another place: by its line, and by its source where that is another one.
+    /// How a mistake at `here` refers to `other`: by its line, and by its source if that is another one.
     pub(super) fn refer(&self, other: Position, here: Position) -> String {
         let (source, line, _) = self.line_and_column(other);
         if other.layer == here.layer { format!("line {line}") } else { format!("line {line} of {source}") }
     }
 
     fn line_and_column(&self, position: Position) -> (String, usize, usize) {
-        let Some(layer) = self.layers.get(position.layer) else {
-            return (String::new(), 1, 1);
-        };
+        let Some(layer) = self.layers.get(position.layer) else { return (String::new(), 1, 1) };
         let line = layer.lines.partition_point(|&line| line <= position.offset).saturating_sub(1);
         let before = &layer.text[layer.lines[line]..floor(&layer.text, position.offset)];
-        // A byte order mark is no character of the first line to whoever looks at it in an editor.
+        // Editors do not count a byte order mark as a character.
         let column = before.trim_start_matches('\u{feff}').chars().count() + 1;
         (layer.name.clone(), line + 1, column)
     }
@@ -143,8 +131,8 @@ fn floor(text: &str, offset: usize) -> usize {
     (0..=offset.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
 }
 
-/// A key of a table and where it stands: what a check of its value needs to report a mistake.
-#[derive(Debug, Clone, Copy)]
+/// A key and its position, for reporting a mistake in its value.
+#[derive(Clone, Copy)]
 pub(super) struct Location<'a> {
     pub(super) report: &'a Report,
     pub(super) table: &'static Table,
@@ -153,7 +141,7 @@ pub(super) struct Location<'a> {
 }
 
 impl Location<'_> {
-    /// Records a mistake: the table and the key are put in front of `what`.
+    /// Records a mistake; the table and the key precede `what`.
     pub(super) fn mistake(&self, what: impl Display, instead: impl Display) -> Reported {
         self.report.mistake(self.position, format_args!("{}: {what}", self.label()), instead)
     }
@@ -163,24 +151,22 @@ impl Location<'_> {
         self.report.warn(self.position, format_args!("{}: {what}", self.label()), instead);
     }
 
-    /// Records that the value is not right and one like this is.
+    /// Records a mistake whose remedy is to write this value.
     pub(super) fn write(&self, what: impl Display, value: impl Display) -> Reported {
         self.mistake(what, format_args!("write {value}"))
     }
 
-    /// `[[volume]] mount_path`, as in front of every mistake.
-    pub(super) fn label(&self) -> String {
+    fn label(&self) -> String {
         label(self.table, self.key.name)
     }
 }
 
-/// A key with its table's header in front.
+/// A key preceded by its table's header: `[[volume]] mount_path`.
 pub(super) fn label(table: &Table, key: &str) -> String {
     format!("{} {key}", table.header()).trim_start().to_owned()
 }
 
-/// A text in double quotes: shortened when it is long, so that a report stays a report, and without what may be secret
-/// where it is a URL.
+/// Shows a text in double quotes, shortened if it is long, and without a URL's secrets.
 pub(super) struct Quoted<'a>(pub(super) &'a str);
 
 impl Display for Quoted<'_> {
@@ -191,7 +177,7 @@ impl Display for Quoted<'_> {
             Some((end, _)) => (&bare[..end], "…"),
             None => (&*bare, ""),
         };
-        // Only what would break the quotes or the line: an apostrophe or an accent is shown as it is.
+        // Escapes only what would break the quotes or the line, not apostrophes or accents.
         f.write_str("\"")?;
         for c in shown.chars() {
             match c {

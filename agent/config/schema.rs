@@ -1,5 +1,5 @@
-//! Every table and key there is, each in one place: the reader knows a key because it stands here, and takes its
-//! default and its examples from here; so do the JSON Schema and the tables in docs/configuration.md.
+//! Declares every table and key once, with defaults and examples: for the reader, the JSON Schema and the tables in
+//! docs/configuration.md.
 
 use std::time::Duration;
 
@@ -11,21 +11,20 @@ pub const EXT4: &str = "ext4";
 /// A table of the configuration.
 #[derive(Debug)]
 pub struct Table {
-    /// Its name; empty for the top level.
+    /// The name; empty for the top level.
     pub name: &'static str,
-    /// Whether it stands once or once for each thing it describes.
+    /// How often the table may be written.
     pub shape: Shape,
-    /// What it describes.
     doc: &'static str,
-    /// Its keys, in the order in which one would write them.
+    /// The keys, in the order for writing them.
     pub keys: &'static [&'static Key],
-    /// Keys of which exactly one is given; empty where there is no such choice.
+    /// Keys exactly one of which is required; empty without such a choice.
     pub one_of: &'static [&'static str],
-    /// Two keys of `one_of` that may stand together after all.
+    /// Two keys of `one_of` that may be combined after all.
     pub pair: Option<[&'static str; 2]>,
 }
 
-/// How often a table stands.
+/// How often a table may be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     /// The top level itself.
@@ -34,9 +33,9 @@ pub enum Shape {
     Required,
     /// At most once: `[lifecycle]`.
     Optional,
-    /// Any number of times, `[[volume]]`; `by` is the key that tells one from another, also in the override.
+    /// Any number of times: `[[volume]]`.
     Each {
-        /// The identifying key.
+        /// The key that identifies an entry, also in the override.
         by: &'static str,
     },
 }
@@ -44,34 +43,33 @@ pub enum Shape {
 /// A key of a table.
 #[derive(Debug)]
 pub struct Key {
-    /// The table it stands in.
+    /// The name of its table.
     pub table: &'static str,
-    /// Its name.
+    /// The name.
     pub name: &'static str,
-    /// What its value is.
+    /// The kind of its value.
     pub kind: Kind,
-    /// Whether it must be given.
+    /// Whether the key is required.
     pub presence: Presence,
-    /// The step that uses it.
+    /// The step that uses the key.
     pub step: &'static str,
-    /// A right value, as written in TOML.
+    /// A valid value, as written in TOML.
     pub example: &'static str,
-    /// What it says, in a line or two.
     doc: &'static str,
 }
 
-/// What a key's value is. All but [`Kind::Flag`], [`Kind::FlagOr`], [`Kind::List`] and [`Kind::Account`] are written as a string.
+/// The kind of a value. All but [`Kind::Flag`], [`Kind::FlagOr`], [`Kind::List`] and [`Kind::Account`] are written as a string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A plain text, not empty, without control characters.
     Text,
     /// An EBS volume's id.
     VolumeId,
-    /// A name that EC2 attaches under: `/dev/sdf`.
+    /// A device name of EC2: `/dev/sdf`.
     DeviceName,
     /// A bash function's name.
     Function,
-    /// A text that may hold a secret: never repeated in an error.
+    /// A text that may hold a secret: never shown in an error.
     Secret,
     /// A time span in humantime's syntax.
     Duration,
@@ -97,14 +95,14 @@ pub enum Kind {
     Url,
 }
 
-/// Whether a key must be given.
+/// Whether a key is required.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
-    /// It must.
+    /// Required.
     Required,
-    /// It may; without it there is no such thing.
+    /// Optional, without a default.
     Optional,
-    /// It may; without it this value holds.
+    /// Optional, with this default.
     Default(Literal),
 }
 
@@ -120,12 +118,12 @@ pub enum Literal {
 }
 
 impl Key {
-    /// What it says, in a line or two.
+    /// The key's description, in a line or two.
     pub fn doc(&self) -> &'static str {
         self.doc.trim_start()
     }
 
-    /// The time that holds where the configuration does not say one, or cannot be read.
+    /// The default duration, also used where the configuration cannot be read.
     pub fn default_span(&self) -> Duration {
         match self.presence {
             Presence::Default(Literal::Text(text)) => humantime::parse_duration(text).unwrap_or_default(),
@@ -135,7 +133,7 @@ impl Key {
 }
 
 impl Table {
-    /// What it describes.
+    /// The table's description.
     pub fn doc(&self) -> &'static str {
         self.doc.trim_start()
     }
@@ -166,7 +164,7 @@ pub fn table(name: &str) -> Option<&'static Table> {
     TABLES.iter().copied().find(|table| table.name == name)
 }
 
-/// Declares a table as a module: a static for each key, and `TABLE`, which cannot forget one of them.
+/// Declares a table as a module: a static for each key, and `TABLE`, which lists all of them.
 macro_rules! table {
     (
         $(#[doc = $doc:literal])+

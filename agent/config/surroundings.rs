@@ -1,18 +1,18 @@
-//! What a configuration is checked against beside its text: the machine that it is for.
+//! The host that a configuration is checked against.
 
 use std::fmt;
 use std::path::Path;
 
-/// The machine that a configuration is for.
+/// The host that a configuration is for.
 pub trait Host: fmt::Debug + Sync {
-    /// Whether it has this account. May block for seconds, while a name service does not answer.
+    /// Looks an account up. May block for seconds, while a name service does not answer.
     fn find(&self, database: Database, name: &str) -> Result<(), Unfound>;
 
-    /// The hooks' script at this path.
+    /// Reads the hooks' script at this path.
     fn script(&self, path: &Path) -> Result<Vec<u8>, Unread>;
 }
 
-/// Which database a name is looked up in.
+/// The database for looking a name up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Database {
     /// The users'.
@@ -31,30 +31,30 @@ impl Database {
     }
 }
 
-/// Why an account has no id, as the end of a sentence that begins with its name.
+/// Why an account was not found, as the end of a sentence that begins with its name.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Unfound {
-    /// There is none.
+    /// The account does not exist.
     Absent(String),
-    /// It cannot be told.
+    /// The database gave no answer.
     Unclear(String),
 }
 
 /// Why the hooks' script was not read, as the end of a sentence that begins with its path.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Unread {
-    /// It may come to be readable.
+    /// The script may become readable.
     Trouble {
-        /// What was seen.
+        /// What was observed.
         what: String,
         /// What to do.
         remedy: String,
     },
-    /// What is there is no script.
+    /// The path does not lead to a script.
     NoScript {
-        /// What was seen.
+        /// What was observed.
         what: String,
-        /// What to write in the path's place.
+        /// What to write instead of the path.
         wanted: &'static str,
     },
 }

@@ -1,4 +1,4 @@
-//! From text to a tree, past every syntax error: each is reported with its remedy, and what can be read is read.
+//! Parses the text past every syntax error: each is reported with its remedy, and the rest is read.
 //!
 //! The TOML parser recovers from most errors by itself, but drops everything after a key without `=` and puts the keys
 //! below an unclosed header into the wrong table. Both are repaired in a copy of the text, which is then parsed again.
@@ -12,7 +12,7 @@ use super::report::{Position, Quoted, Report, label};
 use super::schema::{self, Key, Kind, Shape, Table};
 use super::tree::{self, Fields, Tree};
 
-/// How often the text is repaired and parsed again. One pass finds nearly all errors of the kinds that are repaired.
+/// How often the text is repaired and parsed again. One pass finds nearly all errors that can be repaired.
 const PASSES: usize = 8;
 
 /// A syntax error, in the bytes of the original text.
@@ -25,17 +25,17 @@ pub(super) struct SyntaxError {
 }
 
 impl SyntaxError {
-    /// Whether it lies in the span or at its edge.
+    /// Whether the error lies in the span or at its edge.
     pub(super) fn touches(&self, span: &Range<usize>) -> bool {
         self.start <= span.end && self.end >= span.start
     }
 
-    /// The parser reports a key without `=` and forgets what follows.
+    /// Whether a key lacks its `=`: the parser drops the rest of the text.
     fn lacks_equals(&self) -> bool {
         self.message.starts_with("key with no value") || self.message.starts_with("missing value for key")
     }
 
-    /// The brackets that a header lacks.
+    /// The closing brackets that a header lacks.
     fn lacks_brackets(&self) -> Option<&'static str> {
         let unclosed = self.message.starts_with("unclosed table") || self.message.starts_with("unclosed array table");
         match (unclosed, self.message.ends_with("`]]`")) {
@@ -53,18 +53,14 @@ pub(super) fn parse(report: &mut Report, layer: usize) -> Fields {
     let mut errors: Vec<SyntaxError> = Vec::new();
     for pass in 0.. {
         let copy = repairs.apply(&text);
-        let (tree, told) = DeTable::parse_recoverable(&copy.text);
-        let mut found: Vec<SyntaxError> = told
-            .iter()
-            .map(|told| {
-                let span = told.span().unwrap_or_default();
-                let (start, end) = (copy.original(span.start), copy.original(span.end));
-                SyntaxError { start, end: end.max(start), message: told.message().to_owned() }
-            })
-            .collect();
-        // A repaired error does not show again, so it is kept; all others show in every pass.
+        let (tree, found) = DeTable::parse_recoverable(&copy.text);
+        // Repaired errors are kept, because the parser does not find them again; it finds all others in every pass.
         errors.retain(|error| error.lacks_equals() || error.lacks_brackets().is_some());
-        errors.append(&mut found);
+        errors.extend(found.iter().map(|error| {
+            let span = error.span().unwrap_or_default();
+            let (start, end) = (copy.original(span.start), copy.original(span.end));
+            SyntaxError { start, end: end.max(start), message: error.message().to_owned() }
+        }));
         errors.sort_by_key(|error| error.start);
         errors.dedup();
         let changed = errors.iter().filter(|error| repairs.add(&text, error)).count() > 0;
@@ -83,17 +79,17 @@ pub(super) fn parse(report: &mut Report, layer: usize) -> Fields {
     unreachable!("the last pass returns")
 }
 
-/// What to change in a copy of the text before it is parsed.
+/// The changes to make in a copy of the text before it is parsed.
 #[derive(Default)]
 struct Repairs {
     /// Lines to blank out.
     blanked: Vec<Range<usize>>,
-    /// Brackets to put in, and where.
+    /// Brackets to insert, by their offset.
     inserted: Vec<(usize, &'static str)>,
 }
 
 impl Repairs {
-    /// Adds the repair that the error calls for; false if there is none, or it is there already.
+    /// Adds the error's repair; false if it has none or a known one.
     fn add(&mut self, text: &str, error: &SyntaxError) -> bool {
         if error.lacks_equals() {
             let line = line_of(text, error.start);
@@ -118,7 +114,7 @@ impl Repairs {
     fn apply(&self, text: &str) -> RepairedText {
         let mut blanked = text.to_owned();
         for line in &self.blanked {
-            // One blank a byte keeps every other byte where it was.
+            // One blank per byte: all other bytes keep their offsets.
             let blanks = " ".repeat(line.len());
             blanked.replace_range(line.clone(), &blanks);
         }
@@ -137,12 +133,12 @@ impl Repairs {
 /// A repaired copy of a text.
 struct RepairedText {
     text: String,
-    /// Where in the copy something was put in, and its length.
+    /// The offset in the copy and the length of each insertion.
     shifts: Vec<(usize, usize)>,
 }
 
 impl RepairedText {
-    /// The byte of the original text that this byte of the copy was.
+    /// Maps an offset in the copy to the original text.
     fn original(&self, offset: usize) -> usize {
         let shift = |&(at, length): &(usize, usize)| offset.saturating_sub(at).min(length);
         offset - self.shifts.iter().map(shift).sum::<usize>()
@@ -160,7 +156,7 @@ fn line_of(text: &str, offset: usize) -> Range<usize> {
     start..end
 }
 
-/// A value that is no table, or a list of them, and the key it belongs to where that key is known.
+/// A value, neither a table nor a list of tables, and its key if the schema has it.
 struct Leaf {
     span: Range<usize>,
     table: &'static Table,
@@ -169,12 +165,9 @@ struct Leaf {
     entries: Vec<Range<usize>>,
 }
 
-fn collect(
-    table: &DeTable<'_>,
-    known: Option<&'static Table>,
-    original: &dyn Fn(usize) -> usize,
-    leaves: &mut Vec<Leaf>,
-) {
+type Offsets<'a> = &'a dyn Fn(usize) -> usize;
+
+fn collect(table: &DeTable<'_>, known: Option<&'static Table>, original: Offsets<'_>, leaves: &mut Vec<Leaf>) {
     let span = |value: &Spanned<DeValue<'_>>| original(value.span().start)..original(value.span().end);
     for (name, value) in table {
         let below = known.filter(|known| known.shape == Shape::Root).and_then(|_| schema::table(name.get_ref()));
@@ -195,9 +188,9 @@ fn collect(
     }
 }
 
-/// Reports every error, one for each value it touches.
+/// Reports every error, once for each value it touches.
 fn explain(report: &mut Report, layer: usize, text: &str, errors: &[SyntaxError], leaves: &[Leaf]) {
-    let mut told = vec![false; errors.len()];
+    let mut reported = vec![false; errors.len()];
     for leaf in leaves {
         let touching: Vec<usize> = (0..errors.len()).filter(|&at| errors[at].touches(&leaf.span)).collect();
         let mine: Vec<&SyntaxError> = touching.iter().map(|&at| &errors[at]).collect();
@@ -205,15 +198,15 @@ fn explain(report: &mut Report, layer: usize, text: &str, errors: &[SyntaxError]
             continue;
         }
         for at in touching {
-            told[at] = true;
+            reported[at] = true;
         }
-        // A string or list that is not closed swallows the lines below it.
+        // An unclosed string or list swallows the lines below it.
         if text.get(leaf.span.clone()).is_some_and(|raw| raw.contains('\n')) {
             report.lost(layer, leaf.span.clone());
         }
         let entries: Vec<_> =
             leaf.entries.iter().filter(|entry| mine.iter().any(|error| error.touches(entry))).collect();
-        // When all that is wrong with a list is its entries, each is told; else the list as a whole is.
+        // If all errors of a list are in its entries, each entry is reported; otherwise the list as a whole is.
         if !entries.is_empty() && mine.iter().all(|error| leaf.entries.iter().any(|entry| error.is_value_of(entry))) {
             for entry in entries {
                 explain_leaf(report, layer, text, leaf, entry, mine[0]);
@@ -223,8 +216,8 @@ fn explain(report: &mut Report, layer: usize, text: &str, errors: &[SyntaxError]
             explain_leaf(report, layer, text, leaf, &leaf.span, unclosed.unwrap_or(&mine[0]));
         }
     }
-    for (error, _) in errors.iter().zip(told).filter(|(_, told)| !told) {
-        // A repaired header was read after all.
+    for (error, _) in errors.iter().zip(reported).filter(|(_, reported)| !reported) {
+        // A header without brackets was repaired, so its table was read.
         if error.lacks_brackets().is_none() {
             report.lost(layer, error.start..error.end);
         }
@@ -233,22 +226,21 @@ fn explain(report: &mut Report, layer: usize, text: &str, errors: &[SyntaxError]
 }
 
 impl SyntaxError {
-    /// Whether it is about this entry of a list and not about the list around it.
+    /// Whether the error concerns this entry of a list, not the list around it.
     fn is_value_of(&self, entry: &Range<usize>) -> bool {
         let about_the_list = ["missing comma", "unclosed", "unexpected `=`", "extra comma"];
         self.touches(entry) && !about_the_list.iter().any(|start| self.message.starts_with(start))
     }
 }
 
-/// An error in a value.
 fn explain_leaf(report: &Report, layer: usize, text: &str, leaf: &Leaf, span: &Range<usize>, error: &SyntaxError) {
     let raw = text.get(span.clone()).unwrap_or("").trim();
-    // A secret's key shows only what the parser says.
+    // For a secret only the parser's message is shown.
     let open = leaf.key.filter(|key| key.kind != Kind::Secret);
     let (offset, what, instead) =
         open.and_then(|key| lacking(key, raw, leaf.span != *span, span.start, error.start)).unwrap_or_else(|| {
             let (what, instead) = remedy(&error.message, raw);
-            // A list is to be closed somewhere below its start; only the start is sure.
+            // Where an unclosed value was meant to end is unknown; its start is certain.
             let offset = if error.message.starts_with("unclosed") { span.start } else { error.start };
             (offset, what, instead.to_owned())
         });
@@ -256,8 +248,7 @@ fn explain_leaf(report: &Report, layer: usize, text: &str, leaf: &Leaf, span: &R
     report.mistake(Position { layer, offset }, format_args!("{front}{what}"), instead);
 }
 
-/// What to say where nothing is wrong with a value but that it lacks its quotes, or is not there: the place, what is
-/// wrong, what to do.
+/// The offset, mistake and remedy for a value that only lacks its quotes, or is missing.
 fn lacking(key: &Key, raw: &str, in_list: bool, start: usize, error: usize) -> Option<(usize, String, String)> {
     if raw.is_empty() {
         return Some((error, "has no value".to_owned(), format!("write {} = {}", key.name, key.example)));
@@ -269,7 +260,7 @@ fn lacking(key: &Key, raw: &str, in_list: bool, start: usize, error: usize) -> O
     if raw.contains('\n') || raw.starts_with(['"', '\'', '[', '{']) {
         return None;
     }
-    // Quotes as a word processor makes them.
+    // A word processor's quotes.
     let raw = Quoted(raw.trim_matches(['”', '“', '‘', '’', '„', '«', '»']));
     let instead = match key.kind {
         _ if in_list => format!("write {raw}"),
@@ -279,7 +270,7 @@ fn lacking(key: &Key, raw: &str, in_list: bool, start: usize, error: usize) -> O
     Some((start, format!("{raw} lacks its quotes"), instead))
 }
 
-/// An error outside of every value.
+/// Reports an error outside of every value.
 fn explain_line(report: &Report, layer: usize, text: &str, error: &SyntaxError) {
     let line = line_of(text, error.start);
     let written = &text[line.clone()];
@@ -321,7 +312,7 @@ fn known_key(name: &str) -> Option<&'static Key> {
     schema::TABLES.iter().find_map(|table| table.key(name))
 }
 
-/// The parser's message in plain words, and what to do. `raw` is the value as written; it is not repeated.
+/// The parser's message in plain words, and the remedy. `raw` is the value as written; neither repeats it.
 fn remedy(message: &str, raw: &str) -> (String, &'static str) {
     let plain = message.split(", expected").next().unwrap_or(message);
     let table: [(&str, &str, &str); 11] = [
@@ -349,7 +340,7 @@ fn remedy(message: &str, raw: &str) -> (String, &'static str) {
         return ((*what).to_owned(), instead);
     }
     if plain == "invalid basic string" {
-        // The parser expects a visible character where it met a control character, and a quote where the line ended.
+        // The parser expects visible characters at a control character, and a quote at the line's end.
         return if message.contains("visible characters") {
             ("a control character in a string".to_owned(), "write it as an escape, \\t or \\u001f")
         } else {

@@ -1,4 +1,4 @@
-//! A text as a tree of values, each of which remembers where it was written.
+//! The text as a tree of values, each with its position.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -8,15 +8,11 @@ use toml::de::{DeTable, DeValue};
 
 use super::report::Position;
 
-/// A value and where it stands.
-#[derive(Debug, Clone)]
 pub(super) struct Value {
     pub(super) at: Position,
     pub(super) item: Item,
 }
 
-/// What a value is.
-#[derive(Debug, Clone)]
 pub(super) enum Item {
     Text(String),
     /// Digits without underscores, and their radix.
@@ -26,12 +22,12 @@ pub(super) enum Item {
     Date,
     List(Vec<Value>),
     Table(Fields),
-    /// Not valid TOML; that is reported already.
+    /// Not valid TOML; reported already.
     Broken,
 }
 
 impl Item {
-    /// What it is, for a report.
+    /// The type's name, for reports.
     pub(super) fn type_name(&self) -> &'static str {
         match self {
             Self::Text(_) => "a string",
@@ -46,21 +42,19 @@ impl Item {
 }
 
 /// The keys of one table.
-#[derive(Debug, Clone, Default)]
+#[derive(Default)]
 pub(super) struct Fields {
-    /// Where it begins, once for each layer that gives it.
+    /// The table's headers, one for each layer that has it.
     pub(super) headers: Vec<Position>,
     pub(super) keys: BTreeMap<String, Field>,
 }
 
-/// A key and its value.
-#[derive(Debug, Clone)]
 pub(super) struct Field {
     pub(super) key_at: Position,
     pub(super) value: Value,
 }
 
-/// Turns the parser's table into ours. `position` maps its spans to the original text.
+/// Converts the parser's table.
 pub(super) fn fields(table: &DeTable<'_>, header: Position, tree: &Tree<'_>) -> Fields {
     let keys = table.iter().map(|(key, found)| {
         let field = Field { key_at: tree.position(key.span().start), value: value(found, tree) };
@@ -69,10 +63,10 @@ pub(super) fn fields(table: &DeTable<'_>, header: Position, tree: &Tree<'_>) -> 
     Fields { headers: vec![header], keys: keys.collect() }
 }
 
-/// What [`fields`] needs to know of the text it came from.
+/// The origin of a parsed table.
 pub(super) struct Tree<'a> {
     pub(super) layer: usize,
-    /// Maps a byte of the parsed text to the original's.
+    /// Maps an offset in the parsed text to the original text.
     pub(super) original: &'a dyn Fn(usize) -> usize,
     /// Whether a syntax error touches these bytes of the original.
     pub(super) is_broken: &'a dyn Fn(&Range<usize>) -> bool,
@@ -83,7 +77,6 @@ impl Tree<'_> {
         Position { layer: self.layer, offset: (self.original)(offset) }
     }
 
-    /// Whether a syntax error touches the value.
     fn is_broken(&self, span: &Range<usize>) -> bool {
         let span = (self.original)(span.start)..(self.original)(span.end);
         (self.is_broken)(&span)
@@ -94,7 +87,7 @@ fn value(found: &Spanned<DeValue<'_>>, tree: &Tree<'_>) -> Value {
     let at = tree.position(found.span().start);
     let item = match found.get_ref() {
         DeValue::Table(table) => Item::Table(fields(table, at, tree)),
-        // The list that `[[volume]]` makes has the span of its first header; errors there are not the list's.
+        // The list from `[[volume]]` has the span of its first header; errors there do not belong to the list.
         DeValue::Array(list) if list.iter().any(|entry| entry.get_ref().is_table()) => {
             Item::List(list.iter().map(|entry| value(entry, tree)).collect())
         }

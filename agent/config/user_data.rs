@@ -1,4 +1,4 @@
-//! The instance's user data: the configuration's text, plain or packed by gzip.
+//! The instance's user data: the configuration's text, plain or compressed by gzip.
 
 use std::io::{self, Read};
 use std::string::FromUtf8Error;
@@ -8,30 +8,30 @@ use flate2::read::MultiGzDecoder;
 use super::Text;
 use super::fault::{self, Fault};
 
-/// User data is 16 KiB at most; unpacked it is not much more.
+/// The limit in bytes. User data has 16 KiB at most, and a configuration is not much larger once decompressed.
 pub const UNPACKED_LIMIT: usize = 1 << 20;
 
-/// User data is no text.
+/// User data that is not a text.
 #[derive(Debug, thiserror::Error)]
 pub enum BadUserData {
-    /// Neither gzip nor text.
+    /// Neither gzip nor UTF-8.
     #[error("not UTF-8 text: {0}")]
     NoText(#[source] FromUtf8Error),
-    /// Packed once more in the packed.
+    /// Gzip within gzip.
     #[error("it is packed by gzip twice")]
     PackedTwice,
-    /// Another encoding.
+    /// A recognised other encoding.
     #[error("it {}; {}", .0.what, .0.instead)]
     Known(Fault),
-    /// Begins as gzip.
+    /// Begins like gzip, and is truncated or damaged.
     #[error("broken gzip: {0}")]
     BrokenGzip(#[source] io::Error),
-    /// More than the agent takes.
+    /// Over [`UNPACKED_LIMIT`].
     #[error("it unpacks to more than {UNPACKED_LIMIT} bytes")]
     TooLarge,
 }
 
-/// The text in user data.
+/// Decodes user data.
 pub fn decode(bytes: Vec<u8>) -> Result<Text, BadUserData> {
     let is_packed = |bytes: &[u8]| bytes.starts_with(&[0x1f, 0x8b]);
     let bytes = if is_packed(&bytes) { unpack(&bytes)? } else { bytes };
@@ -47,7 +47,7 @@ pub fn decode(bytes: Vec<u8>) -> Result<Text, BadUserData> {
 
 fn unpack(packed: &[u8]) -> Result<Vec<u8>, BadUserData> {
     let mut plain = Vec::new();
-    // As gzip(1) does: members one after the other are one text. One byte beyond the limit tells more from just enough.
+    // As gzip(1) does, concatenated members are one text. One byte above the limit shows that the text is too large.
     MultiGzDecoder::new(packed)
         .take(UNPACKED_LIMIT as u64 + 1)
         .read_to_end(&mut plain)
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_taken_plain_and_packed() {
+    fn text_is_accepted_plain_and_packed() {
         assert_eq!(decode(b"[node]".to_vec()).unwrap().text, "[node]");
         assert_eq!(decode(packed(b"[node]")).unwrap().text, "[node]");
         assert_eq!(decode([packed(b"[no"), packed(b"de]")].concat()).unwrap().text, "[node]");
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_unpacks_to_too_much_is_refused_not_cut() {
+    fn text_over_the_limit_is_refused_not_truncated() {
         let text = vec![b'\n'; UNPACKED_LIMIT + 1];
         assert_eq!(length(packed(&text[1..])), UNPACKED_LIMIT);
         assert!(matches!(decode(packed(&text)), Err(BadUserData::TooLarge)));
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_cut_off_or_damaged_is_refused() {
+    fn truncated_or_damaged_gzip_is_refused() {
         for text in [&b"[node]"[..], &vec![b'\n'; UNPACKED_LIMIT]] {
             let whole = packed(text);
             for end in [2, 9, whole.len() / 2, whole.len() - 8, whole.len() - 1] {

@@ -131,11 +131,8 @@ impl Heart<'_> {
                 Some(timeout) => (timeout, "as lifecycle.heartbeat_timeout says"),
                 None => (SHORTEST, "the shortest there is; set lifecycle.heartbeat_timeout to the hook's own"),
             };
-            tracing::info!(
-                "the timeout of hook {} cannot be read ({why}); taken to be {}, {from}",
-                config.hook_name,
-                rough(timeout)
-            );
+            let (hook, assumed) = (&config.hook_name, rough(timeout));
+            tracing::info!("the timeout of hook {hook} cannot be read ({why}); taken to be {assumed}, {from}");
             return timeout;
         }
     }

@@ -1,6 +1,6 @@
 //! systemd's journal, with fields, by its native protocol (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL>).
 //!
-//! Not by the crate tracing-journald: it takes events, and lines of another process are none.
+//! Not by the crate tracing-journald: it accepts only events, and another process's lines are not events.
 
 use std::io;
 use std::os::unix::net::UnixDatagram;
@@ -16,26 +16,25 @@ const SOCKET: &str = "/run/systemd/journal/socket";
 /// Sends entries to the journal.
 pub(super) struct Journal {
     socket: UnixDatagram,
-    /// For what the socket does not take: the standard error leads to the journal, too.
-    otherwise: Text,
+    /// For entries that the socket refuses: the standard error leads to the journal, too.
+    fallback: Text,
 }
 
 impl Journal {
-    /// If the standard error leads to the journal (systemd.exec(5), `JOURNAL_STREAM`).
+    /// `None` unless the standard error leads to the journal (systemd.exec(5), `JOURNAL_STREAM`).
     pub(super) fn if_connected() -> Option<Self> {
         let stream = std::env::var("JOURNAL_STREAM").ok()?;
         let stat = fstat(io::stderr()).ok()?;
         if stream != format!("{}:{}", stat.st_dev, stat.st_ino) {
             return None;
         }
-        Some(Journal { socket: UnixDatagram::unbound().ok()?, otherwise: Text::new() })
+        Some(Journal { socket: UnixDatagram::unbound().ok()?, fallback: Text::new() })
     }
 
-    /// Blocks as long as journald does not read. Returns whether the line was taken.
+    /// Blocks while journald does not read. Returns whether the line was accepted.
     pub(super) fn send(&self, line: &Line) -> bool {
-        // Addressed anew each time, because journald may be restarted. What is too large for a datagram, 200 KB by default, is
-        // in better hands on the standard error.
-        self.socket.send_to(&entry(line), SOCKET).is_ok() || super::write(&self.otherwise.render(line))
+        // Addressed anew each time, because journald may restart. An entry over the datagram's limit, 200 KB by default, fails.
+        self.socket.send_to(&entry(line), SOCKET).is_ok() || super::write(&self.fallback.render(line))
     }
 }
 

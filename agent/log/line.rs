@@ -1,86 +1,83 @@
-//! One line: what an event says, and how people and machines get it.
-
-use std::fmt::{self, Write as _};
-use std::time::SystemTime;
+//! A line of the log, and its forms for people and machines.
 
 use serde::de::IntoDeserializer;
 use serde::de::value::Error as Unknown;
 use serde::{Deserialize, Serialize};
+use std::fmt::{self, Write as _};
 use tracing::Event;
 use tracing::field::{Field, Visit};
 
 use crate::readable;
 
-/// One thing that happened, as people and machines see it. In JSON the fields have these names; those that are absent are
-/// left out.
+/// One thing that happened. In JSON the fields have these names; absent ones are omitted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
     /// RFC 3339, UTC, with milliseconds.
     pub time: String,
-    /// How bad it is.
+    /// The severity.
     pub level: Level,
     /// The step, as [`crate::sequence::StepName::as_str`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<String>,
-    /// The id of the volume it is about.
+    /// The id of the volume concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume: Option<String>,
-    /// What becomes of the step.
+    /// What the line reports of its step.
     pub kind: Kind,
-    /// How often the step was tried so far; 0 where nothing was to be done.
+    /// How often the step has acted so far; 0 where nothing was to be done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u32>,
     /// How long the step may take, from its beginning, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed_ms: Option<u64>,
-    /// What happened, with whatever else the event says as ` name=value`.
+    /// What happened; the event's other fields follow as ` name=value`.
     pub message: String,
-    /// Why the step acts, waits or has failed, without the counters and times that the message has beside it. For who draws them
-    /// elsewhere; neither in JSON logs nor in the journal.
+    /// Why the step acts, waits or has failed, without the message's counters and times: for live progress. Neither in JSON
+    /// logs nor in the journal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
 }
 
-/// How bad it is, worst first.
+/// The severity, worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// Something failed.
     Error,
-    /// Somebody should look at it.
+    /// An operator should look into it.
     Warning,
-    /// The course of things.
+    /// Normal progress.
     Info,
-    /// What the agent asks and runs; with `-v`.
+    /// Requests and commands; with `-v`.
     Debug,
 }
 
-/// What a line says of its step.
+/// What a line reports of its step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// Nothing: something worth knowing.
+    /// No change of its state.
     #[default]
     Note,
-    /// It looks how things are. For those who draw or follow; neither in the text nor in the JSON.
+    /// The step observes. For live progress and followers only: not in the text, the journal or JSON.
     Begin,
-    /// It has something to do.
+    /// The step has something to do.
     Start,
-    /// It waits.
+    /// The step waits.
     Wait,
-    /// It is done.
+    /// The step is done.
     Done,
-    /// It failed.
+    /// The step failed.
     Failed,
     /// A line that a hook printed.
     Output,
 }
 
 impl Line {
-    /// A note, now.
+    /// A note of this moment.
     pub fn note(level: Level, message: impl Into<String>) -> Self {
         Line {
-            time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            time: crate::time::now(),
             level,
             step: None,
             volume: None,
@@ -92,7 +89,7 @@ impl Line {
         }
     }
 
-    /// In the place of lines for which there was no room.
+    /// The line in place of dropped ones.
     pub(super) fn dropped(lines: u64) -> Self {
         Line::note(Level::Warning, format!("{lines} lines were dropped here: nobody read them"))
     }
@@ -108,7 +105,7 @@ impl Line {
         event.record(&mut fields);
         let Fields { mut line, others } = fields;
         line.message.push_str(&others);
-        // Of other crates' lines it is not plain what they are about.
+        // The lines of other crates need their origin.
         let target = event.metadata().target();
         if !target.starts_with(OURS) {
             line.message.insert_str(0, &format!("{target}: "));
@@ -122,7 +119,7 @@ impl Line {
         serde_json::to_string(&line).map(|object| object + "\n").unwrap_or_default()
     }
 
-    /// As people may see it. Of what a hook rewrote in place, the last state.
+    /// The line for people; of a hook's line that was rewritten in place, the last state.
     pub(super) fn readable(&self) -> Self {
         let shown = |text: &Option<String>| text.as_deref().map(|text| readable::line(text).into_owned());
         let message = match self.kind {
@@ -149,7 +146,7 @@ impl Line {
     }
 }
 
-/// Fills a line with an event's fields.
+/// Collects an event's fields.
 struct Fields {
     line: Line,
     others: String,
@@ -186,7 +183,7 @@ impl Visit for Fields {
     }
 }
 
-/// The crate, as the start of its events' targets.
+/// The prefix of this crate's targets.
 pub(super) const OURS: &str = "node_agent";
 
 #[cfg(test)]
@@ -194,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_has_the_documented_names_in_json_and_comes_back_the_same() {
+    fn a_line_has_the_documented_names_in_json_and_survives_the_round_trip() {
         let line = Line {
             time: "2026-01-02T03:04:05.678Z".to_owned(),
             step: Some("health-check".to_owned()),
@@ -215,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_line_does_not_have_is_left_out_of_json() {
+    fn absent_fields_are_omitted_from_json() {
         let text = Line { time: "t".to_owned(), ..Line::note(Level::Info, "m") }.json();
         assert_eq!(text, "{\"time\":\"t\",\"level\":\"info\",\"kind\":\"note\",\"message\":\"m\"}\n");
         assert_eq!(serde_json::from_str::<Line>(&text).unwrap().step, None);

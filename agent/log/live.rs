@@ -1,5 +1,5 @@
-//! Live progress on a terminal: what is done is ticked off, what is under way shows its clock and what it is at, and all that
-//! is said scrolls by above.
+//! Live progress on a terminal: finished steps get a tick, running ones show their time and what they do, and all other lines
+//! scroll by above.
 //!
 //! ```text
 //! ✓ identity      41ms
@@ -8,11 +8,11 @@
 //! ⠹ filesystem    1s of 30m       vol-0123456789abcdef0  the disk is blank: …
 //! ```
 //!
-//! Only a thread of its own writes, eight times a second at most: however much is said, the screen stays calm, and a terminal
-//! that takes nothing (a session whose other end sleeps) does not hold the node up.
+//! Only one thread writes, eight times a second at most: many lines do not make the screen flicker, and a terminal that blocks
+//! (a session whose other end sleeps) does not delay the node.
 //!
-//! Not by the crate indicatif: what it prints above its bars ends in blanks up to the terminal's edge instead of a newline,
-//! so that copied or resized it is one long line, and it panics or hoards what it cannot write once the terminal is gone.
+//! Not by the crate indicatif: it pads the lines above its bars with blanks to the terminal's edge instead of ending them, so
+//! that they run together when copied or resized, and it panics or hoards memory once the terminal is gone.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -38,24 +38,24 @@ const STEP_WIDTH: usize = 12;
 /// `12m 34s of 30m`
 const TIME_WIDTH: usize = 14;
 
-/// What is on the screen.
+/// The screen.
 pub(super) struct Live {
     terminal: Term,
-    look: Look,
-    /// What is under way, and what is done but may go on (some steps have several parts).
-    steps: BTreeMap<(StepName, Option<String>), Shown>,
-    /// To be printed above with the next redraw.
+    style: Style,
+    /// The running steps, and finished ones that may have another part.
+    steps: BTreeMap<(StepName, Option<String>), Progress>,
+    /// Printed above the steps with the next redraw.
     above: Backlog<Above>,
-    /// What is on the screen is not how things are.
+    /// The screen needs a redraw.
     stale: bool,
     outlet: Outlet<Plain>,
     /// How many rows at the bottom are redrawn.
     rows: usize,
-    /// The thread runs.
+    /// The painting thread runs.
     animated: bool,
 }
 
-/// Rows that are not redrawn.
+/// Rows that are never redrawn.
 struct Above(String);
 
 impl Item for Above {
@@ -64,23 +64,23 @@ impl Item for Above {
     }
 
     fn dropped(lines: u64) -> Self {
-        Above(Look::new().said(&Line::dropped(lines)))
+        Above(Style::new().line(&Line::dropped(lines)))
     }
 }
 
-struct Shown {
-    /// By the parts before.
+struct Progress {
+    /// The time of the parts that are finished.
     spent: Duration,
-    now: Now,
+    state: State,
 }
 
-enum Now {
-    AtWork { began: SystemTime, told: SystemTime, allowed: Option<Duration>, doing: String, waits: bool },
+enum State {
+    Running { began: SystemTime, updated: SystemTime, allowed: Option<Duration>, doing: String, waits: bool },
     Done { had_to_act: bool },
 }
 
 impl Live {
-    /// If the standard error is a terminal that can move its cursor.
+    /// `None` unless the standard error is a terminal that can move its cursor.
     pub(super) fn if_possible() -> Option<Self> {
         let term = std::env::var("TERM").unwrap_or_default();
         if !io::stderr().is_terminal() || matches!(term.as_str(), "" | "dumb") {
@@ -88,7 +88,7 @@ impl Live {
         }
         Some(Live {
             terminal: Term::stderr(),
-            look: Look::new(),
+            style: Style::new(),
             steps: BTreeMap::new(),
             above: Backlog::default(),
             stale: false,
@@ -98,37 +98,41 @@ impl Live {
         })
     }
 
-    pub(super) fn take(&mut self, line: &Line) {
+    /// Shows a line.
+    pub(super) fn show(&mut self, line: &Line) {
         let step = line.step.as_deref().and_then(step_name);
         match (line.kind, step) {
-            (Kind::Begin | Kind::Start | Kind::Wait, Some(step)) => self.at_work(step, line),
+            (Kind::Begin | Kind::Start | Kind::Wait, Some(step)) => self.running(step, line),
             (Kind::Done, Some(step)) => self.done(step, line),
             (Kind::Failed, Some(step)) => self.failed(step, line),
-            _ => self.above.push(Above(self.look.said(line))),
+            _ => self.above.push(Above(self.style.line(line))),
         }
-        self.changed();
+        self.redraw();
     }
 
-    /// What is done stays, what is under way goes.
+    /// Leaves the finished steps on the screen and removes the running ones.
     pub(super) fn finish(&mut self) {
-        self.settle(|_| true);
-        self.steps.clear();
-        self.changed();
-        self.paint();
+        self.end_with(String::new());
     }
 
     /// As [`Live::finish`], with a text below.
     pub(super) fn say(&mut self, text: &str) {
-        self.settle(|_| true);
+        // ED: the rows below the text are cleared.
+        self.end_with(format!("\x1b[J{text}\n"));
+    }
+
+    fn end_with(&mut self, text: String) {
+        self.move_done_above(|_| true);
         self.steps.clear();
-        // Below it there is nothing more.
-        self.above.push(Above(format!("\x1b[J{text}\n")));
-        self.changed();
+        if !text.is_empty() {
+            self.above.push(Above(text));
+        }
+        self.redraw();
         self.paint();
     }
 
-    /// Has it painted soon.
-    fn changed(&mut self) {
+    /// Schedules a redraw.
+    fn redraw(&mut self) {
         self.stale = true;
         if !self.animated {
             self.animated = thread::Builder::new().name("progress".to_owned()).spawn(animate).is_ok();
@@ -138,8 +142,8 @@ impl Live {
         }
     }
 
-    /// Brings the screen up to date, in one write so that no state between shows. Returns whether it is: while the terminal
-    /// takes nothing, only the newest state is kept for it.
+    /// Updates the screen in one write, so that no intermediate state shows. Returns whether it succeeded: while the terminal
+    /// blocks, only the newest state is kept.
     pub(super) fn paint(&mut self) -> bool {
         if self.outlet.is_idle() {
             let frame = self.frame();
@@ -155,77 +159,74 @@ impl Live {
         self.outlet.flush()
     }
 
-    fn at_work(&mut self, step: StepName, line: &Line) {
-        self.settle(|before| before.precedes(step));
+    fn running(&mut self, step: StepName, line: &Line) {
+        self.move_done_above(|before| before.precedes(step));
         let key = (step, line.volume.clone());
-        let told = time(line);
+        let updated = time(line);
         let (spent, began) = match self.steps.remove(&key) {
-            // The step's next part, some time after what was told of the one before.
-            Some(Shown { spent, now: Now::AtWork { began, told: before, .. } }) if line.kind == Kind::Begin => {
-                (spent + before.duration_since(began).unwrap_or_default(), told)
+            // The step's next part; the part before ended with its last line.
+            Some(Progress { spent, state: State::Running { began, updated: before, .. } })
+                if line.kind == Kind::Begin =>
+            {
+                (spent + before.duration_since(began).unwrap_or_default(), updated)
             }
-            Some(Shown { spent, now: Now::AtWork { began, .. } }) => (spent, began),
-            Some(Shown { spent, .. }) => (spent, told),
-            None => (Duration::ZERO, told),
+            Some(Progress { spent, state: State::Running { began, .. } }) => (spent, began),
+            Some(Progress { spent, .. }) => (spent, updated),
+            None => (Duration::ZERO, updated),
         };
         let doing = if line.kind == Kind::Begin { String::new() } else { gist(line) };
         let allowed = line.allowed_ms.map(Duration::from_millis);
-        let now = Now::AtWork { began, told, allowed, doing, waits: line.kind == Kind::Wait };
-        self.steps.insert(key, Shown { spent, now });
+        let state = State::Running { began, updated, allowed, doing, waits: line.kind == Kind::Wait };
+        self.steps.insert(key, Progress { spent, state });
     }
 
     fn done(&mut self, step: StepName, line: &Line) {
-        let spent = self.ended(step, line);
-        let had_to_act = line.attempt != Some(0);
-        self.steps.insert((step, line.volume.clone()), Shown { spent, now: Now::Done { had_to_act } });
+        let spent = self.remove(step, line);
+        let state = State::Done { had_to_act: line.attempt != Some(0) };
+        self.steps.insert((step, line.volume.clone()), Progress { spent, state });
     }
 
     fn failed(&mut self, step: StepName, line: &Line) {
-        let spent = self.ended(step, line);
-        self.settle(|before| before.precedes(step));
+        let spent = self.remove(step, line);
+        self.move_done_above(|before| before.precedes(step));
         let why = line.why.as_deref().unwrap_or(&line.message);
-        let cross = self.look.tint(RED, self.look.cross);
+        let cross = self.style.tint(RED, self.style.cross);
         let row = row(&cross, step, &rough(spent), line.volume.as_deref(), why);
         self.above.push(Above(row + "\n"));
     }
 
-    /// How long the step was at work, now that it is not any more.
-    fn ended(&mut self, step: StepName, line: &Line) -> Duration {
+    /// Removes a step, and returns how long it has run.
+    fn remove(&mut self, step: StepName, line: &Line) -> Duration {
         match self.steps.remove(&(step, line.volume.clone())) {
-            Some(Shown { spent, now: Now::AtWork { began, .. } }) => {
+            Some(Progress { spent, state: State::Running { began, .. } }) => {
                 spent + time(line).duration_since(began).unwrap_or_default()
             }
-            Some(Shown { spent, .. }) => spent,
+            Some(Progress { spent, .. }) => spent,
             None => Duration::ZERO,
         }
     }
 
-    /// Moves what is done and has no further part above, in the order of the sequence.
-    fn settle(&mut self, settled: impl Fn(StepName) -> bool) {
-        let look = &self.look;
-        let above = &mut self.above;
-        self.steps.retain(|(step, volume), shown| {
-            let keep = matches!(shown.now, Now::AtWork { .. }) || !settled(*step);
-            if !keep {
-                above.push(Above(look.shown(*step, volume.as_deref(), shown) + "\n"));
-            }
-            keep
-        });
+    /// Moves the done steps that `is_final` above, in the order of the sequence.
+    fn move_done_above(&mut self, is_final: impl Fn(StepName) -> bool) {
+        let moved = self.steps.extract_if(.., |(step, _), progress| !progress.is_running() && is_final(*step));
+        for ((step, volume), progress) in moved {
+            self.above.push(Above(self.style.step(step, volume.as_deref(), &progress) + "\n"));
+        }
     }
 
     fn is_busy(&self) -> bool {
-        self.stale || self.steps.values().any(|shown| matches!(shown.now, Now::AtWork { .. }))
+        self.stale || self.steps.values().any(Progress::is_running)
     }
 
-    /// What brings the screen up to date.
+    /// The text and control sequences that update the screen.
     fn frame(&mut self) -> String {
         let (height, width) = self.terminal.size();
         let mut rows: Vec<_> = self
             .steps
             .iter()
-            .map(|((step, volume), shown)| self.look.shown(*step, volume.as_deref(), shown))
+            .map(|((step, volume), progress)| self.style.step(*step, volume.as_deref(), progress))
             // A row that reached the edge would wrap on some terminals.
-            .map(|row| truncate_str(&row, usize::from(width).saturating_sub(1), self.look.cut).into_owned())
+            .map(|row| truncate_str(&row, usize::from(width).saturating_sub(1), self.style.ellipsis).into_owned())
             .collect();
         rows.truncate(usize::from(height).saturating_sub(1));
         if rows.is_empty() && self.rows == 0 && self.above.is_empty() {
@@ -256,7 +257,13 @@ impl Live {
     }
 }
 
-/// Paints while something is under way.
+impl Progress {
+    fn is_running(&self) -> bool {
+        matches!(self.state, State::Running { .. })
+    }
+}
+
+/// Paints while a step runs or the screen is stale.
 fn animate() {
     loop {
         if let Sink::Live(live) = &mut *super::sink() {
@@ -270,26 +277,26 @@ fn animate() {
     }
 }
 
-/// Colours, and signs that the terminal's character set has.
-struct Look {
+/// Colours, and symbols from the terminal's character set.
+struct Style {
     colours: bool,
     spinner: &'static [&'static str],
     tick: &'static str,
     cross: &'static str,
-    cut: &'static str,
+    ellipsis: &'static str,
 }
 
-impl Look {
+impl Style {
     fn new() -> Self {
         let colours = super::colours();
         // locale(7): the first that is set counts.
-        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(|name| std::env::var(name).ok());
-        let locale = locale.into_iter().find(|value| !value.is_empty()).unwrap_or_default().to_uppercase();
+        let mut locales = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(|name| std::env::var(name).ok());
+        let locale = locales.find(|value| !value.is_empty()).unwrap_or_default().to_uppercase();
         if locale.contains("UTF-8") || locale.contains("UTF8") {
             let spinner = &["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"];
-            Look { colours, spinner, tick: "✓", cross: "✗", cut: "…" }
+            Style { colours, spinner, tick: "✓", cross: "✗", ellipsis: "…" }
         } else {
-            Look { colours, spinner: &["|", "/", "-", "\\"], tick: "+", cross: "x", cut: "..." }
+            Style { colours, spinner: &["|", "/", "-", "\\"], tick: "+", cross: "x", ellipsis: "..." }
         }
     }
 
@@ -298,26 +305,26 @@ impl Look {
     }
 
     /// A step's row.
-    fn shown(&self, step: StepName, volume: Option<&str>, shown: &Shown) -> String {
-        match &shown.now {
-            Now::Done { had_to_act } => {
+    fn step(&self, step: StepName, volume: Option<&str>, progress: &Progress) -> String {
+        match &progress.state {
+            State::Done { had_to_act } => {
                 let how = if *had_to_act { String::new() } else { self.tint(DIM, "already so") };
-                row(&self.tint(GREEN, self.tick), step, &rough(shown.spent), volume, &how)
+                row(&self.tint(GREEN, self.tick), step, &rough(progress.spent), volume, &how)
             }
-            Now::AtWork { began, allowed, doing, waits, .. } => {
+            State::Running { began, allowed, doing, waits, .. } => {
                 let elapsed = SystemTime::now().duration_since(*began).unwrap_or_default();
                 let frame = elapsed.as_millis() / FRAME.as_millis() % self.spinner.len() as u128;
-                let sign = self.spinner[usize::try_from(frame).unwrap_or_default()];
+                let spinner = self.spinner[usize::try_from(frame).unwrap_or_default()];
                 let of = allowed.map(|allowed| format!(" of {}", rough(allowed))).unwrap_or_default();
                 let time = humantime::format_duration(Duration::from_secs(elapsed.as_secs()));
                 let doing = self.tint(if *waits { YELLOW } else { DIM }, doing);
-                row(&self.tint(CYAN, sign), step, &format!("{time}{of}"), volume, &doing)
+                row(&self.tint(CYAN, spinner), step, &format!("{time}{of}"), volume, &doing)
             }
         }
     }
 
-    /// A line that is no step's row.
-    fn said(&self, line: &Line) -> String {
+    /// A line that is not a step's row.
+    fn line(&self, line: &Line) -> String {
         let (place, message) = (line.place(), &line.message);
         match (line.kind, line.level) {
             (Kind::Output, _) => format!("  {} {message}\n", self.tint(DIM, "|")),
@@ -329,8 +336,8 @@ impl Look {
     }
 }
 
-fn row(sign: &str, step: StepName, time: &str, volume: Option<&str>, rest: &str) -> String {
-    let mut row = format!("{sign} {:STEP_WIDTH$}  {time:TIME_WIDTH$}", step.as_str());
+fn row(symbol: &str, step: StepName, time: &str, volume: Option<&str>, rest: &str) -> String {
+    let mut row = format!("{symbol} {:STEP_WIDTH$}  {time:TIME_WIDTH$}", step.as_str());
     for part in [volume.unwrap_or_default(), rest] {
         if !part.is_empty() {
             row += "  ";
@@ -341,7 +348,7 @@ fn row(sign: &str, step: StepName, time: &str, volume: Option<&str>, rest: &str)
     row
 }
 
-/// Why a step acts, waits or has failed, on one row: the volume has its own place.
+/// Why a step acts, waits or has failed, on one row and without the volume, which has its own column.
 fn gist(line: &Line) -> String {
     let why = line.why.as_deref().unwrap_or(&line.message);
     let about = format!("volume {} ", line.volume.as_deref().unwrap_or_default());
@@ -353,8 +360,7 @@ fn time(line: &Line) -> SystemTime {
 }
 
 fn step_name(name: &str) -> Option<StepName> {
-    let step: Result<StepName, Unknown> = StepName::deserialize(name.into_deserializer());
-    step.ok()
+    StepName::deserialize(IntoDeserializer::<Unknown>::into_deserializer(name)).ok()
 }
 
 #[cfg(test)]
@@ -362,7 +368,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_shows_only_the_gist_of_what_a_step_is_at() {
+    fn a_steps_reason_is_shown_on_one_row_without_its_volume() {
         let gist_of = |why: &str| {
             let volume = Some("vol-0abc".to_owned());
             gist(&Line { volume, why: Some(why.to_owned()), ..Line::note(Level::Info, "wait: …") })
@@ -373,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_stand_in_columns() {
+    fn rows_are_aligned_in_columns() {
         assert_eq!(row("+", StepName::Identity, "41ms", None, ""), "+ identity      41ms");
         let volume = Some("vol-0abc");
         assert_eq!(

@@ -1,9 +1,8 @@
-//! What people and machines see of a run.
+//! Logging, for people and machines.
 //!
-//! Every event of the agent becomes a [`Line`], which goes to this process's one sink (text, JSON, systemd's journal or
-//! live progress on a terminal) and to those who [`follow`]. Nothing here fails, panics or waits: a terminal that goes away
-//! or is stopped, a pipe that is closed or that nobody reads, are no reason to leave a node half made. Each is written to by a
-//! thread of its own (`outlet.rs`); [`flush`] waits for it, for a bounded time.
+//! Every event becomes a [`Line`], which goes to this process's one sink (text, JSON, systemd's journal or live progress on
+//! a terminal) and to those who [`follow`]. Nothing here fails, panics or waits: a vanished or stopped terminal, or a closed
+//! or unread pipe, must not stop the work. A thread writes to each (`outlet.rs`); [`flush`] waits for it, within bounds.
 
 mod journal;
 mod line;
@@ -55,7 +54,7 @@ enum Sink {
     Live(Live),
 }
 
-/// Text for the standard error or the console, with its newlines.
+/// Text for the standard error or the console, newlines included.
 struct Plain(String);
 
 /// One line of JSON.
@@ -83,7 +82,7 @@ impl Item for Json {
 
 impl Item for Line {
     fn size(&self) -> usize {
-        // And the names and short values.
+        // 256: the names and the short values.
         self.message.len() + 256
     }
 
@@ -107,7 +106,7 @@ impl Sink {
         Sink::Text(Text::new(), stderr())
     }
 
-    /// All but live progress.
+    /// Writes a line, except to live progress.
     fn write(&self, line: &Line) {
         match self {
             Sink::Text(text, outlet) => outlet.push(Plain(text.render(&line.readable()))),
@@ -127,7 +126,7 @@ impl Sink {
     }
 }
 
-/// What writes text to the standard error.
+/// Writes text to the standard error.
 fn stderr() -> Outlet<Plain> {
     Outlet::new(|text: &Plain| write(&text.0))
 }
@@ -135,25 +134,24 @@ fn stderr() -> Outlet<Plain> {
 static SINK: OnceLock<Mutex<Sink>> = OnceLock::new();
 static FOLLOWERS: OnceLock<broadcast::Sender<Line>> = OnceLock::new();
 
-/// The machine's console.
 static CONSOLE: OnceLock<Outlet<Plain>> = OnceLock::new();
 
-/// How long the console may be busy.
-const CONSOLE_BUSY: Duration = Duration::from_secs(1);
+/// How long to retry while the console is busy.
+const CONSOLE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long a process that ends waits for those who read its lines.
-const FLUSHING: Duration = Duration::from_secs(2);
+/// How long an ending process waits for the readers of its lines.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How many lines a follower may be behind before it misses some.
-const FOLLOWED: usize = 512;
+/// How many lines a follower may lag behind before it misses some.
+const FOLLOWER_BACKLOG: usize = 512;
 
-/// Begins to log. With `verbose`, also what the agent asks and runs. Called once, first thing.
+/// Starts logging; `verbose` adds requests and commands. Called once, at the start.
 pub fn init(format: Format, verbose: bool) {
     let (ours, others) =
         if verbose { (LevelFilter::DEBUG, LevelFilter::WARN) } else { (LevelFilter::INFO, LevelFilter::ERROR) };
     SINK.get_or_init(|| Mutex::new(Sink::choose(format)));
     let filter = Targets::new().with_default(others).with_target(OURS, ours);
-    // Whoever called it before is served by the same sink.
+    // It fails if called before; then the sink stays the same.
     let _ = tracing_subscriber::registry().with(filter).with(Lines).try_init();
 }
 
@@ -167,37 +165,37 @@ impl<S: Subscriber> Layer<S> for Lines {
         if line.level <= Level::Info
             && let Some(followers) = FOLLOWERS.get()
         {
-            // That nobody follows any more is no error.
+            // It fails once all followers have left.
             let _ = followers.send(line);
         }
     }
 }
 
-/// All lines from now on, from [`Level::Info`] up and with [`Kind::Begin`]. Who is too slow misses the oldest, and is told
-/// how many.
+/// All lines from now on, from [`Level::Info`] up and with [`Kind::Begin`]. A slow follower misses the oldest and learns how
+/// many.
 pub fn follow() -> broadcast::Receiver<Line> {
-    FOLLOWERS.get_or_init(|| broadcast::Sender::new(FOLLOWED)).subscribe()
+    FOLLOWERS.get_or_init(|| broadcast::Sender::new(FOLLOWER_BACKLOG)).subscribe()
 }
 
 /// Shows a line, this process's or another's.
 pub fn show(line: &Line) {
     match &mut *sink() {
-        Sink::Live(progress) => progress.take(&line.readable()),
+        Sink::Live(progress) => progress.show(&line.readable()),
         _ if line.kind == Kind::Begin => {}
         plain => plain.write(line),
     }
 }
 
-/// Ends live progress: nothing is left on a terminal that would still change.
+/// Ends live progress: the terminal shows nothing any more that changes.
 pub fn finish() {
-    if let Sink::Live(progress) = &mut *sink() {
-        progress.finish();
+    if let Sink::Live(live) = &mut *sink() {
+        live.finish();
     }
 }
 
-/// Waits until all is written, for two seconds at most: before the process ends, and before it writes elsewhere what comes after.
+/// Waits until all lines are written, for two seconds at most: before the process ends or writes to another stream.
 pub fn flush() {
-    let end = Instant::now() + FLUSHING;
+    let end = Instant::now() + FLUSH_TIMEOUT;
     loop {
         let (wait, complete) = {
             let mut sink = sink();
@@ -217,36 +215,36 @@ pub fn flush() {
     }
 }
 
-/// Says something that stands for itself: on the standard error as it is, in JSON and in the journal as a note.
+/// Writes a text without time and place to the standard error; in JSON and in the journal it is a note.
 pub fn say(level: Level, text: &str) {
     match &mut *sink() {
         Sink::Text(_, outlet) => outlet.push(Plain(format!("{}\n", readable::text(text)))),
-        Sink::Live(progress) => progress.say(&readable::text(text)),
+        Sink::Live(live) => live.say(&readable::text(text)),
         sink => sink.write(&Line::note(level, text)),
     }
 }
 
-/// The last line of a run: `text` as by [`say`], and `console` on the machine's console, where somebody looks who cannot
-/// log in. The console's output can be read by all who may call ec2:GetConsoleOutput: no hook's output, nothing secret.
+/// The last line of a run: `text` as by [`say`], and `console` on the machine's console, for people who cannot log in. Anyone
+/// with ec2:GetConsoleOutput can read the console: `console` must hold no hook's output and no secret.
 pub fn last_words(level: Level, text: &str, console: &str) {
     say(level, text);
-    // Where the standard error is a terminal, somebody is reading it.
+    // At a terminal a person reads the text already.
     if !io::stderr().is_terminal() {
         let outlet = CONSOLE.get_or_init(|| Outlet::new(|text: &Plain| write_to_console(&text.0)));
         outlet.push(Plain(format!("{}\n", readable::text(console))));
     }
 }
 
-/// Returns whether the console has taken it.
+/// Returns whether the console accepted the text.
 fn write_to_console(text: &str) -> bool {
-    // O_NONBLOCK: a console that nobody empties takes nothing, for now. O_NOCTTY: it must not become the agent's terminal.
+    // O_NONBLOCK: an unread console must not block. O_NOCTTY: the console must not become the agent's terminal.
     let flags = OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
     let device = OpenOptions::new().append(true).custom_flags(flags.bits()).open("/dev/console");
-    device.and_then(|device| write_within(device, text.as_bytes(), CONSOLE_BUSY)).is_ok()
+    device.and_then(|device| write_within(device, text.as_bytes(), CONSOLE_PATIENCE)).is_ok()
 }
 
-/// Writes to a device that does not block, and tries again where it is busy: Linux lets only one write to a terminal at a
-/// time, and journald and systemd write to the console, too.
+/// Writes to a non-blocking device, and retries while it is busy: Linux allows one write to a terminal at a time, and
+/// journald and systemd write to the console, too.
 fn write_within(mut device: impl io::Write, mut text: &[u8], patience: Duration) -> io::Result<()> {
     let end = Instant::now() + patience;
     while !text.is_empty() {
@@ -269,15 +267,15 @@ fn sink() -> MutexGuard<'static, Sink> {
     sink.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Writes to the standard error, and returns whether it is still there. Called by threads that may wait.
+/// Writes to the standard error, and returns whether it is still open. May block: for the writing threads only.
 fn write(text: &str) -> bool {
     let mut text = text.as_bytes();
     while !text.is_empty() {
-        // Not by std's handle: its lock would be held while the reader sleeps.
+        // Not by std's handle, which would hold its lock while the reader sleeps.
         match nix::unistd::write(io::stderr(), text) {
             Ok(written) => text = &text[written..],
             Err(Errno::EINTR) => {}
-            // Somebody else has made it non-blocking.
+            // Another process has made the file description non-blocking.
             Err(Errno::EAGAIN) => {
                 let stderr = io::stderr();
                 let mut ready = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
@@ -291,7 +289,7 @@ fn write(text: &str) -> bool {
     true
 }
 
-/// Whether the standard error takes colours (no-color.org).
+/// Whether to use colours on the standard error (no-color.org).
 fn colours() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
@@ -304,22 +302,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn followers_get_every_field_of_an_event_and_are_told_what_they_missed() {
+    fn followers_get_every_field_of_an_event_and_learn_how_many_they_missed() {
         let mut followers = follow();
         let subscriber = tracing_subscriber::registry().with(Lines);
         tracing::subscriber::with_default(subscriber, || {
             let volume = Some("vol-0abc");
             let (attempt, allowed_ms) = (2_u32, 90_000_u64);
-            tracing::info!(
-                step = "attach",
-                volume,
-                kind = "begin",
-                attempt,
-                allowed_ms,
-                holder = "i-0",
-                "held by {}",
-                7
-            );
+            let (step, kind, holder) = ("attach", "begin", "i-0");
+            tracing::info!(step, volume, kind, attempt, allowed_ms, holder, "held by {}", 7);
             tracing::debug!("not for followers");
             tracing::info!(target: "another_crate", "its own");
         });
@@ -329,7 +319,7 @@ mod tests {
         assert_eq!(line.message, "held by 7 holder=i-0");
         assert_eq!(followers.try_recv().unwrap().message, "another_crate: its own");
 
-        for number in 0..=FOLLOWED {
+        for number in 0..=FOLLOWER_BACKLOG {
             let _ = FOLLOWERS.get().unwrap().send(Line::note(Level::Info, number.to_string()));
         }
         assert_eq!(followers.try_recv(), Err(broadcast::error::TryRecvError::Lagged(1)));
@@ -337,8 +327,8 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_console_is_written_to_when_it_is_free() {
-        /// A pipe that is emptied as soon as it was found full.
+    fn a_write_to_a_busy_console_is_retried_until_it_succeeds() {
+        /// A pipe that is emptied whenever a write finds it full.
         struct Console(io::PipeReader, io::PipeWriter, Vec<u8>);
 
         impl io::Write for Console {

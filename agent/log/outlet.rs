@@ -1,28 +1,27 @@
-//! Where lines are written, by a thread of its own: a pipe that nobody reads, a stopped terminal or a journald that hangs
-//! blocks its writers, and must not stop the work.
+//! Writes lines by a thread of its own: an unread pipe, a stopped terminal or a hanging journald blocks its writers, and must
+//! not stop the work.
 //!
-//! What waits is bounded. Where there is too much, the oldest goes: what is worth most, the last words, comes last. How much
-//! went is said in its place as soon as the reader reads again.
+//! The backlog is bounded. When it is full, the oldest item is dropped: the last line of a run is worth most. A line in place
+//! of the dropped items counts them as soon as the reader reads again.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Bytes that wait, before the oldest items go.
-const MOST: usize = 1 << 20;
+/// The most bytes in a backlog.
+const LIMIT: usize = 1 << 20;
 
 /// Something to be written.
 pub(super) trait Item: Send + 'static {
     /// In bytes, roughly.
     fn size(&self) -> usize;
 
-    /// The item that says how many lines were dropped in its place.
+    /// An item that reports how many lines were dropped in its place.
     fn dropped(lines: u64) -> Self;
 }
 
-/// Items in their order, the oldest of which go where there are too many.
-#[derive(Debug)]
+/// A bounded queue that drops the oldest items.
 pub(super) struct Backlog<T> {
     items: VecDeque<T>,
     size: usize,
@@ -40,16 +39,11 @@ impl<T: Item> Backlog<T> {
         self.size += item.size();
         self.items.push_back(item);
         // The newest stays, whatever its size.
-        while self.size > MOST && self.items.len() > 1 {
+        while self.size > LIMIT && self.items.len() > 1 {
             let oldest = self.items.pop_front();
             self.size -= oldest.map_or(0, |oldest| oldest.size());
             self.dropped += 1;
         }
-    }
-
-    /// Counts items that were taken and could not be written.
-    fn lost(&mut self, items: u64) {
-        self.dropped += items;
     }
 
     /// The oldest one, and how many were dropped before it.
@@ -72,13 +66,13 @@ pub(super) struct Outlet<T> {
 struct Shared<T> {
     queue: Mutex<Queue<T>>,
     changed: Condvar,
-    /// Writes an item, and tells whether the reader has taken it.
+    /// Writes an item, and returns whether the reader accepted it.
     write: Box<dyn Fn(&T) -> bool + Send + Sync>,
 }
 
 struct Queue<T> {
     backlog: Backlog<T>,
-    /// The thread is there.
+    /// The writing thread runs.
     served: bool,
     /// An item is being written.
     writing: bool,
@@ -92,7 +86,7 @@ impl<T: Item> Outlet<T> {
         }
     }
 
-    /// Has an item written, after all before it.
+    /// Queues an item.
     pub(super) fn push(&self, item: T) {
         let shared = &self.shared;
         let mut queue = shared.lock();
@@ -101,7 +95,7 @@ impl<T: Item> Outlet<T> {
             queue.served = thread::Builder::new().name("log".to_owned()).spawn(move || served.serve()).is_ok();
         }
         if !queue.served {
-            // No thread is to be had: better late than never.
+            // Without a thread the caller waits for the reader.
             (shared.write)(&item);
             return;
         }
@@ -109,12 +103,12 @@ impl<T: Item> Outlet<T> {
         shared.changed.notify_all();
     }
 
-    /// Whether all is written.
+    /// Whether all items are written.
     pub(super) fn is_idle(&self) -> bool {
         self.shared.lock().is_idle()
     }
 
-    /// A handle with which to wait until all is written.
+    /// Returns a closure that waits until all items are written, or the given end.
     pub(super) fn flush(&self) -> impl FnOnce(Instant) + use<T> {
         let shared = Arc::clone(&self.shared);
         move |end| {
@@ -130,9 +124,9 @@ impl<T: Item> Outlet<T> {
     }
 }
 
-impl<T> Queue<T> {
+impl<T: Item> Queue<T> {
     fn is_idle(&self) -> bool {
-        !self.writing && self.backlog.items.is_empty()
+        !self.writing && self.backlog.is_empty()
     }
 }
 
@@ -150,15 +144,15 @@ impl<T: Item> Shared<T> {
             };
             queue.writing = true;
             drop(queue);
-            let told = dropped == 0 || (self.write)(&T::dropped(dropped));
-            let lost = match (told, told && (self.write)(&item)) {
+            let reported = dropped == 0 || (self.write)(&T::dropped(dropped));
+            let lost = match (reported, reported && (self.write)(&item)) {
                 (_, true) => 0,
                 (true, false) => 1,
                 (false, false) => dropped + 1,
             };
             queue = self.lock();
             queue.writing = false;
-            queue.backlog.lost(lost);
+            queue.backlog.dropped += lost;
             self.changed.notify_all();
         }
     }
@@ -199,10 +193,10 @@ mod tests {
     }
 
     proptest! {
-        /// Whenever items are taken in between: what comes out is in order, and each gap is counted to the item.
+        /// Whenever items are popped in between, they come out in order, and each gap has its exact count.
         #[test]
-        fn what_is_dropped_is_counted_where_it_is_missing(
-            steps in proptest::collection::vec((1_usize..MOST / 3, 0_usize..3), 1..60)
+        fn dropped_items_are_counted_where_they_are_missing(
+            steps in proptest::collection::vec((1_usize..LIMIT / 3, 0_usize..3), 1..60)
         ) {
             let mut backlog = Backlog::default();
             let mut out = Vec::new();
@@ -210,7 +204,7 @@ mod tests {
             for (size, taken) in steps {
                 backlog.push(Test { number: pushed, size });
                 pushed += 1;
-                prop_assert!(backlog.size <= MOST);
+                prop_assert!(backlog.size <= LIMIT);
                 out.extend((0..taken).map_while(|_| backlog.pop()));
             }
             out.extend(std::iter::from_fn(|| backlog.pop()));
@@ -225,8 +219,8 @@ mod tests {
     }
 
     #[test]
-    fn what_a_reader_refuses_is_counted_and_said_once_it_takes_something() {
-        // None: the reader refuses what comes.
+    fn refused_lines_are_counted_and_reported_once_the_reader_accepts_one() {
+        // `None`: the reader refuses every line.
         let reader = Arc::new(Mutex::new(None::<Vec<String>>));
         let end = Arc::clone(&reader);
         let outlet = Outlet::new(move |line: &String| {
@@ -247,7 +241,7 @@ mod tests {
         let long = "x".repeat(1 << 10);
         for number in 0..4000 {
             outlet.push(format!("{number} {long}"));
-            // The writing thread has the first line in its hands before the others come: otherwise there may be two gaps.
+            // The writing thread takes the first line before the others come: otherwise there may be two gaps.
             while number == 0 && !outlet.shared.lock().backlog.is_empty() {
                 thread::yield_now();
             }

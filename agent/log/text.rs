@@ -13,7 +13,7 @@ impl Text {
     }
 
     pub(super) fn render(&self, line: &Line) -> String {
-        // The date is the same for hours; the journal has it.
+        // Without the date, which the journal has.
         let time = line.time.get(11..23).unwrap_or(&line.time);
         let (colour, level) = match line.level {
             Level::Error => (RED, "error: "),
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_says_when_where_how_bad_and_what() {
+    fn a_line_shows_time_place_level_and_message() {
         assert_eq!(FILE.render(&line(Kind::Wait, Level::Info)), "12:03:04.567 attach vol-0abc: it is so\n");
         assert_eq!(FILE.render(&line(Kind::Note, Level::Warning)), "12:03:04.567 attach vol-0abc: warning: it is so\n");
         let output = Line { volume: None, ..line(Kind::Output, Level::Info) };

@@ -112,7 +112,7 @@ impl<'a> Runner<'a> {
         let (finding, failure) = loop {
             match self.bounded("observing the present state", step.observe(), deadline, true).await {
                 Ok(Observed::Done(output)) => {
-                    self.record_finding(plan, step.header(), Finding::AlreadySo, None);
+                    self.finding(plan, step.header(), Finding::AlreadySo, None);
                     return Ok(output);
                 }
                 Ok(Observed::Todo(because)) => break (Finding::WouldDo, Failure::new(Code::NotKnownYet, because)),
@@ -124,17 +124,11 @@ impl<'a> Runner<'a> {
                 },
             }
         };
-        self.record_finding(plan, step.header(), finding, Some(&failure));
+        self.finding(plan, step.header(), finding, Some(&failure));
         Err(FailedStep::at(step.header().name, failure))
     }
 
-    fn record_finding(
-        &self,
-        plan: &RefCell<Vec<Planned>>,
-        header: Header<'_>,
-        finding: Finding,
-        why: Option<&Failure>,
-    ) {
+    fn finding(&self, plan: &RefCell<Vec<Planned>>, header: Header<'_>, finding: Finding, why: Option<&Failure>) {
         let (step, volume) = (header.name, header.subject.map(str::to_owned));
         let first_part = self.begun.borrow_mut().insert((step, volume.clone()));
         let mut plan = plan.borrow_mut();

@@ -120,11 +120,8 @@ impl Journal {
             let record = &mut state.lifecycle;
             record.action = Some(lifecycle.into());
             if record.hold_deadline.as_ref().is_none_or(|end| end.boot_id != boot_id) {
-                record.hold_deadline = Some(HoldDeadline {
-                    boot_id: boot_id.clone(),
-                    since_boot_ms: millis(since_boot + left),
-                    hold_for_ms,
-                });
+                let since_boot_ms = millis(since_boot + left);
+                record.hold_deadline = Some(HoldDeadline { boot_id: boot_id.clone(), since_boot_ms, hold_for_ms });
             }
             let until = record.hold_until(&boot_id, since_boot, now);
             let until = until.unwrap_or_else(|| humantime::format_rfc3339_millis(now + left).to_string());
@@ -206,8 +203,8 @@ impl Journal {
             return Err(store::newer(dir, schema));
         }
         if let Some(dir) = &self.dir {
-            let text =
-                serde_json::to_vec_pretty(&next).map_err(|error| Failure::io("writing the journal", error.into()))?;
+            let text = serde_json::to_vec_pretty(&next);
+            let text = text.map_err(|error| Failure::io("writing the journal", error.into()))?;
             let written = atomic::Replacement::new(dir.join(FILE)).mode(0o600).write(&text);
             self.unwritable.set(written.is_err());
             written.map_err(|error| {
@@ -561,15 +558,8 @@ mod tests {
         journal.keep(|_| {});
 
         let kept: Value = serde_json::from_slice(&fs::read(dir.path().join(FILE)).unwrap()).unwrap();
-        for path in [
-            "/departure",
-            "/redo_from",
-            "/output",
-            "/once",
-            "/lifecycle/outcome",
-            "/lifecycle/terminate",
-            "/volumes/vol-1/sealed",
-        ] {
+        let paths = "/departure /redo_from /output /once /lifecycle/outcome /lifecycle/terminate /volumes/vol-1/sealed";
+        for path in paths.split(' ') {
             assert_eq!(kept.pointer(path), newer.pointer(path), "{path}: {kept}");
         }
         // A step that is redone has later ones redone, also those that only the newer version knows.

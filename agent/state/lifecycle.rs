@@ -126,12 +126,12 @@ impl LifecycleRecord {
         let promised = self.hold_until.clone()?;
         let end = now + self.hold_left(boot_id, since_boot, now)?;
         let promised_end = humantime::parse_rfc3339(&promised).ok();
-        let apart = promised_end
-            .map(|promised| promised.duration_since(end).or_else(|_| end.duration_since(promised)).unwrap_or_default());
-        // An end in the past stays where it was.
-        let is_over = promised_end.is_some_and(|promised| promised <= now && end == now);
-        let unstepped = apart.is_some_and(|apart| apart < CLOCK_DRIFT);
-        Some(if unstepped || is_over { promised } else { humantime::format_rfc3339_seconds(end).to_string() })
+        let keeps = promised_end.is_some_and(|promised| {
+            let apart = promised.duration_since(end).or_else(|_| end.duration_since(promised)).unwrap_or_default();
+            // An end in the past stays where it was.
+            apart < CLOCK_DRIFT || promised <= now && end == now
+        });
+        Some(if keeps { promised } else { humantime::format_rfc3339_seconds(end).to_string() })
     }
 }
 

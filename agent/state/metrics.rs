@@ -20,45 +20,26 @@ pub(super) fn of(state: &State) -> String {
             let _ = writeln!(text, "node_agent_{name}{braces} {value}");
         }
     };
-    metric(
-        "info",
-        "The node this is about.",
-        vec![(
-            vec![
-                ("version", env!("CARGO_PKG_VERSION")),
-                ("node_id", &state.node.id),
-                ("instance_id", &state.instance_id),
-            ],
-            1.0,
-        )],
-    );
-    let states =
-        Phase::ALL.iter().map(|phase| (vec![("state", phase.as_str())], f64::from(u8::from(*phase == state.phase))));
+    let (version, node_id) = (env!("CARGO_PKG_VERSION"), state.node.id.as_str());
+    let node = vec![("version", version), ("node_id", node_id), ("instance_id", &state.instance_id)];
+    metric("info", "The node this is about.", vec![(node, 1.0)]);
+    let flag = |set: bool| f64::from(u8::from(set));
+    let states = Phase::ALL.iter().map(|phase| (vec![("state", phase.as_str())], flag(*phase == state.phase)));
     metric("state", "1 for how the node stands, 0 for all others.", states.collect());
     metric("state_since_timestamp_seconds", "Since when it stands so.", vec![(Vec::new(), seconds(&state.since))]);
     let until = || state.lifecycle.hold_until(&state.boot_id, host::since_boot(), SystemTime::now());
     let held = Some(until).filter(|_| state.phase == Phase::Held && state.lifecycle.outcome().is_none());
     let held: Vec<_> = held.and_then(|until| until()).map(|until| (Vec::new(), seconds(&until))).into_iter().collect();
     metric("hold_until_timestamp_seconds", "When a held node is given up.", held);
-    let steps = |value: fn(&StepRecord) -> f64| {
-        state
-            .records(Sequence::Boot)
-            .iter()
-            .map(|record| (labels(record.step, record.subject.as_deref()), value(record)))
-            .collect()
+    let steps = |value: &dyn Fn(&StepRecord) -> f64| {
+        let records = state.records(Sequence::Boot).iter();
+        records.map(|record| (labels(record.step, record.subject.as_deref()), value(record))).collect()
     };
-    metric(
-        "step_failed",
-        "1 where the step failed.",
-        steps(|record| f64::from(u8::from(record.outcome == Outcome::Failed))),
-    );
-    metric(
-        "step_attempts",
-        "Rounds in which something was tried or went wrong.",
-        steps(|record| f64::from(record.attempts)),
-    );
+    metric("step_failed", "1 where the step failed.", steps(&|record| flag(record.outcome == Outcome::Failed)));
+    let attempts = steps(&|record| f64::from(record.attempts));
+    metric("step_attempts", "Rounds in which something was tried or went wrong.", attempts);
     #[expect(clippy::cast_precision_loss, reason = "milliseconds of a boot are far below 2^52")]
-    metric("step_duration_seconds", "How long the step took so far.", steps(|record| record.took_ms as f64 / 1e3));
+    metric("step_duration_seconds", "How long the step took so far.", steps(&|record| record.took_ms as f64 / 1e3));
     let warnings = state.warnings.iter().map(|warning| (labels(warning.step, warning.subject.as_deref()), 1.0));
     let mut warnings: Vec<_> = warnings.collect();
     // One sample a name, as the format wants it.

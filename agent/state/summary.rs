@@ -27,12 +27,8 @@ pub(super) fn in_a_line(state: &State) -> String {
     };
     let failed = || {
         state.fault.as_ref().map_or_else(String::new, |fault| {
-            let step = failure::place(fault.step);
-            format!(
-                "{step}: {}; {}",
-                fault.error.message.lines().next().unwrap_or_default(),
-                readable::remedy(&fault.error.remedy)
-            )
+            let (step, message) = (failure::place(fault.step), fault.error.message.lines().next().unwrap_or_default());
+            format!("{step}: {message}; {}", readable::remedy(&fault.error.remedy))
         })
     };
     match state.phase {

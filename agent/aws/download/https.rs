@@ -1,4 +1,4 @@
-//! `https://`: what is fetched over the network, and where a redirect may lead.
+//! `https://`: downloads, and the redirects they may follow.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::aws::proxy::{BadProxy, Proxies, Proxy, ProxyError};
 use crate::config::without_secrets;
 use crate::failure::{Code, Failure};
 
-/// A server that sends nothing for this long is asked again.
+/// A server that sends nothing for this long has failed, and the fetch is retried.
 const STALL: Duration = Duration::from_secs(20);
 
-/// Streams what is at `url` into an unnamed file in `scratch`.
+/// Streams `url` into an unnamed file in `scratch`.
 pub(super) async fn fetch(
     client: &reqwest::Client,
     proxies: &Proxies,
@@ -30,8 +30,8 @@ pub(super) async fn fetch(
         Err(_) => None,
     };
     let answer = client.get(url).send().await;
-    let answer = answer.map_err(|error| match error::find::<Astray>(&error) {
-        Some(astray) => astray.failure(name),
+    let answer = answer.map_err(|error| match error::find::<BadRedirect>(&error) {
+        Some(redirect) => redirect.failure(name),
         None => interrupted(name, proxy.as_ref(), error.without_url()),
     })?;
     let status = answer.status();
@@ -39,8 +39,7 @@ pub(super) async fn fetch(
         return Err(Failure::new(Code::ApiOverloaded, format!("{name} answers {status}")));
     }
     if status.is_redirection() {
-        let text = format!("{name} answers {status}, without saying where to");
-        return Err(Failure::new(Code::RedirectRefused, text));
+        return Err(Failure::new(Code::RedirectRefused, format!("{name} answers {status}, without a new address")));
     }
     if !status.is_success() {
         return Err(Failure::new(Code::DownloadFailed, format!("{name} answers {status}")));
@@ -53,61 +52,58 @@ pub(super) async fn fetch(
     sink.end()
 }
 
-/// A redirect that is not followed.
+/// A redirect that is not followed, with its target.
 #[derive(Debug, thiserror::Error)]
 #[error("a redirect that is not followed")]
-enum Astray {
+enum BadRedirect {
     Unencrypted(String),
-    Circle(String),
-    TooFar(String),
+    Loop(String),
+    TooMany(String),
 }
 
-impl Astray {
-    /// How often a request is led on at most.
+impl BadRedirect {
+    /// The most redirects that are followed.
     const LIMIT: usize = 10;
 
-    fn judge(attempt: Attempt<'_>) -> Action {
-        let shown = || without_secrets(attempt.url().as_str());
-        if attempt.url().scheme() != "https" {
-            let astray = Astray::Unencrypted(shown());
-            attempt.error(astray)
+    fn check(attempt: Attempt<'_>) -> Action {
+        let reason = if attempt.url().scheme() != "https" {
+            BadRedirect::Unencrypted
         } else if attempt.previous().contains(attempt.url()) {
-            let astray = Astray::Circle(shown());
-            attempt.error(astray)
-        } else if attempt.previous().len() > Astray::LIMIT {
-            let astray = Astray::TooFar(shown());
-            attempt.error(astray)
+            BadRedirect::Loop
+        } else if attempt.previous().len() > BadRedirect::LIMIT {
+            BadRedirect::TooMany
         } else {
-            attempt.follow()
-        }
+            return attempt.follow();
+        };
+        let target = without_secrets(attempt.url().as_str());
+        attempt.error(reason(target))
     }
 
     fn failure(&self, name: &str) -> Failure {
         match self {
-            Astray::Unencrypted(url) => {
-                let text = format!("{name} leads to an address that is not encrypted: {url}");
+            BadRedirect::Unencrypted(url) => {
+                let text = format!("{name} redirects to an unencrypted address: {url}");
                 Failure::new(Code::RedirectRefused, text).remedy(
-                    "what comes unencrypted can be changed on its way: have the server lead to an https:// address, or \
+                    "an unencrypted download can be tampered with: have the server redirect to an https:// address, or \
                      write the file's own https:// or s3:// address as the source; then: node-agent retry",
                 )
             }
-            Astray::Circle(url) => {
-                Failure::new(Code::RedirectRefused, format!("{name} leads back to {url}: a redirect loop"))
+            BadRedirect::Loop(url) => {
+                Failure::new(Code::RedirectRefused, format!("{name} redirects in a loop, back to {url}"))
             }
-            Astray::TooFar(url) => {
-                let text = format!("{name} leads from address to address, at last to {url}");
-                Failure::new(Code::RedirectRefused, text)
+            BadRedirect::TooMany(url) => {
+                Failure::new(Code::RedirectRefused, format!("{name} redirects too often, at last to {url}"))
             }
         }
     }
 }
 
-/// A client for https; fails where no CA certificates are found.
+/// A client for https; fails without CA certificates.
 pub fn https_client(proxies: &Arc<Proxies>) -> Result<reqwest::Client, Failure> {
     let proxies = Arc::clone(proxies);
     reqwest::Client::builder()
         .https_only(true)
-        .redirect(Policy::custom(Astray::judge))
+        .redirect(Policy::custom(BadRedirect::check))
         .proxy(reqwest::Proxy::custom(move |url| proxies.of(url).ok().flatten().map(|proxy| proxy.url().clone())))
         .connect_timeout(Duration::from_secs(5))
         .read_timeout(STALL)
@@ -123,7 +119,7 @@ fn host(url: &Url) -> String {
     url.host_str().unwrap_or_default().to_owned()
 }
 
-/// `proxy` is the one that was taken, and for which host.
+/// The failure of a broken transfer, through `proxy` to the host beside it.
 pub(super) fn interrupted(
     name: &str,
     proxy: Option<&(Proxy, String)>,

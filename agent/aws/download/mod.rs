@@ -21,19 +21,19 @@ use crate::config::{Sha256Digest, Source};
 use crate::failure::{Code, Failure, Named};
 use crate::host::read::{self, Pipes, Unreadable};
 
-/// A file larger than this is no node file: the hook should fetch it to the data volume instead.
+/// The largest download, in bytes: a hook should fetch a larger file to the data volume.
 pub const LIMIT: u64 = 256 * 1024 * 1024;
 
-/// Where files and scripts come from.
+/// The clients that fetch files and scripts.
 #[derive(Debug)]
 pub struct Sources {
     s3: S3,
     proxies: Arc<Proxies>,
-    /// Made when first needed: reading the trust store takes longer than all the rest of a start.
+    /// Built when first needed: reading the trust store takes longer than the rest of the agent's start.
     https: OnceCell<reqwest::Client>,
 }
 
-/// Fetched contents, on disk and without a name there.
+/// Fetched contents, in an unnamed file on disk.
 #[derive(Debug)]
 pub struct Fetched {
     /// Read from the start.
@@ -45,7 +45,7 @@ pub struct Fetched {
 }
 
 impl Fetched {
-    /// Contents that are at hand, put where fetched ones are.
+    /// Stores inline contents as if they had been fetched.
     pub fn inline(contents: &[u8], scratch: &Path) -> Result<Self, Failure> {
         let mut sink = Sink::new("inline contents".to_owned(), scratch)?;
         sink.take(contents)?;
@@ -58,8 +58,8 @@ impl Sources {
         Sources { s3: S3::new(config), proxies, https: OnceCell::new() }
     }
 
-    /// Streams `source` into an unnamed file in `scratch`. The storage of a local file may keep it waiting for `patience`;
-    /// the callers bound what comes over the network.
+    /// Streams `source` into an unnamed file in `scratch`. `patience` bounds the wait for a local file's storage; the callers
+    /// bound downloads over the network.
     pub async fn fetch(&self, source: &Source, scratch: &Path, patience: Duration) -> Result<Fetched, Failure> {
         let name = source.to_string();
         match source {
@@ -72,14 +72,14 @@ impl Sources {
         }
     }
 
-    /// Whether an object is there and may be read, its key for encryption too: reads its first byte. Not `HeadObject`,
-    /// whose refusals say nothing. Not allowed is a failure with the code `AccessDenied`.
+    /// Tests by reading the first byte that an object exists and that IAM allows reading it and using its KMS key, or fails
+    /// with `AccessDenied`. Not by `HeadObject`, whose refusals carry no reason.
     pub async fn try_s3(&self, bucket: &str, key: &str) -> Result<(), Failure> {
         self.s3.try_get(bucket, key).await
     }
 }
 
-/// A local file is read on a thread of its own: what it lies on may not answer.
+/// Reads a local file on a thread of its own, because its storage may hang.
 async fn fetch_local(name: String, path: &Path, scratch: &Path, patience: Duration) -> Result<Fetched, Failure> {
     let (path, scratch) = (path.to_owned(), scratch.to_owned());
     let about = name.clone();
@@ -99,7 +99,7 @@ async fn fetch_local(name: String, path: &Path, scratch: &Path, patience: Durati
     }
 }
 
-/// A failure of one side or the other.
+/// Failed to read the local file, or to store its contents.
 enum Local {
     Unreadable(Unreadable),
     Failed(Failure),
@@ -117,7 +117,7 @@ impl From<Failure> for Local {
     }
 }
 
-/// The failure of a local file or script that was not read.
+/// The failure of a local file or script that cannot be read.
 pub fn unreadable(name: &str, why: &Unreadable) -> Failure {
     let code = match why {
         Unreadable::TooLarge(_) => Code::DownloadTooLarge,
@@ -127,7 +127,7 @@ pub fn unreadable(name: &str, why: &Unreadable) -> Failure {
     Failure::new(code, format!("{name} {why}"))
 }
 
-/// Takes contents up to [`LIMIT`] and digests them on the way.
+/// Stores and digests contents up to [`LIMIT`].
 struct Sink {
     name: String,
     file: File,

@@ -1,4 +1,4 @@
-//! `s3://`: the object, from whichever region its bucket is in.
+//! `s3://`: objects, whatever their bucket's region.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -14,13 +14,12 @@ use super::{Fetched, Sink};
 use crate::aws::error::{self, CallError};
 use crate::failure::{Class, Code, Failure};
 
-/// S3.
 #[derive(Debug)]
 pub(super) struct S3 {
     client: aws_sdk_s3::Client,
-    /// The region that requests are signed for, unless the bucket is known to be elsewhere.
+    /// The default region.
     region: String,
-    /// The regions of buckets that are elsewhere, by S3's answers.
+    /// The regions of buckets that are not in the default region, from S3's answers.
     elsewhere: RefCell<BTreeMap<String, String>>,
 }
 
@@ -35,20 +34,18 @@ impl S3 {
         let answer = self.get_object(bucket, key, None).await.map_err(|error| match error.failure.code {
             Code::ApiRefused => Failure::new(Code::DownloadFailed, format!("{name}: {}", error.failure)),
             Code::AccessDenied => error.about(name).remedy(format!(
-                "allow s3:GetObject on it in the instance role's policy and the bucket's; S3 says the same of an object \
-                 that is not there: aws s3 ls {name}; then: node-agent retry"
+                "allow s3:GetObject on it in the instance role's policy and the bucket's; S3 answers the same for an \
+                 object that does not exist: aws s3 ls {name}; then: node-agent retry"
             )),
             _ => error.about(name),
         })?;
-        let mut sink = Sink::new(name.to_owned(), scratch)?;
-        let mut body = answer.body;
+        let (mut sink, mut body) = (Sink::new(name.to_owned(), scratch)?, answer.body);
         while let Some(chunk) = body.next().await {
             sink.take(&chunk.map_err(|error| interrupted(name, None, error))?)?;
         }
         sink.end()
     }
 
-    /// See [`super::Sources::try_s3`].
     pub(super) async fn try_get(&self, bucket: &str, key: &str) -> Result<(), Failure> {
         match self.get_object(bucket, key, Some("bytes=0-0")).await {
             // An empty object has no first byte.
@@ -57,7 +54,7 @@ impl S3 {
         }
     }
 
-    /// Asks for the object, and where S3 says that the bucket is in another region, asks once more there.
+    /// Requests the object; if S3 says that the bucket is in another region, requests it there.
     async fn get_object(&self, bucket: &str, key: &str, range: Option<&str>) -> Result<GetObjectOutput, CallError> {
         let known = self.elsewhere.borrow().get(bucket).cloned();
         let ours = &self.region;
@@ -68,27 +65,25 @@ impl S3 {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            let mut refused = error::read(GET, &error);
-            match whereabouts(&error, bucket, ours) {
-                Whereabouts::Here => return Err(refused),
-                Whereabouts::Named(region) if is_region(&region) => region,
-                Whereabouts::Named(region) => {
-                    let said = refused.failure;
+            let refused = error::read(GET, &error);
+            let said = &refused.failure;
+            let named = match bucket_region(&error, bucket, ours) {
+                BucketRegion::Same => return Err(refused),
+                BucketRegion::Named(region) if is_region(&region) => Ok(region),
+                BucketRegion::Named(region) => {
                     let text = format!("S3 says that the bucket {bucket} is in {region:?}, which is no region: {said}");
-                    refused.failure = Failure::new(Code::BucketElsewhere, text);
-                    return Err(refused);
+                    Err(Failure::new(Code::BucketElsewhere, text))
                 }
-                Whereabouts::Unknown => {
-                    let said = refused.failure;
+                BucketRegion::Unnamed => {
                     let text = format!(
                         "the bucket {bucket} is in another region than {ours}, and S3 does not say in which: {said}"
                     );
-                    refused.failure = Failure::new(Code::BucketElsewhere, text);
-                    return Err(refused);
+                    Err(Failure::new(Code::BucketElsewhere, text))
                 }
-            }
+            };
+            named.map_err(|failure| CallError { failure, ..refused })?
         };
-        tracing::debug!("the bucket {bucket} is in {region}, not in {ours}: asked there");
+        tracing::debug!("the bucket {bucket} is in {region}, not in {ours}: requesting the object there");
         let error = match self.request(bucket, key, range, Some(&region)).await {
             Ok(answer) => {
                 self.elsewhere.borrow_mut().insert(bucket.to_owned(), region);
@@ -97,7 +92,7 @@ impl S3 {
             Err(error) => error,
         };
         let mut refused = error::read(GET, &error);
-        if !matches!(whereabouts(&error, bucket, &region), Whereabouts::Here) {
+        if bucket_region(&error, bucket, &region) != BucketRegion::Same {
             self.elsewhere.borrow_mut().remove(bucket);
             let said = refused.failure;
             let text = format!(
@@ -106,7 +101,7 @@ impl S3 {
             refused.failure = Failure::new(Code::BucketElsewhere, text);
             return Err(refused);
         }
-        // Kept for the next try, too: the embedded script must not stand in because S3 here fails meanwhile.
+        // Also after a failure: if S3 in our region then fails, the embedded script must not replace the object.
         self.elsewhere.borrow_mut().insert(bucket.to_owned(), region.clone());
         if refused.failure.class() == Class::Outage && refused.failure.code != Code::CertificateUntrusted {
             let text = format!("the bucket {bucket} is in {region}, not in {ours}, and S3 there: {}", refused.failure);
@@ -117,15 +112,8 @@ impl S3 {
         Err(refused)
     }
 
-    /// One request. In another region its endpoint is composed anew, as for a client of that region; an endpoint that the
-    /// environment sets stays.
-    async fn request(
-        &self,
-        bucket: &str,
-        key: &str,
-        range: Option<&str>,
-        region: Option<&str>,
-    ) -> Result<GetObjectOutput, GetError> {
+    /// One request. `region` changes the endpoint, too, unless the environment sets one.
+    async fn request(&self, bucket: &str, key: &str, range: Option<&str>, region: Option<&str>) -> GetResult {
         let request = self.client.get_object().bucket(bucket).key(key).set_range(range.map(str::to_owned));
         match region {
             None => request.send().await,
@@ -141,22 +129,23 @@ impl S3 {
 const GET: &str = "s3:GetObject";
 
 type GetError = SdkError<GetObjectError, HttpResponse>;
+type GetResult = Result<GetObjectOutput, GetError>;
 
-/// What an answer of S3 says of the bucket's place.
-#[derive(Debug, PartialEq, Eq)]
-enum Whereabouts {
-    /// Nothing: it is where it was asked for.
-    Here,
-    /// It is in another region, which the answer calls this.
+/// What S3's answer says of the bucket's region.
+#[derive(PartialEq, Eq)]
+enum BucketRegion {
+    /// Nothing: the bucket is where it was requested.
+    Same,
+    /// The bucket is in another region, by this name.
     Named(String),
-    /// It is in another region.
-    Unknown,
+    /// The bucket is in another region, which the answer does not name.
+    Unnamed,
 }
 
-/// Reads S3's refusal (S3 user guide, "Request redirection and the REST API"). The region stands in the header
+/// Reads S3's refusal (S3 user guide, "Request redirection and the REST API"). The region is in the header
 /// `x-amz-bucket-region`, or in the body as `<Region>` or as a part of `<Endpoint>`.
-fn whereabouts(error: &GetError, bucket: &str, asked: &str) -> Whereabouts {
-    let SdkError::ServiceError(answer) = error else { return Whereabouts::Here };
+fn bucket_region(error: &GetError, bucket: &str, asked: &str) -> BucketRegion {
+    let SdkError::ServiceError(answer) = error else { return BucketRegion::Same };
     let raw = answer.raw();
     let body = raw.body().bytes().map(String::from_utf8_lossy).unwrap_or_default();
     let region = raw.headers().get("x-amz-bucket-region").map(str::to_owned);
@@ -173,20 +162,20 @@ fn whereabouts(error: &GetError, bucket: &str, asked: &str) -> Whereabouts {
     let redirected = (300..400).contains(&raw.status().as_u16())
         || matches!(answer.err().meta().code(), Some("PermanentRedirect" | "TemporaryRedirect"));
     match region {
-        Some(region) if region != asked => Whereabouts::Named(region),
-        _ if redirected => Whereabouts::Unknown,
-        _ => Whereabouts::Here,
+        Some(region) if region != asked => BucketRegion::Named(region),
+        _ if redirected => BucketRegion::Unnamed,
+        _ => BucketRegion::Same,
     }
 }
 
-/// The text of the first element of that name.
+/// The text of the first XML element of this name.
 fn element<'a>(body: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = body.split_once(&format!("<{name}>"))?;
     rest.split_once(&format!("</{name}>")).map(|(text, _)| text.trim())
 }
 
-/// Whether this has the form of a region's name, as `us-east-1`, `us-gov-west-1`, `eusc-de-east-1`. An answer's word becomes
-/// a part of the host that the next request is sent to, so nothing else may be in it.
+/// Whether this has the form of a region's name, as `us-east-1`, `us-gov-west-1`, `eusc-de-east-1`. Strict, because the name
+/// from the answer becomes a part of the next request's host.
 fn is_region(text: &str) -> bool {
     let words: Vec<&str> = text.split('-').collect();
     let [first, middle @ .., last] = words.as_slice() else { return false };
@@ -220,36 +209,16 @@ mod tests {
         let regions = "us-east-1 us-gov-west-1 eu-central-2 ap-southeast-12 cn-north-1 us-isob-east-1 eu-isoe-west-1 \
             il-central-1 mx-central-1 eusc-de-east-1";
         assert!(regions.split_whitespace().all(is_region), "{regions}");
-        let others = [
-            "",
-            "EU",
-            "us-east",
-            "us-1",
-            "1",
-            "-",
-            "--1",
-            "us--1",
-            "US-EAST-1",
-            "us-east-1.evil.com",
-            "us-east-1/",
-            "us-east-1:80",
-            "us-east-1@x",
-            "us-east-123",
-            "u-east-1",
-            "aws-global",
-            "us-east-1a",
-            "us-e\u{e4}st-1",
-            " us-east-1",
-            "us-east-1\n",
-            "aaaa-bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb-1",
-        ];
-        assert_eq!(others.iter().find(|text| is_region(text)), None);
+        let others = ",EU,us-east,us-1,1,-,--1,us--1,US-EAST-1,us-east-1.evil.com,us-east-1/,us-east-1:80,us-east-1@x,\
+            us-east-123,u-east-1,aws-global,us-east-1a,us-e\u{e4}st-1,\u{20}us-east-1,us-east-1\n,\
+            aaaa-bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb-1";
+        assert_eq!(others.split(',').find(|text| is_region(text)), None);
     }
 
     /// Status, `x-amz-bucket-region`, body.
     type First = (u16, Option<&'static str>, &'static str);
 
-    /// Answers the first request with this and every later one with an object; keeps their addresses and signatures.
+    /// Answers the first request with `first`, the others with an object; records their addresses and signatures.
     #[derive(Clone, Debug)]
     struct Answers {
         first: Arc<Mutex<Option<First>>>,
@@ -282,7 +251,7 @@ mod tests {
     const STRICT: &str = "<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-west-3</Region></Error>";
 
     #[tokio::test]
-    async fn a_bucket_is_asked_for_in_its_region_at_that_regions_host_and_signed_for_it() {
+    async fn a_request_for_a_bucket_elsewhere_goes_to_its_region_and_is_signed_for_it() {
         // Our region; FIPS and dual stack; the first answer; the region it was signed for, and the host.
         let cases: [(&str, bool, bool, First, &str, &str); 7] = [
             ("us-east-1", false, false, (301, Some("eu-west-3"), MOVED), "eu-west-3", "s3.eu-west-3.amazonaws.com"),
@@ -319,7 +288,7 @@ mod tests {
                 assert_eq!(fetched.size, 8);
             }
             let seen = answers.seen.lock().unwrap().clone();
-            // The second time it is known where the bucket is.
+            // The second fetch knows the bucket's region.
             assert_eq!(seen.len(), 3, "{seen:?}");
             for (url, signature) in &seen[1..] {
                 assert_eq!(url.split('?').next(), Some(format!("https://the-bucket.{host}/key").as_str()));
@@ -329,7 +298,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_says_nothing_of_the_buckets_place_is_not_followed() {
+    async fn an_answer_without_another_region_is_not_followed() {
         for first in
             [(403, Some("us-east-1"), ""), (404, None, "<Error><Code>NoSuchKey</Code></Error>"), (400, None, "")]
         {

@@ -1,29 +1,29 @@
-//! The first half of the reading: bash split into tokens. In one file, because quotes, expansions and here-documents
-//! contain each other.
+//! The first half of the reading: splits bash into tokens. In one file because quotes, expansions and here-documents nest, and
+//! skip each other.
 
 use std::ops::Range;
 
-/// What bash's grammar is made of, as far as functions need it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A token of bash, as far as functions need it.
+#[derive(PartialEq, Eq)]
 pub(super) enum Token {
     Word(Word),
     /// `;`, `&`, `|`, `(`, `)`, or a line's end; `&&` and `||` are a `;`.
     Operator(u8),
-    /// `>` and its like, with the number in front: the next word is its target.
+    /// `>` or another redirection, with its number: the next word is its target.
     Redirection,
     /// `((…))`
     Arithmetic,
 }
 
 /// A word without its quotes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Default, PartialEq, Eq)]
 pub(super) struct Word {
     pub(super) text: String,
-    /// No part of it was quoted or expanded.
+    /// No part was quoted or expanded.
     pub(super) plain: bool,
-    /// It becomes something that is not seen here: an expansion, a pattern, braces.
+    /// The value is unknown: an expansion, a pattern, braces.
     pub(super) expands: bool,
-    /// It becomes one word: its expansions are all in double quotes.
+    /// The value is one word: all expansions are in double quotes.
     whole: bool,
 }
 
@@ -32,7 +32,7 @@ impl Word {
         self.plain && self.text == word
     }
 
-    /// Whether the command of this name may be anything. What has a slash in it is a program's path.
+    /// Whether a command of this name may be any command. A name with a slash is a program's path.
     pub(super) fn is_any_command(&self) -> bool {
         self.expands && !(self.whole && self.text.contains('/'))
     }
@@ -45,7 +45,7 @@ impl Word {
 
 /// How deep expansions may be nested before the reader gives up.
 const DEEPEST: usize = 40;
-/// The longest arithmetic that is looked through.
+/// The longest arithmetic expression, in bytes, before the reader gives up.
 const LONGEST_ARITHMETIC: usize = 1000;
 
 /// Splits bash into tokens.
@@ -54,19 +54,18 @@ pub(super) struct Lexer<'a> {
     text: &'a [u8],
     at: usize,
     depth: usize,
-    /// Set where the text cannot be followed, or is so unusual that it is not worth it.
-    pub(super) lost: bool,
+    /// Whether the text could not be parsed, or was too unusual.
+    pub(super) gave_up: bool,
     /// The here-documents that begin at the next line.
     pending: Vec<HereDocument>,
     pub(super) comments: Vec<Range<usize>>,
 }
 
-/// A here-document that is announced.
 struct HereDocument {
     delimiter: Vec<u8>,
-    /// Leading tabs are taken off.
+    /// `<<-`: leading tabs are removed.
     tabs: bool,
-    /// Backslashes mean nothing in it.
+    /// The delimiter is quoted: backslashes are literal.
     quoted: bool,
 }
 
@@ -83,13 +82,13 @@ impl<'a> Lexer<'a> {
         self.text[self.at.min(self.text.len())..].starts_with(text.as_bytes())
     }
 
-    /// Gives up: what follows is not read.
+    /// Gives up: the rest is not read.
     fn give_up(&mut self) {
-        self.lost = true;
+        self.gave_up = true;
         self.at = self.text.len();
     }
 
-    /// The tokens up to the end, or to the parenthesis that closes a command substitution.
+    /// The tokens up to the end of the text or of the command substitution.
     pub(super) fn tokens(&mut self, substitution: bool) -> Vec<Token> {
         let mut tokens = Vec::new();
         let mut open = 0_usize;
@@ -134,7 +133,7 @@ impl<'a> Lexer<'a> {
                 }
                 _ => {
                     let word = self.word();
-                    // A `case` in a substitution has parentheses that close nothing: `$(case $x in a) …`.
+                    // The parentheses of a `case` do not close a substitution: `$(case $x in a) …`.
                     if substitution && word.is("case") {
                         self.give_up();
                     }
@@ -144,23 +143,21 @@ impl<'a> Lexer<'a> {
                 }
             }
         }
-        if substitution || !self.pending.is_empty() {
-            self.lost = true;
-        }
+        self.gave_up |= substitution || !self.pending.is_empty();
         tokens
     }
 
-    /// A backslash at the end of a line. An operator may go on behind it: `<\`, and `<` on the next line.
+    /// Skips a backslash at the end of a line. It may divide an operator: `<\`, and `<` on the next line.
     fn continue_line(&mut self) {
         let before = self.at.checked_sub(1).map(|at| self.text[at]);
-        let divided = |byte: Option<u8>| byte.is_some_and(|byte| b"<>&|();".contains(&byte));
-        if divided(before) && divided(self.peek(2)) {
+        let is_operator = |byte: Option<u8>| byte.is_some_and(|byte| b"<>&|();".contains(&byte));
+        if is_operator(before) && is_operator(self.peek(2)) {
             self.give_up();
         }
         self.at += 2;
     }
 
-    /// Whether the word that was just read is the descriptor of a redirection: `2>…` and `{name}>…`.
+    /// Whether the word just read is the descriptor of a redirection: `2>…` and `{name}>…`.
     fn is_redirected(&self, word: &Word) -> bool {
         let number = !word.text.is_empty() && word.text.bytes().all(|byte| byte.is_ascii_digit());
         let variable = word.text.starts_with('{') && word.text.ends_with('}');
@@ -178,13 +175,13 @@ impl<'a> Lexer<'a> {
         let start = self.at;
         self.skip_line();
         let comment = start..self.at;
-        // With a quote in it, it could be the end of a string to a reader who knows better.
+        // With a quote it may be the end of a string that this reader missed.
         if !self.text[comment.clone()].iter().any(|byte| b"'\"`\\".contains(byte)) && self.depth == 0 {
             self.comments.push(comment);
         }
     }
 
-    /// `<`, `>`, `&>` and what belongs to it.
+    /// Skips a redirection's operator: `<`, `>`, `&>`, `>>`, `>&`, ….
     fn redirection(&mut self) {
         self.at += usize::from(self.peek(0) == Some(b'&'));
         while matches!(self.peek(0), Some(b'<' | b'>')) {
@@ -195,7 +192,6 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// A word, without its quotes.
     fn word(&mut self) -> Word {
         let mut word = Word { plain: true, whole: true, ..Word::default() };
         let mut text = Vec::new();
@@ -209,13 +205,11 @@ impl<'a> Lexer<'a> {
                 }
                 b' ' | b'\t' | b'\n' | b';' | b'&' | b'|' | b'(' | b')' | b'<' | b'>' => break,
                 b'\\' => {
-                    match self.peek(1) {
-                        // The line goes on.
-                        Some(b'\n') => {}
-                        next => {
-                            word.plain = false;
-                            text.extend(next);
-                        }
+                    // A backslash before a newline continues the line.
+                    let escaped = self.peek(1);
+                    if escaped != Some(b'\n') {
+                        word.plain = false;
+                        text.extend(escaped);
                     }
                     self.at += 2;
                 }
@@ -257,14 +251,14 @@ impl<'a> Lexer<'a> {
         word
     }
 
-    /// Whether the word that begins here is `[` or `[[`.
+    /// Whether the word at `start` is `[` or `[[`.
     fn is_test(&self, start: usize) -> bool {
         let word = &self.text[start..];
         let brackets = word.iter().take_while(|byte| **byte == b'[').count();
         (1..=2).contains(&brackets) && word.get(brackets).is_none_or(u8::is_ascii_whitespace)
     }
 
-    /// `(…)` behind `name=`.
+    /// Skips `(…)` behind `name=`.
     fn array(&mut self) {
         while let Some(byte) = self.peek(0) {
             match byte {
@@ -285,10 +279,10 @@ impl<'a> Lexer<'a> {
                 }
             }
         }
-        self.lost = true;
+        self.gave_up = true;
     }
 
-    /// `'…'`, and `$'…'` in which a backslash escapes.
+    /// Reads `'…'`, or with `ansi` `$'…'`, in which a backslash escapes.
     fn single_quoted(&mut self, ansi: bool, text: &mut Vec<u8>) {
         while let Some(byte) = self.peek(0) {
             self.at += 1;
@@ -298,7 +292,7 @@ impl<'a> Lexer<'a> {
                 _ => text.push(byte),
             }
         }
-        self.lost = true;
+        self.gave_up = true;
     }
 
     fn double_quoted(&mut self, text: &mut Vec<u8>, word: &mut Word) {
@@ -318,14 +312,14 @@ impl<'a> Lexer<'a> {
                     word.expands = true;
                     let start = self.at;
                     self.expand(true);
-                    // `"$@"` is more words than one.
+                    // `"$@"` may be several words.
                     let end = (self.at + 1).min(self.text.len());
                     word.whole &= !self.text[start.min(end)..end].contains(&b'@');
                 }
                 _ => text.push(byte),
             }
         }
-        self.lost = true;
+        self.gave_up = true;
     }
 
     fn skip_backquoted(&mut self) {
@@ -337,10 +331,10 @@ impl<'a> Lexer<'a> {
                 _ => {}
             }
         }
-        self.lost = true;
+        self.gave_up = true;
     }
 
-    /// What follows a `$`: `{…}`, `(…)` or `((…))`. Functions defined in there are gone when it ends.
+    /// Skips `{…}`, `(…)` or `((…))` behind a `$`. Functions defined there end with its subshell.
     fn expand(&mut self, quoted: bool) {
         if self.depth >= DEEPEST || self.peek(0) == Some(b'[') || self.starts_with("\\\n") {
             return self.give_up();
@@ -350,10 +344,10 @@ impl<'a> Lexer<'a> {
             // Skipped.
         } else if self.peek(0) == Some(b'(') {
             self.at += 1;
-            // Its here-documents begin in it.
+            // Here-documents announced inside begin inside.
             let pending = std::mem::take(&mut self.pending);
             self.tokens(true);
-            self.lost |= !self.pending.is_empty();
+            self.gave_up |= !self.pending.is_empty();
             self.pending = pending;
         } else if self.peek(0) == Some(b'{') {
             self.at += 1;
@@ -362,9 +356,9 @@ impl<'a> Lexer<'a> {
         self.depth -= 1;
     }
 
-    /// `${…}`, behind its brace.
+    /// Skips `…}` behind `${`.
     fn braces(&mut self, quoted: bool) {
-        // Commands in this very shell, as newer bash has them.
+        // bash 5.3: commands that run in this shell.
         if matches!(self.peek(0), Some(b' ' | b'\t' | b'\n' | b'|')) {
             return self.give_up();
         }
@@ -375,7 +369,7 @@ impl<'a> Lexer<'a> {
                 b'}' => return,
                 b'\\' => self.at += 1,
                 b'"' => self.double_quoted(&mut ignored, &mut Word::default()),
-                // Within double quotes it depends on the operator.
+                // Within double quotes its meaning depends on the operator.
                 b'\'' if quoted => return self.give_up(),
                 b'\'' => self.single_quoted(false, &mut ignored),
                 b'`' => self.skip_backquoted(),
@@ -385,10 +379,10 @@ impl<'a> Lexer<'a> {
                 _ => {}
             }
         }
-        self.lost = true;
+        self.gave_up = true;
     }
 
-    /// Skips `((…))` whose inside begins at `start`; false where it is a subshell in a subshell after all.
+    /// Skips `((…))`, whose inside begins at `start`; false if it is a subshell within a subshell.
     fn arithmetic(&mut self, start: usize) -> bool {
         let mut open = 0_usize;
         let end = self.text.len().min(start + LONGEST_ARITHMETIC);
@@ -400,7 +394,7 @@ impl<'a> Lexer<'a> {
                     let closed = self.text.get(at + 1) == Some(&b')');
                     if closed {
                         // Quotes could hide a parenthesis.
-                        self.lost |= self.text[start..at].iter().any(|byte| b"'\"`\\".contains(byte));
+                        self.gave_up |= self.text[start..at].iter().any(|byte| b"'\"`\\".contains(byte));
                         self.at = at + 2;
                     }
                     return closed;
@@ -412,7 +406,7 @@ impl<'a> Lexer<'a> {
         true
     }
 
-    /// `<<` or `<<-` and its delimiter.
+    /// Reads `<<` or `<<-` and its delimiter.
     fn here_document(&mut self) {
         self.at += 2;
         let tabs = self.peek(0) == Some(b'-');
@@ -422,7 +416,7 @@ impl<'a> Lexer<'a> {
         }
         let start = self.at;
         let word = self.word();
-        // What the delimiter is where it looks like an expansion is for bash to know.
+        // Delimiters that look like an expansion have rules of their own in bash.
         if self.text[start..self.at].iter().any(|byte| b"$`\n".contains(byte)) || word.text.is_empty() {
             return self.give_up();
         }
@@ -435,8 +429,7 @@ impl<'a> Lexer<'a> {
             let mut continued = false;
             loop {
                 if self.at >= self.text.len() {
-                    self.lost = true;
-                    return;
+                    return self.give_up();
                 }
                 let start = self.at;
                 self.skip_line();
@@ -444,7 +437,7 @@ impl<'a> Lexer<'a> {
                 self.at = (self.at + 1).min(self.text.len());
                 let indent = if tabs { line.iter().take_while(|&&byte| byte == b'\t').count() } else { 0 };
                 if line[indent..] == delimiter[..] {
-                    // Behind a backslash it ends nothing.
+                    // A backslash before it makes it a part of the line above.
                     if continued {
                         return self.give_up();
                     }

@@ -1,15 +1,14 @@
-//! Does a bash script define a function? Answered by reading it, never by running it.
+//! Finds the functions that a bash script defines, by reading it, never by running it.
 //!
-//! "No" refuses the script before anything is touched, so it must be certain; a function that lacks is found again when
-//! it is called. Two things must hold together for it. The text holds nothing of a definition's shape with that name
-//! (`name (`, `function name`), in whatever quotes, strings and here-documents: that needs no knowledge of bash's
-//! quoting. And a plain reading of the commands meets nothing that could bring a function in from elsewhere: no
-//! `source`, no `eval`, no command whose name is an expansion. The reader gives up at all that is unusual, and then the
-//! script has the benefit of the doubt.
+//! [`Definition::No`] refuses the script before anything is changed, so it must be certain; a function that is missing after
+//! all fails when it is called. `No` takes two conditions. The text has nothing of a definition's shape with that name (`name
+//! (`, `function name`), not even in quotes and here-documents: that needs no knowledge of bash's quoting. And the commands
+//! include nothing that could import a function: no `source`, no `eval`, no command whose name is an expansion. The reader
+//! gives up at anything unusual, and then the answer is [`Definition::Unsure`].
 //!
-//! Not by the crate brush-parser, which reads nearly all of bash: its grammar tries again and again, and cannot be stopped.
+//! Not by the crate brush-parser, which reads nearly all of bash: its grammar backtracks exponentially and cannot be stopped.
 //! 24 opening parentheses take it a second, 40 half a day (as nested `case` does), and scripts come from the network. It
-//! would bring 37 crates, among them a library for snapshot tests and a switch of stacks in assembler.
+//! would add 37 crates, among them a library for snapshot tests and stack switching in assembler.
 
 mod lexer;
 mod scan;
@@ -23,11 +22,11 @@ use scan::Scan;
 /// Whether a script defines a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Definition {
-    /// It does.
+    /// The script defines it.
     Yes,
-    /// It does not, and nothing in it could bring the function in from elsewhere.
+    /// The script does not define it, and cannot import it.
     No,
-    /// It could: the script reads other files, uses `eval`, or cannot be followed.
+    /// The script may define it: it reads other files, uses `eval`, or cannot be parsed.
     Unsure,
 }
 
@@ -36,72 +35,68 @@ pub fn defines(script: &[u8], function: &str) -> Definition {
     let reading = read(script);
     if reading.functions.iter().any(|name| name == function) && !reading.unset.contains(function) {
         Definition::Yes
-    } else if reading.elsewhere || mentions(script, &reading.comments, function) {
+    } else if reading.unsure || mentions(script, &reading.comments, function) {
         Definition::Unsure
     } else {
         Definition::No
     }
 }
 
-/// The functions that a script is seen to define.
+/// The functions that a script certainly defines.
 pub(super) fn functions(script: &[u8]) -> Vec<String> {
     read(script).functions
 }
 
-/// Whether `script` would define `function`, were its lines not to end in CRLF: then bash finds an error before it has one.
+/// Whether `script` would define `function` but for its CRLF line ends, at which bash reports an error first.
 pub(super) fn is_broken_by_carriage_returns(script: &[u8], function: &str) -> bool {
     if !contains(script, b"\r\n") {
         return false;
     }
     let lines = script.split_inclusive(|byte| *byte == b'\n');
     let every_line = lines.clone().all(|line| line.ends_with(b"\r\n") || !line.ends_with(b"\n"));
-    let converted: Vec<u8> =
-        lines.flat_map(|line| line.strip_suffix(b"\r\n").map_or(line.to_vec(), without_end)).collect();
+    let unix_line = |line: &[u8]| line.strip_suffix(b"\r\n").map_or(line.to_vec(), |line| [line, b"\n"].concat());
+    let converted: Vec<u8> = lines.flat_map(unix_line).collect();
     let (windows, unix) = (read(script), read(&converted));
     let defined = |reading: &Reading| reading.functions.iter().any(|name| name == function);
-    let followed = !windows.lost && !unix.lost && unix.whole;
+    let parsed = !windows.gave_up && !unix.gave_up && unix.closed;
     // A `source` of a path that ends in a carriage return finds nothing.
-    let alone = !windows.brings_in || every_line;
-    followed && alone && defined(&unix) && !defined(&windows) && (windows.broken || !windows.whole)
+    let alone = !windows.imports || every_line;
+    parsed && alone && defined(&unix) && !defined(&windows) && (windows.broken || !windows.closed)
 }
 
-fn without_end(line: &[u8]) -> Vec<u8> {
-    [line, b"\n"].concat()
-}
-
-/// Whether the function is written in the text's first word, and nowhere else.
+/// Whether the function is defined in the text's first word, and nowhere else.
 pub(super) fn is_first_word_alone(script: &[u8], function: &str) -> bool {
     let Some(rest) = script.strip_prefix(function.as_bytes()) else { return false };
     let reading = read(script);
     rest.trim_ascii_start().starts_with(b"(")
-        && !reading.elsewhere
+        && !reading.unsure
         && reading.functions.first().is_some_and(|name| name == function)
         && !mentions(rest, &[], function)
 }
 
 /// What was found in a script.
-#[derive(Debug, Default)]
+#[derive(Default)]
 #[allow(clippy::struct_excessive_bools, reason = "each is an observation of its own")]
 struct Reading {
-    /// Those that the shell has which reads the script: not in a subshell, not in another function.
+    /// The functions defined in the script's own shell: not in a subshell or in another function.
     functions: Vec<String>,
     /// The arguments of `unset`.
     unset: HashSet<String>,
-    /// Whether a function could come from elsewhere, or the reader was lost.
-    elsewhere: bool,
-    /// Whether a command may bring functions in.
-    brings_in: bool,
-    /// Whether the text could not be followed to its end.
-    lost: bool,
-    /// Whether all that was opened is closed.
-    whole: bool,
-    /// Whether a function's body begins with what is none to bash for the carriage return behind it.
+    /// Whether other functions may exist: some may be imported, or the text was not understood.
+    unsure: bool,
+    /// Whether a command may import functions.
+    imports: bool,
+    /// Whether the lexer gave up before the end.
+    gave_up: bool,
+    /// Whether every opened construct is closed.
+    closed: bool,
+    /// Whether a carriage return breaks the beginning of a function's body.
     broken: bool,
-    /// The bytes that are comments beyond doubt.
+    /// The bytes that are certainly comments.
     comments: Vec<Range<usize>>,
 }
 
-/// Whether the text has the shape of a definition of `function` anywhere but in a comment.
+/// Whether the text has the shape of a definition of `function` outside of comments.
 fn mentions(script: &[u8], comments: &[Range<usize>], function: &str) -> bool {
     let mut text = Vec::with_capacity(script.len());
     let mut from = 0;
@@ -110,7 +105,7 @@ fn mentions(script: &[u8], comments: &[Range<usize>], function: &str) -> bool {
         from = comment.end;
     }
     text.extend_from_slice(&script[from..]);
-    // As bash does it where it is code. Quotes and backslashes in a name are no part of it.
+    // In code bash removes quotes and backslashes from a name.
     let mut bare = Vec::with_capacity(text.len());
     let mut rest = text.as_slice();
     while let [first, tail @ ..] = rest {
@@ -148,10 +143,10 @@ fn has_shape(text: &[u8], name: &[u8]) -> bool {
     })
 }
 
-/// Commands that may define functions which are not to be seen here. `alias` can stand for any of them.
-const BRING_IN: [&str; 6] = ["source", ".", "eval", "alias", "enable", "fc"];
+/// Commands that may define functions out of the reader's sight. `alias` can stand for any of them.
+const IMPORTS: [&str; 6] = ["source", ".", "eval", "alias", "enable", "fc"];
 
-/// Longer than any script that a person writes.
+/// In bytes; no hand-written script is longer.
 const LONGEST: usize = 1 << 20;
 
 fn read(script: &[u8]) -> Reading {
@@ -159,28 +154,26 @@ fn read(script: &[u8]) -> Reading {
 }
 
 fn read_at(script: &[u8], depth: usize) -> Reading {
-    // bash leaves zero bytes out.
+    // bash ignores zero bytes.
     if script.len() > LONGEST || script.contains(&0) || depth > 3 {
-        return Reading { elsewhere: true, lost: true, ..Reading::default() };
+        return Reading { unsure: true, gave_up: true, ..Reading::default() };
     }
     let mut lexer = Lexer::new(script);
     let mut scan = Scan::new(depth);
     scan.tokens(&lexer.tokens(false));
-    // A quote taken wrongly turns text into code and code into text, and then hardly anything is closed as it should be.
-    let whole = scan.is_whole();
-    let mut reading = Reading { whole, ..scan.reading };
-    reading.lost = lexer.lost;
-    reading.brings_in |= begins_a_line(script);
-    reading.elsewhere |= reading.lost || !reading.whole || reading.brings_in || contains(script, b"BASH_ALIASES");
-    reading.comments = lexer.comments;
+    // A misread quote swaps text and code, and then hardly any construct is closed properly.
+    let closed = scan.is_closed();
+    let mut reading = Reading { closed, gave_up: lexer.gave_up, comments: lexer.comments, ..scan.reading };
+    reading.imports |= import_begins_a_line(script);
+    reading.unsure |= reading.gave_up || !reading.closed || reading.imports || contains(script, b"BASH_ALIASES");
     reading
 }
 
-/// Whether any line, be it in a string, begins with a command that brings functions in.
-fn begins_a_line(script: &[u8]) -> bool {
+/// Whether any line, even in a string, begins with a command that imports functions.
+fn import_begins_a_line(script: &[u8]) -> bool {
     script.split(|byte| *byte == b'\n').any(|line| {
         let line = line.trim_ascii_start();
-        BRING_IN.iter().any(|word| {
+        IMPORTS.iter().any(|word| {
             line.strip_prefix(word.as_bytes()).is_some_and(|rest| rest.first().is_some_and(u8::is_ascii_whitespace))
         })
     })
@@ -239,7 +232,7 @@ mod tests {
         ("a=(\"$b\" $c)\n(( ${#a[@]} > 1 )) || exit 1", No),
         ("a=${v%'}'}\ng() { :; } # it's", No),
         ("find . -name x\ncp a .\n./run.sh\nfoo.eval source", No),
-        // Text that may be a definition somewhere, or that could not be told from one by a smaller mistake of the reader.
+        // Text that may be a definition, or that a small mistake of the reader could not distinguish from one.
         ("echo 'f() { :; }'", Unsure),
         ("echo \"\nf() { :; }\n\"", Unsure),
         ("cat <<EOF\nf() { :; }\nEOF\n", Unsure),
@@ -298,14 +291,14 @@ mod tests {
     ];
 
     #[test]
-    fn definitions_are_told_from_text() {
+    fn definitions_are_distinguished_from_text() {
         for (script, expected) in SCRIPTS {
             assert_eq!(defines(script.as_bytes(), "f"), *expected, "{script}");
         }
     }
 
     #[test]
-    fn bytes_that_are_no_text_do_not_matter() {
+    fn bytes_outside_of_utf_8_do_not_matter() {
         assert_eq!(defines(b"echo \xff\xfe '\xff'\nf() { :; }\n", "f"), Yes);
     }
 

@@ -1,7 +1,7 @@
-//! The second half of the reading: which functions the tokens define, and what in them could bring one in from elsewhere.
+//! The second half of the reading: finds the functions that the tokens define, and the commands that could import one.
 
 use super::lexer::{Token, Word};
-use super::{BRING_IN, Reading, read_at};
+use super::{IMPORTS, Reading, read_at};
 
 /// Words after which a command may begin.
 const BEFORE_COMMANDS: [&str; 18] = [
@@ -9,23 +9,22 @@ const BEFORE_COMMANDS: [&str; 18] = [
     "builtin", "coproc", "exec",
 ];
 
-/// What was opened and not yet closed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A construct that is not yet closed.
+#[derive(PartialEq, Eq)]
 enum Open {
     Braces,
-    /// A function's body, and its name where the shell has it that reads the script.
+    /// A function's body, and its name if the script's own shell defines it.
     Function(Option<String>),
     Subshell,
 }
 
-/// Goes through the tokens.
 #[derive(Default)]
 pub(super) struct Scan {
     pub(super) reading: Reading,
     open: Vec<Open>,
-    /// `if`, `do` and `case` without their ends.
+    /// The number of open `if`, `do` and `case`.
     blocks: [isize; 3],
-    /// How many `trap` stand around this.
+    /// The number of surrounding `trap`s.
     depth: usize,
 }
 
@@ -34,8 +33,8 @@ impl Scan {
         Scan { depth, ..Scan::default() }
     }
 
-    /// Whether all that was opened is closed.
-    pub(super) fn is_whole(&self) -> bool {
+    /// Whether every opened construct is closed.
+    pub(super) fn is_closed(&self) -> bool {
         self.open.is_empty() && self.blocks == [0; 3]
     }
 
@@ -48,7 +47,7 @@ impl Scan {
                 Token::Operator(operator) => {
                     match operator {
                         b'(' => self.open.push(Open::Subshell),
-                        // Else it ends a pattern of `case`.
+                        // Otherwise it ends a pattern of `case`.
                         b')' if self.open.last() == Some(&Open::Subshell) => {
                             self.open.pop();
                         }
@@ -57,7 +56,7 @@ impl Scan {
                     (command, prefixed, piped) = (true, false, *operator == b'|');
                 }
                 Token::Redirection => {
-                    // Its target is no command.
+                    // The target is not a command.
                     if let [Token::Word(_), tail @ ..] = tail {
                         rest = tail;
                     }
@@ -91,7 +90,7 @@ impl Scan {
         }
     }
 
-    /// A definition, up to its body.
+    /// Reads a definition's beginning, and returns the tokens of its body.
     fn define<'t>(&mut self, name: &str, body: &'t [Token], piped: bool) -> &'t [Token] {
         let lines = body.iter().take_while(|token| **token == Token::Operator(b'\n')).count();
         let body = &body[lines..];
@@ -102,69 +101,69 @@ impl Scan {
                 self.open.push(Open::Function(name));
                 rest
             }
-            // Its operator opens a subshell.
+            // The caller opens the subshell.
             [Token::Operator(b'('), ..] => {
                 self.reading.functions.extend(name);
                 body
             }
             [Token::Word(brace), ..] if brace.is("{\r") || brace.is("\r") => {
                 self.reading.broken = true;
-                self.reading.elsewhere = true;
+                self.reading.unsure = true;
                 body
             }
             _ => {
-                self.reading.elsewhere = true;
+                self.reading.unsure = true;
                 body
             }
         }
     }
 
-    /// Behind the end of `[[ … ]]`, which is on the same line in what is followed here.
+    /// The tokens behind `[[ … ]]`; the reader gives up if it spans lines.
     fn condition<'t>(&mut self, tokens: &'t [Token]) -> &'t [Token] {
         let line = tokens.iter().take_while(|token| **token != Token::Operator(b'\n'));
         let end = line.enumerate().find(|(_, token)| matches!(token, Token::Word(word) if word.is("]]")));
         if let Some((at, _)) = end {
             &tokens[at + 1..]
         } else {
-            self.reading.elsewhere = true;
+            self.reading.unsure = true;
             tokens
         }
     }
 
-    /// A command's name, or a word of the grammar where a command may begin.
+    /// Reads a command's name, or a reserved word in its place.
     fn command(&mut self, word: &Word, tail: &[Token]) {
         if word.plain {
             self.grammar(&word.text);
         }
-        // A pattern of `case`, or else what ends with a subshell.
+        // A pattern of `case`, or a command whose effect ends with its subshell.
         if matches!(tail.first(), Some(Token::Operator(b')' | b'|'))) {
             return;
         }
         if word.is_assignment() {
             return;
         }
-        self.reading.brings_in |= word.is_any_command();
+        self.reading.imports |= word.is_any_command();
         let arguments = tail.iter().take_while(|token| !matches!(token, Token::Operator(_)));
         let mut arguments = arguments.filter_map(|token| if let Token::Word(word) = token { Some(word) } else { None });
         match word.text.as_str() {
-            name if BRING_IN.contains(&name) => self.reading.brings_in = true,
-            // It calls a text for every so many lines.
+            name if IMPORTS.contains(&name) => self.reading.imports = true,
+            // -C evaluates a text.
             "mapfile" | "readarray" => {
-                self.reading.brings_in |=
+                self.reading.imports |=
                     arguments.any(|word| word.expands || (word.text.starts_with('-') && word.text.contains('C')));
             }
-            // It runs a command, too.
-            "jobs" => self.reading.brings_in |= arguments.next().is_some(),
+            // `jobs -x` runs a command.
+            "jobs" => self.reading.imports |= arguments.next().is_some(),
             "unset" => {
                 for word in arguments {
-                    self.reading.brings_in |= word.expands;
+                    self.reading.imports |= word.expands;
                     self.reading.unset.insert(word.text.clone());
                 }
             }
             "trap" => {
                 if let Some(action) = arguments.find(|word| word.text != "--") {
                     let inner = read_at(action.text.as_bytes(), self.depth + 1);
-                    self.reading.brings_in |= action.expands || inner.elsewhere;
+                    self.reading.imports |= action.expands || inner.unsure;
                 }
             }
             _ => {}
@@ -177,15 +176,15 @@ impl Scan {
             "}" => match self.open.pop() {
                 Some(Open::Braces) => {}
                 Some(Open::Function(name)) => self.reading.functions.extend(name),
-                _ => self.reading.elsewhere = true,
+                _ => self.reading.unsure = true,
             },
             "if" => self.blocks[0] += 1,
             "fi" => self.blocks[0] -= 1,
             "done" => self.blocks[1] -= 1,
             "case" => {
                 self.blocks[2] += 1;
-                // The parentheses of its patterns close nothing.
-                self.reading.elsewhere |= self.open.contains(&Open::Subshell);
+                // The parentheses of its patterns do not close the subshell.
+                self.reading.unsure |= self.open.contains(&Open::Subshell);
             }
             "esac" => self.blocks[2] -= 1,
             _ => {}
@@ -193,7 +192,7 @@ impl Scan {
     }
 }
 
-/// The name that a definition gives, and what follows its head.
+/// The name in a definition's head, and the tokens behind the head.
 fn definition<'t>(word: &'t Word, tail: &'t [Token]) -> Option<(&'t str, &'t [Token])> {
     let behind = |tail: &'t [Token]| match tail {
         [Token::Operator(b'('), Token::Operator(b')'), rest @ ..] => Some(rest),

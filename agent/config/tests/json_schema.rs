@@ -1,4 +1,4 @@
-//! The JSON Schema accepts what the agent accepts, and refuses what is wrong by its structure.
+//! The JSON Schema accepts what the agent accepts, and refuses structural mistakes.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use super::*;
 use crate::config::json_schema::document;
 use crate::config::wants_user_data;
 
-/// With formats checked, as some editors do.
+/// Checks formats, as some editors do.
 static SCHEMA: LazyLock<(Schemas, SchemaIndex)> = LazyLock::new(|| {
     let mut compiler = Compiler::new();
     compiler.set_default_draft(Draft::V2020_12);
@@ -24,7 +24,7 @@ static SCHEMA: LazyLock<(Schemas, SchemaIndex)> = LazyLock::new(|| {
     (schemas, index)
 });
 
-/// What the schema says of a configuration.
+/// Validates a configuration against the schema.
 pub(super) fn validate(toml: &str) -> Result<(), String> {
     let value: Value = toml::from_str(toml).map_err(|error| error.to_string())?;
     let (schemas, index) = &*SCHEMA;
@@ -38,7 +38,7 @@ fn the_schema_accepts_what_the_agent_accepts() {
     for folder in ["fuzz/seeds/config", "fuzz/corpus/config"] {
         for entry in fs::read_dir(root.join(folder)).unwrap() {
             let input = fs::read(entry.unwrap().path()).unwrap();
-            // Behind the byte stands an override.
+            // An override follows the byte.
             let toml = String::from_utf8_lossy(input.split(|byte| *byte == 0xff).next().unwrap()).into_owned();
             if wants_user_data(&toml) || offline(&toml).is_ok() {
                 validate(&toml).unwrap();
@@ -56,7 +56,7 @@ fn the_schema_accepts_what_the_agent_accepts() {
     validate(EVERYTHING).unwrap();
 }
 
-/// Each with what the schema says of it.
+/// Wrong configurations, and the schema's messages.
 const WRONG: &[(&str, &str)] = &[
     ("", "missing properties 'node'"),
     ("[node]\nid = \"00\"\n", "missing properties 'ip'"),
@@ -77,10 +77,7 @@ const WRONG: &[(&str, &str)] = &[
     ("VOLUMEgroup = \"a:b\"\n", "anyOf"),
     ("VOLUMEdevice_name = \"/dev/nvme1n1\"\n", "does not match pattern"),
     ("NODE[[volume]]\nid = \"vol-1\"\nmount_path = \"/a\"\nfile_system = \"xfs\"\n", "does not match pattern"),
-    (
-        "NODE[[volume]]\nid = \"vol-01234567\"\nmount_path = \"/a/../b\"\nfile_system = \"xfs\"\n",
-        "does not match pattern",
-    ),
+    ("NODE[[volume]]\nid = \"vol-01234567\"\nmount_path = \"/a/../b\"\nfile_system = \"xfs\"\n", "not match pattern"),
     ("NODE[[volume]]\nid = \"vol-01234567\"\nmount_path = \"a\"\nfile_system = \"xfs\"\n", "does not match pattern"),
     ("FILEcontents = \"x\"\nsource = \"s3://bucket/key\"\n", "oneOf"),
     ("FILE", "oneOf"),
@@ -103,7 +100,7 @@ const WRONG: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn the_schema_refuses_what_is_wrong_by_its_structure() {
+fn the_schema_refuses_structural_mistakes() {
     let volume = format!("{NODE}[[volume]]\nid = \"vol-01234567\"\nmount_path = \"/a\"\nfile_system = \"xfs\"\n");
     let file = format!("{NODE}[[file]]\ndestination = \"/a\"\n");
     for (toml, expected) in WRONG {
@@ -115,7 +112,7 @@ fn the_schema_refuses_what_is_wrong_by_its_structure() {
 }
 
 #[test]
-fn every_declared_default_and_example_is_right() {
+fn every_declared_default_and_example_is_valid() {
     let document = document();
     for table in crate::config::schema::TABLES {
         let below = &document["properties"][table.name];
@@ -128,8 +125,8 @@ fn every_declared_default_and_example_is_right() {
             let mut schemas = Schemas::new();
             let index = compiler.compile("key.json", &mut schemas).unwrap();
             let examples = property["examples"].as_array().cloned().unwrap_or_default();
-            let stands_for_a_value = key.example.contains(['…', '<']);
-            assert_eq!(examples.is_empty(), stands_for_a_value, "{}", key.name);
+            let is_placeholder = key.example.contains(['…', '<']);
+            assert_eq!(examples.is_empty(), is_placeholder, "{}", key.name);
             for value in examples.iter().chain(property.get("default")) {
                 schemas.validate(value, index).map_err(|error| error.to_string()).unwrap();
             }

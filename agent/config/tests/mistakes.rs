@@ -1,12 +1,12 @@
-//! Bad input, as data: what is said, and where. In one file, because it is one table.
+//! Invalid input, as data: the reported mistakes and their positions. In one file, because it is one table.
 
 use super::*;
 use crate::host::this_host::ThisHost;
 
-/// A line, a column, and a part of what is said and of what to do.
+/// A line, a column, and a part of the mistake and of the remedy.
 type Said<'a> = (usize, usize, &'a str, &'a str);
 
-/// One wrong line in a table that is right otherwise: the table, the line, the column, what is said, what to do.
+/// One wrong line in a table that is valid otherwise: the table, the line, the column, the mistake, the remedy.
 const LINES: &[(&str, &str, usize, &str, &str)] = &[
     // [node]
     ("node", r#"id = """#, 6, "[node] id: is empty", r#"write id = "00""#),
@@ -26,17 +26,17 @@ const LINES: &[(&str, &str, usize, &str, &str)] = &[
     ("volume", r#"id = "vol0123456789abcdef0""#, 6, "is no volume id", r#"write "vol-0123456789abcdef0""#),
     ("volume", r#"id = "snap-0123456789abcdef0""#, 6, "is a snapshot", "the volume's id"),
     ("volume", "id = vol-0123456789abcdef0", 6, "lacks its quotes", r#"write id = "vol-0123456789abcdef0""#),
-    ("volume", r#"device_name = "sdf""#, 15, "is no name that EC2 attaches under", r#"write "/dev/sdf""#),
-    ("volume", r#"device_name = "/dev/nvme1n1""#, 15, "is no name that EC2", "found from the volume's id"),
-    ("volume", r#"device_name = "/dev/disk/by-id/x""#, 15, "is no name that EC2", r#""/dev/sdf""#),
+    ("volume", r#"device_name = "sdf""#, 15, "is not a device name of EC2", r#"write "/dev/sdf""#),
+    ("volume", r#"device_name = "/dev/nvme1n1""#, 15, "is not a device name of EC2", "by the volume's id"),
+    ("volume", r#"device_name = "/dev/disk/by-id/x""#, 15, "is not a device name of EC2", r#""/dev/sdf""#),
     ("volume", r#"mount_path = "data""#, 14, r#"mount_path: "data" is not absolute"#, r#"write "/data""#),
     ("volume", r#"mount_path = "~/data""#, 14, "is not absolute", "home directory"),
-    ("volume", r#"mount_path = "/""#, 14, "directory of the system", "/mydata"),
-    ("volume", r#"mount_path = "//""#, 14, "directory of the system", "/mydata"),
-    ("volume", r#"mount_path = "/etc/kafka/""#, 14, "directory of the system", "/var/lib/kafka"),
-    ("volume", r#"mount_path = "/var""#, 14, "directory of the system", "/var/lib/kafka"),
-    ("volume", r#"mount_path = "/lib64/x""#, 14, "directory of the system", "/mydata"),
-    ("volume", r#"mount_path = "/var/lib/node-agent""#, 14, "directory of the system", "/mydata"),
+    ("volume", r#"mount_path = "/""#, 14, "system directory", "/mydata"),
+    ("volume", r#"mount_path = "//""#, 14, "system directory", "/mydata"),
+    ("volume", r#"mount_path = "/etc/kafka/""#, 14, "system directory", "/var/lib/kafka"),
+    ("volume", r#"mount_path = "/var""#, 14, "system directory", "/var/lib/kafka"),
+    ("volume", r#"mount_path = "/lib64/x""#, 14, "system directory", "/mydata"),
+    ("volume", r#"mount_path = "/var/lib/node-agent""#, 14, "system directory", "/mydata"),
     ("volume", r#"mount_path = "/data/../etc""#, 14, "\"..\"", r#"write "/etc""#),
     ("volume", r#"mount_path = "/a/./b//c""#, 14, "\".\"", r#"write "/a/b/c""#),
     ("volume", r#"mount_path = "/a\nb""#, 14, "line break", "remove it"),
@@ -53,8 +53,8 @@ const LINES: &[(&str, &str, usize, &str, &str)] = &[
     ("volume", r#"mount_options = ["bind"]"#, 18, "does not mount the volume itself", "remove it"),
     ("volume", r#"mount_options = ["loop=/dev/loop0"]"#, 18, "does not mount the volume itself", "remove it"),
     ("volume", r#"mount_options = ["X-mount.subdir=a"]"#, 18, "does not mount the volume itself", "remove it"),
-    ("volume", r#"mount_options = ["x-systemd.makefs"]"#, 18, "systemd act by itself", "remove it"),
-    ("volume", r#"mount_options = ["x-systemd.automount"]"#, 18, "systemd act by itself", "remove it"),
+    ("volume", r#"mount_options = ["x-systemd.makefs"]"#, 18, "systemd act on its own", "remove it"),
+    ("volume", r#"mount_options = ["x-systemd.automount"]"#, 18, "systemd act on its own", "remove it"),
     ("volume", r#"mount_options = ["nouuid"]"#, 18, "same filesystem", "the agent adds it"),
     ("volume", "mount_options = [1]", 18, "an entry is a number", r#"["noatime"]"#),
     ("volume", "mount_options = [noatime]", 18, "lacks its quotes", r#"write "noatime""#),
@@ -79,13 +79,13 @@ const LINES: &[(&str, &str, usize, &str, &str)] = &[
     ("file", r#"destination = "etc/x""#, 15, "is not absolute", r#"write "/etc/x""#),
     ("file", r#"destination = "/etc/x/""#, 15, "names a directory", "the file's name"),
     ("file", r#"destination = "/etc/../x""#, 15, "\"..\"", r#"write "/x""#),
-    ("file", r#"destination = "/proc/sys/vm/swappiness""#, 15, "keeps no files", "write a path on a disk"),
+    ("file", r#"destination = "/proc/sys/vm/swappiness""#, 15, "stores no files", "write a path on a disk"),
     ("file", "contents = 5", 12, "is a number, not a string", "write contents = \"…\""),
     ("file", r#"contents_base64 = "aGk""#, 0, "", ""),
     ("file", r#"contents_base64 = "a$k=""#, 19, "is not base64 from its character 2 on", "base64 -w0"),
     ("file", r#"contents_base64 = "a""#, 19, "base64", "base64 -w0"),
     ("file", r#"contents_base64 = "_-8=""#, 19, "URL alphabet", "write + for -"),
-    ("file", r#"source = "http://h/x""#, 10, "can be changed on its way", r#"write "https://h/x""#),
+    ("file", r#"source = "http://h/x""#, 10, "could be tampered with", r#"write "https://h/x""#),
     ("file", r#"source = "S3://b-c/d""#, 10, "capitals", r#"write "s3://b-c/d""#),
     ("file", r#"source = "s3://bucket""#, 10, "names no object", r#"write "s3://bucket/name""#),
     ("file", r#"source = "s3:///key""#, 10, "is no bucket's name", "s3://bucket/key"),
@@ -97,10 +97,10 @@ const LINES: &[(&str, &str, usize, &str, &str)] = &[
     ("file", "mode = 644", 8, "is a number, not a string", r#"write mode = "0644""#),
     ("file", "mode = 0o640", 8, "is a number, not a string", r#"write mode = "0640""#),
     ("file", "mode = 0644", 8, "lacks its quotes", r#"write mode = "0644""#),
-    ("file", r#"mode = "0o644""#, 8, "no mode in octal", r#"write "0644""#),
-    ("file", r#"mode = "0689""#, 8, "no mode in octal", "0644"),
+    ("file", r#"mode = "0o644""#, 8, "is not an octal mode", r#"write "0644""#),
+    ("file", r#"mode = "0689""#, 8, "is not an octal mode", "0644"),
     ("file", r#"mode = "17777""#, 8, "more than 7777", "0644"),
-    ("file", r#"mode = "u=rw""#, 8, "no mode in octal", "chmod"),
+    ("file", r#"mode = "u=rw""#, 8, "is not an octal mode", "chmod"),
     ("file", r#"sha256 = "abc""#, 10, "3 hex digits instead of 64", "sha256sum"),
     ("file", r#"sha256 = "xyz""#, 10, "is no hex digit", "sha256sum"),
     ("file", r#"content = "x""#, 1, "unknown key", "write contents"),
@@ -118,7 +118,7 @@ const LINES: &[(&str, &str, usize, &str, &str)] = &[
     ("hooks", r#"script = "file:///h.sh""#, 10, "is no path", r#"write "/h.sh""#),
     ("hooks", "script = ”/h.sh”", 10, "lacks its quotes", r#"write script = "/h.sh""#),
     ("hooks", r#"script_source = "file:///h.sh""#, 17, "is on this host", r#"write script = "/h.sh""#),
-    ("hooks", r#"script_source = "http://h/x.sh""#, 17, "can be changed", r#""https://h/x.sh""#),
+    ("hooks", r#"script_source = "http://h/x.sh""#, 17, "could be tampered with", r#""https://h/x.sh""#),
     ("hooks", r#"script_base64 = "IAo=""#, 17, "the script is empty", "defines"),
     ("hooks", r#"configure = "my func""#, 13, "no name of a bash function", "letters, digits"),
     ("hooks", r#"configure = "configure()""#, 13, "no name of a bash function", r#"write "configure""#),
@@ -224,7 +224,11 @@ const TEXTS: &[(&str, &str, &[Said<'static>])] = &[
         "NODE[volume]\nid = \"vol-01234567\"\nmount_path = \"/a\"\nfile_system = \"xfs\"\n",
         &[(4, 1, "needs two brackets", "write [[volume]]")],
     ),
-    ("one bracket too many", "[[node]]\nid = \"00\"\n", &[(1, 1, "[node] stands only once", "single brackets")]),
+    (
+        "one bracket too many",
+        "[[node]]\nid = \"00\"\n",
+        &[(1, 1, "[node] can be written only once", "single brackets")],
+    ),
     (
         "values for tables",
         "node = 5\nfile = [1]\n",
@@ -256,7 +260,7 @@ const TEXTS: &[(&str, &str, &[Said<'static>])] = &[
         "two scripts",
         "NODE[hooks]\nscript = \"/a.sh\"\nscript_base64 = \"eDsK\"\nscript_source = \"s3://buc/k\"\n",
         &[
-            (6, 17, "excludes script, which stands in line 5", "keep only one"),
+            (6, 17, "excludes script, which is in line 5", "keep only one"),
             (7, 17, "excludes script,", "keep only one"),
         ],
     ),
@@ -268,30 +272,30 @@ const TEXTS: &[(&str, &str, &[Said<'static>])] = &[
     (
         "a file with two contents",
         "NODE[[file]]\ndestination = \"/a\"\nsource = \"s3://buc/k\"\ncontents = \"x\"\n",
-        &[(7, 12, "contents: excludes source, which stands in line 6", "keep only one")],
+        &[(7, 12, "contents: excludes source, which is in line 6", "keep only one")],
     ),
     (
         "two volumes on one path",
         "NODE[[volume]]\nid = \"vol-01234567\"\nmount_path = \"/a\"\nfile_system = \"xfs\"\n[[volume]]\nid = \"vol-01234568\"\nmount_path = \"/a/\"\nfile_system = \"ext4\"\n",
-        &[(10, 14, "\"/a/\" is the mount path in line 6 already", "a path of its own")],
+        &[(10, 14, "\"/a/\" is already the mount path in line 6", "a path of its own")],
     ),
     (
         "one volume twice",
         "NODE[[volume]]\nid = \"vol-01234567\"\nmount_path = \"/a\"\nfile_system = \"xfs\"\n[[volume]]\nid = \"vol-01234567\"\nmount_path = \"/b\"\nfile_system = \"ext4\"\n",
-        &[(9, 6, "stands in line 5 already", "the other volume's id")],
+        &[(9, 6, "is already the id in line 5", "the other volume's id")],
     ),
     (
         "files in each other's way",
         "NODE[[file]]\ndestination = \"/a\"\ncontents = \"\"\n[[file]]\ndestination = \"/a\"\ncontents = \"\"\n[[file]]\ndestination = \"/a/b/c\"\ncontents = \"\"\n",
         &[
-            (8, 15, "by the [[file]] in line 5 already", "another destination"),
-            (11, 15, "lies below \"/a\"", "another destination"),
+            (8, 15, "is already the destination in line 5", "another destination"),
+            (11, 15, "is below \"/a\"", "another destination"),
         ],
     ),
     (
         "a file on a mount point",
         "NODE[[volume]]\nid = \"vol-01234567\"\nmount_path = \"/a\"\nfile_system = \"xfs\"\n[[file]]\ndestination = \"/a\"\ncontents = \"\"\n",
-        &[(9, 15, "where a volume is mounted", "below it")],
+        &[(9, 15, "a volume's mount path", "below it")],
     ),
     (
         "contents that are not those of the checksum",
@@ -321,13 +325,9 @@ const TEXTS: &[(&str, &str, &[Said<'static>])] = &[
     (
         "user data beside settings",
         "source = \"imds\"\nNODE",
-        &[(1, 10, "beside settings of its own", "leave only source = \"imds\"")],
+        &[(1, 10, "there are settings here, too", "leave only source = \"imds\"")],
     ),
-    (
-        "user data that points at itself",
-        "source = \"imds\"\n",
-        &[(1, 10, "no settings are here", "write the settings")],
-    ),
+    ("user data that points to itself", "source = \"imds\"\n", &[(1, 10, "no settings here", "write the settings")]),
     ("another source", "source = \"s3\"\n", &[(1, 10, "is not one of its values", "write \"imds\"")]),
     (
         "a list that swallows a key",
@@ -389,7 +389,7 @@ script = "hooks.sh"
         r#"config.toml:4:6: [node] ip: "10.0.1" is no IP address; write the node's fixed address, as "10.0.1.10""#,
         r#"config.toml:6:1: [lifecycle] hook_name: missing; write hook_name = "kafka-node-asg-hook""#,
         r#"config.toml:8:14: [lifecycle] on_failure: "wait" is not one of its values; write "hold" or "abandon""#,
-        r#"config.toml:9:12: [lifecycle] hold_for: is zero, so that it would fail at once; write "1h""#,
+        r#"config.toml:9:12: [lifecycle] hold_for: is zero, and would time out at once; write "1h""#,
         r#"config.toml:12:6: [[volume]] id: "vol-1" is no volume id; write vol- and 8 or 17 hex digits, as "vol-0123456789abcdef0""#,
         r#"config.toml:13:14: [[volume]] mount_path: "data" is not absolute; write "/data""#,
         r#"config.toml:14:15: [[volume]] file_system: "xfs" lacks its quotes; write file_system = "xfs""#,
@@ -439,14 +439,14 @@ fn a_mistake_points_into_the_layer_it_came_from() {
         [
             r#"override.toml:3:15: [[volume]] file_system: "ext2" is not one of its values; write "ext4""#,
             r#"override.toml:5:1: [[volume]] file_system: missing; write file_system = "xfs""#,
-            r#"override.toml:7:14: [[volume]] mount_path: "/a" is the mount path in line 6 of config.toml already; write a path of its own for each volume"#,
+            r#"override.toml:7:14: [[volume]] mount_path: "/a" is already the mount path in line 6 of config.toml; write a path of its own for each volume"#,
             r#"override.toml:8:2: unknown table "timeout"; write [timeouts]"#,
         ]
     );
 }
 
 #[test]
-fn what_depends_on_the_host_is_told_only_there() {
+fn mistakes_that_depend_on_the_host_are_reported_only_there() {
     let folder = tempfile::tempdir().unwrap();
     let script = folder.path().join("hooks.sh");
     std::fs::write(&script, "configure_cluster_node() { :; }\n").unwrap();
@@ -483,9 +483,8 @@ fn what_depends_on_the_host_is_told_only_there() {
     }
 }
 
-/// Texts that are no TOML at all, and what is said of them as user data.
 #[test]
-fn what_is_no_toml_at_all_is_told_in_one_line() {
+fn a_text_that_is_not_toml_at_all_is_reported_in_one_line() {
     use base64::Engine as _;
     let toml = format!("{NODE}[timeouts]\naws = \"1m\"\n");
     let encode = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
@@ -511,11 +510,11 @@ fn what_is_no_toml_at_all_is_told_in_one_line() {
         assert_eq!(told.len(), 1, "{told}");
         let line = told.to_string();
         assert!(line.contains(&format!("user data:1:1: {what}")) && line.contains(instead), "{line}");
-        // In a file and in the override it is the same text.
+        // The override has the same fault.
         let told = layered(NODE, &text_of).expect_err(&text_of);
         assert!(told.len() == 1 && told.to_string().contains(what), "{told}");
     }
-    // Comments, and slips in what is TOML.
+    // Comments, and typing errors in TOML.
     for right in [format!("#!/bin/bash\n{NODE}"), format!("#cloud-config\n{NODE}"), NODE.to_owned()] {
         assert!(offline(&right).is_ok(), "{right}");
     }
@@ -524,19 +523,19 @@ fn what_is_no_toml_at_all_is_told_in_one_line() {
 }
 
 #[test]
-fn spans_that_are_hardly_meant_are_valid_and_warned_of() {
+fn suspicious_time_spans_are_valid_and_warned_of() {
     let toml = format!(
         "{NODE}[lifecycle]\nasg_name = \"a\"\nhook_name = \"b\"\nhold_for = \"30days\"\n[hooks]\nscript = \"/h.sh\"\n\
          [timeouts]\nhooks = \"5M\"\naws = \"1M\"\nvolume = \"7days\"\ndownloads = \"5m\"\n"
     );
-    let mut warnings = lines_of(&offline(&toml).unwrap().warnings);
+    let mut warnings = lines(&offline(&toml).unwrap().warnings);
     warnings.sort();
     assert_eq!(
         warnings,
         [
             "config.toml:11:9: [timeouts] hooks: \"5M\" is 5 months; if minutes are meant, write \"5m\"",
             "config.toml:12:7: [timeouts] aws: \"1M\" is 1 month; if minutes are meant, write \"1m\"",
-            "config.toml:7:12: [lifecycle] hold_for: \"30days\" is 30 days; write less if that is not meant",
+            "config.toml:7:12: [lifecycle] hold_for: \"30days\" is 30 days; write a shorter time if that is not intended",
         ]
     );
     let told = offline(&format!("{NODE}[timeouts]\nhooks = \"30M\"\n")).unwrap_err();
@@ -544,12 +543,8 @@ fn spans_that_are_hardly_meant_are_valid_and_warned_of() {
     assert_eq!(offline(&format!("{NODE}[timeouts]\nhooks = \"5m\"\n")).unwrap().warnings, []);
 }
 
-fn lines_of(warnings: &[crate::config::Mistake]) -> Vec<String> {
-    warnings.iter().map(ToString::to_string).collect()
-}
-
 #[test]
-fn a_script_that_bash_cannot_read_is_told_as_that_and_nothing_more() {
+fn a_script_that_bash_cannot_read_is_reported_in_one_line() {
     use base64::Engine as _;
     let script = "#!/bin/bash\nconfigure_cluster_node() {\n  :\n}\nwait_for_healthy_cluster() {\n  :\n}\n";
     let folder = tempfile::tempdir().unwrap();

@@ -16,7 +16,7 @@ fn text(name: &str, text: &str) -> Text {
     Text { name: name.to_owned(), text: text.to_owned() }
 }
 
-/// Loads one text, offline. What is accepted must be so by the JSON Schema too, whatever a test is about.
+/// Loads one text, offline. The JSON Schema must accept whatever the agent accepts, in every test.
 fn offline(toml: &str) -> Result<Config, Mistakes> {
     let loaded = load(text("config.toml", toml), None, Scope::Offline);
     if loaded.is_ok() {
@@ -30,7 +30,7 @@ fn layered(main: &str, over: &str) -> Result<Config, Mistakes> {
     load(text("config.toml", main), Some(text("override.toml", over)), Scope::Offline)
 }
 
-/// The report's lines without the first, which counts them.
-fn lines(mistakes: &Mistakes) -> Vec<String> {
-    mistakes.iter().map(ToString::to_string).collect()
+/// The mistakes or warnings, as shown.
+fn lines<'m>(mistakes: impl IntoIterator<Item = &'m super::Mistake>) -> Vec<String> {
+    mistakes.into_iter().map(ToString::to_string).collect()
 }

@@ -1,4 +1,4 @@
-//! Whatever the text, loading it ends with settings or with mistakes that can be found in it.
+//! Loading any text yields settings, or mistakes whose positions are in the text.
 
 use proptest::prelude::*;
 
@@ -6,7 +6,7 @@ use super::settings::EVERYTHING;
 use super::*;
 use crate::config::script::{self, Definition};
 
-/// Settings, or mistakes each of which points into its text.
+/// Asserts that loading yields settings, or mistakes whose positions are in their text.
 fn ends_well(main: &str, over: Option<&str>) {
     let loaded = load(text("main", main), over.map(|over| text("over", over)), Scope::Offline);
     let Err(mistakes) = loaded else {
@@ -25,52 +25,15 @@ fn ends_well(main: &str, over: Option<&str>) {
     }
 }
 
-/// Text in which the words of a configuration meet at random.
+/// A configuration's words in random order.
 fn words() -> impl Strategy<Value = String> {
-    let words = [
-        "[",
-        "]",
-        "[[",
-        "]]",
-        "{",
-        "}",
-        "=",
-        ",",
-        ".",
-        "\n",
-        "\r\n",
-        " ",
-        "\"",
-        "\"\"\"",
-        "'",
-        "'''",
-        "\\",
-        "#",
-        "é",
-        "\u{0}",
-        "\u{feff}",
-        "node",
-        "volume",
-        "file",
-        "hooks",
-        "id",
-        "ip",
-        "mount_path",
-        "contents",
-        "true",
-        "0644",
-        "5m",
-        "1.5",
-        "s3://",
-        "2024-01-01",
-        "-",
-        "x",
-        "_",
-    ];
-    prop::collection::vec(prop::sample::select(words.to_vec()), 0..60).prop_map(|words| words.concat())
+    let visible = "[ ] [[ ]] { } = , . \" \"\"\" ' ''' \\ # é node volume file hooks id ip mount_path contents true 0644 5m 1.5 \
+        s3:// 2024-01-01 - x _";
+    let words: Vec<_> = visible.split(' ').chain(["\n", "\r\n", " ", "\u{0}", "\u{feff}"]).collect();
+    prop::collection::vec(prop::sample::select(words), 0..60).prop_map(|words| words.concat())
 }
 
-/// The full configuration with pieces taken out, put in, or moved.
+/// The full configuration with pieces removed, inserted or moved.
 fn mutated() -> impl Strategy<Value = String> {
     let change = (any::<prop::sample::Index>(), 0_usize..12, words(), any::<prop::sample::Index>());
     prop::collection::vec(change, 1..5).prop_map(|changes| {
@@ -125,7 +88,7 @@ proptest! {
         script::defines(words.concat().as_bytes(), "f");
     }
 
-    /// A definition on lines of its own is found behind any line that ends its own quotes.
+    /// A definition on its own lines is found after any lines with closed quotes.
     #[test]
     fn a_function_is_found_behind_commands(lines in prop::collection::vec("[a-z ]{0,9}('[a-z#\"]*'|\"[a-z#']*\"| #['\"a-z]*)?", 0..20)) {
         let script = format!("{}\nf() {{\n  :\n}}\n", lines.join("\n"));
@@ -134,7 +97,7 @@ proptest! {
 }
 
 #[test]
-fn nesting_without_end_is_given_up() {
+fn the_reader_gives_up_on_endless_nesting() {
     for script in ["$(".repeat(100_000), "\"$(".repeat(100_000), "((".repeat(3_000), "${\"".repeat(100_000)] {
         script::defines(script.as_bytes(), "f");
     }

@@ -1,4 +1,4 @@
-//! Right input: what becomes of it.
+//! Valid input, and the settings it yields.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use crate::config::{
 };
 use crate::host::this_host::ThisHost;
 
-/// Every key there is, as the documentation shows them.
+/// Every key, as the documentation shows them.
 pub(super) const EVERYTHING: &str = r#"
 [node]
 id = "00"                                # the hooks' first argument
@@ -138,7 +138,7 @@ fn every_key_is_read() {
 }
 
 #[test]
-fn what_is_left_out_has_its_default() {
+fn omitted_keys_have_their_defaults() {
     let config = offline(NODE).unwrap();
     assert!(config.lifecycle.is_none() && config.hooks.is_none());
     assert!(config.volumes.is_empty() && config.files.is_empty());
@@ -157,7 +157,7 @@ fn what_is_left_out_has_its_default() {
 }
 
 #[test]
-fn toml_may_be_written_in_its_other_ways() {
+fn dotted_and_inline_toml_is_read() {
     let dotted = "node.id = \"00\"\nnode.ip = \"fd00::1\"\n";
     assert_eq!(offline(dotted).unwrap().node.ip.to_string(), "fd00::1");
     let inline = "node = { id = '00', ip = '10.0.1.10' }\nvolume = [{ id = 'vol-01234567', mount_path = '/d', file_system = 'xfs' }]\n";
@@ -166,19 +166,8 @@ fn toml_may_be_written_in_its_other_ways() {
 }
 
 #[test]
-fn mount_paths_beside_the_system_are_fine() {
-    for path in [
-        "/data",
-        "/var/lib/kafka",
-        "/home/kafka",
-        "/opt",
-        "/srv/x",
-        "/mnt",
-        "/tmp/x",
-        "/usr/local/kafka",
-        "/etcd",
-        "/my data",
-    ] {
+fn mount_paths_outside_of_system_directories_are_valid() {
+    for path in "/data,/var/lib/kafka,/home/kafka,/opt,/srv/x,/mnt,/tmp/x,/usr/local/kafka,/etcd,/my data".split(',') {
         let toml = format!("{NODE}[[volume]]\nid = \"vol-01234567\"\nmount_path = \"{path}\"\nfile_system = \"xfs\"\n");
         assert!(offline(&toml).is_ok(), "{:?}", offline(&toml));
     }
@@ -310,7 +299,7 @@ fn ids_and_digests_parse() {
 }
 
 #[test]
-fn the_schema_is_whole() {
+fn the_schema_is_consistent_and_the_text_above_complete() {
     for table in schema::TABLES {
         assert!(!table.doc().is_empty() && !table.doc().starts_with(' '), "{}", table.name);
         for key in table.keys {
@@ -324,7 +313,7 @@ fn the_schema_is_whole() {
             assert!(table.key(name).is_some(), "{name}");
         }
     }
-    // The text above has each of them, but for those that exclude what it has.
+    // The text above has every key, except those that exclude another of its keys.
     let root = toml::de::DeTable::parse(EVERYTHING).unwrap();
     for table in schema::TABLES {
         let value = root.get_ref().get(table.name).unwrap().get_ref();
@@ -340,7 +329,7 @@ fn the_schema_is_whole() {
 #[test]
 fn a_wrong_value_leaves_the_launch_hooks_names_known() {
     let names = "[lifecycle]\nasg_name = \"a\"\nhook_name = \"h\"\n";
-    // Below the names, and what is read of it: hold_for in minutes, on_failure, heartbeat_timeout in minutes.
+    // The lines below the names, and the result: hold_for in minutes, on_failure, heartbeat_timeout in minutes.
     let cases = [
         ("", (60, OnFailure::Hold, None)),
         ("hold_for = 16", (60, OnFailure::Hold, None)),

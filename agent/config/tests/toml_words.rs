@@ -1,10 +1,10 @@
-//! The words of the TOML parser's errors that `syntax` goes by. They are no interface of that crate: a new version of it is taken
-//! when this table has been looked through.
+//! The words of the TOML parser's errors that `syntax` relies on. They are not part of that crate's interface: review this table
+//! when upgrading the crate.
 
 use toml::de::DeTable;
 
 #[test]
-fn the_parser_says_its_errors_in_the_words_that_are_told_from() {
+fn the_parsers_errors_have_the_words_that_syntax_relies_on() {
     let cases = [
         ("a\n", "key with no value"),
         ("[a\nb = 1\n", "unclosed table"),

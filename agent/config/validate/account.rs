@@ -9,24 +9,16 @@ use crate::config::schema::Key;
 pub(super) use crate::config::surroundings::Database;
 use crate::config::surroundings::Unfound;
 
-/// A key's account; a name must exist on this host when that is asked.
-pub(super) fn read(
-    reader: &TableReader<'_>,
-    key: &'static Key,
-    database: Database,
-    scope: Scope,
-) -> Result<Option<Account>, Reported> {
-    reader.account(key)?.map(|given| account(&given, database, scope)).transpose()
+type Read<T> = Result<T, Reported>;
+
+/// A key's account; with [`Scope::ThisHost`] a name must exist on this host.
+pub(super) fn read(reader: &TableReader<'_>, key: &'static Key, of: Database, scope: Scope) -> Read<Option<Account>> {
+    reader.account(key)?.map(|given| account(&given, of, scope)).transpose()
 }
 
-/// A key's account where the schema has a default.
-pub(super) fn required(
-    reader: &TableReader<'_>,
-    key: &'static Key,
-    database: Database,
-    scope: Scope,
-) -> Result<Account, Reported> {
-    read(reader, key, database, scope)?.ok_or_else(|| reader.missing(key))
+/// A key's account, of a key with a default.
+pub(super) fn required(reader: &TableReader<'_>, key: &'static Key, of: Database, scope: Scope) -> Read<Account> {
+    read(reader, key, of, scope)?.ok_or_else(|| reader.missing(key))
 }
 
 fn account(given: &Located<'_, &str>, database: Database, scope: Scope) -> Result<Account, Reported> {
@@ -37,7 +29,7 @@ fn account(given: &Located<'_, &str>, database: Database, scope: Scope) -> Resul
     }
     let digits = text.strip_prefix('-').unwrap_or(text);
     if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) {
-        // chown(2) takes the highest number as "leave it as it is".
+        // chown(2) reads the highest number as "leave unchanged".
         return match text.parse::<u32>() {
             Ok(id) if id != u32::MAX => Ok(Account::Id(id)),
             _ => Err(location.write(format_args!("{text} is no id"), "a number from 0 to 4294967294, or a name")),
@@ -51,7 +43,7 @@ fn account(given: &Located<'_, &str>, database: Database, scope: Scope) -> Resul
         return Err(location.write(format_args!("{} is no name of an account", Quoted(text)), example));
     }
     let Scope::ThisHost(host) = scope else { return Ok(Account::Name(text.to_owned())) };
-    // Names with a NUL, for which this panics, are refused above.
+    // `find` panics on a NUL, which is refused above.
     let noun = database.noun();
     match host.find(database, text) {
         Ok(()) => Ok(Account::Name(text.to_owned())),

@@ -48,23 +48,20 @@ fn contents(reader: &TableReader<'_>) -> Result<Contents, Reported> {
     }
 }
 
-/// Two files in one place, a file where a volume is mounted, or one below another. Looks at the text, so that it also
-/// sees tables with other mistakes.
-pub(super) fn check_distinct<'a>(
-    files: impl Iterator<Item = &'a TableReader<'a>>,
-    volumes: impl Iterator<Item = &'a TableReader<'a>>,
-) {
+/// Reports two files with one destination, a file at a mount path, and a file below another. Reads the text again, to include
+/// tables with other mistakes.
+pub(super) fn check_distinct<'a, I: Iterator<Item = &'a TableReader<'a>>>(files: I, volumes: I) {
     let mounts: Vec<&str> = volumes.filter_map(volume::mount_path_of).collect();
     let files: Vec<_> = files.filter_map(|reader| reader.text(&keys::DESTINATION).ok().flatten()).collect();
     let mut firsts = HashMap::new();
     for file in &files {
         if let Some(first) = firsts.insert(file.value, file.location) {
             let line = first.report.refer(first.position, file.location.position);
-            let what = format_args!("{} is written by the [[file]] in {line} already", Quoted(file.value));
+            let what = format_args!("{} is already the destination in {line}", Quoted(file.value));
             file.location.mistake(what, "remove one of the two, or write another destination");
         }
         if mounts.contains(&file.value) {
-            let what = format_args!("{} is where a volume is mounted", Quoted(file.value));
+            let what = format_args!("{} is a volume's mount path", Quoted(file.value));
             file.location.mistake(what, "write a file's path below it");
         }
     }
@@ -72,7 +69,7 @@ pub(super) fn check_distinct<'a>(
         let mut parents = Path::new(file.value).ancestors().skip(1).filter_map(Path::to_str);
         if let Some(parent) = parents.find_map(|parent| firsts.get_key_value(parent)) {
             let line = parent.1.report.refer(parent.1.position, file.location.position);
-            let what = format_args!("lies below {}, which is a file by {line}", Quoted(parent.0));
+            let what = format_args!("is below {}, which is a file's destination in {line}", Quoted(parent.0));
             file.location.mistake(what, "write another destination for one of the two");
         }
     }
@@ -80,16 +77,16 @@ pub(super) fn check_distinct<'a>(
 
 fn destination(text: &str, location: &Location<'_>) -> Result<PathBuf, Reported> {
     let path = path::absolute(text, Trailing::Refused, location)?;
-    if path::is_kernels(text) {
-        let what = format_args!("{} is in a filesystem of the kernel's, which keeps no files", Quoted(text));
+    if path::is_in_kernel_filesystem(text) {
+        let what = format_args!("{} is in a kernel filesystem, which stores no files", Quoted(text));
         return Err(location.mistake(what, "write a path on a disk, or set it in a hook"));
     }
     Ok(path)
 }
 
-/// Permission bits in octal digits, with the special bits at most `7777`.
+/// Permission bits in octal digits, at most `7777`.
 fn mode(text: &str, location: &Location<'_>) -> Result<u32, Reported> {
-    let what = format_args!("{} is no mode in octal digits", Quoted(text));
+    let what = format_args!("{} is not an octal mode", Quoted(text));
     let octal = |digits: &str| !digits.is_empty() && digits.bytes().all(|b| matches!(b, b'0'..=b'7'));
     if octal(text) {
         return match u32::from_str_radix(text, 8) {
@@ -99,6 +96,6 @@ fn mode(text: &str, location: &Location<'_>) -> Result<u32, Reported> {
     }
     match text.strip_prefix("0o").filter(|digits| octal(digits) && digits.len() <= 4) {
         Some(digits) => Err(location.write(what, format_args!("\"{digits:0>4}\""))),
-        None => Err(location.write(what, "\"0644\", or another mode as chmod takes it in digits")),
+        None => Err(location.write(what, "\"0644\", or another mode in the digits that chmod takes")),
     }
 }

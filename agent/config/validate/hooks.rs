@@ -20,7 +20,7 @@ pub(super) fn read(reader: &TableReader<'_>, scope: Scope) -> Result<Hooks, Repo
     let (configure, health_check, drain) =
         (function(&keys::CONFIGURE), function(&keys::HEALTH_CHECK), function(&keys::DRAIN));
 
-    // What can be read now is checked now; what is fetched is checked after the fetch.
+    // A fetched script is checked after the fetch.
     let mut checked = Ok(());
     if let Ok((_, Some(text))) = &script {
         if let Ok(Some(sha256)) = &sha256 {
@@ -47,12 +47,12 @@ pub(super) fn read(reader: &TableReader<'_>, scope: Scope) -> Result<Hooks, Repo
     })
 }
 
-/// The key that gives the script which is checked here.
+/// The key of the script that is checked here.
 fn script_key(reader: &TableReader<'_>) -> &'static Key {
     [&keys::SCRIPT, &keys::SCRIPT_BASE64].into_iter().find(|key| reader.has(key)).unwrap_or(&keys::SCRIPT)
 }
 
-/// The script's file as a shell's word; `FILE` where it came from another machine.
+/// The script's file as a shell word; `FILE` if the script is not a local file.
 fn shell_name(reader: &TableReader<'_>) -> String {
     let plain = |path: &str| path.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
     match reader.text(&keys::SCRIPT) {
@@ -61,7 +61,7 @@ fn shell_name(reader: &TableReader<'_>) -> String {
     }
 }
 
-/// The script, and its text where that can be read now and is what will run.
+/// The script, and its text if that can be read now and is certain to run.
 fn script(reader: &TableReader<'_>, scope: Scope) -> Result<(Script, Option<Vec<u8>>), Reported> {
     let key = reader.one_of()?;
     if key.name == keys::SCRIPT.name {
@@ -76,7 +76,7 @@ fn script(reader: &TableReader<'_>, scope: Scope) -> Result<(Script, Option<Vec<
         return Ok((Script::Path(path), text));
     }
     let inline = reader.text(&keys::SCRIPT_BASE64).and_then(|given| {
-        given.map(|given| given.check(value::base64).and_then(|text| full(text, &given.location))).transpose()
+        given.map(|given| given.check(value::base64).and_then(|text| not_empty(text, &given.location))).transpose()
     });
     if key.name == keys::SCRIPT_SOURCE.name {
         let source = reader.required(key).and_then(|given| given.check(remote));
@@ -86,7 +86,7 @@ fn script(reader: &TableReader<'_>, scope: Scope) -> Result<(Script, Option<Vec<
     Ok((Script::Inline(text.clone()), Some(text)))
 }
 
-/// A script's path on this host, by its text.
+/// A script's path on this host.
 fn local(text: &str, location: &Location<'_>) -> Result<PathBuf, Reported> {
     if let Some(path) = text.strip_prefix("file://") {
         return Err(location.write(format_args!("{} is no path", Quoted(text)), Quoted(path)));
@@ -94,7 +94,7 @@ fn local(text: &str, location: &Location<'_>) -> Result<PathBuf, Reported> {
     if text.contains("://") {
         let shown = crate::config::model::without_secrets(text);
         let what = format_args!("{} is no path on this host", Quoted(&shown));
-        return Err(location.write(what, "script_source in its place, for what is fetched"));
+        return Err(location.write(what, "script_source instead, which is fetched"));
     }
     path::absolute(text, Trailing::Refused, location)
 }
@@ -102,39 +102,35 @@ fn local(text: &str, location: &Location<'_>) -> Result<PathBuf, Reported> {
 fn remote(text: &str, location: &Location<'_>) -> Result<Source, Reported> {
     if let Some(path) = text.strip_prefix("file://").or(text.starts_with('/').then_some(text)) {
         let what = format_args!("{} is on this host", Quoted(text));
-        return Err(location.write(what, format_args!("script = {} in its place", Quoted(path))));
+        return Err(location.write(what, format_args!("script = {} instead", Quoted(path))));
     }
     source::source(text, location)
 }
 
 fn read_script(host: &dyn Host, path: &Path, location: &Location<'_>) -> Result<Vec<u8>, Reported> {
-    let shown = Quoted(path_text(path));
+    // The path came from a string.
+    let shown = Quoted(path.to_str().unwrap_or_default());
     let text = host.script(path).map_err(|why| match why {
         Unread::Trouble { what, remedy } => location.mistake(format_args!("{shown} {what}"), remedy),
         Unread::NoScript { what, wanted } => location.write(format_args!("{shown} {what}"), wanted),
     })?;
-    full(text, location)
+    not_empty(text, location)
 }
 
-/// Paths here came from a string.
-fn path_text(path: &Path) -> &str {
-    path.to_str().unwrap_or("")
-}
-
-fn full(text: Vec<u8>, location: &Location<'_>) -> Result<Vec<u8>, Reported> {
+fn not_empty(text: Vec<u8>, location: &Location<'_>) -> Result<Vec<u8>, Reported> {
     if text.iter().all(u8::is_ascii_whitespace) {
         return Err(location.mistake("the script is empty", "write a script that defines the hooks' functions"));
     }
     Ok(text)
 }
 
-/// Words that bash takes as its own where a command may stand.
+/// bash's reserved words.
 const RESERVED: [&str; 22] = [
     "if", "then", "elif", "else", "fi", "time", "for", "in", "until", "while", "do", "done", "case", "esac", "coproc",
     "select", "function", "!", "{", "}", "[[", "]]",
 ];
 
-/// A name that bash takes for a function, and that needs no quoting where it is called.
+/// A name that bash accepts for a function, and that a call need not quote.
 fn function(text: &str, location: &Location<'_>) -> Result<String, Reported> {
     let first = text.chars().next();
     let right = first.is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
@@ -145,17 +141,17 @@ fn function(text: &str, location: &Location<'_>) -> Result<String, Reported> {
     }
     let bare = text.trim().trim_end_matches("()").trim_end();
     let what = format_args!("{} is no name of a bash function", Quoted(text));
-    if bare != text && function_like(bare) {
+    if bare != text && is_word(bare) {
         return Err(location.write(what, format_args!("\"{bare}\"")));
     }
     Err(location.write(what, "letters, digits and underscores, beginning with no digit"))
 }
 
-fn function_like(text: &str) -> bool {
+fn is_word(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-/// Reports a function that the script surely lacks: where its name is written, or else at the script.
+/// Reports a function that the script certainly lacks, at the function's name or else at the script.
 fn check_defined(reader: &TableReader<'_>, given: &Located<'_, &str>, name: &str, text: &[u8]) -> Result<(), Reported> {
     if script::defines(text, name) != Definition::No {
         return Ok(());
@@ -171,6 +167,8 @@ fn check_defined(reader: &TableReader<'_>, given: &Located<'_, &str>, name: &str
     Err(match nearest(name, &names) {
         Some(right) => location
             .mistake(what, format_args!("rename its {right}, or write {} = \"{right}\"", given.location.key.name)),
-        None => location.mistake(what, format_args!("define {name}() {{ …; }} in it, or name another function here")),
+        None => {
+            location.mistake(what, format_args!("define {name}() {{ …; }} in it, or write another function's name"))
+        }
     })
 }

@@ -8,7 +8,7 @@ use crate::config::reader::TableReader;
 use crate::config::report::Reported;
 use crate::config::schema::lifecycle as keys;
 
-/// The table of a configuration with mistakes: the two names, and for any other value that is wrong its default.
+/// Reads the table of a configuration with mistakes: a wrong value counts as its default, except for the two names.
 pub(super) fn read_past_mistakes(reader: &TableReader<'_>, unwritten: &TableReader<'_>) -> Option<Lifecycle> {
     let asg_name = reader.required(&keys::ASG_NAME).and_then(|given| given.check(value::name)).ok()?;
     let hook_name = reader.required(&keys::HOOK_NAME).and_then(|given| given.check(value::name)).ok()?;

@@ -1,4 +1,4 @@
-//! From the tree to the settings: one file a table, and the checks that several tables share.
+//! Validates the tree into settings: a file for each table, and the shared checks.
 
 mod account;
 mod file;
@@ -26,10 +26,10 @@ pub(super) fn lifecycle_alone(report: &Report, fields: &Fields) -> Option<Lifecy
     lifecycle::read_past_mistakes(&root.table(&schema::lifecycle::TABLE).ok()??, &unwritten)
 }
 
-/// Reads every table, wrong or right, before it gives the result.
+/// Reads every table, so that all mistakes are reported, before it returns the first error.
 pub(super) fn config(report: &Report, fields: &Fields, scope: Scope, digest: String) -> Result<Config, Reported> {
     let root = TableReader::open(report, &schema::root::TABLE, fields);
-    // A file that points at the user data has no settings of its own, so that nothing is missing in it.
+    // A file that points to the user data has no settings of its own, so none are missing.
     let elsewhere = source(&root, fields.keys.len() == 1);
 
     let node = match root.table(&schema::node::TABLE) {
@@ -38,29 +38,28 @@ pub(super) fn config(report: &Report, fields: &Fields, scope: Scope, digest: Str
         Ok(None) => Err(report.mistake(root.header(), "[node]: missing", write_table(&schema::node::TABLE))),
         Err(reported) => Err(reported),
     };
-    let lifecycle_sheet = root.table(&schema::lifecycle::TABLE);
-    let hooks_sheet = root.table(&schema::hooks::TABLE);
-    if let (Ok(Some(lifecycle)), Ok(None)) = (&lifecycle_sheet, &hooks_sheet)
+    let lifecycle = root.table(&schema::lifecycle::TABLE);
+    let hooks = root.table(&schema::hooks::TABLE);
+    if let (Ok(Some(lifecycle)), Ok(None)) = (&lifecycle, &hooks)
         && !root.may_have_table(&schema::hooks::TABLE)
     {
         let what = "[hooks]: missing, and [lifecycle] needs it to know when the node is ready";
         report.mistake(lifecycle.header(), what, "write [hooks] with script = \"/usr/local/lib/node/hooks.sh\"");
     }
-    let lifecycle = lifecycle_sheet.and_then(|reader| reader.map(|reader| lifecycle::read(&reader)).transpose());
-    let hooks = hooks_sheet.and_then(|reader| reader.map(|reader| hooks::read(&reader, scope)).transpose());
-    // Without the table every default holds.
+    let lifecycle = lifecycle.and_then(|reader| reader.map(|reader| lifecycle::read(&reader)).transpose());
+    let hooks = hooks.and_then(|reader| reader.map(|reader| hooks::read(&reader, scope)).transpose());
     let unwritten = Fields::default();
     let timeouts = root.table(&schema::timeouts::TABLE).and_then(|reader| {
         let reader = reader.unwrap_or_else(|| TableReader::open(report, &schema::timeouts::TABLE, &unwritten));
         timeouts::read(&reader)
     });
 
-    let volume_sheets = root.each(&schema::volume::TABLE);
-    let volumes = all(volume_sheets.iter().map(|reader| volume::read(&(*reader)?, scope)));
-    let file_sheets = root.each(&schema::file::TABLE);
-    let files = all(file_sheets.iter().map(|reader| file::read(&(*reader)?, scope)));
-    volume::check_distinct(volume_sheets.iter().flatten());
-    file::check_distinct(file_sheets.iter().flatten(), volume_sheets.iter().flatten());
+    let volume_readers = root.each(&schema::volume::TABLE);
+    let volumes = all(volume_readers.iter().map(|reader| volume::read(&(*reader)?, scope)));
+    let file_readers = root.each(&schema::file::TABLE);
+    let files = all(file_readers.iter().map(|reader| file::read(&(*reader)?, scope)));
+    volume::check_distinct(volume_readers.iter().flatten());
+    file::check_distinct(file_readers.iter().flatten(), volume_readers.iter().flatten());
 
     elsewhere?;
     Ok(Config {
@@ -76,7 +75,7 @@ pub(super) fn config(report: &Report, fields: &Fields, scope: Scope, digest: Str
     })
 }
 
-/// `source`, which must not be there any more once a text is read for its settings.
+/// Refuses `source`: a text that is read for its settings must not have it.
 fn source(root: &TableReader<'_>, alone: bool) -> Result<(), Reported> {
     let key = &schema::root::SOURCE;
     if !root.has(key) {
@@ -85,16 +84,16 @@ fn source(root: &TableReader<'_>, alone: bool) -> Result<(), Reported> {
     root.choice(key, &[(IMDS, ())])?;
     let location = root.location(key);
     Err(if alone {
-        location.mistake("points at the user data, and no settings are here", "write the settings instead")
+        location.mistake("points to the user data, and there are no settings here", "write the settings instead")
     } else {
         location.mistake(
-            "points at the user data, beside settings of its own",
+            "points to the user data, but there are settings here, too",
             "remove it to use the settings here, or leave only source = \"imds\"",
         )
     })
 }
 
-/// How to begin a missing table: its header and the keys that it needs.
+/// The remedy for a missing table: its header and its required keys.
 fn write_table(table: &schema::Table) -> String {
     debug_assert_eq!(table.shape, Shape::Required);
     let keys = table.keys.iter().filter(|key| key.presence == Presence::Required);

@@ -1,15 +1,15 @@
-//! Absolute, normalised paths, checked by their text alone: nothing is looked up.
+//! Absolute, normalised paths, checked by their text alone.
 
 use std::path::PathBuf;
 
 use crate::config::report::{Location, Quoted, Reported};
 
-/// What a trailing slash means.
+/// How to treat a trailing slash.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Trailing {
-    /// Nothing: a directory is named.
+    /// For directories.
     Trimmed,
-    /// A mistake: a file is named.
+    /// For files.
     Refused,
 }
 
@@ -30,7 +30,7 @@ pub(super) fn absolute(text: &str, trailing: Trailing, location: &Location<'_>) 
     if !text.starts_with('/') {
         return Err(location.write(format_args!("{quoted} is not absolute"), normal));
     }
-    // Linux takes no longer path (PATH_MAX, with its NUL).
+    // Linux's limit: PATH_MAX, without its NUL.
     if text.len() > 4095 {
         return Err(location.mistake("is longer than 4095 bytes", "write a shorter path"));
     }
@@ -61,32 +61,15 @@ fn normalised(text: &str) -> String {
     format!("/{}", parts.join("/"))
 }
 
-/// Directories that are the system's together with everything below them: to mount over one would hide it from the
-/// running system. `/var/lib/node-agent` is the agent's own journal.
-const SYSTEM: [&str; 17] = [
-    "/bin",
-    "/boot",
-    "/dev",
-    "/etc",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/libx32",
-    "/proc",
-    "/root",
-    "/run",
-    "/sbin",
-    "/sys",
-    "/usr",
-    "/var/run",
-    "/var/lock",
-    "/var/lib/node-agent",
-];
+/// System directories: a mount on or below one would hide it from the running system. `/var/lib/node-agent` is the agent's own
+/// journal.
+const SYSTEM: &str = "/bin /boot /dev /etc /lib /lib32 /lib64 /libx32 /proc /root /run /sbin /sys /usr /var/run /var/lock \
+    /var/lib/node-agent";
 
-/// Directories that only hold others: a mount below them is fine, one on them hides the rest.
+/// Directories that only hold others: a mount below one is fine, a mount on one hides its contents.
 const SHARED: [&str; 8] = ["/home", "/tmp", "/var", "/var/cache", "/var/lib", "/var/log", "/var/spool", "/var/tmp"];
 
-/// Directories below a system one in which data of one's own may be mounted all the same.
+/// Directories within system directories below which volumes may be mounted.
 const OWN: [&str; 3] = ["/usr/local", "/usr/share", "/usr/lib"];
 
 /// Whether a mount there would hide part of the system.
@@ -95,10 +78,10 @@ pub(super) fn is_system(path: &str) -> bool {
     let below = |tree: &str| path.strip_prefix(tree).is_some_and(|rest| rest.starts_with('/'));
     let own =
         OWN.iter().any(|tree| below(tree)) && !["/usr/local/bin", "/usr/local/lib", "/usr/local/sbin"].contains(&path);
-    path == "/" || SHARED.contains(&path) || (!own && SYSTEM.iter().any(|tree| within(tree)))
+    path == "/" || SHARED.contains(&path) || (!own && SYSTEM.split(' ').any(within))
 }
 
-/// Whether it lies in a file system that the kernel makes, where no file can be kept.
-pub(super) fn is_kernels(path: &str) -> bool {
+/// Whether the path is in a kernel filesystem, which stores no files.
+pub(super) fn is_in_kernel_filesystem(path: &str) -> bool {
     ["/dev/", "/proc/", "/sys/"].iter().any(|tree| path.starts_with(tree))
 }

@@ -1,4 +1,4 @@
-//! Where contents are fetched from.
+//! The sources of contents and scripts.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::config::report::{Location, Quoted, Reported};
 
 /// An `s3://`, `https://` or `file:///` URL.
 pub(super) fn source(text: &str, location: &Location<'_>) -> Result<Source, Reported> {
-    // What a report shows of it: a presigned URL's query is a secret.
+    // A presigned URL's query is a secret.
     let shown = without_secrets(text);
     let shown = Quoted(&shown);
     if text.is_empty() {
@@ -28,18 +28,14 @@ pub(super) fn source(text: &str, location: &Location<'_>) -> Result<Source, Repo
     match scheme {
         "s3" => s3(rest, location),
         "https" => https(text, rest, location),
-        "file" => match path::absolute(rest, Trailing::Refused, location) {
-            Ok(path) => Ok(Source::File(path)),
-            Err(reported) => Err(reported),
-        },
+        "file" => path::absolute(rest, Trailing::Refused, location).map(Source::File),
         "http" => {
             let secure = without_secrets(&format!("https://{rest}"));
-            Err(location
-                .write(format_args!("{shown} is not encrypted, so that it can be changed on its way"), Quoted(&secure)))
+            Err(location.write(format_args!("{shown} is unencrypted and could be tampered with"), Quoted(&secure)))
         }
         _ if ["s3", "https", "file"].contains(&scheme.to_lowercase().as_str()) => {
             let right = without_secrets(&format!("{}://{rest}", scheme.to_lowercase()));
-            Err(location.write(format_args!("{shown} begins in capitals"), Quoted(&right)))
+            Err(location.write(format_args!("{shown} has its scheme in capitals"), Quoted(&right)))
         }
         _ => {
             let what = format_args!("{shown} has none of the schemes s3, https and file");
@@ -50,8 +46,8 @@ pub(super) fn source(text: &str, location: &Location<'_>) -> Result<Source, Repo
 
 fn s3(rest: &str, location: &Location<'_>) -> Result<Source, Reported> {
     let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
-    // Wider than today's rule (3 to 63 lower-case letters, digits, dots, dashes): buckets from before 2018 in us-east-1
-    // have up to 255 characters, capitals and underscores.
+    // Wider than today's rule (3 to 63 lower-case letters, digits, dots, dashes): buckets created in us-east-1 before 2018
+    // may have 255 characters, capitals and underscores.
     let right = (3..=255).contains(&bucket.len())
         && bucket.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
     if !right {

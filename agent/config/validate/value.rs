@@ -10,12 +10,12 @@ use crate::config::reader::TableReader;
 use crate::config::report::{Location, Quoted, Reported};
 use crate::config::schema::Key;
 
-/// White space. With the byte order mark, which nobody sees either, as the JSON Schema's regular expressions (ECMA 262) have it.
+/// White space, including the byte order mark, as in the JSON Schema's regular expressions (ECMA-262).
 pub(super) fn is_blank(c: char) -> bool {
     c.is_whitespace() || c == '\u{feff}'
 }
 
-/// A text that names something: not empty, without control characters.
+/// A name: not empty, without control characters.
 pub(super) fn name(text: &str, location: &Location<'_>) -> Result<String, Reported> {
     if text.chars().all(is_blank) {
         return Err(location.write("is empty", format_args!("{} = {}", location.key.name, location.key.example)));
@@ -26,12 +26,11 @@ pub(super) fn name(text: &str, location: &Location<'_>) -> Result<String, Report
     Ok(text.to_owned())
 }
 
-/// The longest time span: an `Instant` must be able to hold the deadline, and a year means "by mistake".
+/// The longest time span: a deadline must fit into an `Instant`, and more than a year must be a mistake.
 const LONGEST: Duration = Duration::from_hours(366 * 24);
 
-/// A longer time span is more likely a typing error than intended: Auto Scaling itself waits two days at most, and longer only by
-/// heartbeats.
-const HARDLY_MEANT: Duration = Duration::from_hours(7 * 24);
+/// A longer time span is probably a typing error, and warned of: Auto Scaling waits for two days at most.
+const SUSPICIOUS: Duration = Duration::from_hours(7 * 24);
 
 /// A time span that is not zero.
 pub(super) fn duration(text: &str, location: &Location<'_>) -> Result<Duration, Reported> {
@@ -47,7 +46,7 @@ pub(super) fn duration(text: &str, location: &Location<'_>) -> Result<Duration, 
         return Err(location.write(format_args!("{} is not a time span", Quoted(text)), right));
     };
     if span.is_zero() {
-        return Err(location.write("is zero, so that it would fail at once", example));
+        return Err(location.write("is zero, and would time out at once", example));
     }
     if span > LONGEST {
         return Err(location.write(format_args!("{} is longer than a year", Quoted(text)), right));
@@ -55,20 +54,20 @@ pub(super) fn duration(text: &str, location: &Location<'_>) -> Result<Duration, 
     if let Some(number) = months(text) {
         let what = format_args!("\"{text}\" is {number} month{}", if number == "1" { "" } else { "s" });
         location.warn(what, format_args!("if minutes are meant, write \"{number}m\""));
-    } else if span > HARDLY_MEANT {
+    } else if span > SUSPICIOUS {
         let days = span.as_secs() / (24 * 60 * 60);
-        location.warn(format_args!("{} is {days} days", Quoted(text)), "write less if that is not meant");
+        location.warn(format_args!("{} is {days} days", Quoted(text)), "write a shorter time if that is not intended");
     }
     Ok(span)
 }
 
-/// The number in `5M`: to humantime, which tells `M` from `m`, that is months.
+/// The number in `5M`, which humantime reads as months.
 fn months(text: &str) -> Option<&str> {
     let number = text.trim().strip_suffix('M')?.trim_end();
     (!number.is_empty() && number.len() < 16 && number.bytes().all(|b| b.is_ascii_digit())).then_some(number)
 }
 
-/// A key's time span, written or by default.
+/// A key's time span, written or default.
 pub(super) fn span_of(reader: &TableReader<'_>, key: &'static Key) -> Result<Duration, Reported> {
     reader.required(key)?.check(duration)
 }
@@ -90,7 +89,7 @@ pub(super) fn sha256(text: &str, location: &Location<'_>) -> Result<Sha256Digest
     Err(location.mistake(what, "write what sha256sum prints"))
 }
 
-/// The standard alphabet; padding may lack, since the length says what it would.
+/// The standard alphabet; padding is optional, because the length implies it.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new()
@@ -98,7 +97,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(false),
 );
 
-/// Decodes base64. White space in it does not matter: `base64` breaks its lines. The text is not repeated.
+/// Decodes base64, ignoring white space: `base64` breaks its lines. Reports do not repeat the text.
 pub(super) fn base64(text: &str, location: &Location<'_>) -> Result<Vec<u8>, Reported> {
     let bare: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
     let wrong = match BASE64.decode(&bare) {
@@ -109,9 +108,7 @@ pub(super) fn base64(text: &str, location: &Location<'_>) -> Result<Vec<u8>, Rep
         return Err(location.mistake("is base64 in the URL alphabet", "write + for - and / for _"));
     }
     let what = match wrong {
-        base64::DecodeError::InvalidByte(at, _) => {
-            format!("is not base64 from its character {} on", at + 1)
-        }
+        base64::DecodeError::InvalidByte(at, _) => format!("is not base64 from its character {} on", at + 1),
         _ => "is base64 that was cut short".to_owned(),
     };
     Err(location.mistake(what, "write what base64 -w0 prints"))
@@ -122,11 +119,11 @@ pub(super) fn checksum(reader: &TableReader<'_>, key: &'static Key) -> Result<Op
     reader.text(key)?.map(|given| given.check(sha256)).transpose()
 }
 
-/// Checks bytes against the checksum that stands beside them. Theirs is not told: it could give a short secret away.
+/// Checks bytes against the configured checksum. Reports do not show the actual one: it could reveal a short secret.
 pub(super) fn verify(wanted: Sha256Digest, bytes: &[u8], of: &str, location: &Location<'_>) -> Result<(), Reported> {
     if Sha256Digest::of(bytes) == wanted {
         return Ok(());
     }
-    let instead = "write the sha256sum of what is really meant, or correct that, or remove this key";
+    let instead = format_args!("write the sha256sum of {of}, or correct {of}, or remove this key");
     Err(location.mistake(format_args!("is not the digest of {of}"), instead))
 }

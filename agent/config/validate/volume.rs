@@ -42,7 +42,7 @@ pub(super) fn read(reader: &TableReader<'_>, scope: Scope) -> Result<Volume, Rep
     })
 }
 
-/// Two volumes with one id, or on one path. Looks at the text, so that it also sees volumes with other mistakes.
+/// Reports two volumes with one id or mount path. Reads the text again, to include volumes with other mistakes.
 pub(super) fn check_distinct<'a>(readers: impl Iterator<Item = &'a TableReader<'a>>) {
     let (mut ids, mut paths) = (HashMap::new(), HashMap::new());
     for reader in readers {
@@ -50,20 +50,20 @@ pub(super) fn check_distinct<'a>(readers: impl Iterator<Item = &'a TableReader<'
             && let Some(first) = ids.insert(id.value, id.location)
         {
             let line = first.report.refer(first.position, id.location.position);
-            let what = format_args!("{} stands in {line} already", Quoted(id.value));
+            let what = format_args!("{} is already the id in {line}", Quoted(id.value));
             id.location.mistake(what, "remove one of the two, or write the other volume's id");
         }
         if let Ok(Some(path)) = reader.text(&keys::MOUNT_PATH)
             && let Some(first) = paths.insert(path.value.trim_end_matches('/'), path.location)
         {
             let line = first.report.refer(first.position, path.location.position);
-            let what = format_args!("{} is the mount path in {line} already", Quoted(path.value));
+            let what = format_args!("{} is already the mount path in {line}", Quoted(path.value));
             path.location.mistake(what, "write a path of its own for each volume");
         }
     }
 }
 
-/// The normalised mount path, where it is written well enough.
+/// The mount path, unless its value is not a string.
 pub(super) fn mount_path_of<'a>(reader: &TableReader<'a>) -> Option<&'a str> {
     Some(reader.text(&keys::MOUNT_PATH).ok()??.value.trim_end_matches('/'))
 }
@@ -85,13 +85,11 @@ fn id(text: &str, location: &Location<'_>) -> Result<VolumeId, Reported> {
     Err(location.write(what, format_args!("vol- and 8 or 17 hex digits, as {}", location.key.example)))
 }
 
-/// `/dev/sdf`, `/dev/sdf1`, `/dev/xvdf`, `/dev/xvdba`, `/dev/hdf`: the names that EC2 attaches under (EC2 user guide,
-/// "Device names for volumes on Amazon EC2 instances").
+/// `/dev/sdf`, `/dev/sdf1`, `/dev/xvdf`, `/dev/xvdba`, `/dev/hdf` (EC2 user guide, "Device names for volumes on Amazon EC2
+/// instances").
 fn device_name(text: &str, location: &Location<'_>) -> Result<String, Reported> {
     let right = |name: &str| {
-        let Some(tail) = ["sd", "xvd", "hd"].iter().find_map(|kind| name.strip_prefix(kind)) else {
-            return false;
-        };
+        let Some(tail) = ["sd", "xvd", "hd"].iter().find_map(|kind| name.strip_prefix(kind)) else { return false };
         let letters = tail.bytes().take_while(u8::is_ascii_lowercase).count();
         let digits = &tail[letters..];
         (1..=2).contains(&letters) && digits.len() <= 2 && digits.bytes().all(|b| b.is_ascii_digit())
@@ -99,12 +97,12 @@ fn device_name(text: &str, location: &Location<'_>) -> Result<String, Reported> 
     if text.strip_prefix("/dev/").is_some_and(right) {
         return Ok(text.to_owned());
     }
-    let what = format_args!("{} is no name that EC2 attaches under", Quoted(text));
+    let what = format_args!("{} is not a device name of EC2", Quoted(text));
     if right(text) {
         return Err(location.write(what, format_args!("\"/dev/{text}\"")));
     }
     if text.contains("nvme") {
-        return Err(location.write(what, "\"/dev/sdf\"; the NVMe name is found from the volume's id"));
+        return Err(location.write(what, "\"/dev/sdf\"; the agent finds the NVMe name by the volume's id"));
     }
     Err(location.write(what, "\"/dev/sdf\" to \"/dev/sdp\""))
 }
@@ -112,33 +110,18 @@ fn device_name(text: &str, location: &Location<'_>) -> Result<String, Reported> 
 fn mount_path(text: &str, location: &Location<'_>) -> Result<PathBuf, Reported> {
     let path = path::absolute(text, Trailing::Trimmed, location)?;
     if path.to_str().is_some_and(path::is_system) {
-        let what = format_args!("{} is a directory of the system, which a mount would hide", Quoted(text));
+        let what = format_args!("{} is a system directory, which a mount would hide", Quoted(text));
         return Err(location.write(what, "a directory for the data alone, as \"/mydata\" or \"/var/lib/kafka\""));
     }
     Ok(path)
 }
 
-/// Options that make mount(8) do something else than mount this device here, and all of it.
-const OTHER_VERBS: [&str; 15] = [
-    "bind",
-    "rbind",
-    "remount",
-    "move",
-    "loop",
-    "offset",
-    "sizelimit",
-    "X-mount.subdir",
-    "make-shared",
-    "make-slave",
-    "make-private",
-    "make-unbindable",
-    "make-rshared",
-    "make-rslave",
-    "make-rprivate",
-];
+/// Options with which mount(8) does not mount the whole device at this path.
+const OTHER_OPERATIONS: &str = "bind rbind remount move loop offset sizelimit X-mount.subdir make-shared make-slave \
+    make-private make-unbindable make-rshared make-rslave make-rprivate";
 
-/// Options that have systemd act by itself: make a filesystem where it sees none, mount whenever somebody looks.
-const SYSTEMDS_OWN: [&str; 2] = ["x-systemd.makefs", "x-systemd.automount"];
+/// Options with which systemd acts on its own: formats a blank device, or mounts on first access.
+const SYSTEMD_ACTIONS: [&str; 2] = ["x-systemd.makefs", "x-systemd.automount"];
 
 fn mount_option(text: &str, location: &Location<'_>) -> Result<String, Reported> {
     if text.chars().all(is_blank) {
@@ -162,16 +145,16 @@ fn mount_option(text: &str, location: &Location<'_>) -> Result<String, Reported>
         });
     }
     let name = text.split('=').next().unwrap_or(text);
-    if OTHER_VERBS.contains(&name) {
+    if OTHER_OPERATIONS.split(' ').any(|other| other == name) {
         return Err(location.mistake(format_args!("{shown} does not mount the volume itself"), "remove it"));
     }
-    if SYSTEMDS_OWN.contains(&name) {
-        let what = format_args!("{shown} has systemd act by itself, where the agent proves each step");
+    if SYSTEMD_ACTIONS.contains(&name) {
+        let what = format_args!("{shown} lets systemd act on its own, but the agent has to verify each step");
         return Err(location.mistake(what, "remove it; the agent formats and mounts the volume"));
     }
     if name == "nouuid" {
         let what = format_args!("{shown} would hide that two disks carry the same filesystem");
-        return Err(location.mistake(what, "remove it; the agent adds it where it is needed"));
+        return Err(location.mistake(what, "remove it; the agent adds it when needed"));
     }
     Ok(text.to_owned())
 }
