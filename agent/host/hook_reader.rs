@@ -6,7 +6,7 @@
 //! a file that takes nothing nor an agent that does not listen keeps the process from reading.
 //!
 //! The hook's last words may still be on their way when its shell has ended, as with `exec > >(tee FILE)`. The agent then
-//! sends a [`Patience`], and the reader passes on what comes within it. What comes later is in the file alone.
+//! sends a [`Drain`], and the reader passes on what comes within it. What comes later is in the file alone.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -37,7 +37,7 @@ pub const READER: &str = "read-hook";
 const READY: u8 = b'\n';
 
 /// How long the reader may take to start, on a machine that is very busy.
-const STARTING: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How much longer than the reader's own time the agent waits for the last words.
 const MARGIN: Duration = Duration::from_secs(3);
@@ -46,48 +46,48 @@ const MARGIN: Duration = Duration::from_secs(3);
 const QUEUE: usize = 256 << 10;
 
 /// An agent that has read nothing for so long, while the queue is full, misses the oldest lines.
-const STALLED: Duration = Duration::from_secs(1);
+const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often a file that took nothing is tried again.
-const AGAIN: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long that is tried after the last line.
-const LAST_TRIES: Duration = Duration::from_secs(10);
+const FINAL_RETRIES: Duration = Duration::from_secs(10);
 
 /// How long what a hook prints is still passed on to the agent once its shell has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
+pub enum Drain {
     /// The hook succeeded: hardly longer than what is there takes. A child that keeps the output open is nothing to wait for.
     Short,
     /// The hook failed: what it printed last says why.
     Long,
 }
 
-impl Patience {
+impl Drain {
     fn word(self) -> u8 {
         match self {
-            Patience::Short => b's',
-            Patience::Long => b'l',
+            Drain::Short => b's',
+            Drain::Long => b'l',
         }
     }
 
     fn of(word: u8) -> Self {
-        if word == Patience::Short.word() { Patience::Short } else { Patience::Long }
+        if word == Drain::Short.word() { Drain::Short } else { Drain::Long }
     }
 
     /// Until nothing more has come for so long.
     fn quiet(self) -> Duration {
         match self {
-            Patience::Short => Duration::from_millis(50),
-            Patience::Long => Duration::from_millis(500),
+            Drain::Short => Duration::from_millis(50),
+            Drain::Long => Duration::from_millis(500),
         }
     }
 
     /// In all.
     fn total(self) -> Duration {
         match self {
-            Patience::Short => Duration::from_millis(200),
-            Patience::Long => Duration::from_secs(2),
+            Drain::Short => Duration::from_millis(200),
+            Drain::Long => Duration::from_secs(2),
         }
     }
 }
@@ -114,7 +114,7 @@ impl Output {
         let (ours, theirs) = Socket::pair().named("a socket for the hook's output")?;
         ours.set_nonblocking(true).named("a socket for the hook's output")?;
         let mut socket = UnixStream::from_std(ours).named("a socket for the hook's output")?;
-        let mut child = command::ourselves(READER)
+        let mut child = command::own_program(READER)
             .arg(state_dir)
             .arg(step)
             .env_clear()
@@ -124,14 +124,14 @@ impl Output {
             .stderr(Stdio::null())
             .spawn()
             .named(format_args!("starting {what}"))?;
-        match timeout(STARTING, socket.read_u8()).await {
+        match timeout(START_TIMEOUT, socket.read_u8()).await {
             Ok(Ok(READY)) => {}
             Ok(_) => {
                 let status = child.wait().await.named(what)?;
                 return Err(no_reader(format!("{what} ended at once with {status}")));
             }
             Err(_) => {
-                return Err(no_reader(format!("{what} has not started within {} s", STARTING.as_secs())));
+                return Err(no_reader(format!("{what} has not started within {} s", START_TIMEOUT.as_secs())));
             }
         }
         tokio::spawn(async move {
@@ -174,7 +174,7 @@ impl Output {
     }
 
     /// Reads the rest, once the hook's shell has ended.
-    pub async fn finish(&mut self, patience: Patience, mut bytes: impl FnMut(&[u8])) {
+    pub async fn finish(&mut self, patience: Drain, mut bytes: impl FnMut(&[u8])) {
         let end = tokio::time::Instant::now() + patience.total() + MARGIN;
         // A reader that has ended already needs no word.
         let _ = self.socket.try_write(&[patience.word()]);
@@ -205,8 +205,8 @@ pub fn read_stdin(state_dir: &Path, step: &str) -> io::Result<()> {
     // Once the output has ended: when.
     let mut ended = None;
     loop {
-        let reading = ended.is_none() && !agent.holds_up();
-        let tick = if log.is_behind() { Some(AGAIN) } else { None };
+        let reading = ended.is_none() && !agent.blocks_hook();
+        let tick = if log.is_behind() { Some(RETRY_INTERVAL) } else { None };
         let (ready, event) = wait(reading.then_some(&output), &agent, tick.into_iter().chain(agent.tick()).min())?;
         if ready {
             let got = match output.read(&mut buffer) {
@@ -226,7 +226,7 @@ pub fn read_stdin(state_dir: &Path, step: &str) -> io::Result<()> {
         agent.handle(event, ended.is_some(), reading && !ready);
         if let Some(ended) = ended
             && agent.is_done()
-            && (flushed.is_ok() || ended.elapsed() >= LAST_TRIES)
+            && (flushed.is_ok() || ended.elapsed() >= FINAL_RETRIES)
         {
             return flushed;
         }
@@ -265,7 +265,7 @@ struct Agent {
     /// The last byte sent.
     last: u8,
     /// It sent its word: the hook's shell has ended.
-    patience: Option<(Patience, Instant)>,
+    patience: Option<(Drain, Instant)>,
     /// When the last output came.
     latest: Instant,
     /// Nothing is added any more.
@@ -299,17 +299,17 @@ impl Agent {
     }
 
     /// Whether the hook has to wait for the agent, as long as that makes progress.
-    fn holds_up(&self) -> bool {
+    fn blocks_hook(&self) -> bool {
         self.socket.is_some() && !self.is_stalled && !self.is_closing && self.queue.len() >= QUEUE
     }
 
     /// After how long [`Agent::handle`] has something to do without any event.
     fn tick(&self) -> Option<Duration> {
         self.socket.as_ref()?;
-        let stall = self.holds_up().then(|| self.progress + STALLED);
+        let stall = self.blocks_hook().then(|| self.progress + STALL_TIMEOUT);
         let close = self.patience.filter(|_| !self.is_closing).map(|(patience, since)| {
             let total = since + patience.total();
-            if self.holds_up() { total } else { total.min(since.max(self.latest) + patience.quiet()) }
+            if self.blocks_hook() { total } else { total.min(since.max(self.latest) + patience.quiet()) }
         });
         let next = stall.into_iter().chain(close).min()?;
         Some(next.saturating_duration_since(Instant::now()))
@@ -325,12 +325,12 @@ impl Agent {
         }
         self.queue.extend(bytes);
         if self.is_stalled && self.queue.len() > QUEUE {
-            self.skip();
+            self.drop_oldest();
         }
     }
 
     /// Drops the older half of the queue, up to the end of a line.
-    fn skip(&mut self) {
+    fn drop_oldest(&mut self) {
         let half = self.queue.len() - QUEUE / 2;
         let to_line = self.queue.iter().skip(half).position(|byte| *byte == b'\n').map_or(half, |at| half + at + 1);
         self.queue.drain(..to_line);
@@ -344,15 +344,15 @@ impl Agent {
             self.socket = None;
         }
         if event.contains(PollFlags::POLLIN) {
-            self.hear();
+            self.receive();
         }
         // Inserted into a queue that is not sent right now, the notice of what is missing could itself be skipped.
         if self.skipped == 0 || event.contains(PollFlags::POLLOUT) {
             self.send();
         }
-        if self.holds_up() && self.progress.elapsed() >= STALLED {
+        if self.blocks_hook() && self.progress.elapsed() >= STALL_TIMEOUT {
             self.is_stalled = true;
-            self.skip();
+            self.drop_oldest();
         }
         if let Some((patience, since)) = self.patience {
             let quiet = is_quiet && since.max(self.latest).elapsed() >= patience.quiet();
@@ -368,13 +368,13 @@ impl Agent {
         }
     }
 
-    fn hear(&mut self) {
+    fn receive(&mut self) {
         let mut word = [0];
         let Some(mut socket) = self.socket.as_ref() else { return };
         match socket.read(&mut word) {
             // Without a word: it has no more to say.
-            Ok(0) => self.patience = Some((Patience::Short, Instant::now())),
-            Ok(_) => self.patience = Some((Patience::of(word[0]), Instant::now())),
+            Ok(0) => self.patience = Some((Drain::Short, Instant::now())),
+            Ok(_) => self.patience = Some((Drain::of(word[0]), Instant::now())),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(_) => self.socket = None,
         }

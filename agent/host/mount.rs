@@ -61,7 +61,7 @@ async fn mount8(device: &Path, place: &Path, kind: &str, options: Vec<&str>) -> 
     }
     arguments.extend([&*device, &*place]);
     let output = command::run("mount", &arguments, None).await?;
-    Ok((!output.status.success()).then(|| command::said(&output)))
+    Ok((!output.status.success()).then(|| command::last_lines(&output)))
 }
 
 /// Unmounts what is mounted at `place`, which is no symlink. Off the agent's own thread: what is not written yet is written.
@@ -77,7 +77,7 @@ pub fn asks_for_read_only(options: &[String]) -> bool {
 }
 
 /// Fails where a mounted filesystem takes no writes although that was not asked for: the kernel made it so after an error.
-pub fn must_take_writes(mounted: &Mounted, volume: &str, read_only_wanted: bool) -> Result<(), Failure> {
+pub fn ensure_writable(mounted: &Mounted, volume: &str, read_only_wanted: bool) -> Result<(), Failure> {
     let words: Vec<_> = mounted.super_options.split(',').collect();
     let shut_down =
         fs::metadata(&mounted.mount_point).is_err_and(|error| error.raw_os_error() == Some(Errno::EIO as i32));
@@ -113,7 +113,7 @@ pub fn differences(mounted: &Mounted, options: &[String]) -> Vec<String> {
 
 /// How the filesystem's own options that were changed are not in force after a remount. The kernel ignores some changes
 /// without a word, so that what does not show is not in force.
-pub fn ignored(mounted: &Mounted, before: &[String], options: &[String]) -> Vec<String> {
+pub fn not_applied(mounted: &Mounted, before: &[String], options: &[String]) -> Vec<String> {
     let shown: BTreeSet<_> = mounted.super_options.split(',').collect();
     let all = format!("{},{}", mounted.super_options, ext4_options(mounted.device));
     let all: BTreeSet<_> = all.split(',').collect();
@@ -127,7 +127,7 @@ pub fn ignored(mounted: &Mounted, before: &[String], options: &[String]) -> Vec<
 }
 
 /// Whether two lists of options ask the filesystem itself for the same.
-pub fn ask_for_the_same(one: &[String], other: &[String]) -> bool {
+pub fn are_equivalent(one: &[String], other: &[String]) -> bool {
     own_options(one) == own_options(other) && expected(one) == expected(other)
 }
 
@@ -326,7 +326,7 @@ mod tests {
     #[test]
     fn an_option_that_the_kernel_ignored_is_named() {
         let there = mounted("rw,relatime", "rw,attr2,logbufs=8,discard");
-        let said = |before: &str, now: &str| ignored(&there, &list(before), &list(now)).join("; ");
+        let said = |before: &str, now: &str| not_applied(&there, &list(before), &list(now)).join("; ");
         assert_eq!(said("noatime", "noatime,logbufs=8,nodev,x-a=b"), "");
         assert_eq!(said("logbufs=8", "logbufs=4"), "logbufs=4 is not in force; logbufs=8 is still in force");
         assert_eq!(said("discard", "largeio"), "largeio is not in force; discard is still in force");

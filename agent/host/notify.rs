@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use sd_notify::NotifyState;
 
 /// A message that the socket refuses is sent again after this long, this often.
-const AGAIN: Duration = Duration::from_secs(1);
-const TIMES: u32 = 60;
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+const MAX_RETRIES: u32 = 60;
 
 /// What is to be told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl Message {
     }
 
     /// This one, and of the older one what this one does not replace.
-    fn after(self, older: Message) -> Message {
+    fn merged_over(self, older: Message) -> Message {
         Message {
             ready: self.ready || older.ready,
             stopping: self.stopping || older.stopping,
@@ -53,14 +53,14 @@ impl Message {
 struct Outbox {
     next: Message,
     /// The thread is there.
-    served: bool,
+    has_thread: bool,
     /// A message is being sent.
     sending: bool,
 }
 
 static OUTBOX: Mutex<Outbox> = Mutex::new(Outbox {
     next: Message { ready: false, stopping: false, watchdog: false, status: None },
-    served: false,
+    has_thread: false,
     sending: false,
 });
 static CHANGED: Condvar = Condvar::new();
@@ -71,29 +71,29 @@ fn outbox() -> MutexGuard<'static, Outbox> {
 
 /// The service is ready: the boot goes on.
 pub fn ready() {
-    tell(Message { ready: true, ..Message::default() });
+    enqueue(Message { ready: true, ..Message::default() });
 }
 
 /// The service has been told to stop.
 pub fn stopping() {
-    tell(Message { stopping: true, ..Message::default() });
+    enqueue(Message { stopping: true, ..Message::default() });
 }
 
 /// The service is not stuck.
 pub fn watchdog() {
-    tell(Message { watchdog: true, ..Message::default() });
+    enqueue(Message { watchdog: true, ..Message::default() });
 }
 
 /// How the node stands, in one line: a second one would be another variable.
 pub fn status(line: &str) {
-    tell(Message { status: Some(line.to_owned()), ..Message::default() });
+    enqueue(Message { status: Some(line.to_owned()), ..Message::default() });
 }
 
 /// Waits until all is sent, at most this long: the process is about to end.
 pub fn flush(limit: Duration) {
     let end = Instant::now() + limit;
     let mut outbox = outbox();
-    while outbox.served && (outbox.sending || !outbox.next.is_empty()) {
+    while outbox.has_thread && (outbox.sending || !outbox.next.is_empty()) {
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return;
@@ -102,15 +102,15 @@ pub fn flush(limit: Duration) {
     }
 }
 
-fn tell(message: Message) {
+fn enqueue(message: Message) {
     if env::var_os("NOTIFY_SOCKET").is_none() {
         return;
     }
     let mut outbox = outbox();
-    outbox.next = message.after(std::mem::take(&mut outbox.next));
-    if !outbox.served {
+    outbox.next = message.merged_over(std::mem::take(&mut outbox.next));
+    if !outbox.has_thread {
         // Without a thread nothing is told: only the work matters.
-        outbox.served = thread::Builder::new().name("notify".to_owned()).spawn(serve).is_ok();
+        outbox.has_thread = thread::Builder::new().name("notify".to_owned()).spawn(serve).is_ok();
     }
     CHANGED.notify_all();
 }
@@ -130,9 +130,9 @@ fn serve() {
         outbox = self::outbox();
         outbox.sending = false;
         refusals = if sent.is_ok() { 0 } else { refusals + 1 };
-        if sent.is_err() && refusals <= TIMES {
-            outbox.next = std::mem::take(&mut outbox.next).after(message);
-            outbox = CHANGED.wait_timeout(outbox, AGAIN).unwrap_or_else(PoisonError::into_inner).0;
+        if sent.is_err() && refusals <= MAX_RETRIES {
+            outbox.next = std::mem::take(&mut outbox.next).merged_over(message);
+            outbox = CHANGED.wait_timeout(outbox, RETRY_INTERVAL).unwrap_or_else(PoisonError::into_inner).0;
         }
         CHANGED.notify_all();
     }
@@ -147,7 +147,7 @@ mod tests {
         let old = Message { ready: true, status: Some("attach".to_owned()), ..Message::default() };
         let new = Message { watchdog: true, status: Some("mount".to_owned()), ..Message::default() };
         let both = Message { ready: true, watchdog: true, stopping: false, status: Some("mount".to_owned()) };
-        assert_eq!(new.after(old.clone()), both);
-        assert_eq!(Message { stopping: true, ..Message::default() }.after(old).status.as_deref(), Some("attach"));
+        assert_eq!(new.merged_over(old.clone()), both);
+        assert_eq!(Message { stopping: true, ..Message::default() }.merged_over(old).status.as_deref(), Some("attach"));
     }
 }

@@ -39,7 +39,7 @@ impl Owner {
     }
 
     /// Gives it what is open. Left alone where it is right, so that change times stay and a second pass is fast.
-    pub fn own(self, file: impl AsFd, stat: &FileStat) -> nix::Result<()> {
+    pub fn apply(self, file: impl AsFd, stat: &FileStat) -> nix::Result<()> {
         if !self.differs(stat) {
             return Ok(());
         }
@@ -48,7 +48,7 @@ impl Owner {
     }
 
     /// Gives it everything below `top` on the same filesystem; symlinks themselves, never what they lead to.
-    pub fn sweep(self, top: &Folder) -> io::Result<()> {
+    pub fn apply_below(self, top: &Folder) -> io::Result<()> {
         let mut walk = Walk { owner: self, top, device: top.stat()?.st_dev, levels: Vec::new() };
         walk.all().map_err(|errno| {
             let error = io::Error::from(errno);
@@ -108,7 +108,7 @@ impl Walk<'_> {
         self.levels.push(Level { name, dir: None, inode: stat.st_ino, below: Vec::new() });
         // The top comes last of all, by the caller: as long as it has not changed, the sweep was not completed.
         if !is_top {
-            self.owner.own(&dir, &stat)?;
+            self.owner.apply(&dir, &stat)?;
         }
         let mut below = Vec::new();
         for entry in Dir::openat(&dir, c".", FOLDER, Mode::empty())?.iter() {
@@ -140,7 +140,7 @@ impl Walk<'_> {
         };
         let stat = fstat(&file)?;
         if stat.st_dev == self.device {
-            self.owner.own(&file, &stat)?;
+            self.owner.apply(&file, &stat)?;
         }
         Ok(false)
     }
@@ -196,7 +196,7 @@ mod tests {
         let open = || fs::read_dir("/proc/thread-self/fd").unwrap().count();
         let before = open();
 
-        OWNER.sweep(&Folder::reach(dir.path(), Missing::Fail).unwrap()).unwrap();
+        OWNER.apply_below(&Folder::reach(dir.path(), Missing::Fail).unwrap()).unwrap();
 
         assert!(open() <= before + 1, "descriptors stay open");
         for path in all {
@@ -213,7 +213,7 @@ mod tests {
         symlink(other.path(), dir.path().join("folder")).unwrap();
         symlink(other.path().join("file"), dir.path().join("file")).unwrap();
 
-        OWNER.sweep(&Folder::reach(dir.path(), Missing::Fail).unwrap()).unwrap();
+        OWNER.apply_below(&Folder::reach(dir.path(), Missing::Fail).unwrap()).unwrap();
 
         for name in ["folder", "file"] {
             assert_eq!(fs::symlink_metadata(dir.path().join(name)).unwrap().uid(), 1, "{name}");

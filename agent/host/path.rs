@@ -58,7 +58,7 @@ impl Folder {
             let here = at.path.join(&name);
             let what = || format!("opening {}", here.display());
             if others.is_none() {
-                others = at.who_else_can_change_it().named(what())?;
+                others = at.untrusted_writer().named(what())?;
             }
             let next = match at.enter(&name) {
                 Err(Errno::ENOENT) if missing == Missing::Make => at.make(&name).and_then(|()| at.enter(&name)),
@@ -133,12 +133,12 @@ impl Folder {
     }
 
     /// Which user other than root can replace an entry of this folder, in words.
-    fn who_else_can_change_it(&self) -> nix::Result<Option<String>> {
+    fn untrusted_writer(&self) -> nix::Result<Option<String>> {
         let stat = self.stat()?;
         let path = self.path.display();
         // Where it has an access control list, the group's bits are its mask (acl(5)).
         Ok(if stat.st_uid != 0 {
-            Some(format!("{path} belongs to {}", name_of(stat.st_uid)))
+            Some(format!("{path} belongs to {}", user_name(stat.st_uid)))
         } else if stat.st_mode & libc::S_IWOTH != 0 {
             Some(format!("everybody can write to {path}"))
         } else if stat.st_mode & libc::S_IWGRP != 0 {
@@ -166,7 +166,7 @@ fn names(path: &Path) -> Vec<OsString> {
 }
 
 /// A user as people know it.
-fn name_of(id: u32) -> String {
+fn user_name(id: u32) -> String {
     let user = User::from_uid(Uid::from_raw(id)).ok().flatten();
     user.map_or_else(|| format!("user {id}"), |user| user.name)
 }

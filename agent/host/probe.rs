@@ -113,10 +113,10 @@ pub(super) fn mounts(device: &Device) -> Result<Check, Failure> {
         let line = format!("mounted at {} as {}", mount.mount_point.display(), mount.kind);
         return Ok(Check::Against("it is mounted".to_owned(), line));
     }
-    for upon in device.upon()? {
-        if let Some(mount) = mount::of_device(upon.number)?.first() {
-            let line = format!("{} is mounted at {} as {}", upon.name, mount.mount_point.display(), mount.kind);
-            return Ok(Check::Against(format!("{}, which is on it, is mounted", upon.name), line));
+    for dependent in device.dependents()? {
+        if let Some(mount) = mount::of_device(dependent.number)?.first() {
+            let line = format!("{} is mounted at {} as {}", dependent.name, mount.mount_point.display(), mount.kind);
+            return Ok(Check::Against(format!("{}, which is on it, is mounted", dependent.name), line));
         }
     }
     Ok(Check::Clear("not mounted".to_owned()))

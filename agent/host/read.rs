@@ -34,7 +34,7 @@ pub enum Unreadable {
     /// It is longer than this many bytes.
     TooLarge(u64),
     /// Nothing came within this time.
-    Silent(Duration),
+    TimedOut(Duration),
 }
 
 impl Unreadable {
@@ -53,7 +53,7 @@ impl fmt::Display for Unreadable {
             Unreadable::Not(kind) => write!(f, "is {kind}; a regular file is wanted"),
             Unreadable::EmptyPipe => f.write_str("is a FIFO that nobody has written to; a regular file is wanted"),
             Unreadable::TooLarge(limit) => write!(f, "is larger than {} MiB", limit >> 20),
-            Unreadable::Silent(patience) => write!(
+            Unreadable::TimedOut(patience) => write!(
                 f,
                 "could not be read within {}: the storage it is on does not answer",
                 humantime::format_duration(*patience)
@@ -74,20 +74,20 @@ pub enum Pipes {
     /// As for a file that is read again at the next start.
     Refused,
     /// As in `--config <(…)` and `--config /dev/stdin`.
-    Taken,
+    Allowed,
 }
 
 /// The whole contents of a text, up to [`TEXT_LIMIT`] and within [`PATIENCE`].
 pub fn text(path: &Path, pipes: Pipes) -> Result<Vec<u8>, Unreadable> {
     let path = path.to_owned();
-    aside(PATIENCE, move || {
+    with_deadline(PATIENCE, move || {
         let mut contents = Vec::new();
         let mut file = open(&path, TEXT_LIMIT, pipes)?;
         copy(&mut file, TEXT_LIMIT, |chunk| {
             contents.extend_from_slice(chunk);
             Ok::<(), Unreadable>(())
         })?;
-        if contents.is_empty() && pipes == Pipes::Taken && file.metadata()?.file_type().is_fifo() {
+        if contents.is_empty() && pipes == Pipes::Allowed && file.metadata()?.file_type().is_fifo() {
             return Err(Unreadable::EmptyPipe);
         }
         Ok(contents)
@@ -114,7 +114,7 @@ pub fn open(path: &Path, limit: u64, pipes: Pipes) -> Result<File, Unreadable> {
     match kind(about.file_type()) {
         None if about.len() > limit => return Err(Unreadable::TooLarge(limit)),
         None => {}
-        Some(_) if pipes == Pipes::Taken && about.file_type().is_fifo() => {}
+        Some(_) if pipes == Pipes::Allowed && about.file_type().is_fifo() => {}
         Some(kind) => return Err(Unreadable::Not(kind)),
     }
     // Reads wait from here on: that is what the thread and its deadline are for.
@@ -146,7 +146,7 @@ pub fn copy<E: From<Unreadable>>(
 }
 
 /// Does work that may never end on a thread of its own. One that does not end in time is left behind.
-pub fn aside<T: Send + 'static, E: From<Unreadable> + Send + 'static>(
+pub fn with_deadline<T: Send + 'static, E: From<Unreadable> + Send + 'static>(
     patience: Duration,
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, E> {
@@ -156,7 +156,7 @@ pub fn aside<T: Send + 'static, E: From<Unreadable> + Send + 'static>(
     thread::Builder::new().name("read".to_owned()).spawn(work).map_err(Unreadable::Io)?;
     receiver.recv_timeout(patience).unwrap_or_else(|error| {
         Err(match error {
-            RecvTimeoutError::Timeout => Unreadable::Silent(patience),
+            RecvTimeoutError::Timeout => Unreadable::TimedOut(patience),
             RecvTimeoutError::Disconnected => Unreadable::Io(io::Error::other("the reader has ended")),
         }
         .into())
@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn a_reader_that_never_answers_is_left_behind() {
         let patience = Duration::from_millis(50);
-        let result: Result<(), Unreadable> = aside(patience, || {
+        let result: Result<(), Unreadable> = with_deadline(patience, || {
             loop {
                 thread::park();
             }
@@ -265,13 +265,13 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_is_read_to_its_end_where_pipes_are_taken() {
+    fn a_pipe_is_read_to_its_end_where_pipes_are_allowed() {
         let (reader, mut writer) = io::pipe().unwrap();
         writer.write_all(b"[node]").unwrap();
         drop(writer);
         let path = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader)));
-        assert_eq!(text(&path, Pipes::Taken).unwrap(), b"[node]");
-        assert!(matches!(text(&path, Pipes::Taken), Err(Unreadable::EmptyPipe)));
+        assert_eq!(text(&path, Pipes::Allowed).unwrap(), b"[node]");
+        assert!(matches!(text(&path, Pipes::Allowed), Err(Unreadable::EmptyPipe)));
         assert!(matches!(text(&path, Pipes::Refused), Err(Unreadable::Not("a FIFO"))));
     }
 }

@@ -66,7 +66,7 @@ impl Remains {
     }
 
     /// Whether this block of the disk can be one of them.
-    pub fn have(&self, offset: u64, block: &[u8]) -> bool {
+    pub fn explain(&self, offset: u64, block: &[u8]) -> bool {
         match self {
             Remains::None => false,
             Remains::Xfs { ranges, uuid } => {
@@ -74,7 +74,7 @@ impl Remains {
                     && XFS_BLOCKS.iter().any(|magic| block.starts_with(magic))
                     && block.windows(uuid.len()).any(|bytes| bytes == uuid)
             }
-            Remains::Ext4(model) => model.has(offset, block),
+            Remains::Ext4(model) => model.explains(offset, block),
         }
     }
 
@@ -254,7 +254,7 @@ impl Model {
     }
 
     /// Whether the disk's block is a part of the model's.
-    fn has(&self, offset: u64, block: &[u8]) -> bool {
+    fn explains(&self, offset: u64, block: &[u8]) -> bool {
         let mut model = vec![0; block.len()];
         if self.file.read_exact_at(&mut model, offset).is_err() {
             return false;
@@ -345,12 +345,12 @@ mod tests {
             // Times have seconds.
             std::thread::sleep(std::time::Duration::from_millis(1100));
             for (offset, block) in blocks(&made(size)) {
-                assert!(remains.have(offset, &block), "{offset} of {size}");
+                assert!(remains.explain(offset, &block), "{offset} of {size}");
                 for half in [0..2048, 2048..4096] {
                     let mut torn = block.clone();
                     torn[half].fill(0);
                     // Torn in the midst of the inode table, what is left tells nothing, unless it is zero.
-                    let told = remains.have(offset, &torn);
+                    let told = remains.explain(offset, &torn);
                     assert!(told || offset == 0 || size < 512 * MIB || block[..4] == [0; 4], "{offset} of {size}");
                 }
             }
@@ -369,17 +369,17 @@ mod tests {
                 let mut other = block.clone();
                 other[place] ^= 0x5a;
                 if other[place..place + 4] != [0; 4] {
-                    varying += usize::from(remains.have(offset, &other));
+                    varying += usize::from(remains.explain(offset, &other));
                 }
                 // The same word alone on a blank disk is nobody's.
                 let mut alone = vec![0; 4096];
                 alone[place..place + 4].copy_from_slice(b"XFSB");
-                assert!(!remains.have(offset, &alone), "{place} of {offset}");
+                assert!(!remains.explain(offset, &alone), "{place} of {offset}");
             }
         }
         // Twelve words of a superblock and of an inode: 5 superblocks, 11 inodes.
         assert_eq!(varying, 12 * (5 + 11));
-        assert!(!remains.have(512 * MIB + 12 * MIB, &[1; 4096]));
+        assert!(!remains.explain(512 * MIB + 12 * MIB, &[1; 4096]));
     }
 
     #[test]
@@ -394,12 +394,12 @@ mod tests {
         head[126] = 1;
         let remains = Remains::of_xfs(&head, 1 << 30);
         for (offset, block) in blocks(file.as_file()) {
-            assert!(remains.have(offset, &block), "{offset}");
+            assert!(remains.explain(offset, &block), "{offset}");
             let mut other = block.clone();
             other[..4].copy_from_slice(b"text");
-            assert!(!remains.have(offset, &other), "{offset}");
+            assert!(!remains.explain(offset, &other), "{offset}");
         }
-        assert!(!remains.have(400 * MIB, &head));
+        assert!(!remains.explain(400 * MIB, &head));
         // The superblock of a disk of another size.
         assert!(matches!(Remains::of_xfs(&head, 2 << 30), Remains::None));
         for length in 0..head.len().min(300) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::command::{self, Asked};
+use super::command::{self, Query};
 use super::{file_id, mount};
 use crate::failure::{Code, Failure};
 
@@ -84,8 +84,9 @@ pub fn is_stopped(unit: &str) -> Option<bool> {
     if !is_running() {
         return None;
     }
-    let asked = command::ask("systemctl", &["show", "--property=LoadState,ActiveState,Job", unit], DEADLINE_ONCE_HUNG);
-    let Ok(Asked::Ended(output)) = asked else { return None };
+    let asked =
+        command::query("systemctl", &["show", "--property=LoadState,ActiveState,Job", unit], DEADLINE_ONCE_HUNG);
+    let Ok(Query::Ended(output)) = asked else { return None };
     let shown = String::from_utf8_lossy(&output.stdout).into_owned();
     output.status.success().then(|| shows_stopped(&shown))
 }
@@ -164,7 +165,7 @@ pub async fn must_share_mounts() -> Result<(), Failure> {
             "find the setting that gives it one (man systemd.exec; systemctl show {unit}), and take it back in a drop-in"
         )
     } else {
-        take_back(&settings)
+        override_settings(&settings)
     };
     Err(Failure::new(Code::PrivateMounts, text).remedy(remedy))
 }
@@ -179,8 +180,8 @@ fn shares_mounts() -> Result<bool, Failure> {
 }
 
 /// Has these settings taken back for the agent's services alone.
-fn take_back(settings: &[String]) -> String {
-    let lines: Vec<_> = settings.iter().map(|setting| switched_off(setting)).collect();
+fn override_settings(settings: &[String]) -> String {
+    let lines: Vec<_> = settings.iter().map(|setting| override_line(setting)).collect();
     format!(
         "take that back for the agent's services alone: for unit in {UNIT} {MOUNT_UNIT}; do \
          mkdir -p /etc/systemd/system/$unit.d && \
@@ -261,7 +262,7 @@ impl Isolation {
 }
 
 /// The line that takes a setting back: `PrivateTmp=no` for `PrivateTmp=yes`.
-fn switched_off(setting: &str) -> String {
+fn override_line(setting: &str) -> String {
     let name = setting.split('=').next().unwrap_or_default();
     let without = ISOLATING.iter().find(|(known, _)| *known == name).map_or("", |(_, without)| without);
     format!("{name}={without}")
@@ -269,7 +270,7 @@ fn switched_off(setting: &str) -> String {
 
 /// Has udev look at a device again, so that its links show what is on it now, and waits until it has. A courtesy: whatever
 /// comes of it, the device is as it is.
-pub async fn settle(device: &Path) {
+pub async fn refresh_device(device: &Path) {
     if !has_udev() {
         return;
     }
@@ -335,9 +336,9 @@ mod tests {
         let Isolation { settings, drop_ins } = Isolation::read(shown);
         assert_eq!(settings, ["PrivateTmp=yes", "ProtectSystem=full", "ReadOnlyPaths=/etc /usr"]);
         assert_eq!(drop_ins, ["/etc/systemd/system/service.d/hardening.conf"]);
-        let back: Vec<_> = settings.iter().map(|setting| switched_off(setting)).collect();
+        let back: Vec<_> = settings.iter().map(|setting| override_line(setting)).collect();
         assert_eq!(back, ["PrivateTmp=no", "ProtectSystem=no", "ReadOnlyPaths="]);
-        assert!(take_back(&settings).contains(
+        assert!(override_settings(&settings).contains(
             "printf '[Service]\\nPrivateTmp=no\\nProtectSystem=no\\nReadOnlyPaths=\\n' \
              >/etc/systemd/system/$unit.d/zz-host-mounts.conf"
         ));

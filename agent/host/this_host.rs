@@ -21,7 +21,7 @@ impl Host for ThisHost {
                 what: format!("cannot be read: {}", plain(&error)),
                 remedy: "put the script there, or write the path where it is".to_owned(),
             },
-            Unreadable::Silent(_) => Unread::Trouble {
+            Unreadable::TimedOut(_) => Unread::Trouble {
                 what: why.to_string(),
                 remedy: format!("see what it is on (findmnt -T {}), or put it on the root disk", path.display()),
             },

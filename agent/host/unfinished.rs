@@ -29,7 +29,7 @@ use crate::failure::{Code, Failure, Named};
 
 /// What is on a disk on which a format was begun.
 #[derive(Debug)]
-pub enum Left {
+pub enum Remnant {
     /// Nothing: mkfs wrote nothing, or what it wrote was cleared.
     Blank(Evidence),
     /// What a killed mkfs leaves, and nothing else.
@@ -40,7 +40,7 @@ pub enum Left {
         traces: Traces,
     },
     /// A whole filesystem of the type.
-    Whole {
+    Complete {
         /// It.
         found: Found,
         /// It holds nothing, and was never mounted as far as it tells.
@@ -56,7 +56,7 @@ pub enum Left {
 }
 
 /// Looks at a device on which `maker` began to make a filesystem with this UUID, where it is known. Nothing is written.
-pub async fn look(device: &Device, maker: &Maker, uuid: Option<&str>) -> Result<Left, Failure> {
+pub async fn inspect(device: &Device, maker: &Maker, uuid: Option<&str>) -> Result<Remnant, Failure> {
     let mut evidence = Evidence::default();
     let mut found = None;
     for check in [probe::mounts(device)?, probe::uses(device)?, probe::superblocks(device).await?] {
@@ -80,19 +80,25 @@ pub async fn look(device: &Device, maker: &Maker, uuid: Option<&str>) -> Result<
     }
 }
 
-fn other(reason: impl Into<String>, mut evidence: Evidence, line: impl Into<String>) -> Left {
+fn other(reason: impl Into<String>, mut evidence: Evidence, line: impl Into<String>) -> Remnant {
     evidence.add(line);
-    Left::Other { reason: reason.into(), evidence }
+    Remnant::Other { reason: reason.into(), evidence }
 }
 
-async fn xfs(device: &Device, found: Found, uuid: Option<&str>, mut evidence: Evidence) -> Result<Left, Failure> {
+async fn xfs(device: &Device, found: Found, uuid: Option<&str>, mut evidence: Evidence) -> Result<Remnant, Failure> {
     let head = blank::head(device).await?;
     let Some(superblock) = XfsSuperblock::parse(&head, device.size) else {
         return Ok(other("its superblock is none that mkfs.xfs writes", evidence, "not as large as the device"));
     };
     if !superblock.in_progress {
-        return whole_or_other(device, FileSystemType::Xfs, found, superblock.used_inodes <= XFS_OWN_INODES, evidence)
-            .await;
+        return complete_or_other(
+            device,
+            FileSystemType::Xfs,
+            found,
+            superblock.used_inodes <= XFS_OWN_INODES,
+            evidence,
+        )
+        .await;
     }
     evidence.add("the superblock says that mkfs is in progress");
     if uuid.is_some_and(|uuid| uuid != found.uuid) {
@@ -113,13 +119,13 @@ async fn ext4(
     maker: &Maker,
     uuid: Option<&str>,
     mut evidence: Evidence,
-) -> Result<Left, Failure> {
+) -> Result<Remnant, Failure> {
     let head = blank::head(device).await?;
     let Some(superblock) = Ext4Superblock::parse(&head) else {
         return Ok(other("its superblock is none that mke2fs writes", evidence, "its magic is not in its place"));
     };
     let said = match filesystem::soundness(FileSystemType::Ext4, device).await? {
-        Soundness::Sound => return Ok(Left::Whole { unused: superblock.is_untouched(), found }),
+        Soundness::Sound => return Ok(Remnant::Complete { unused: superblock.is_untouched(), found }),
         Soundness::Unknown(why) => return Ok(other("whether it is whole cannot be told", evidence, why)),
         Soundness::Unsound(said) => said,
     };
@@ -131,19 +137,19 @@ async fn ext4(
         return Ok(other("another mkfs than this agent's made it", evidence, "the UUID is not the begun format's"));
     }
     evidence.add("never mounted, and never written since mkfs");
-    as_the_model(device, maker, &found.uuid, evidence).await
+    compare_with_model(device, maker, &found.uuid, evidence).await
 }
 
 /// A filesystem that does not say of itself that it is unfinished: used if it is whole, else not touched.
-async fn whole_or_other(
+async fn complete_or_other(
     device: &Device,
     kind: FileSystemType,
     found: Found,
     unused: bool,
     evidence: Evidence,
-) -> Result<Left, Failure> {
+) -> Result<Remnant, Failure> {
     Ok(match filesystem::soundness(kind, device).await? {
-        Soundness::Sound => Left::Whole { found, unused },
+        Soundness::Sound => Remnant::Complete { found, unused },
         Soundness::Unknown(why) => other("whether it is whole cannot be told", evidence, why),
         Soundness::Unsound(said) => other("it was finished, but is not whole (a dirty log, or damage)", evidence, said),
     })
@@ -154,17 +160,17 @@ async fn no_superblock(
     maker: &Maker,
     uuid: Option<&str>,
     mut evidence: Evidence,
-) -> Result<Left, Failure> {
+) -> Result<Remnant, Failure> {
     let place = match blank::read(device, Allowed::Nothing).await? {
         Reading::Zero { regions, bytes } => {
             evidence.add(format!("all zero: {bytes} bytes in {regions} places of {} bytes", device.size));
-            return Ok(Left::Blank(evidence));
+            return Ok(Remnant::Blank(evidence));
         }
         Reading::Unreadable { offset, error } => return Err(unreadable(device, offset, &error)),
         Reading::NonZero { offset, region } => format!("the byte at {offset} is not zero ({region})"),
     };
     match (maker.kind(), uuid) {
-        (FileSystemType::Ext4, Some(uuid)) => as_the_model(device, maker, uuid, evidence).await,
+        (FileSystemType::Ext4, Some(uuid)) => compare_with_model(device, maker, uuid, evidence).await,
         // Before the UUID was drawn by the agent there was nothing to compare with.
         (FileSystemType::Ext4, None) => Ok(other("nothing on it tells what wrote it", evidence, place)),
         (FileSystemType::Xfs, _) => {
@@ -177,18 +183,23 @@ async fn no_superblock(
 const NOTHING_KNOWN: &str = "it is not blank, and nothing known was recognised on it";
 
 /// Compares the disk with what this mkfs would have written.
-async fn as_the_model(device: &Device, maker: &Maker, uuid: &str, evidence: Evidence) -> Result<Left, Failure> {
+async fn compare_with_model(
+    device: &Device,
+    maker: &Maker,
+    uuid: &str,
+    evidence: Evidence,
+) -> Result<Remnant, Failure> {
     let model = maker.model(device.size, uuid).await?;
     let reading = blank::read(device, Allowed::UnfinishedExt4(&model)).await?;
     let traces = Remains::of_ext4(model).named("reading the model of the filesystem")?.traces();
     judge(device, reading, traces, evidence)
 }
 
-fn judge(device: &Device, reading: Reading, traces: Traces, mut evidence: Evidence) -> Result<Left, Failure> {
+fn judge(device: &Device, reading: Reading, traces: Traces, mut evidence: Evidence) -> Result<Remnant, Failure> {
     match reading {
         Reading::Zero { regions, bytes } => {
             evidence.add(format!("nothing but what mkfs writes: {bytes} bytes in {regions} places"));
-            Ok(Left::Unfinished { evidence, traces })
+            Ok(Remnant::Unfinished { evidence, traces })
         }
         Reading::NonZero { offset, region } => {
             let line = format!("the byte at {offset} is not zero, and not what mkfs writes there ({region})");

@@ -30,7 +30,7 @@ pub enum Entry {
 }
 
 /// What fstab says of the line's mount point.
-pub fn look(line: &Line<'_>) -> Result<Entry, Failure> {
+pub fn entry(line: &Line<'_>) -> Result<Entry, Failure> {
     Ok(match table::rewrite(&read()?, line) {
         Ok(None) => Entry::AsWanted,
         Ok(Some(_)) => Entry::Missing,
@@ -52,7 +52,7 @@ pub fn put(line: &Line<'_>) -> Result<(), Failure> {
 }
 
 /// Whether fstab was not written since the machine started: systemd has read it as it is.
-pub fn is_as_at_boot() -> bool {
+pub fn is_unchanged_since_boot() -> bool {
     let written = fs::metadata(PATH).and_then(|meta| meta.modified());
     let booted = SystemTime::now().checked_sub(since_boot());
     written.ok().zip(booted).is_some_and(|(written, booted)| written < booted)

@@ -9,7 +9,7 @@ use crate::failure::{Code, Failure, Named};
 use crate::host::device::{Device, Locked};
 use crate::host::filesystem::{self, Maker, Soundness};
 use crate::host::probe::{Evidence, Found, Verdict, probe};
-use crate::host::unfinished::{self, Left};
+use crate::host::unfinished::{self, Remnant};
 use crate::host::{self, command, mount, systemd};
 use crate::lifecycle::Launch;
 use crate::node::steps::device::Disk;
@@ -91,7 +91,7 @@ impl<'a> Step for MakeFilesystem<'a> {
         let kind = self.disk.volume.want.file_system;
         tracing::info!(step = "filesystem", volume = id, "formatted {} as {kind}", self.disk.device.path.display());
         drop(lock);
-        systemd::settle(&self.disk.device.path).await;
+        systemd::refresh_device(&self.disk.device.path).await;
         // The tag comes next.
         Ok(Acted::Again)
     }
@@ -155,13 +155,15 @@ impl MakeFilesystem<'_> {
             Err(failure) if failure.code == Code::ToolMissing => return Ok(Observed::Todo(begun)),
             result => result?,
         };
-        Ok(Observed::Todo(match unfinished::look(&self.disk.device, &maker, intent.uuid.as_deref()).await? {
-            Left::Blank(evidence) => format!("{begun}; it is blank: {}", self.may_be_formatted(evidence)?),
-            Left::Unfinished { evidence, .. } => {
+        Ok(Observed::Todo(match unfinished::inspect(&self.disk.device, &maker, intent.uuid.as_deref()).await? {
+            Remnant::Blank(evidence) => format!("{begun}; it is blank: {}", self.may_be_formatted(evidence)?),
+            Remnant::Unfinished { evidence, .. } => {
                 format!("{begun}; it is what a killed mkfs leaves: {}", self.may_be_formatted(evidence)?)
             }
-            Left::Whole { found, .. } => format!("{begun}; there is a whole {} (UUID {})", found.kind, found.uuid),
-            Left::Other { reason, evidence } => return Err(self.not_unfinished(intent, &reason, &evidence)),
+            Remnant::Complete { found, .. } => {
+                format!("{begun}; there is a whole {} (UUID {})", found.kind, found.uuid)
+            }
+            Remnant::Other { reason, evidence } => return Err(self.not_unfinished(intent, &reason, &evidence)),
         }))
     }
 
@@ -176,14 +178,14 @@ impl MakeFilesystem<'_> {
         // Nobody can begin to use the device between the look and the clearing.
         let exclusive = self.disk.device.exclusive()?;
         let uuid = intent.uuid.as_deref();
-        let evidence = match unfinished::look(&self.disk.device, maker, uuid).await? {
-            Left::Whole { found, unused } => {
+        let evidence = match unfinished::inspect(&self.disk.device, maker, uuid).await? {
+            Remnant::Complete { found, unused } => {
                 self.adopt(id, intent, &found, unused).await?;
                 return Ok(Resumed::NotNeeded);
             }
-            Left::Other { reason, evidence } => return Err(self.not_unfinished(intent, &reason, &evidence)),
-            Left::Blank(evidence) => self.may_be_formatted(evidence)?,
-            Left::Unfinished { evidence, traces } => {
+            Remnant::Other { reason, evidence } => return Err(self.not_unfinished(intent, &reason, &evidence)),
+            Remnant::Blank(evidence) => self.may_be_formatted(evidence)?,
+            Remnant::Unfinished { evidence, traces } => {
                 let evidence = self.may_be_formatted(evidence)?;
                 let path = self.disk.device.path.display();
                 tracing::info!(
@@ -192,8 +194,8 @@ impl MakeFilesystem<'_> {
                     "clearing what a killed mkfs left on {path}: {evidence}"
                 );
                 unfinished::clear(&exclusive, &self.disk.device, &traces)?;
-                match unfinished::look(&self.disk.device, maker, uuid).await? {
-                    Left::Blank(evidence) => evidence,
+                match unfinished::inspect(&self.disk.device, maker, uuid).await? {
+                    Remnant::Blank(evidence) => evidence,
                     left => return Err(self.not_cleared(&left)),
                 }
             }
@@ -246,7 +248,7 @@ impl MakeFilesystem<'_> {
                 result?
             }
         };
-        let text = format!("mkfs.{kind} of {path} ended with {}: {}", output.status, command::said(&output));
+        let text = format!("mkfs.{kind} of {path} ended with {}: {}", output.status, command::last_lines(&output));
         Err(Failure::new(Code::ToolFailed, text).remedy(format!(
             "correct what the message says; {path} was blank before, and what mkfs has written goes with: wipefs -a {path} && \
              blkdiscard -z {path}; then: node-agent retry"
@@ -267,7 +269,7 @@ impl MakeFilesystem<'_> {
         ))
     }
 
-    fn not_cleared(&self, left: &Left) -> Failure {
+    fn not_cleared(&self, left: &Remnant) -> Failure {
         let (id, path) = (&self.disk.volume.want.id, self.disk.device.path.display());
         let text = format!("volume {id} ({path}) is not blank although what a killed mkfs left was cleared: {left:?}");
         Failure::new(Code::NotBlank, text)

@@ -176,7 +176,7 @@ impl MountVolume<'_> {
             None => return Ok(()),
             Some(mounted) if mounted.device == self.device.number => {
                 self.remember(&mounted, options, Some(mount::flags(&mounted)));
-                return mount::must_take_writes(&mounted, self.want.id.as_str(), self.wants_read_only());
+                return mount::ensure_writable(&mounted, self.want.id.as_str(), self.wants_read_only());
             }
             Some(other) => {
                 let gone = mount::unmount(&place).await;
@@ -195,7 +195,7 @@ impl MountVolume<'_> {
         let refused = mount::remount(&self.device.path, &place, kind, options).await?;
         let Some(mounted) = self.mounted()? else { return Ok(()) };
         let seen = refused.unwrap_or_else(|| {
-            [mount::differences(&mounted, options), mount::ignored(&mounted, before, options)].concat().join("; ")
+            [mount::differences(&mounted, options), mount::not_applied(&mounted, before, options)].concat().join("; ")
         });
         if seen.is_empty() {
             self.remember(&mounted, options, Some(mount::flags(&mounted)));
@@ -274,7 +274,7 @@ impl MountVolume<'_> {
             if copy { format!("; its UUID is that of volume {id}: one is a copy of the other") } else { String::new() };
         let text = format!("{what}{}{copy}", other.unwrap_or_default());
         let failure = Failure::new(Code::MountPointTaken, text);
-        Err(match fstab::look(&self.line("", &[], 0))? {
+        Err(match fstab::entry(&self.line("", &[], 0))? {
             Entry::Foreign(Conflict { line, .. }) => failure.remedy(format!(
                 "if it is not needed there: take its line out of /etc/fstab ({line}), then: umount {place}; node-agent \
                  retry; otherwise set another mount_path"
@@ -290,7 +290,7 @@ impl MountVolume<'_> {
     fn must_take_writes(&self, mounted: &Mounted) -> Result<(), Failure> {
         // One that was mounted read-only as configured is as writable as before: that is the remount's part.
         let was_wanted = self.in_force().is_some_and(|options| mount::asks_for_read_only(&options));
-        mount::must_take_writes(mounted, self.want.id.as_str(), self.wants_read_only() || was_wanted)
+        mount::ensure_writable(mounted, self.want.id.as_str(), self.wants_read_only() || was_wanted)
     }
 
     /// How the mount that is there differs from the options wanted.
@@ -308,7 +308,7 @@ impl MountVolume<'_> {
 
     /// The options in force, where they are known and are others than these.
     fn options_before(&self, options: &[String]) -> Option<Vec<String>> {
-        self.in_force().filter(|before| !mount::ask_for_the_same(before, options))
+        self.in_force().filter(|before| !mount::are_equivalent(before, options))
     }
 
     /// The options in force, where they are known: of a mount of this boot from the journal, of one that the boot itself made
@@ -445,7 +445,7 @@ impl MountVolume<'_> {
 
     /// Whether fstab mounts this disk here at the next boot, by our line or another tool's, which is left alone.
     fn next_boot_is_prepared(&self, line: &Line<'_>) -> Result<bool, Failure> {
-        let conflict = match fstab::look(line)? {
+        let conflict = match fstab::entry(line)? {
             Entry::AsWanted => return Ok(true),
             Entry::Missing => return Ok(false),
             Entry::Foreign(conflict) => conflict,
@@ -489,7 +489,7 @@ impl MountVolume<'_> {
         self.tried.set(true);
         let prepared = match self.next_boot_is_prepared(line) {
             // A reload in the midst of a boot costs seconds on a small machine.
-            Ok(true) if fstab::is_as_at_boot() => return Ok(()),
+            Ok(true) if fstab::is_unchanged_since_boot() => return Ok(()),
             Ok(true) => Ok(()),
             Ok(false) => fstab::put(line),
             Err(failure) if failure.code == Code::FstabConflict => return Err(failure),

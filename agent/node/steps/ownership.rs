@@ -69,10 +69,10 @@ impl Step for Own<'_> {
         let changed = tokio::task::spawn_blocking(move || {
             let stat = mount_point.stat()?;
             if always || if_differs && owner.differs(&stat) {
-                owner.sweep(&mount_point)?;
+                owner.apply_below(&mount_point)?;
             }
             // Last: a sweep that was cut short is seen by it.
-            owner.own(&mount_point, &stat)?;
+            owner.apply(&mount_point, &stat)?;
             Ok(())
         })
         .await
