@@ -20,7 +20,6 @@ use super::path::{FOLDER, Folder};
 const PREFIX: &str = ".node-agent-";
 
 /// A file that replaces another one atomically.
-#[derive(Debug)]
 pub struct Replacement<'a> {
     path: PathBuf,
     folder: Option<&'a Folder>,

@@ -58,7 +58,6 @@ pub fn bash(script: &OsStr) -> Command {
 }
 
 /// The outcome of [`query`].
-#[derive(Debug)]
 pub enum Query {
     /// The program ended.
     Ended(Output),

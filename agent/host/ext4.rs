@@ -10,7 +10,6 @@ const LENGTH: usize = 1024;
 const MAGIC: u16 = 0xef53;
 
 /// A superblock. Fields are read by their offsets; all numbers are little-endian.
-#[derive(Debug)]
 pub struct Superblock([u8; LENGTH]);
 
 impl Superblock {

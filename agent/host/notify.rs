@@ -1,8 +1,7 @@
-//! What systemd is told of the service (`sd_notify(3)`), by a thread of its own: a manager that does not read must not stop the
-//! work. Without systemd there is nobody to tell.
+//! Notifies systemd of the service's state (`sd_notify(3)`) from a thread of its own: a manager that does not read must not stop
+//! the work. Without systemd nothing is sent.
 //!
-//! What was not sent yet is not queued but replaced by what is newer: however long nobody reads, READY=1 and the last status
-//! come, in one message.
+//! Unsent messages are merged instead of queued: after any delay systemd receives READY=1 and the last status in one message.
 
 use std::env;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-/// A message that the socket refuses is sent again after this long, this often.
+/// A message that the socket refuses is resent after this long, this many times.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_RETRIES: u32 = 60;
 
-/// What is to be told.
+/// A notification, possibly merged from several.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Message {
     ready: bool,
@@ -29,7 +28,7 @@ impl Message {
         *self == Message::default()
     }
 
-    /// This one, and of the older one what this one does not replace.
+    /// The union of both; this message's status replaces the older one's.
     fn merged_over(self, older: Message) -> Message {
         Message {
             ready: self.ready || older.ready,
@@ -52,9 +51,7 @@ impl Message {
 #[derive(Default)]
 struct Outbox {
     next: Message,
-    /// The thread is there.
     has_thread: bool,
-    /// A message is being sent.
     sending: bool,
 }
 
@@ -69,27 +66,27 @@ fn outbox() -> MutexGuard<'static, Outbox> {
     OUTBOX.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The service is ready: the boot goes on.
+/// The service is ready: the boot continues.
 pub fn ready() {
     enqueue(Message { ready: true, ..Message::default() });
 }
 
-/// The service has been told to stop.
+/// The service has received a stop signal.
 pub fn stopping() {
     enqueue(Message { stopping: true, ..Message::default() });
 }
 
-/// The service is not stuck.
+/// Resets systemd's watchdog timer.
 pub fn watchdog() {
     enqueue(Message { watchdog: true, ..Message::default() });
 }
 
-/// How the node stands, in one line: a second one would be another variable.
+/// The node's state, in one line: systemd would read a second line as another variable.
 pub fn status(line: &str) {
     enqueue(Message { status: Some(line.to_owned()), ..Message::default() });
 }
 
-/// Waits until all is sent, at most this long: the process is about to end.
+/// Waits until everything is sent, at most for `limit`; for the end of the process.
 pub fn flush(limit: Duration) {
     let end = Instant::now() + limit;
     let mut outbox = outbox();
@@ -109,7 +106,7 @@ fn enqueue(message: Message) {
     let mut outbox = outbox();
     outbox.next = message.merged_over(std::mem::take(&mut outbox.next));
     if !outbox.has_thread {
-        // Without a thread nothing is told: only the work matters.
+        // Notifications are optional: the work continues without the thread.
         outbox.has_thread = thread::Builder::new().name("notify".to_owned()).spawn(serve).is_ok();
     }
     CHANGED.notify_all();
@@ -143,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_not_sent_is_kept_but_an_older_status() {
+    fn unsent_messages_are_merged_and_the_newer_status_wins() {
         let old = Message { ready: true, status: Some("attach".to_owned()), ..Message::default() };
         let new = Message { watchdog: true, status: Some("mount".to_owned()), ..Message::default() };
         let both = Message { ready: true, watchdog: true, stopping: false, status: Some("mount".to_owned()) };

@@ -1,4 +1,4 @@
-//! This machine, as a configuration is checked against it.
+//! The accounts and scripts of this machine, for checking a configuration.
 
 use std::path::Path;
 
@@ -23,7 +23,10 @@ impl Host for ThisHost {
             },
             Unreadable::TimedOut(_) => Unread::Trouble {
                 what: why.to_string(),
-                remedy: format!("see what it is on (findmnt -T {}), or put it on the root disk", path.display()),
+                remedy: format!(
+                    "see which storage it is on (findmnt -T {}), or put it on the root disk",
+                    path.display()
+                ),
             },
             Unreadable::Not(_) | Unreadable::EmptyPipe => {
                 Unread::NoScript { what: why.to_string(), wanted: "the path of the script itself" }

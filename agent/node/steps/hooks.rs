@@ -194,8 +194,8 @@ impl Hook<'_> {
                 biased;
                 status = child.wait() => {
                     let status = status.named("waiting for the hook")?;
-                    let patience = if status.success() { Drain::Short } else { Drain::Long };
-                    output.finish(patience, |bytes| tail.take(bytes)).await;
+                    let drain = if status.success() { Drain::Short } else { Drain::Long };
+                    output.finish(drain, |bytes| tail.take(bytes)).await;
                     tail.end();
                     return Ok(status);
                 }
