@@ -1,7 +1,7 @@
-//! What went wrong, as the person paged reads it: what happened, what was seen, what to do next.
+//! Failures as the person paged reads them: what happened, what was seen, what to do next.
 //!
-//! Every way in which the agent fails stands in one catalogue, [`Code`], with its class and the usual remedy. The class
-//! decides what the runner does (try again, give up) and the exit code; nothing else looks at messages.
+//! One catalogue, [`Code`], lists every kind of failure with its class and usual remedy. The class decides whether the runner
+//! retries or gives up, and the exit code; no code reads messages.
 //!
 //! In one file, because most of it is that table.
 
@@ -14,27 +14,27 @@ use crate::sequence::StepName;
 /// How a failure is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// The other side cannot be reached or is overloaded: tried again while outages are ridden out.
+    /// The other side cannot be reached or is overloaded: retried for as long as an outage may last.
     Outage,
-    /// Not yet so, but may become so by itself: tried again to the step's deadline.
+    /// The wanted state may still come about by itself: retried until the step's deadline.
     Waiting,
-    /// Probably eventual consistency: tried again for [`crate::runner::patience::SETTLING`] (credentials: as long as an outage), then final.
+    /// Probably eventual consistency: retried for [`crate::runner::patience::SETTLING`] (credentials: as long as an outage), then final.
     Settling,
-    /// Trying again would give the same.
+    /// A retry would fail the same way.
     Permanent,
-    /// Going on could lose data or take it from somebody.
+    /// Continuing could lose data or take a volume from its present user.
     Safety,
-    /// As [`Class::Safety`] in the end, but may become free by itself: waited for to the deadline.
+    /// [`Class::Safety`] once the deadline has passed; until then the volume or device may become free by itself.
     SafetyWaiting,
     /// The configuration is wrong.
     Config,
     /// Another process holds the lock.
     Locked,
-    /// The lifecycle action is lost: timed out, or the instance is being terminated.
+    /// The lifecycle action has timed out, or the instance is being terminated.
     LifecycleLost,
-    /// As [`Class::LifecycleLost`] in the end, but may resolve by itself: waited for to the deadline.
+    /// [`Class::LifecycleLost`] once the deadline has passed; until then it may resolve by itself.
     LifecycleWaiting,
-    /// Told to stop before the end.
+    /// A stop signal came before the end.
     Stopped,
 }
 
@@ -59,10 +59,10 @@ macro_rules! catalogue {
         pub enum Code { $($(#[doc = $doc])+ $variant,)+ }
 
         impl Code {
-            /// All of them, in the order of the boot sequence.
+            /// All codes, in the order of the boot sequence.
             pub const ALL: &[Code] = &[$(Code::$variant,)+];
 
-            /// The stable name, for machines.
+            /// The stable name, as in JSON and metrics.
             pub fn name(self) -> &'static str {
                 match self { $(Code::$variant => $name,)+ }
             }
@@ -72,12 +72,12 @@ macro_rules! catalogue {
                 match self { $(Code::$variant => Class::$class,)+ }
             }
 
-            /// What to do about it, unless the failure knows better.
+            /// The remedy, unless the failure has a more specific one.
             pub fn remedy(self) -> &'static str {
                 match self { $(Code::$variant => $remedy,)+ }
             }
 
-            /// When it happens.
+            /// When it happens, from the variant's doc comment.
             pub fn meaning(self) -> &'static str {
                 match self { $(Code::$variant => concat!($($doc,)+).trim_ascii(),)+ }
             }
@@ -90,63 +90,63 @@ catalogue! {
     ConfigInvalid "config-invalid" Config "correct the lines that the report names, then: node-agent retry";
     /// The configuration cannot be read.
     ConfigUnreadable "config-unreadable" Config "put the configuration there, or name it with --config PATH, then: node-agent retry";
-    /// Another agent is at work on this machine.
+    /// Another agent is running on this machine.
     Locked "locked" Locked "wait until that run ends, then: node-agent retry";
-    /// The agent is at work on another request.
+    /// The agent is working on another request.
     Busy "busy" Locked "wait until it ends: node-agent status --wait";
-    /// The resident service ended while it worked on a request.
+    /// The resident service ended in the middle of a request.
     ServiceGone "service-gone" Stopped "see what it did: node-agent status, and its log: journalctl -u node-agent";
     /// The resident service does not answer.
     ServiceHangs "service-hangs" Stopped "see what it does (systemctl status node-agent), or: systemctl restart node-agent";
-    /// The resident service lives, but cannot be asked.
+    /// The resident service is running, but its control socket cannot be reached.
     ServiceUnreachable "service-unreachable" Stopped "free space in /run (df -h /run; df -i /run), then its socket comes back within 10 s; or: systemctl restart node-agent";
     /// The state directory cannot be used.
     StateUnusable "state-unusable" Permanent "make the directory writable and give it space (ls -ld, df -h), then: node-agent retry";
-    /// A step's time is over.
-    OutOfTime "out-of-time" Permanent "find out what it waits for, or raise the step's time in [timeouts], then: node-agent retry";
-    /// What a step did has no effect that can be seen.
+    /// A step has exceeded its time limit.
+    OutOfTime "out-of-time" Permanent "find out what the step waits for, or raise its time in [timeouts], then: node-agent retry";
+    /// A step has acted, but the effect cannot be observed.
     NoEffect "no-effect" Waiting "AWS may show an old state for minutes; if it lasts, check what the message names in the AWS console or on this machine, then: node-agent retry";
-    /// The agent cannot be installed as asked for.
+    /// The agent cannot be installed as requested.
     InstallImpossible "install-impossible" Permanent "see node-agent install --help";
-    /// A plan has reached a step whose work must be done before more can be known.
-    NotKnownYet "not-known-yet" Permanent "make the plan again when it is done";
-    /// The agent was told to stop.
-    Stopped "stopped" Stopped "nothing was completed; to go on: node-agent retry";
+    /// A plan ends at a step that must be done before the following steps can be planned.
+    NotKnownYet "not-known-yet" Permanent "repeat the plan when that step is done";
+    /// The agent received a stop signal.
+    Stopped "stopped" Stopped "nothing was completed; to resume: node-agent retry";
     /// The instance metadata service does not answer.
-    ImdsUnreachable "imds-unreachable" Outage "see that no route, firewall or proxy keeps this machine from 169.254.169.254; if the service is off: aws ec2 modify-instance-metadata-options --instance-id INSTANCE --http-endpoint enabled; then: node-agent retry";
+    ImdsUnreachable "imds-unreachable" Outage "check that no route, firewall or proxy keeps this machine from 169.254.169.254; if the service is off: aws ec2 modify-instance-metadata-options --instance-id INSTANCE --http-endpoint enabled; then: node-agent retry";
     /// The instance metadata service answers, but refuses.
     ImdsRefused "imds-refused" Permanent "switch the service on: aws ec2 modify-instance-metadata-options --instance-id INSTANCE --http-endpoint enabled; then: node-agent retry";
-    /// The instance metadata service lacks something every instance has.
+    /// The instance metadata service lacks a value that every instance has.
     ImdsIncomplete "imds-incomplete" Waiting "this must be an EC2 instance, with nothing between it and 169.254.169.254; then: node-agent retry";
-    /// The configured address is none of this instance's.
+    /// The configured address does not belong to this instance.
     WrongNode "wrong-node" Safety "this instance must not take that node's data: attach the node's network interface (aws ec2 attach-network-interface), or correct node.ip, then: node-agent retry";
     /// An AWS service cannot be reached, or its answer cannot be read.
     ApiUnreachable "api-unreachable" Outage "try the address from this machine (curl -v), and check route, DNS, security group, network ACL and VPC endpoints, then: node-agent retry";
-    /// A variable of the environment names no proxy that can be used.
-    ProxyInvalid "proxy-invalid" Permanent "correct the variable where the service gets it (systemctl cat node-agent; Environment= or EnvironmentFile=): http://HOST:PORT or http://USER:PASSWORD@HOST:PORT, other characters than letters and digits in PASSWORD as %XX; then: systemctl daemon-reload && systemctl restart node-agent";
-    /// A proxy does not accept this machine.
-    ProxyRefused "proxy-refused" Permanent "write the user name and password that the proxy accepts into the variable (http://USER:PASSWORD@HOST:PORT, other characters than letters and digits as %XX) where the service gets it (systemctl cat node-agent), then: systemctl daemon-reload && systemctl restart node-agent";
+    /// An environment variable does not name a usable proxy.
+    ProxyInvalid "proxy-invalid" Permanent "correct the variable where the service gets it (systemctl cat node-agent; Environment= or EnvironmentFile=): http://HOST:PORT or http://USER:PASSWORD@HOST:PORT, with all but letters and digits in PASSWORD as %XX; then: systemctl daemon-reload && systemctl restart node-agent";
+    /// A proxy does not accept this machine's credentials.
+    ProxyRefused "proxy-refused" Permanent "write the user name and password that the proxy accepts into the variable (http://USER:PASSWORD@HOST:PORT, with all but letters and digits as %XX) where the service gets it (systemctl cat node-agent), then: systemctl daemon-reload && systemctl restart node-agent";
     /// This machine does not trust a server's certificate, or the certificate is not valid now.
-    CertificateUntrusted "certificate-untrusted" Outage "install the CA certificates (package ca-certificates), and those of a proxy or endpoint of your own in between; see that the clock is right (timedatectl); then: systemctl restart node-agent (what runs keeps the certificates it has read)";
+    CertificateUntrusted "certificate-untrusted" Outage "install the CA certificates (package ca-certificates), and that of your own proxy or endpoint, if there is one; check the clock (timedatectl); then: systemctl restart node-agent (a running agent keeps the certificates it has read)";
     /// An AWS service throttles or has an internal error.
     ApiOverloaded "api-overloaded" Outage "wait; if it lasts, look at the account's request quotas and at https://health.aws.amazon.com, then: node-agent retry";
-    /// The instance's credentials are not accepted or not there.
-    Credentials "credentials" Settling "see that the instance has its profile (aws ec2 describe-iam-instance-profile-associations), that the role trusts ec2.amazonaws.com, and that the clock is right (timedatectl), then: node-agent retry";
+    /// The instance's credentials are missing or not accepted.
+    Credentials "credentials" Settling "check that the instance has its profile (aws ec2 describe-iam-instance-profile-associations), that the role trusts ec2.amazonaws.com, and that the clock is right (timedatectl), then: node-agent retry";
     /// IAM does not allow an action.
     AccessDenied "access-denied" Settling "allow the action in the instance role's policy, then: node-agent retry";
-    /// An AWS service refuses a request for a reason of its own.
+    /// An AWS service refuses a request for another reason, which its message names.
     ApiRefused "api-refused" Permanent "correct what the service's message says, then: node-agent retry";
     /// The volume does not exist.
-    VolumeNotFound "volume-not-found" Settling "correct volume.id, or restore the volume from a snapshot; look: aws ec2 describe-volumes --volume-ids VOLUME; then: node-agent retry";
+    VolumeNotFound "volume-not-found" Settling "correct volume.id, or restore the volume from a snapshot; check: aws ec2 describe-volumes --volume-ids VOLUME; then: node-agent retry";
     /// The instance is not known to EC2.
-    InstanceNotFound "instance-not-found" Settling "EC2 knows an instance within a minute: if it lasts, see that AWS_REGION is not set to another region, then: node-agent retry";
+    InstanceNotFound "instance-not-found" Settling "EC2 knows an instance within a minute: if it lasts, check that AWS_REGION is not set to another region, then: node-agent retry";
     /// The volume is in another availability zone.
     ZoneMismatch "zone-mismatch" Permanent "launch the node in the volume's zone only (the group's subnets), or copy the volume: aws ec2 create-snapshot, aws ec2 create-volume --snapshot-id SNAPSHOT --availability-zone ZONE, and set volume.id; then: node-agent retry";
     /// The volume cannot be used in its present state.
     VolumeUnusable "volume-unusable" Permanent "restore the volume (aws ec2 create-volume --snapshot-id SNAPSHOT --availability-zone ZONE) and set volume.id, then: node-agent retry";
-    /// The volume is on its way to the wanted state.
-    VolumeInTransit "volume-in-transit" Waiting "look: aws ec2 describe-volumes --volume-ids VOLUME; when it is attached here or available, then: node-agent retry";
-    /// Another instance has the volume.
+    /// The volume has not reached the wanted state yet.
+    VolumeInTransit "volume-in-transit" Waiting "check: aws ec2 describe-volumes --volume-ids VOLUME; once it is attached here or available: node-agent retry";
+    /// The volume is attached to another instance.
     VolumeHeld "volume-held" SafetyWaiting "stop using the volume there, unmount and detach it, or terminate that instance, then: node-agent retry";
     /// The volume can be attached to several instances at once.
     MultiAttach "multi-attach" Safety "ext4 and XFS cannot be shared: aws ec2 modify-volume --volume-id VOLUME --no-multi-attach-enabled; then: node-agent retry";
@@ -155,27 +155,27 @@ catalogue! {
     /// Too many volumes are attached to the instance.
     AttachmentLimit "attachment-limit" Permanent "detach a volume that is not needed (aws ec2 detach-volume --volume-id VOLUME), then: node-agent retry; or use a larger instance type";
     /// The volume's encryption keeps it from being attached.
-    EncryptionRefused "encryption-refused" Permanent "see that the volume's key is enabled (aws kms describe-key --key-id KEY), and allow the instance's role to use it (kms:CreateGrant and the others that the README names), then: node-agent retry";
+    EncryptionRefused "encryption-refused" Permanent "check that the volume's key is enabled (aws kms describe-key --key-id KEY), and allow the instance's role to use it (kms:CreateGrant and the others that the README names), then: node-agent retry";
     /// The attached volume's device does not appear.
     DeviceMissing "device-missing" Waiting "see dmesg and lsblk -o NAME,SERIAL,SIZE; a reboot of the instance often makes the device appear; then: node-agent retry";
-    /// A device is not what its name says.
+    /// A device's name and its serial or type contradict each other.
     DeviceUntrusted "device-untrusted" Safety "compare with lsblk -o NAME,SERIAL,SIZE; a stale link under /dev/disk/by-id goes away with: udevadm trigger && udevadm settle; then: node-agent retry";
-    /// The device's size is not what EC2 says.
+    /// The device's size differs from the size that EC2 shows.
     DeviceSize "device-size" SafetyWaiting "compare aws ec2 describe-volumes --volume-ids VOLUME with lsblk -b: it must be the same volume; after a resize they agree within minutes, then: node-agent retry";
-    /// Another process works on the device.
-    DeviceBusy "device-busy" SafetyWaiting "see who has it open: fuser -v DEVICE; wait for that, never kill mkfs or e2fsck, then: node-agent retry";
+    /// Another process is using the device.
+    DeviceBusy "device-busy" SafetyWaiting "find the process that has it open: fuser -v DEVICE; wait until it ends, never kill mkfs or e2fsck, then: node-agent retry";
     /// The device cannot be read.
     DeviceUnreadable "device-unreadable" Safety "an unreadable disk is not a blank one: see dmesg and aws ec2 describe-volume-status --volume-ids VOLUME, then: node-agent retry";
     /// The disk is neither proven blank nor a filesystem that can be used.
-    NotBlank "not-blank" Safety "see what is on the disk and who uses it (lsblk -o +FSTYPE,RO DEVICE); only if it is not needed: wipefs -a DEVICE && blkdiscard -z DEVICE, then: node-agent retry";
+    NotBlank "not-blank" Safety "see what is on the disk and what uses it (lsblk -o +FSTYPE,RO DEVICE); only if it is not needed: wipefs -a DEVICE && blkdiscard -z DEVICE, then: node-agent retry";
     /// The disk is blank although it must not be.
-    UnexpectedlyBlank "unexpectedly-blank" Safety "this may be data loss: check volume.id and the volume's history; only if it is to be empty, make the filesystem by hand (mkfs.xfs DEVICE or mkfs.ext4 DEVICE), then: node-agent retry";
+    UnexpectedlyBlank "unexpectedly-blank" Safety "this may be data loss: check volume.id and the volume's history; only if the disk is meant to be empty, make the filesystem by hand (mkfs.xfs DEVICE or mkfs.ext4 DEVICE), then: node-agent retry";
     /// The disk has a filesystem of another type than configured.
     WrongFilesystem "wrong-filesystem" Safety "set volume.file_system to what is on the disk, or correct volume.id; the agent never converts or overwrites; then: node-agent retry";
-    /// A node in service finds another filesystem than before.
-    AnotherFilesystem "another-filesystem" Safety "find out who made it (aws ec2 describe-volumes --volume-ids VOLUME; journalctl -b; the shell history): the node's data may be lost or on another volume; only if this is the filesystem to use: node-agent retry --from filesystem";
+    /// A node in service finds a different filesystem than before.
+    AnotherFilesystem "another-filesystem" Safety "find out what created it (aws ec2 describe-volumes --volume-ids VOLUME; journalctl -b; the shell history): the node's data may be lost or on another volume; only if this is the filesystem to use: node-agent retry --from filesystem";
     /// A program the agent needs is missing.
-    ToolMissing "tool-missing" Permanent "install the package that has it, here and in the image, then: node-agent retry";
+    ToolMissing "tool-missing" Permanent "install the package that contains it, here and in the image, then: node-agent retry";
     /// A program the agent started failed.
     ToolFailed "tool-failed" Permanent "correct what the program's message says, then: node-agent retry";
     /// Another process holds the package manager's lock.
@@ -186,9 +186,9 @@ catalogue! {
     FilesystemDamaged "filesystem-damaged" Safety "take a snapshot first: aws ec2 create-snapshot --volume-id VOLUME; repair by hand: e2fsck DEVICE; then: node-agent retry";
     /// The agent does not share the machine's mounts.
     PrivateMounts "private-mounts" Safety "let the service share the machine's mounts (systemctl show node-agent | grep -E '^(Private|Protect)'), then: systemctl restart node-agent";
-    /// Something else stands in the mount point's place.
+    /// The mount point is occupied by something else.
     MountPointTaken "mount-point-taken" Safety "move it away, or set another mount_path, then: node-agent retry";
-    /// /etc/fstab has a line of somebody else's for the mount point.
+    /// /etc/fstab already has another tool's line for the mount point.
     FstabConflict "fstab-conflict" Safety "remove that line from /etc/fstab, or set another mount_path, then: node-agent retry";
     /// The kernel refuses the mount.
     MountFailed "mount-failed" Permanent "see the filesystem's own message in dmesg, then: node-agent retry";
@@ -197,94 +197,94 @@ catalogue! {
     /// A mounted filesystem takes no writes: the kernel made it read-only or shut it down after an error.
     ReadOnly "read-only" Permanent "see why in dmesg; take a snapshot first: aws ec2 create-snapshot --volume-id VOLUME; stop what uses it (fuser -vm PLACE), then: umount PLACE && node-agent retry, which checks the filesystem and mounts it again";
     /// A volume that the agent mounted is no longer mounted.
-    NotMounted "not-mounted" Permanent "see who unmounted it (journalctl -b); to mount it again: node-agent retry";
-    /// Somebody has stopped the target that starts the applications.
-    TargetStopped "target-stopped" Permanent "see who did it (journalctl -b -u node-agent-mounted.target); to start it and the applications again: systemctl start node-agent-mounted.target";
+    NotMounted "not-mounted" Permanent "find out what unmounted it (journalctl -b); to mount it again: node-agent retry";
+    /// The target that starts the applications was stopped.
+    TargetStopped "target-stopped" Permanent "find out what stopped it (journalctl -b -u node-agent-mounted.target); to start it and the applications again: systemctl start node-agent-mounted.target";
     /// A local file operation failed.
-    LocalIo "local-io" Permanent "correct what the message ends with (df -h, df -i, ls -ld and dmesg tell most causes), then: node-agent retry";
+    LocalIo "local-io" Permanent "correct the error at the end of the message (df -h, df -i, ls -ld and dmesg show most causes), then: node-agent retry";
     /// A path leads through a symlink that a user other than root may have made.
     UnsafePath "unsafe-path" Safety "name the real folder in the configuration instead of the symlink, or give the folder that the message names to root (chown root:root FOLDER; chmod go-w FOLDER), then: node-agent retry";
     /// A user or group does not exist.
     UnknownAccount "unknown-account" Config "create the account, here and in the image (useradd, groupadd), or set its number, then: node-agent retry";
     /// A file or script cannot be fetched.
-    DownloadFailed "download-failed" Permanent "check the source and who may read it, then: node-agent retry";
-    /// An S3 bucket is in another region than this one, and cannot be read there.
+    DownloadFailed "download-failed" Permanent "check the source and its read permissions, then: node-agent retry";
+    /// An S3 bucket is in another region than this instance, and cannot be read there.
     BucketElsewhere "bucket-elsewhere" Permanent "copy the object to a bucket of this instance's region (aws s3 cp SOURCE s3://BUCKET/KEY) and correct the source in the configuration; or, where an endpoint of your own is set (AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_S3), unset it, as it serves one region alone; then: node-agent retry";
-    /// An S3 bucket is in another region than this one, and S3 does not answer there.
+    /// An S3 bucket is in another region than this instance, and S3 does not answer there.
     BucketUnreachable "bucket-unreachable" Outage "give this subnet a way to S3 in the bucket's region (a gateway endpoint reaches its own region alone: NAT gateway, proxy), or copy the object to a bucket of this instance's region and correct the source in the configuration; then: node-agent retry";
-    /// A web server leads to an address that is not encrypted, in a circle, or nowhere.
+    /// A web server redirects to an unencrypted address, in a loop, or nowhere.
     RedirectRefused "redirect-refused" Permanent "follow the address (curl -sSIL URL), and write the https:// address of the file itself as the source, then: node-agent retry";
     /// A file or script is not what its checksum says.
     ChecksumMismatch "checksum-mismatch" Permanent "restore the source, or correct the checksum in the configuration, then: node-agent retry";
     /// A file or script is larger than the limit.
     DownloadTooLarge "download-too-large" Permanent "make it smaller, or have the hook fetch it to the data volume, then: node-agent retry";
-    /// The hook script is nothing that bash can run.
+    /// The hook script is not a script that bash can run.
     HookUnusable "hook-unusable" Config "give a bash script, in UTF-8 and with Unix line endings, then: node-agent retry";
     /// The storage that a local file is on does not answer.
-    StorageSilent "storage-silent" Permanent "see what the file is on (findmnt -T FILE) and whether that answers (timeout 5 stat FILE); bring the server back or copy the file to the root disk; then: node-agent retry";
+    StorageSilent "storage-silent" Permanent "see which storage the file is on (findmnt -T FILE) and whether it answers (timeout 5 stat FILE); bring the server back or copy the file to the root disk; then: node-agent retry";
     /// The hook script lacks a function.
     HookMissing "hook-missing" Config "define the function in the hook script, or correct its name in [hooks], then: node-agent retry";
     /// A hook function failed, or its script ended before the call.
     HookFailed "hook-failed" Permanent "correct what its last lines say, then: node-agent retry, which calls the function anew";
     /// A hook function did not end in time.
-    HookTimedOut "hook-timed-out" Permanent "find out what it waits for, or raise timeouts.hooks, then: node-agent retry";
+    HookTimedOut "hook-timed-out" Permanent "find out what the function waits for, or raise timeouts.hooks, then: node-agent retry";
     /// The instance is being terminated.
     Terminating "terminating" LifecycleLost "nothing to do: the group replaces the instance";
     /// The instance waits in a warm pool.
-    WarmPool "warm-pool" Waiting "nothing to do: the agent goes to work when the group launches the instance";
+    WarmPool "warm-pool" Waiting "nothing to do: the agent starts its work when the group launches the instance";
     /// This instance's launch was abandoned.
     LaunchAbandoned "launch-abandoned" LifecycleLost "nothing to do: the group terminates and replaces the instance";
     /// The launch was completed before, with another result.
-    LaunchCompleted "launch-completed" LifecycleLost "nothing can be sent any more; to replace the instance, terminate it: aws autoscaling terminate-instance-in-auto-scaling-group --no-should-decrement-desired-capacity --instance-id INSTANCE";
-    /// The result cannot be reported to Auto Scaling: IAM, the service or this machine's disk does not let it be.
+    LaunchCompleted "launch-completed" LifecycleLost "the result can no longer be changed; to replace the instance, terminate it: aws autoscaling terminate-instance-in-auto-scaling-group --no-should-decrement-desired-capacity --instance-id INSTANCE";
+    /// The result cannot be reported to Auto Scaling: IAM, the service or this machine's disk prevents that.
     ReportRefused "report-refused" LifecycleWaiting "correct what the message says: allow autoscaling:CompleteLifecycleAction on the group in the instance role's policy, or correct lifecycle.asg_name and hook_name, then: node-agent retry";
     /// There is no lifecycle action to complete.
     NothingToComplete "nothing-to-complete" Permanent "repair the node, then: node-agent retry; or replace it: aws ec2 terminate-instances --instance-ids INSTANCE";
     /// Auto Scaling does not wait for this lifecycle action.
-    LifecycleNotWaiting "lifecycle-not-waiting" LifecycleWaiting "see the hooks there are: aws autoscaling describe-lifecycle-hooks --auto-scaling-group-name GROUP; correct lifecycle.asg_name or hook_name, or allow autoscaling:CompleteLifecycleAction, then: node-agent retry";
+    LifecycleNotWaiting "lifecycle-not-waiting" LifecycleWaiting "list the hooks: aws autoscaling describe-lifecycle-hooks --auto-scaling-group-name GROUP; correct lifecycle.asg_name or hook_name, or allow autoscaling:CompleteLifecycleAction, then: node-agent retry";
 }
 
 /// One failure.
 #[derive(Debug)]
 pub struct Failure {
-    /// Which one of the catalogue.
+    /// The catalogue entry.
     pub code: Code,
     /// What happened and what was seen, naming the thing.
     pub message: String,
     remedy: Option<String>,
     source: Option<Box<dyn Error + Send + Sync>>,
-    /// The last lines of a hook's output, and where all of it is. They may hold secrets, so they stay on the machine.
+    /// The last lines of a hook's output and the file with all of them. They may hold secrets, so they stay on the machine.
     output: Option<(Vec<String>, PathBuf)>,
 }
 
 impl Failure {
-    /// The catalogue's `code`, with what happened.
+    /// A failure of kind `code`; `message` says what happened and what was seen.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Failure { code, message: message.into(), remedy: None, source: None, output: None }
     }
 
-    /// With a remedy that says more than the catalogue's.
+    /// Replaces the catalogue's remedy by a more specific one.
     #[must_use]
     pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());
         self
     }
 
-    /// With the error underneath; [`fmt::Display`] prints its chain once.
+    /// Adds the underlying error; [`fmt::Display`] prints its chain once.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
     }
 
-    /// With the last lines of a hook's output, all of which is in the file `all`.
+    /// Adds the last lines of a hook's output, which is in the file `all` as a whole.
     #[must_use]
     pub fn with_output(mut self, last: Vec<String>, all: PathBuf) -> Self {
         self.output = Some((last, all));
         self
     }
 
-    /// What happened, without a hook's output: for places that others than root can read.
+    /// The message without a hook's output, for places that users other than root can read.
     pub fn in_public(&self) -> String {
         let source = self.source.as_deref().map(|source| source as &dyn Error);
         with_sources(self.message.clone(), source)
@@ -300,7 +300,7 @@ impl Failure {
         self.remedy.as_deref().unwrap_or_else(|| self.code.remedy())
     }
 
-    /// How it is treated.
+    /// How the failure is treated.
     pub fn class(&self) -> Class {
         self.code.class()
     }
@@ -326,7 +326,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// `text` with what lies beneath it, each thing once: wrappers often repeat what they wrap.
+/// `text` and its chain of sources, each printed once: wrappers often repeat what they wrap.
 pub fn with_sources(mut text: String, mut source: Option<&dyn Error>) -> String {
     while let Some(error) = source {
         let more = error.to_string();
@@ -341,9 +341,9 @@ pub fn with_sources(mut text: String, mut source: Option<&dyn Error>) -> String 
 
 impl Error for Failure {}
 
-/// `io::Result` with the thing named.
+/// Gives an I/O error the name of the operation that failed.
 pub trait Named<T> {
-    /// Names what the operation was about: `reading /etc/fstab`.
+    /// Names the operation: `reading /etc/fstab`.
     fn named(self, what: impl fmt::Display) -> Result<T, Failure>;
 }
 
@@ -359,27 +359,27 @@ impl<T> Named<T> for nix::Result<T> {
     }
 }
 
-/// What failed, and where.
+/// A failure and the step that it happened in.
 #[derive(Debug)]
 pub struct FailedStep {
-    /// The step; none where it was in none.
+    /// None for a failure outside of any step.
     pub step: Option<StepName>,
-    /// What failed in it.
+    /// The failure itself.
     pub failure: Failure,
 }
 
-/// Where something failed, in a word.
+/// The step's name for messages; `start` outside of any step.
 pub fn place(step: Option<StepName>) -> &'static str {
     step.map_or("start", StepName::as_str)
 }
 
 impl FailedStep {
-    /// This failure, in this step.
+    /// A failure in `step`.
     pub fn at(step: StepName, failure: Failure) -> Self {
         FailedStep { step: Some(step), failure }
     }
 
-    /// Whether the agent was told to stop.
+    /// Whether a stop signal ended the step.
     pub fn was_stopped(&self) -> bool {
         self.failure.class() == Class::Stopped
     }

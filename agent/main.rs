@@ -6,6 +6,6 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let cli = node_agent::cli::Cli::parse();
-    node_agent::host::environment::settle();
+    node_agent::host::environment::normalize();
     cli.run()
 }

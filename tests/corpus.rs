@@ -108,7 +108,7 @@ fn image(name: impl Into<String>, verdict: Verdict, make: impl Fn(&Disk) + Send 
 
 const NOT_BLANK: &[&str] = &["not-blank"];
 /// Found only by the direct reads, not by blkid.
-const BY_READING: Verdict = Refused(NOT_BLANK, &["nothing known was recognised", "the byte at", "is not zero"]);
+const BY_READING: Verdict = Refused(NOT_BLANK, &["no known format was recognised", "the byte at", "is not zero"]);
 
 fn nothing(_: &Disk) {}
 
@@ -795,7 +795,7 @@ fn without_its_checker_a_filesystem_is_refused_for_an_intent_and_the_tool_named(
                 cp --remove-destination /opt/{checker} /usr/sbin/{checker}; {arrange} /usr/sbin/{checker}"
             ));
             let refused = bench.refuses(None).unwrap();
-            assert!(refused.contains(checker) && refused.contains("cannot be told"), "{refused}");
+            assert!(refused.contains(checker) && refused.contains("complete is unknown"), "{refused}");
         }
     }
 }

@@ -310,7 +310,7 @@ fn an_ext4_that_another_program_works_on_is_waited_for_and_not_called_damaged() 
     let held = OpenOptions::new().read(true).custom_flags(OFlag::O_EXCL.bits()).open(&device).unwrap();
 
     let agent = node.start(&config(&[volume_at("/mydata", &volume, "ext4")]));
-    agent.wait_for("another program works on it");
+    agent.wait_for("another program is using the device");
     assert!(agent.log().contains(" is in use."), "{}", agent.log());
     drop(held);
     let outcome = agent.end();

@@ -1,25 +1,25 @@
 //! Users and groups.
 //!
-//! The static binary's C library, musl, reads `/etc/passwd` and `/etc/group` and nothing else. Accounts of a directory (LDAP,
-//! SSSD, Active Directory) are known to glibc's name service alone, which `getent` asks.
+//! The static binary's C library, musl, reads `/etc/passwd` and `/etc/group` and nothing else. Only glibc's name service, which
+//! `getent` queries, knows the accounts of a directory (LDAP, SSSD, Active Directory).
 
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use nix::unistd::{Group, User};
 
-use super::command::{self, Asked};
+use super::command::{self, Query};
 use crate::config::{Account, Database, Unfound};
 use crate::failure::{Code, Failure};
 
-/// How long `getent` may take for one name: a name service that hangs waits for its server.
+/// The time limit of `getent` for one name: a hanging name service waits for its server.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Until so long after the start of the machine, an account that is not known may only be one whose name service is not up yet.
+/// For this long after the machine's start, the name service that knows a missing account may not be up yet.
 const EARLY: Duration = Duration::from_mins(2);
-/// Between two questions.
+/// Between two lookups.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// As nsswitch.conf(5) and getent(1) call it; the file has the same name.
+/// The database's name in nsswitch.conf(5) and getent(1), and of its file in /etc.
 fn name_of(database: Database) -> &'static str {
     match database {
         Database::Users => "passwd",
@@ -27,7 +27,7 @@ fn name_of(database: Database) -> &'static str {
     }
 }
 
-fn in_file(database: Database, name: &str) -> Result<Option<u32>, nix::Error> {
+fn find_in_file(database: Database, name: &str) -> Result<Option<u32>, nix::Error> {
     match database {
         Database::Users => User::from_name(name).map(|user| user.map(|user| user.uid.as_raw())),
         Database::Groups => Group::from_name(name).map(|group| group.map(|group| group.gid.as_raw())),
@@ -64,27 +64,27 @@ fn id(database: Database, account: &Account) -> Result<u32, Failure> {
 pub fn find(database: Database, name: &str) -> Result<u32, Unfound> {
     loop {
         match find_once(database, name) {
-            Err(Unfound::Absent(_)) if may_come(database) => thread::sleep(PAUSE),
+            Err(Unfound::Absent(_)) if may_appear_later(database) => thread::sleep(PAUSE),
             found => return found,
         }
     }
 }
 
 fn find_once(database: Database, name: &str) -> Result<u32, Unfound> {
-    match in_file(database, name) {
+    match find_in_file(database, name) {
         Ok(Some(id)) => return Ok(id),
         Ok(None) => {}
         Err(errno) => return Err(Unfound::Unclear(format!("cannot be looked up: {}", errno.desc()))),
     }
     let file = format!("/etc/{}", name_of(database));
-    // getent takes what strtoul(3) reads as a number for an id, not for a name.
+    // getent treats every name that strtoul(3) reads as a number as an id.
     if name.starts_with('+') {
         return Err(Unfound::Absent(format!("is not in {file}")));
     }
     let began = Instant::now();
-    match command::ask("getent", &[name_of(database), "--", name], LIMIT) {
-        Ok(Asked::Ended(output)) => answered(&file, name, output.status.code(), &output.stdout),
-        Ok(Asked::Hung) => {
+    match command::query("getent", &[name_of(database), "--", name], LIMIT) {
+        Ok(Query::Ended(output)) => parse_answer(&file, name, output.status.code(), &output.stdout),
+        Ok(Query::Hung) => {
             let waited = began.elapsed().as_secs();
             Err(Unfound::Unclear(format!("is not in {file}, and getent has not answered for {waited} s")))
         }
@@ -95,8 +95,8 @@ fn find_once(database: Database, name: &str) -> Result<u32, Unfound> {
     }
 }
 
-/// Reads getent's answer: passwd(5) and group(5) both have the id in the third place.
-fn answered(file: &str, name: &str, code: Option<i32>, answer: &[u8]) -> Result<u32, Unfound> {
+/// Parses getent's answer; passwd(5) and group(5) both have the id in the third field.
+fn parse_answer(file: &str, name: &str, code: Option<i32>, answer: &[u8]) -> Result<u32, Unfound> {
     match code {
         Some(0) => {}
         // getent(1): a key was not found.
@@ -109,32 +109,31 @@ fn answered(file: &str, name: &str, code: Option<i32>, answer: &[u8]) -> Result<
     let fields: Vec<_> = line.split(':').collect();
     let id = fields.get(2).filter(|id| id.bytes().all(|byte| byte.is_ascii_digit())).and_then(|id| id.parse().ok());
     match (fields.first(), id) {
-        // chown(2) takes the highest number as "leave it as it is".
-        (Some(told), Some(id)) if fields.len() >= 4 && id != u32::MAX && is_same(told, name) => Ok(id),
+        // To chown(2) the highest number means "leave unchanged".
+        (Some(found), Some(id)) if fields.len() >= 4 && id != u32::MAX && is_same(found, name) => Ok(id),
         _ => Err(Unfound::Unclear(format!("is not in {file}, and getent's answer is not about it: {line:?}"))),
     }
 }
 
-/// Whether it is the account that was asked for: directories take names in any case, and with their domain.
-fn is_same(told: &str, asked: &str) -> bool {
+/// Whether two names mean the same account: directories ignore case and may append their domain.
+fn is_same(found: &str, requested: &str) -> bool {
     let bare = |name: &str| name.split('@').next().unwrap_or_default().to_lowercase();
-    told == asked || (bare(told) == bare(asked) && !bare(asked).is_empty())
+    found == requested || (bare(found) == bare(requested) && !bare(requested).is_empty())
 }
 
-/// Whether an account that is not known now may be known in a moment: the machine has just started, and a service that starts
-/// with it is asked for accounts, too.
-fn may_come(database: Database) -> bool {
+/// Whether a missing account may appear soon: the machine has just started, and a service that starts with it provides accounts.
+fn may_appear_later(database: Database) -> bool {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     // proc_uptime(5)
     let uptime =
         read("/proc/uptime").split('.').next().and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
-    uptime.is_some_and(|uptime| uptime < EARLY) && asks_a_service(&read("/etc/nsswitch.conf"), database)
+    uptime.is_some_and(|uptime| uptime < EARLY) && has_service_source(&read("/etc/nsswitch.conf"), database)
 }
 
-/// Whether nsswitch.conf(5) names a source of accounts that needs a service of its own.
-fn asks_a_service(switch: &str, database: Database) -> bool {
+/// Whether nsswitch.conf(5) names a source of accounts that needs a running service.
+fn has_service_source(nsswitch: &str, database: Database) -> bool {
     let line =
-        switch.lines().find_map(|line| line.trim().strip_prefix(name_of(database))?.trim_start().strip_prefix(':'));
+        nsswitch.lines().find_map(|line| line.trim().strip_prefix(name_of(database))?.trim_start().strip_prefix(':'));
     line.is_some_and(|sources| sources.split_whitespace().any(|source| ["sss", "ldap", "winbind"].contains(&source)))
 }
 
@@ -144,7 +143,7 @@ mod tests {
 
     #[test]
     fn an_answer_counts_only_if_it_is_whole_and_about_the_account() {
-        let of = |name: &str, code, answer: &str| answered("/etc/passwd", name, code, answer.as_bytes());
+        let of = |name: &str, code, answer: &str| parse_answer("/etc/passwd", name, code, answer.as_bytes());
         for (name, answer, id) in [
             ("kafka", "kafka:*:70001:70000:Kafka:/home/kafka:/bin/bash\n", 70_001),
             ("brokers", "brokers:*:70002:kafka,zk\n", 70_002),
@@ -169,10 +168,10 @@ mod tests {
             "root:x:0:0:root:/root:/bin/bash",
             "warning: sssd is offline\nkafka:*:70001:70000::/:",
         ] {
-            let told = of("kafka", Some(0), answer);
+            let found = of("kafka", Some(0), answer);
             assert!(
-                matches!(&told, Err(Unfound::Unclear(why)) if why.contains("is not about it")),
-                "{answer}: {told:?}"
+                matches!(&found, Err(Unfound::Unclear(why)) if why.contains("is not about it")),
+                "{answer}: {found:?}"
             );
         }
         assert!(matches!(of("@", Some(0), "@corp:*:1:1::/:"), Err(Unfound::Unclear(_))));
@@ -185,15 +184,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_here_is_found_and_what_is_not_is_told_with_where_was_looked() {
+    fn local_accounts_are_found_and_missing_ones_are_reported_with_the_sources() {
         assert_eq!(find(Database::Users, "root"), Ok(0));
         assert_eq!(find(Database::Groups, "root"), Ok(0));
         for name in ["nobody-here", "-x", "--help", "a b", "ä", "%s", "$(id)"] {
-            let told = find_once(Database::Users, name);
+            let found = find_once(Database::Users, name);
             let expected = "is neither in /etc/passwd nor known to getent (exit 2)".to_owned();
-            assert_eq!(told, Err(Unfound::Absent(expected)), "{name}");
+            assert_eq!(found, Err(Unfound::Absent(expected)), "{name}");
         }
-        // getent would tell of user 0.
+        // getent would answer with user 0.
         assert_eq!(find_once(Database::Users, "+0"), Err(Unfound::Absent("is not in /etc/passwd".to_owned())));
         assert_eq!(user(&Account::Id(7)).unwrap(), 7);
         assert_eq!(user(&Account::Name("nobody-here".to_owned())).unwrap_err().code, Code::UnknownAccount);
@@ -201,7 +200,7 @@ mod tests {
 
     #[test]
     fn only_sources_with_a_service_may_know_an_account_later() {
-        for (switch, later) in [
+        for (nsswitch, later) in [
             ("passwd: files systemd\ngroup: files sss\n", false),
             ("passwd:         files sss\n", true),
             ("  passwd : compat ldap [NOTFOUND=return]\n", true),
@@ -209,7 +208,7 @@ mod tests {
             ("# passwd: files sss\npasswd_compat: sss\n", false),
             ("", false),
         ] {
-            assert_eq!(asks_a_service(switch, Database::Users), later, "{switch}");
+            assert_eq!(has_service_source(nsswitch, Database::Users), later, "{nsswitch}");
         }
     }
 }

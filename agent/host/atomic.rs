@@ -16,11 +16,10 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::path::{FOLDER, Folder};
 
-/// How the names of files begin that are not in their place yet.
+/// The prefix of temporary files' names.
 const PREFIX: &str = ".node-agent-";
 
-/// A file to be put in the place of another.
-#[derive(Debug)]
+/// A file that replaces another one atomically.
 pub struct Replacement<'a> {
     path: PathBuf,
     folder: Option<&'a Folder>,
@@ -29,39 +28,39 @@ pub struct Replacement<'a> {
 }
 
 impl<'a> Replacement<'a> {
-    /// For `path`, whose directory exists and is, with all above it, root's own. A symlink at `path` itself is replaced, not
-    /// followed. Mode 0644 and the caller's owner, unless said otherwise.
+    /// For `path`, whose directory must exist; root must own it and every directory above it. A symlink at `path` itself is
+    /// replaced, not followed. By default the mode is 0644 and the owner is the caller.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Replacement { path: path.into(), folder: None, mode: 0o644, owner: None }
     }
 
-    /// As [`Replacement::new`], for a file of this folder, wherever it is by then.
+    /// As [`Replacement::new`], for a file of this folder, even if the folder is moved.
     pub fn within(folder: &'a Folder, name: &OsStr) -> Self {
         Replacement { folder: Some(folder), ..Replacement::new(name) }
     }
 
-    /// The new file's mode bits.
+    /// Sets the new file's mode bits.
     #[must_use]
     pub fn mode(mut self, mode: u32) -> Self {
         self.mode = mode;
         self
     }
 
-    /// The new file's user and group id.
+    /// Sets the new file's user and group id.
     #[must_use]
     pub fn owner(mut self, user: u32, group: u32) -> Self {
         self.owner = Some((user, group));
         self
     }
 
-    /// Writes `contents` and puts the file in its place.
+    /// Writes `contents` and renames the file into place.
     pub fn write(&self, mut contents: &[u8]) -> io::Result<()> {
         self.write_from(&mut contents)
     }
 
     /// As [`Replacement::write`], from a reader.
     pub fn write_from(&self, contents: &mut dyn Read) -> io::Result<()> {
-        let nameless = || io::Error::other("a path without a directory");
+        let nameless = || io::Error::other("the path has no directory or no file name");
         let name = self.path.file_name().ok_or_else(nameless)?;
         let opened;
         let folder = if let Some(folder) = self.folder {
@@ -79,12 +78,12 @@ impl<'a> Replacement<'a> {
         // After the owner: changing it clears set-user-id bits.
         draft.file.set_permissions(Permissions::from_mode(self.mode))?;
         draft.file.sync_all()?;
-        draft.put_in_place(name)?;
+        draft.rename_to(name)?;
         folder.sync()
     }
 }
 
-/// A file that is not in its place yet; without being put there it is gone with the value.
+/// A temporary file, removed on drop unless it was renamed into place.
 struct Draft<'a> {
     folder: &'a Folder,
     name: CString,
@@ -95,9 +94,9 @@ impl<'a> Draft<'a> {
     fn create(folder: &'a Folder) -> io::Result<Self> {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         loop {
-            // The standard library's only source of chance: who may write to the folder must not know the name before.
-            let chance = RandomState::new().build_hasher().finish();
-            let name = CString::new(format!("{PREFIX}{chance:016x}"))?;
+            // Unpredictable to other users who may write to the folder; std has no other source of randomness.
+            let random = RandomState::new().build_hasher().finish();
+            let name = CString::new(format!("{PREFIX}{random:016x}"))?;
             match openat(folder, name.as_c_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR) {
                 Ok(file) => return Ok(Draft { folder, name, file: file.into() }),
                 Err(Errno::EEXIST) => {}
@@ -106,7 +105,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn put_in_place(mut self, name: &OsStr) -> io::Result<()> {
+    fn rename_to(mut self, name: &OsStr) -> io::Result<()> {
         renameat(self.folder, self.name.as_c_str(), self.folder, name)?;
         self.name = CString::default();
         Ok(())
@@ -116,18 +115,18 @@ impl<'a> Draft<'a> {
 impl Drop for Draft<'_> {
     fn drop(&mut self) {
         if !self.name.is_empty() {
-            // A file that cannot be removed now is a leftover, which the next replacement removes.
+            // On failure the file becomes a leftover, which the next replacement removes.
             let _ = unlinkat(self.folder, self.name.as_c_str(), UnlinkatFlags::NoRemoveDir);
         }
     }
 }
 
-/// Removes files that a killed agent left in `dir`, which is root's own.
+/// Removes the temporary files that a killed agent left in `dir`, which root must own.
 pub fn remove_leftovers(dir: &Path) -> io::Result<()> {
     remove_leftovers_in(&Folder::open(dir)?)
 }
 
-/// Removes files that a killed agent left in this folder.
+/// As [`remove_leftovers`], for an open folder.
 pub fn remove_leftovers_in(folder: &Folder) -> io::Result<()> {
     let is_file = |name: &CStr| match fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(stat.st_mode & libc::S_IFMT == libc::S_IFREG),

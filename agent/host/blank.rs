@@ -1,8 +1,8 @@
-//! Whether a disk is blank: read and all zero wherever a known filesystem, volume manager or RAID keeps something. Or blank
-//! but for what a killed mkfs left, which [`super::remains`] tells.
+//! Whether a disk is blank: all zero wherever a known filesystem, volume manager or RAID keeps its metadata. Or blank
+//! except for the remains of a killed mkfs, which [`super::remains`] recognises.
 //!
-//! Read with `O_DIRECT`, past any cache, and in a child process of this binary ([`read_stdin`]), because a read that never
-//! returns pins its process: EBS sets no timeout on NVMe.
+//! The reads bypass every cache (`O_DIRECT`) and run in a child process of this binary ([`read_stdin`]), because a read that
+//! never returns pins its process: EBS sets no timeout on NVMe.
 
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
@@ -28,9 +28,9 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
-/// `O_DIRECT` wants offsets, lengths and memory aligned to the logical block; no disk has larger ones than this.
+/// `O_DIRECT` needs offsets, lengths and memory aligned to the logical block; no disk has larger blocks than this.
 const ALIGN: u64 = 4 * KIB;
-/// The same: what is read is judged in blocks of this size.
+/// The unit in which the contents are judged; equal to [`ALIGN`].
 const BLOCK: usize = 4 << 10;
 
 /// What the reads showed.
@@ -39,16 +39,16 @@ const BLOCK: usize = 4 << 10;
 pub enum Reading {
     /// All zero.
     Zero {
-        /// How many places were read.
+        /// Number of regions read.
         regions: usize,
-        /// How many bytes in all.
+        /// Their total length.
         bytes: u64,
     },
-    /// Something is there.
+    /// A byte is not zero.
     NonZero {
         /// The offset of the first byte that is not zero.
         offset: u64,
-        /// What is looked for there.
+        /// The metadata expected there.
         region: String,
     },
     /// A read failed: the disk is not known to be blank.
@@ -60,36 +60,36 @@ pub enum Reading {
     },
 }
 
-/// A range of the device, and whose it would be.
+/// A range of the device and the metadata that could be there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Region {
     offset: u64,
     length: u64,
-    whose: &'static str,
+    purpose: &'static str,
 }
 
-/// What the reads allow for.
+/// The contents that count as blank.
 #[derive(Clone, Copy, Debug)]
 pub enum Allowed<'a> {
-    /// Nothing: every byte must be zero.
+    /// Zeros only.
     Nothing,
-    /// What the mkfs left whose superblock, marked in progress, is on the disk.
+    /// The remains of the mkfs.xfs whose superblock, marked in progress, is on the disk.
     UnfinishedXfs,
-    /// What the mkfs left that would have written this file, a disk of the same size.
+    /// The remains of the mkfs.ext4 that would have written this file, a model of the disk with the same size.
     UnfinishedExt4(&'a File),
 }
 
-/// The reading child's word for the first 4 KiB and nothing else; for what is [`Allowed`], the filesystem's name.
+/// The child's argument for reading only the first 4 KiB; for the [`Allowed`] remains it is the filesystem's name.
 const HEAD: &str = "head";
 
-/// Where something would be on a device of `size` bytes, in ascending order of offsets, aligned and within the device.
+/// The regions of a device of `size` bytes where metadata could be: in ascending order, aligned and within the device.
 fn regions(size: u64) -> Vec<Region> {
     let mut regions = Vec::new();
-    let mut add = |offset: u64, length: u64, whose| {
+    let mut add = |offset: u64, length: u64, purpose| {
         let start = offset / ALIGN * ALIGN;
         let end = offset.saturating_add(length).min(size);
         if start < end {
-            regions.push(Region { offset: start, length: end - start, whose });
+            regions.push(Region { offset: start, length: end - start, purpose });
         }
     };
     add(0, 4 * MIB, "the start of the device");
@@ -105,14 +105,14 @@ fn regions(size: u64) -> Vec<Region> {
             add(offset, ALIGN, "ext4's backup superblock");
         }
     }
-    // XFS: four groups up to 4 TiB, of almost 1 TiB each above; newer mkfs.xfs makes more, by the processors. Rounding to blocks and
-    // stripes shifts the headers a little.
+    // XFS: four groups up to 4 TiB, above that groups of almost 1 TiB; newer versions make more groups on more processors.
+    // Rounding to blocks and stripes shifts the headers a little.
     for groups in [4, 8, 16, 32] {
         for group in 1..groups {
             add((size / groups * group).saturating_sub(32 * KIB), 64 * KIB, "XFS's allocation group header");
         }
     }
-    // A group's largest size is a block short of 1 TiB (`XFS_AG_MAX_BLOCKS`).
+    // The largest group is one block short of 1 TiB (`XFS_AG_MAX_BLOCKS`).
     for group in 1..=size.div_ceil(TIB) {
         add((group * (TIB - 4 * KIB)).saturating_sub(32 * KIB), 96 * KIB, "XFS's allocation group header");
     }
@@ -133,15 +133,15 @@ fn backup_groups() -> Vec<u64> {
     groups
 }
 
-/// Reads the places of `device`, which was opened with `O_DIRECT`. A block that is not zero must be one of the `remains`.
-fn read_places(device: &File, size: u64, remains: &Remains) -> Reading {
+/// Reads the regions of `device`, which was opened with `O_DIRECT`. Every block that is not zero must be one of the `remains`.
+fn read_regions(device: &File, size: u64, remains: &Remains) -> Reading {
     let chunk = MIB;
     let mut memory = vec![0_u8; usize::try_from(chunk + ALIGN).unwrap_or(usize::MAX)];
     let aligned = memory.as_ptr().align_offset(usize::try_from(ALIGN).unwrap_or(1));
     let mut regions = regions(size);
     for range in remains.ranges() {
         let (offset, length) = (range.start, range.end.min(size).saturating_sub(range.start));
-        regions.push(Region { offset, length, whose: "where mkfs writes" });
+        regions.push(Region { offset, length, purpose: "where mkfs writes" });
     }
     regions.sort_by_key(|region| region.offset);
     let mut bytes = 0;
@@ -149,22 +149,20 @@ fn read_places(device: &File, size: u64, remains: &Remains) -> Reading {
         let end = region.offset + region.length;
         let mut offset = region.offset;
         while offset < end {
-            // A device's size need not be a multiple of the alignment: the last read is cut by the end of the device.
+            // A device's size need not be a multiple of the alignment: the device's end cuts the last read short.
             let want = (end - offset).min(chunk).next_multiple_of(ALIGN);
             let buffer = &mut memory[aligned..aligned + usize::try_from(want).unwrap_or(usize::MAX)];
             let got = match device.read_at(buffer, offset) {
-                Ok(0) => {
-                    return Reading::Unreadable { offset, error: "the device ends before its size".to_owned() };
-                }
+                Ok(0) => return Reading::Unreadable { offset, error: "the device ends before its size".to_owned() },
                 Ok(got) => got,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Reading::Unreadable { offset, error: error.to_string() },
             };
             for (block, start) in buffer[..got].chunks(BLOCK).zip((offset..).step_by(BLOCK)) {
                 if let Some(at) = block.iter().position(|byte| *byte != 0)
-                    && !remains.have(start, block)
+                    && !remains.explain(start, block)
                 {
-                    return Reading::NonZero { offset: start + at as u64, region: region.whose.to_owned() };
+                    return Reading::NonZero { offset: start + at as u64, region: region.purpose.to_owned() };
                 }
             }
             bytes += got as u64;
@@ -174,10 +172,10 @@ fn read_places(device: &File, size: u64, remains: &Remains) -> Reading {
     Reading::Zero { regions: regions.len(), bytes }
 }
 
-/// The child's part: reads the device that is the standard input and prints what it found. `arguments`: one of the words for
-/// [`Allowed`], or that for the head, and the path of what the disk is compared with.
+/// The child process: reads the device on its standard input and prints a [`Reading`]. `arguments`: [`HEAD`], or the name of
+/// the allowed filesystem and, for ext4, the path of the model.
 pub fn read_stdin(arguments: &[String]) -> io::Result<()> {
-    // Opening anew gives a descriptor with its own flags; the path through /proc leads to the very same device.
+    // Reopening gives a descriptor with its own flags; the path through /proc leads to the same device.
     let mut device = OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECT.bits()).open("/proc/self/fd/0")?;
     let size = device.seek(SeekFrom::End(0))?;
     let remains = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
@@ -187,7 +185,7 @@ pub fn read_stdin(arguments: &[String]) -> io::Result<()> {
         [EXT4, model] => Remains::of_ext4(File::open(model)?)?,
         _ => return Err(io::Error::other("unknown arguments")),
     };
-    writeln!(io::stdout(), "{}", serde_json::to_string(&read_places(&device, size, &remains))?)
+    writeln!(io::stdout(), "{}", serde_json::to_string(&read_regions(&device, size, &remains))?)
 }
 
 /// The first 4 KiB of a device that was opened with `O_DIRECT`.
@@ -199,7 +197,7 @@ fn read_head(device: &File) -> io::Result<Vec<u8>> {
     Ok(head[..got].to_vec())
 }
 
-/// Reads `device` in a child process, with a watchdog.
+/// Reads `device` in a child process that must finish within [`DISK_WATCHDOG`].
 pub async fn read(device: &Device, allowed: Allowed<'_>) -> Result<Reading, Failure> {
     let arguments = match allowed {
         Allowed::Nothing => vec![],
@@ -209,27 +207,27 @@ pub async fn read(device: &Device, allowed: Allowed<'_>) -> Result<Reading, Fail
         }
     };
     let output = run_reader(device, &arguments).await?;
-    serde_json::from_slice(&output.stdout).map_err(|_| ended_badly(device, &output))
+    serde_json::from_slice(&output.stdout).map_err(|_| reader_failed(device, &output))
 }
 
-/// The first 4 KiB of `device`, read as [`read`] does.
+/// The first 4 KiB of `device`, also read by a child process with a watchdog.
 pub async fn head(device: &Device) -> Result<Vec<u8>, Failure> {
     let output = run_reader(device, &[HEAD.to_owned()]).await?;
     if output.status.success() && !output.stdout.is_empty() {
         return Ok(output.stdout);
     }
-    Err(ended_badly(device, &output))
+    Err(reader_failed(device, &output))
 }
 
 async fn run_reader(device: &Device, arguments: &[String]) -> Result<Output, Failure> {
     let path = device.path.display();
     let stdin = device.file().try_clone().named(format_args!("handing {path} to the process that reads it"))?;
-    let child = command::ourselves(READER)
+    let child = command::own_program(READER)
         .args(arguments)
         .stdin(Stdio::from(stdin))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        // A child that hangs in a read cannot be killed; it is left behind and goes when the read does.
+        // A child that hangs in a read cannot be killed before the read returns; it is left behind.
         .kill_on_drop(true)
         .spawn()
         .named(format_args!("starting the process that reads {path}"))?;
@@ -240,7 +238,7 @@ async fn run_reader(device: &Device, arguments: &[String]) -> Result<Output, Fai
     output.named(format_args!("the process that reads {path}"))
 }
 
-fn ended_badly(device: &Device, output: &Output) -> Failure {
+fn reader_failed(device: &Device, output: &Output) -> Failure {
     let mut text = format!("the process that reads {} ended with {}", device.path.display(), output.status);
     let said = String::from_utf8_lossy(&output.stderr);
     if !said.trim().is_empty() {
@@ -254,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_places_are_aligned_and_inside_the_device() {
+    fn the_regions_are_aligned_and_inside_the_device() {
         for size in [512, 4096, MIB + 512, 300 * MIB, GIB + 12_345 * 512, 5 * TIB] {
             for region in regions(size) {
                 assert!(
@@ -266,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn known_superblocks_are_among_the_places() {
+    fn known_superblocks_are_among_the_regions() {
         let regions = regions(300 * GIB);
         let covered = |offset: u64| regions.iter().any(|at| at.offset <= offset && offset < at.offset + at.length);
         // 1 KiB blocks: group 1 begins at block 8193; 4 KiB blocks: at block 32768.
@@ -277,15 +275,15 @@ mod tests {
     }
 
     #[test]
-    fn one_byte_in_any_place_is_seen_and_a_file_of_zeros_is_zero() {
+    fn one_byte_in_any_region_is_seen_and_a_file_of_zeros_is_zero() {
         let size = 64 * MIB + 512;
         let file = tempfile::tempfile().unwrap();
         file.set_len(size).unwrap();
-        assert!(matches!(read_places(&file, size, &Remains::None), Reading::Zero { .. }));
+        assert!(matches!(read_regions(&file, size, &Remains::None), Reading::Zero { .. }));
         for region in regions(size).iter().step_by(17) {
             for offset in [region.offset, region.offset + region.length - 1] {
                 file.write_at(&[1], offset).unwrap();
-                let seen = read_places(&file, size, &Remains::None);
+                let seen = read_regions(&file, size, &Remains::None);
                 assert!(matches!(seen, Reading::NonZero { offset: at, .. } if at == offset), "{offset}: {seen:?}");
                 file.write_at(&[0], offset).unwrap();
             }

@@ -1,4 +1,4 @@
-//! Every program that the agent starts: most run to their end here, a hook and the readers of hooks and disks go on beside it.
+//! Starts every external program. Most are awaited here; hooks and the readers of hooks and disks run in the background.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -18,8 +18,8 @@ use tokio::time::timeout;
 use super::{environment, process};
 use crate::failure::{Code, Failure};
 
-/// Runs `program` to its end. With a `device`, the child gets it as its standard input, and with it the lock that is held
-/// through it: should the agent die, the lock lasts as long as the child's work.
+/// Runs `program` to its end. The child gets the `device` as its standard input, and with it the lock on that descriptor: if the
+/// agent dies, the lock is held until the child ends.
 pub async fn run(program: &str, args: &[&str], device: Option<&File>) -> Result<Output, Failure> {
     let stdin = match device {
         Some(device) => device
@@ -29,72 +29,71 @@ pub async fn run(program: &str, args: &[&str], device: Option<&File>) -> Result<
         None => Stdio::null(),
     };
     let output = prepare(program, args, stdin).output().await;
-    output.map_err(|error| unstarted(program, error))
+    output.map_err(|error| not_started(program, error))
 }
 
 fn prepare(program: &str, args: &[&str], stdin: Stdio) -> Command {
     tracing::debug!("running {program} {}", args.join(" "));
     let mut command = Command::new(program);
-    // A group of its own: Ctrl-C and a hangup of the terminal are for the agent; they must not cut mkfs or e2fsck off.
+    // A group of its own: Ctrl-C and a terminal's hangup reach the agent alone and must not interrupt mkfs or e2fsck.
     command.args(args).env("LC_ALL", "C").stdin(stdin).process_group(0);
     command
 }
 
-/// This very program again, whatever has become of its file: for work that may hang or has to outlive the agent.
-pub fn ourselves(command: &str) -> Command {
-    let mut ourselves = Command::new(process::OWN_PROGRAM);
-    // Ctrl-C and a hangup of the terminal are for the agent.
-    ourselves.arg(command).process_group(0);
-    ourselves
+/// This program again, even if its file was replaced or removed: for work that may hang or must outlive the agent.
+pub fn own_program(command: &str) -> Command {
+    let mut child = Command::new(process::OWN_PROGRAM);
+    // Ctrl-C and a terminal's hangup reach the agent alone.
+    child.arg(command).process_group(0);
+    child
 }
 
 /// A shell for the user's functions, in a process group of its own.
 pub fn bash(script: &OsStr) -> Command {
     let mut bash = Command::new("bash");
     environment::of_hooks(&mut bash);
-    // The second is $0.
+    // The second "bash" is $0.
     bash.arg("-c").arg(script).arg("bash").current_dir("/").process_group(0);
     bash
 }
 
-/// What became of a question to a program.
-#[derive(Debug)]
-pub enum Asked {
-    /// It ended.
+/// The outcome of [`query`].
+pub enum Query {
+    /// The program ended.
     Ended(Output),
-    /// It did not end in time, and was killed.
+    /// The program did not end in time, and was killed.
     Hung,
 }
 
-/// Asks a program that only answers and may hang; it is killed then. For threads that may block.
-pub fn ask(program: &str, args: &[&str], limit: Duration) -> Result<Asked, Failure> {
+/// Runs a read-only program that may hang, and kills it after `limit`. Blocks the thread.
+pub fn query(program: &str, args: &[&str], limit: Duration) -> Result<Query, Failure> {
     tracing::debug!("running {program} {}", args.join(" "));
     let mut command = std::process::Command::new(program);
     command.args(args).env("LC_ALL", "C").process_group(0);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn().map_err(|error| unstarted(program, error))?;
+    let child = command.spawn().map_err(|error| not_started(program, error))?;
     let group = i32::try_from(child.id()).map(Pid::from_raw);
     let (sender, receiver) = mpsc::channel();
-    // Nobody waits for this thread: a program that not even a kill ends is left behind with it.
+    // The thread is not joined: a program that survives even SIGKILL (a read that hangs) is left behind with it.
     thread::spawn(move || sender.send(child.wait_with_output()));
     if let Ok(output) = receiver.recv_timeout(limit) {
-        return Ok(Asked::Ended(output.map_err(|error| unstarted(program, error))?));
+        return Ok(Query::Ended(output.map_err(|error| not_started(program, error))?));
     }
     if let Ok(group) = group {
-        // It may have ended just now.
+        // The group may just have ended.
         let _ = killpg(group, Signal::SIGKILL);
     }
-    Ok(Asked::Hung)
+    Ok(Query::Hung)
 }
 
-fn unstarted(program: &str, error: io::Error) -> Failure {
+fn not_started(program: &str, error: io::Error) -> Failure {
     match error.kind() {
         ErrorKind::NotFound => Failure::new(Code::ToolMissing, format!("{program} is not installed")),
         _ => Failure::new(Code::ToolFailed, format!("{program} cannot be started")).because(error),
     }
 }
 
-/// Where a program is, looked for as [`run`] finds it.
+/// The path of a program, searched in `PATH` as [`run`] does.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
@@ -102,8 +101,8 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .find(|file| access(file, AccessFlags::X_OK).is_ok() && file.metadata().is_ok_and(|about| about.is_file()))
 }
 
-/// How long a program that only reads a few blocks of a disk may take. EBS sets no timeout on NVMe: a read can hang for ever,
-/// and with it the program, which cannot be killed then and is left behind.
+/// The time limit of a program that reads a few blocks of a disk. EBS sets no timeout on NVMe: a read can hang for ever, and
+/// its program, which then cannot be killed, is left behind.
 pub const DISK_WATCHDOG: Duration = Duration::from_mins(1);
 
 /// As [`run`], for a program that reads `disk`.
@@ -114,12 +113,12 @@ pub async fn run_on_disk(program: &str, args: &[&str], disk: &Path) -> Result<Ou
     })
 }
 
-/// As [`run`], and the program must exit with 0.
+/// As [`run`], but fails unless the program exits with 0.
 pub async fn must(program: &str, args: &[&str], device: Option<&File>) -> Result<Output, Failure> {
-    succeeded(program, args, run(program, args, device).await?)
+    check_status(program, args, run(program, args, device).await?)
 }
 
-/// As [`must`], for a program that may hang and may be killed: it must end within `limit`.
+/// As [`must`], but kills the program and fails if it does not end within `limit`.
 pub async fn must_within(program: &str, args: &[&str], limit: Duration) -> Result<Output, Failure> {
     let mut command = prepare(program, args, Stdio::null());
     command.kill_on_drop(true);
@@ -127,27 +126,27 @@ pub async fn must_within(program: &str, args: &[&str], limit: Duration) -> Resul
         let text = format!("{program} {} has not ended within {} s", args.join(" "), limit.as_secs());
         return Err(Failure::new(Code::ToolFailed, text));
     };
-    succeeded(program, args, output.map_err(|error| unstarted(program, error))?)
+    check_status(program, args, output.map_err(|error| not_started(program, error))?)
 }
 
-fn succeeded(program: &str, args: &[&str], output: Output) -> Result<Output, Failure> {
+fn check_status(program: &str, args: &[&str], output: Output) -> Result<Output, Failure> {
     if output.status.success() {
         return Ok(output);
     }
     Err(Failure::new(
         Code::ToolFailed,
-        format!("{program} {} ended with {}: {}", args.join(" "), output.status, said(&output)),
+        format!("{program} {} ended with {}: {}", args.join(" "), output.status, last_lines(&output)),
     ))
 }
 
-/// All that a program printed.
+/// All output of a program: stdout, then stderr.
 pub fn printed(output: &Output) -> String {
     let bytes = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The last of what a program printed, on one line.
-pub fn said(output: &Output) -> String {
+/// The last four lines that a program printed, joined to one.
+pub fn last_lines(output: &Output) -> String {
     let text = printed(output);
     let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let last = &lines[lines.len().saturating_sub(4)..];

@@ -1,8 +1,8 @@
-//! The block device that is a volume.
+//! The block device of a volume.
 //!
-//! Names lie: by-id links can be missing, late or stale, and kernel names move between boots. A device is the volume
-//! because its NVMe serial says so, or, where the device has no serial at all (Xen, loop), because a link or the device
-//! name does. It is opened once, and everything after goes through that descriptor.
+//! Names lie: by-id links can be missing, late or stale, and kernel names change between boots. A volume's device is
+//! identified by its NVMe serial or, if it has none (Xen, loop), by a link or the device name. It is opened once, and all
+//! later operations use that descriptor.
 //!
 //! In one file, because which name is believed, and when, is one decision.
 
@@ -24,7 +24,7 @@ const BY_ID: &str = "/dev/disk/by-id";
 /// An open block device.
 #[derive(Debug)]
 pub struct Device {
-    /// `/dev/nvme1n1`
+    /// As `/dev/nvme1n1`.
     pub path: PathBuf,
     /// Its device number.
     pub number: u64,
@@ -33,20 +33,20 @@ pub struct Device {
     file: File,
 }
 
-/// A block device that is on another one.
+/// A block device on top of another one: a partition, LVM, LUKS, RAID, multipath.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upon {
-    /// The kernel's name: `nvme1n1p1`, `dm-0`
+pub struct Dependent {
+    /// The kernel's name, as `nvme1n1p1` or `dm-0`.
     pub name: String,
     /// Its device number.
     pub number: u64,
 }
 
-/// The lock that udev and systemd respect; held as long as this, and by every child that got the device.
+/// The lock that udev and systemd respect, released when this and every child that inherited it are gone.
 pub type Locked = Flock<File>;
 
 impl Device {
-    /// The device of the volume with this serial (`vol0123…`), or none while there is none.
+    /// The device of the volume with this serial (`vol0123…`); none until it appears.
     pub fn find(serial: &str, device_name: &str) -> Result<Option<Device>, Failure> {
         match Device::find_by_identity(serial)? {
             Some(device) => Ok(Some(device)),
@@ -54,7 +54,7 @@ impl Device {
         }
     }
 
-    /// As [`Device::find`], where nothing but the volume's own id counts.
+    /// As [`Device::find`], but by the volume's id alone, never by the Xen device name.
     pub fn find_by_identity(serial: &str) -> Result<Option<Device>, Failure> {
         match by_serial(serial)? {
             Some(device) => Ok(Some(device)),
@@ -65,7 +65,7 @@ impl Device {
     fn open(path: &Path) -> Result<Option<Device>, Failure> {
         let mut file = match File::open(path) {
             Ok(file) => file,
-            // Between the kernel's announcement and devtmpfs, or just gone again.
+            // The node does not exist yet (sysfs comes before devtmpfs), or the device has just been removed.
             Err(error) if matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::ENOENT | Errno::ENXIO)) => {
                 return Ok(None);
             }
@@ -74,28 +74,28 @@ impl Device {
                 return Err(Failure::new(Code::DeviceUnreadable, text).because(error));
             }
         };
-        let meta = file.metadata().named(format_args!("looking at {}", path.display()))?;
+        let meta = file.metadata().named(format_args!("inspecting {}", path.display()))?;
         if !meta.file_type().is_block_device() {
-            return Err(Failure::new(Code::DeviceUntrusted, format!("{} is no block device", path.display())));
+            return Err(Failure::new(Code::DeviceUntrusted, format!("{} is not a block device", path.display())));
         }
-        let size = file.seek(SeekFrom::End(0)).named(format_args!("asking for the size of {}", path.display()))?;
+        let size = file.seek(SeekFrom::End(0)).named(format_args!("reading the size of {}", path.display()))?;
         Ok(Some(Device { path: path.to_owned(), number: meta.rdev(), size, file }))
     }
 
-    /// The open device.
+    /// The open descriptor.
     pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// Its size now, in bytes: a volume can be enlarged while it is attached.
+    /// The current size in bytes: a volume can be enlarged while it is attached.
     pub fn size_now(&self) -> io::Result<u64> {
         (&self.file).seek(SeekFrom::End(0))
     }
 
-    /// Takes the exclusive lock. While another process (udev probing it, an mkfs that outlived its agent) has it, that is a
-    /// failure with the code `DeviceBusy`.
+    /// Takes the exclusive lock; fails with [`Code::DeviceBusy`] while another process holds it (udev probing the device, an
+    /// mkfs that outlived its agent).
     pub fn lock(&self) -> Result<Locked, Failure> {
-        // A descriptor of its own: the lock lives and dies with it.
+        // A descriptor of its own: closing it releases the lock.
         let file = File::open(&self.path).named(format_args!("opening {}", self.path.display()))?;
         self.must_be(&file)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -108,28 +108,28 @@ impl Device {
         }
     }
 
-    /// A file that was opened by the device's path is still this device.
+    /// Fails if `file`, opened by the device's path, is no longer this device.
     fn must_be(&self, file: &File) -> Result<(), Failure> {
-        if file.metadata().named(format_args!("looking at {}", self.path.display()))?.rdev() == self.number {
+        if file.metadata().named(format_args!("inspecting {}", self.path.display()))?.rdev() == self.number {
             return Ok(());
         }
-        let text = format!("{} has become another device", self.path.display());
+        let text = format!("{} now names another device", self.path.display());
         Err(Failure::new(Code::DeviceUntrusted, text))
     }
 
-    /// Whether the kernel itself holds the device for something else: a mount in any mount namespace, a device built upon it.
+    /// Whether the kernel holds the device: it is mounted in some mount namespace, or another device is built on it.
     pub fn is_held(&self) -> bool {
         let open = File::options().read(true).custom_flags(OFlag::O_EXCL.bits()).open(&self.path);
         open.is_err_and(|error| error.raw_os_error() == Some(Errno::EBUSY as i32))
     }
 
-    /// Its folder in sysfs.
+    /// The device's folder in sysfs.
     pub fn sysfs(&self) -> PathBuf {
         sysfs_of(self.number)
     }
 
-    /// Opens it for writing, and for nobody else: the kernel grants this only where nothing on it is mounted and nothing is
-    /// built upon it, in any mount namespace, and as long as the descriptor lives nothing will be.
+    /// Opens the device exclusively for writing: the kernel permits this only while the device is mounted in no mount namespace
+    /// and no device is built on it, and prevents both until the descriptor is closed.
     pub fn exclusive(&self) -> Result<File, Failure> {
         let opened = File::options().write(true).custom_flags(OFlag::O_EXCL.bits()).open(&self.path);
         let file = match opened {
@@ -143,14 +143,17 @@ impl Device {
         Ok(file)
     }
 
-    /// The block devices that are on this one: its partitions and what is built upon it (LVM, LUKS, RAID, multipath), and what
-    /// is on those.
-    pub fn upon(&self) -> Result<Vec<Upon>, Failure> {
+    /// The block devices on top of this one, directly or through others: partitions, LVM, LUKS, RAID, multipath.
+    pub fn dependents(&self) -> Result<Vec<Dependent>, Failure> {
         let sysfs = self.sysfs();
-        upon(&sysfs).named(format_args!("looking for what is on {} in {}", self.path.display(), sysfs.display()))
+        dependents(&sysfs).named(format_args!(
+            "finding the devices on top of {} in {}",
+            self.path.display(),
+            sysfs.display()
+        ))
     }
 
-    /// What speaks against formatting the device, whatever is on it: partitions, holders, read-only.
+    /// Why the device must not be formatted, regardless of its contents: partitions, holders, read-only.
     pub fn in_use(&self) -> Result<Option<String>, Failure> {
         let sysfs = self.sysfs();
         let at = |what: &str| format!("reading {}/{what}", sysfs.display());
@@ -167,15 +170,15 @@ impl Device {
             Ok(mut holders) => Ok(holders
                 .next()
                 .and_then(Result::ok)
-                .map(|holder| format!("{} is built upon it", holder.file_name().display()))),
+                .map(|holder| format!("{} is built on it", holder.file_name().display()))),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Failure::io(at("holders"), error)),
         }
     }
 }
 
-/// The by-id link that names the volume with this serial and leads to this device, where there is one. The plain name comes
-/// first: those with the namespace behind it depend on the version of udev's rules.
+/// The by-id link for this serial that leads to this device, if there is one. The plain name is preferred: names with the
+/// namespace appended depend on the version of udev's rules.
 pub fn link_to(serial: &str, number: u64) -> Option<PathBuf> {
     link_in(Path::new(BY_ID), serial, number)
 }
@@ -188,7 +191,7 @@ fn link_in(dir: &Path, serial: &str, number: u64) -> Option<PathBuf> {
         .min_by_key(|link| (link.as_os_str().len(), link.clone()))
 }
 
-/// Whether this is the path of a by-id link for the volume with this serial, whether or not the link is there now.
+/// Whether this is the path of a by-id link for the volume with this serial; the link need not exist.
 pub fn is_link_for(path: &Path, serial: &str) -> bool {
     path.parent() == Some(Path::new(BY_ID)) && is_link_name(path, serial)
 }
@@ -197,7 +200,7 @@ fn is_link_name(path: &Path, serial: &str) -> bool {
     path.file_name().and_then(|name| name.to_str()).is_some_and(|name| link_names(name, serial))
 }
 
-/// The id of the EBS volume that a device is, as far as its serial or its by-id link tells.
+/// The id of a device's EBS volume, from its serial or its by-id link.
 pub fn volume_of(number: u64) -> Option<VolumeId> {
     let of_serial = |serial: String| serial.replacen("vol", "vol-", 1).parse().ok();
     if let Some(serial) = serial_at(&sysfs_of(number)) {
@@ -212,8 +215,8 @@ pub fn volume_of(number: u64) -> Option<VolumeId> {
     })
 }
 
-/// What sysfs shows of the machine's disks, for messages.
-pub fn seen() -> String {
+/// The machine's disks and their serials, for messages.
+pub fn list_disks() -> String {
     let Ok(entries) = fs::read_dir("/sys/block") else { return "/sys/block is not readable".to_owned() };
     let mut disks: Vec<_> = entries
         .filter_map(Result::ok)
@@ -229,16 +232,16 @@ pub fn seen() -> String {
     format!("the disks here are: {}", disks.join(", "))
 }
 
-/// What is on the device with this folder in sysfs. A device that goes meanwhile is not on it any more.
-fn upon(sysfs: &Path) -> io::Result<Vec<Upon>> {
+/// The devices on top of the one with this folder in sysfs. One that vanishes meanwhile is left out.
+fn dependents(sysfs: &Path) -> io::Result<Vec<Dependent>> {
     let gone = |error: &io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
     let list = |dir: PathBuf| match fs::read_dir(dir) {
         Err(error) if gone(&error) => Ok(Vec::new()),
         entries => entries?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>(),
     };
-    let mut found: Vec<Upon> = Vec::new();
-    let mut left = vec![sysfs.to_owned()];
-    while let Some(dir) = left.pop() {
+    let mut found: Vec<Dependent> = Vec::new();
+    let mut pending = vec![sysfs.to_owned()];
+    while let Some(dir) = pending.pop() {
         let partitions = list(dir.clone())?.into_iter().filter(|path| path.join("partition").exists());
         for path in partitions.chain(list(dir.join("holders"))?) {
             let number = match fs::read_to_string(path.join("dev")) {
@@ -247,16 +250,16 @@ fn upon(sysfs: &Path) -> io::Result<Vec<Upon>> {
             };
             let (major, minor) = number.trim().split_once(':').unwrap_or_default();
             let (Ok(major), Ok(minor)) = (major.parse(), minor.parse()) else {
-                return Err(io::Error::other(format!("{} is no device number", number.trim())));
+                return Err(io::Error::other(format!("{} is not a device number", number.trim())));
             };
-            let upon = Upon {
+            let dependent = Dependent {
                 name: path.file_name().unwrap_or_default().display().to_string(),
                 number: makedev(major, minor),
             };
-            // A RAID of two partitions of one disk is met twice.
-            if !found.contains(&upon) {
-                left.push(path);
-                found.push(upon);
+            // A RAID of two partitions of one disk is found twice.
+            if !found.contains(&dependent) {
+                pending.push(path);
+                found.push(dependent);
             }
         }
     }
@@ -267,7 +270,7 @@ fn sysfs_of(number: u64) -> PathBuf {
     PathBuf::from(format!("/sys/dev/block/{}:{}", major(number), minor(number)))
 }
 
-/// NVMe keeps the serial with the controller, virtio with the disk; NVMe pads it.
+/// NVMe has the serial, padded with blanks, in the controller's folder; virtio in the disk's.
 fn serial_at(sysfs: &Path) -> Option<String> {
     ["device/serial", "serial"]
         .iter()
@@ -288,7 +291,7 @@ fn by_serial(serial: &str) -> Result<Option<Device>, Failure> {
     }
 }
 
-/// The kernel's name for the disk with this serial; `block` is /sys/block.
+/// The kernel's name of the disk with this serial; `block` is /sys/block.
 fn name_of(block: &Path, serial: &str) -> Result<Option<OsString>, Failure> {
     let what = || format!("reading {}", block.display());
     let mut found = Vec::new();
@@ -305,18 +308,18 @@ fn name_of(block: &Path, serial: &str) -> Result<Option<OsString>, Failure> {
     Ok(found.pop())
 }
 
-/// Native NVMe multipath has a hidden disk for each path (`nvme1c0n1`) beside the one to use (`nvme1n1`). It has the same
-/// serial and no node in /dev.
+/// Native NVMe multipath has a hidden disk for each path (`nvme1c0n1`) with the same serial as the usable one (`nvme1n1`), but
+/// without a node in /dev.
 fn is_hidden(sysfs: &Path) -> bool {
     fs::read_to_string(sysfs.join("hidden")).is_ok_and(|hidden| hidden.trim() == "1")
 }
 
-/// EBS writes `vol0123…`; a dash would do no harm.
+/// EBS writes `vol0123…`; a dash is tolerated.
 fn same_serial(seen: &str, serial: &str) -> bool {
     seen.replace('-', "") == serial
 }
 
-/// `nvme-Amazon_Elastic_Block_Store_vol…`, also with the namespace as `_1` or `-ns-1`; never a partition's link.
+/// Accepts `nvme-Amazon_Elastic_Block_Store_vol…`, also with the namespace as `_1` or `-ns-1`, but no partition's link.
 fn link_names(link: &str, serial: &str) -> bool {
     let Some((_, rest)) = link.split_once(serial) else { return false };
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -337,8 +340,8 @@ fn by_link(serial: &str) -> Result<Option<Device>, Failure> {
         let Ok(path) = fs::canonicalize(entry.path()) else { continue };
         let Some(device) = Device::open(&path)? else { continue };
         if let Some(other) = serial_at(&device.sysfs()) {
-            let text =
-                format!("{} leads to {}, which has the serial {other}", entry.path().display(), device.path.display());
+            let (link, path) = (entry.path(), device.path.display());
+            let text = format!("{} leads to {path}, which has the serial {other}", link.display());
             return Err(Failure::new(Code::DeviceUntrusted, text));
         }
         return Ok(Some(device));
@@ -346,7 +349,7 @@ fn by_link(serial: &str) -> Result<Option<Device>, Failure> {
     Ok(None)
 }
 
-/// On Xen the device name asked for when attaching is the only name there is: `/dev/sdf` comes up as `/dev/xvdf`.
+/// On Xen the device name requested when attaching is the only identification: `/dev/sdf` appears as `/dev/xvdf`.
 fn by_xen_name(device_name: &str) -> Result<Option<Device>, Failure> {
     if !fs::read_to_string("/sys/hypervisor/type").is_ok_and(|kind| kind.trim() == "xen") {
         return Ok(None);
@@ -397,7 +400,7 @@ mod tests {
         assert!(!is_link_for(&path(""), serial));
     }
 
-    /// A folder as /sys/block; each disk with its files.
+    /// A folder like /sys/block.
     fn sys_block(disks: &[(&str, &[(&str, &str)])]) -> tempfile::TempDir {
         let block = tempfile::tempdir().unwrap();
         for (disk, files) in disks {
@@ -427,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn partitions_and_what_is_built_upon_them_are_found_at_any_depth() {
+    fn partitions_and_the_devices_built_on_them_are_found_at_any_depth() {
         let dir = sys_block(&[
             ("nvme1n1", &[("dev", "259:0\n"), ("queue/rotational", "0\n")]),
             ("nvme1n1/nvme1n1p1", &[("dev", "259:1\n"), ("partition", "1\n")]),
@@ -442,13 +445,13 @@ mod tests {
             std::os::unix::fs::symlink(dir.path().join(above), holders.join(above)).unwrap();
         }
 
-        let mut found = upon(&disk).unwrap();
+        let mut found = dependents(&disk).unwrap();
 
         found.sort_by(|one, other| one.name.cmp(&other.name));
         let expected = [("dm-0", 253, 0), ("md0", 9, 0), ("nvme1n1p1", 259, 1), ("nvme1n1p2", 259, 2)];
         let expected =
-            expected.map(|(name, major, minor)| Upon { name: name.to_owned(), number: makedev(major, minor) });
+            expected.map(|(name, major, minor)| Dependent { name: name.to_owned(), number: makedev(major, minor) });
         assert_eq!(found, expected);
-        assert_eq!(upon(&dir.path().join("gone")).unwrap(), []);
+        assert_eq!(dependents(&dir.path().join("gone")).unwrap(), []);
     }
 }

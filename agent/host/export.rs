@@ -1,9 +1,9 @@
-//! The text of `blkid -o export`.
+//! The output of `blkid -o export`.
 
 use std::collections::BTreeMap;
 
-/// `NAME=value` lines in which what is special to a shell stands behind a backslash. Control characters come as `^X`, so
-/// that a line is always one value, and stay that way.
+/// Parses `NAME=value` lines, in which a backslash precedes characters special to a shell. Control characters stay in blkid's
+/// form, `^X`, so that each line is one value.
 pub fn parse(text: &str) -> BTreeMap<String, String> {
     let unescape = |value: &str| {
         let mut plain = String::new();

@@ -4,24 +4,23 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// Where it begins, and its length.
+/// In bytes.
 const OFFSET: u64 = 1024;
 const LENGTH: usize = 1024;
 const MAGIC: u16 = 0xef53;
 
-/// A superblock, whose fields are read by their offsets. All numbers are little-endian.
-#[derive(Debug)]
+/// A superblock. Fields are read by their offsets; all numbers are little-endian.
 pub struct Superblock([u8; LENGTH]);
 
 impl Superblock {
-    /// Reads it from a device or an image. Through the page cache, which a mounted filesystem keeps up to date.
+    /// Reads from a device or an image, through the page cache, which a mounted filesystem keeps up to date.
     pub fn read(device: &File) -> io::Result<Self> {
         let mut superblock = Superblock([0; LENGTH]);
         device.read_exact_at(&mut superblock.0, OFFSET)?;
         superblock.checked().ok_or_else(|| io::Error::other("no ext4 superblock"))
     }
 
-    /// The one at the head of a disk; none where there is no ext2, ext3 or ext4.
+    /// The superblock in the first 4 KiB of a disk; none without ext2, ext3 or ext4.
     pub fn in_head(head: &[u8]) -> Option<Self> {
         let start = usize::try_from(OFFSET).ok()?;
         Superblock(head.get(start..start + LENGTH)?.try_into().ok()?).checked()
@@ -46,7 +45,7 @@ impl Superblock {
         u32::from(self.short(at + 2)) << 16 | u32::from(self.short(at))
     }
 
-    /// Bytes in a block.
+    /// The size of a block, in bytes.
     pub fn block_size(&self) -> u64 {
         1024 << self.word(0x18).min(6)
     }
@@ -58,7 +57,7 @@ impl Superblock {
         uuid
     }
 
-    /// One with these words and zeros elsewhere.
+    /// A superblock with these words and zeros elsewhere.
     #[cfg(test)]
     pub fn with(words: &[(usize, u32)]) -> Option<Self> {
         let mut superblock = Superblock([0; LENGTH]);

@@ -1,4 +1,4 @@
-//! Making filesystems, and checking those that are there.
+//! Makes filesystems and checks existing ones.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -13,14 +13,14 @@ use crate::config::FileSystemType;
 use crate::failure::{Code, Failure, Named};
 
 /// The program that makes a filesystem of this type.
-fn maker(kind: FileSystemType) -> &'static str {
+fn mkfs_program(kind: FileSystemType) -> &'static str {
     match kind {
         FileSystemType::Xfs => "mkfs.xfs",
         FileSystemType::Ext4 => "mkfs.ext4",
     }
 }
 
-/// The package that has it, in every distribution the agent runs on.
+/// The package with the filesystem's tools, in every distribution that the agent supports.
 pub fn package(kind: FileSystemType) -> &'static str {
     match kind {
         FileSystemType::Xfs => "xfsprogs",
@@ -28,7 +28,7 @@ pub fn package(kind: FileSystemType) -> &'static str {
     }
 }
 
-/// A mkfs that is installed.
+/// An installed mkfs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Maker {
     kind: FileSystemType,
@@ -36,7 +36,7 @@ pub struct Maker {
     version: (u32, u32),
 }
 
-/// Its version, as in `6.1`.
+/// Formats the version, as `6.1`.
 impl fmt::Display for Maker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.version.0, self.version.1)
@@ -44,12 +44,15 @@ impl fmt::Display for Maker {
 }
 
 impl Maker {
-    /// Finds the program and asks for its version.
+    /// Runs `mkfs -V` to get the version.
     pub async fn find(kind: FileSystemType) -> Result<Self, Failure> {
-        let output = command::run(maker(kind), &["-V"], None).await?;
+        let output = command::run(mkfs_program(kind), &["-V"], None).await?;
         let said = command::printed(&output);
         let version = parse_version(&said).ok_or_else(|| {
-            Failure::new(Code::ToolFailed, format!("{} -V does not print a version: {}", maker(kind), said.trim()))
+            Failure::new(
+                Code::ToolFailed,
+                format!("{} -V does not print a version: {}", mkfs_program(kind), said.trim()),
+            )
         })?;
         Ok(Maker { kind, version })
     }
@@ -59,31 +62,29 @@ impl Maker {
         self.kind
     }
 
-    /// Makes a filesystem with this UUID on a device that was proven blank. `lock` is the device's lock, which the child
-    /// inherits. Returns what mkfs ended with and said.
-    ///
-    /// No force option, ever.
+    /// Makes a filesystem with this UUID on a device that was proven blank, never with a force option. The child inherits
+    /// `lock`, the device's lock. Returns mkfs's status and output.
     pub async fn make(&self, device: &Device, lock: &File, uuid: &str) -> Result<Output, Failure> {
         let path = device.path.to_string_lossy();
         let mut arguments = self.options();
         let id = self.uuid_option(uuid);
         arguments.extend([id.0, &id.1, &path]);
-        command::run(maker(self.kind), &arguments, Some(lock)).await
+        command::run(mkfs_program(self.kind), &arguments, Some(lock)).await
     }
 
-    /// What the same mkfs writes on a disk of `size` bytes: a sparse file in memory.
+    /// A sparse file in memory with everything that the same mkfs writes on a disk of `size` bytes.
     ///
-    /// Only ever ext4's. `mkfs.xfs` would write its whole log, gigabytes; and what it leaves is told without.
+    /// For ext4 only: `mkfs.xfs` would write its whole log, gigabytes, and its remains are recognised without a model.
     pub async fn model(&self, size: u64, uuid: &str) -> Result<File, Failure> {
         let what = || format!("making a model of the filesystem in memory ({size} bytes, sparse)");
         let file = File::from(memfd_create("model", MFdFlags::MFD_CLOEXEC).named(what())?);
         file.set_len(size).named(what())?;
         let mut arguments = self.options();
         let id = self.uuid_option(uuid);
-        // It is the child's standard input, and nothing else can be. e2fsprogs before 1.43 asks before it writes to a regular
-        // file, and there is nobody to answer.
+        // The child's only access to the file is its standard input. Without -F, e2fsprogs before 1.43 asks for confirmation
+        // before it writes to a regular file.
         arguments.extend([id.0, &id.1, "-F", "/proc/self/fd/0"]);
-        command::must(maker(self.kind), &arguments, Some(&file)).await?;
+        command::must(mkfs_program(self.kind), &arguments, Some(&file)).await?;
         Ok(file)
     }
 
@@ -94,8 +95,8 @@ impl Maker {
         }
     }
 
-    /// No discard pass: a fresh EBS volume has nothing to discard, and on one made from a snapshot it only takes time. ext4's
-    /// tables are initialised in the background after the mount.
+    /// No discard pass: a fresh EBS volume has nothing to discard, and on a volume from a snapshot discarding only takes time.
+    /// ext4's tables are initialised in the background after the mount.
     ///
     /// What a newer mkfs switches on by itself is left off where an older image's kernel could not mount the result
     /// (docs/facts.md, "What is on a disk"). The floor is Amazon Linux 2's first kernel, 4.14. An option is given only to a
@@ -136,24 +137,24 @@ fn parse_version(text: &str) -> Option<(u32, u32)> {
     })
 }
 
-/// Where the running kernel has a filesystem.
+/// Whether and how the running kernel supports a filesystem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InKernel {
     /// Built in, or loaded.
     Running,
     /// In a module that can be loaded.
     Module,
-    /// Nowhere.
+    /// Unsupported.
     No {
         /// `uname -r`
         release: String,
     },
 }
 
-/// Looks for the filesystem in the running kernel.
+/// Whether the running kernel supports the filesystem.
 pub fn in_kernel(kind: FileSystemType) -> InKernel {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    // The name is the last word: "nodev" may stand before it.
+    // The name is the last word, possibly after "nodev".
     if read("/proc/filesystems").lines().any(|line| line.split_whitespace().last() == Some(kind.as_str())) {
         return InKernel::Running;
     }
@@ -167,15 +168,15 @@ pub fn in_kernel(kind: FileSystemType) -> InKernel {
 /// The package managers that are tried, in this order.
 pub const MANAGERS: [&str; 3] = ["dnf", "yum", "apt-get"];
 
-/// Installs the package that makes this filesystem, with the distribution's own package manager.
+/// Installs the filesystem's tools with the distribution's package manager.
 ///
-/// On a first boot other programs install packages, too (cloud-init, unattended upgrades, SSM): a manager that is locked is
-/// [`Code::InstallerBusy`], for the caller to try again.
+/// On a first boot other programs install packages, too (cloud-init, unattended upgrades, SSM): a locked manager fails with
+/// [`Code::InstallerBusy`], which is retried.
 pub async fn install_maker(kind: FileSystemType) -> Result<(), Failure> {
     let package = package(kind);
     for manager in MANAGERS {
         if manager == "apt-get" {
-            // A fresh image has no package lists. That the manager is missing is said by the next line.
+            // A fresh image has no package lists. The install below reports a missing manager.
             let updated = command::run(manager, &["update", "-q"], None).await;
             if let Ok(output) = updated
                 && let Some(busy) = installer_busy(manager, &output)
@@ -183,7 +184,7 @@ pub async fn install_maker(kind: FileSystemType) -> Result<(), Failure> {
                 return Err(busy);
             }
         }
-        // apt has waited for dpkg's lock by itself since 1.9.11; what an older one does not know it passes over.
+        // Since 1.9.11 apt can wait for dpkg's lock; older versions ignore the option.
         let patience: &[&str] = if manager == "apt-get" { &["-o", "DPkg::Lock::Timeout=10"] } else { &[] };
         let arguments = [patience, &["install", "-y", "-q", package]].concat();
         let output = match command::run(manager, &arguments, None).await {
@@ -197,13 +198,16 @@ pub async fn install_maker(kind: FileSystemType) -> Result<(), Failure> {
             return Err(busy);
         }
         let text =
-            format!("{manager} install -y -q {package} ended with {}: {}", output.status, command::said(&output));
+            format!("{manager} install -y -q {package} ended with {}: {}", output.status, command::last_lines(&output));
         return Err(Failure::new(Code::ToolFailed, text));
     }
-    Err(Failure::new(Code::ToolMissing, format!("{package} cannot be installed: neither dnf, yum nor apt-get is here")))
+    Err(Failure::new(
+        Code::ToolMissing,
+        format!("{package} cannot be installed: neither dnf, yum nor apt-get is installed"),
+    ))
 }
 
-/// What the package managers say when another one is at work: apt ("Could not get lock /var/lib/dpkg/lock-frontend", "Unable to
+/// The messages of package managers while another one is running: apt ("Could not get lock /var/lib/dpkg/lock-frontend", "Unable to
 /// lock directory", "is another process using it?"), dpkg ("dpkg frontend lock was locked by another process"), yum
 /// ("Existing lock /var/run/yum.pid: another copy is running", "yum lockfile is held by", "Another app is currently holding the
 /// yum lock"), dnf ("Failed to obtain the transaction lock", "Waiting for process with pid … to finish"), and rpm beneath them
@@ -225,16 +229,16 @@ fn installer_busy(manager: &str, output: &Output) -> Option<Failure> {
     let text = command::printed(output).to_lowercase();
     let busy = !output.status.success() && LOCK_MESSAGES.iter().any(|message| text.contains(message));
     busy.then(|| {
-        let text = format!("{manager} is locked by another process: {}", command::said(output));
+        let text = format!("{manager} is locked by another process: {}", command::last_lines(output));
         Failure::new(Code::InstallerBusy, text)
     })
 }
 
-/// Checks an ext4 filesystem that is not mounted, and repairs what can be repaired without a question. Never cut off.
+/// Checks an unmounted ext4 and makes the repairs that need no confirmation. Has no time limit: e2fsck must not be interrupted.
 pub async fn check_ext4(device: &Path, lock: &File) -> Result<(), Failure> {
     let path = device.to_string_lossy();
     let output = command::run("e2fsck", &["-p", &path], Some(lock)).await?;
-    let said = command::said(&output);
+    let said = command::last_lines(&output);
     let failed = |what: &str| {
         let text = format!("e2fsck -p {path}: {what}: {said}");
         Err(Failure::new(Code::FilesystemDamaged, text).remedy(format!(
@@ -250,20 +254,21 @@ pub async fn check_ext4(device: &Path, lock: &File) -> Result<(), Failure> {
             Ok(())
         }
         Some(code) => match no_damage(code) {
-            Some(OperationalError::InUse) => {
-                Err(Failure::new(Code::DeviceBusy, format!("e2fsck -p {path}: another program works on it: {said}")))
-            }
+            Some(OperationalError::InUse) => Err(Failure::new(
+                Code::DeviceBusy,
+                format!("e2fsck -p {path}: another program is using the device: {said}"),
+            )),
             Some(OperationalError::UnknownFeature) => {
                 let text = format!("e2fsck -p {path}: this e2fsck is older than the filesystem: {said}");
                 Err(Failure::new(Code::FilesystemTooNew, text))
             }
             None => failed(&exit_mask(code)),
         },
-        None => failed("ended by a signal"),
+        None => failed("killed by a signal"),
     }
 }
 
-/// e2fsck(8): it could not do its work. The filesystem itself may be fine.
+/// e2fsck(8): the check could not be made. The filesystem itself may be fine.
 const OPERATIONAL_ERROR: i32 = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -272,8 +277,8 @@ enum OperationalError {
     UnknownFeature,
 }
 
-/// What e2fsck could not do its work for, where that is no damage (e2fsprogs, `e2fsck/unix.c` and `e2fsck/super.c`). A systemd that
-/// checks the same disk, or a program that has it open exclusively, makes it "in use".
+/// The reason of an operational error, unless it may be damage (e2fsprogs, `e2fsck/unix.c` and `e2fsck/super.c`). A disk is "in
+/// use" while systemd checks it or a program has it open exclusively.
 fn operational_error(output: &Output) -> Option<OperationalError> {
     let text = command::printed(output);
     let says = |lines: &[&str]| text.lines().any(|line| lines.iter().any(|end| line.trim_end().ends_with(end)));
@@ -286,18 +291,18 @@ fn operational_error(output: &Output) -> Option<OperationalError> {
     }
 }
 
-/// Whether a filesystem is complete and without fault.
+/// Whether a filesystem is complete and undamaged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Soundness {
-    /// It is.
+    /// Complete and undamaged.
     Sound,
-    /// It is not, or its log is not replayed; what its checker said.
+    /// Damaged, or with a log that is not replayed; the checker's output.
     Unsound(String),
-    /// Its checker is missing, did not come to an end, or said nothing; which proves nothing.
+    /// The checker is missing, did not finish, or printed nothing, which proves nothing.
     Unknown(String),
 }
 
-/// Asks the filesystem's checker. Looks only.
+/// Runs the filesystem's checker in read-only mode.
 pub async fn soundness(kind: FileSystemType, device: &Device) -> Result<Soundness, Failure> {
     let path = device.path.to_string_lossy();
     let (program, option) = match kind {
@@ -305,16 +310,16 @@ pub async fn soundness(kind: FileSystemType, device: &Device) -> Result<Soundnes
         FileSystemType::Ext4 => ("e2fsck", "-fn"),
     };
     let output = match command::run_on_disk(program, &[option, &path], &device.path).await {
-        // Also where it takes too long: a large filesystem is not read in a minute.
+        // DeviceUnreadable is also the time limit: reading a large filesystem takes more than a minute.
         Err(failure) if [Code::ToolMissing, Code::ToolFailed, Code::DeviceUnreadable].contains(&failure.code) => {
             return Ok(Soundness::Unknown(format!("{failure} (package {})", package(kind))));
         }
         result => result?,
     };
-    let said = format!("{program} {option}: {}: {}", output.status, command::said(&output));
+    let said = format!("{program} {option}: {}: {}", output.status, command::last_lines(&output));
     let silent = command::printed(&output).trim().is_empty();
     Ok(match output.status.code() {
-        // Both name what they go through, also where nothing is wrong.
+        // Both checkers print their phases even without a finding.
         _ if silent => Soundness::Unknown(said),
         Some(0) => Soundness::Sound,
         Some(_) => Soundness::Unsound(said),
@@ -342,7 +347,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_read_from_what_the_programs_say() {
+    fn versions_are_read_from_the_programs_output() {
         assert_eq!(parse_version("mkfs.xfs version 6.1.0\n"), Some((6, 1)));
         assert_eq!(parse_version("mke2fs 1.47.0 (5-Feb-2023)\n\tUsing EXT2FS Library version 1.47.0"), Some((1, 47)));
         assert_eq!(parse_version("mke2fs 1.42.9 (28-Dec-2013)"), Some((1, 42)));
@@ -363,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_locked_package_manager_is_told_from_one_that_fails() {
+    fn a_locked_package_manager_is_distinguished_from_a_failing_one() {
         use std::os::unix::process::ExitStatusExt;
         let output = |code: i32, text: &str| Output {
             status: std::process::ExitStatus::from_raw(code << 8),

@@ -1,4 +1,4 @@
-//! Process groups: what a hook started, ended as a whole.
+//! Process groups: everything that a hook started, ended together.
 
 use std::fs;
 use std::time::Duration;
@@ -10,21 +10,21 @@ use tokio::time::{Instant, sleep};
 
 use super::process;
 
-/// Between TERM and KILL.
+/// The time between SIGTERM and SIGKILL.
 pub const GRACE: Duration = Duration::from_secs(5);
 
-/// When a process started, in clock ticks since boot (proc(5), field 22 of stat); none where it is gone.
+/// A process's start in clock ticks since boot (proc(5), field 22 of stat); none if the process is gone.
 pub fn start_time(pid: i32) -> Option<u64> {
     process::stat(pid)?.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
-/// Whether this can be the group of a hook, by its number alone. To kill(2) 0 and 1 stand for the caller's own group and for
-/// every process, and a negative number for another one; none of these, nor the agent's own group, is ever signalled.
+/// Whether the number can be a hook's group. To kill(2) 0 means the caller's group, 1 every process, and a negative number
+/// another group; none of these, nor the agent's own group, is ever signalled.
 pub fn may_be_signalled(group: i32) -> bool {
     group > 1 && group != getpgrp().as_raw()
 }
 
-/// Whether a group has members that are more than zombies: one that nobody reaps would keep it for ever.
+/// Whether a group has members other than zombies: a zombie that is never reaped would keep the group for ever.
 fn is_alive(group: i32) -> bool {
     if killpg(Pid::from_raw(group), None) == Err(Errno::ESRCH) {
         return false;
@@ -37,13 +37,13 @@ fn is_alive(group: i32) -> bool {
     })
 }
 
-/// Ends a whole process group: TERM, and after [`GRACE`] KILL.
+/// Ends a process group: SIGTERM, and SIGKILL after [`GRACE`].
 pub async fn end(group: i32) {
     if !may_be_signalled(group) {
         return;
     }
     let pid = Pid::from_raw(group);
-    // A group that is gone already is what is wanted.
+    // Fails if the group is already gone.
     let _ = killpg(pid, Signal::SIGTERM);
     let kill_at = Instant::now() + GRACE;
     while is_alive(group) {
@@ -54,8 +54,8 @@ pub async fn end(group: i32) {
     }
 }
 
-/// Whether the group that was led by a process started at `started` still has members. A group's id is not given out again
-/// while it has any, so without its leader it can be no other.
+/// Whether the group whose leader started at `started` still has members. The kernel does not reuse a group's id while the
+/// group has members, so a group without its leader is the same one.
 pub fn survives(group: i32, started: u64) -> bool {
     if !may_be_signalled(group) {
         return false;
@@ -75,7 +75,7 @@ mod tests {
         let own = getpgrp().as_raw();
         for group in [i32::MIN, -own, -1, 0, 1, own] {
             assert!(!may_be_signalled(group), "{group}");
-            // Whether the start time is that of a living process or not.
+            // With the start time of a living process and without.
             for started in [0, start_time(group).unwrap_or(1)] {
                 assert!(!survives(group, started), "{group} {started}");
             }

@@ -1,4 +1,4 @@
-//! The file with all that the hooks print, bounded in size.
+//! The log file of the hooks' output, bounded in size.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -10,41 +10,40 @@ use nix::fcntl::OFlag;
 
 /// The file's name in the state directory.
 const FILE: &str = "hooks.log";
-/// The name of the one before it.
+/// The rotated file's name.
 const OLD: &str = "hooks.log.1";
 
-/// A file that would become larger than this is rotated.
+/// The size at which the file is rotated, in bytes.
 pub const ROTATED_AT: u64 = 8 << 20;
 
-/// How much is kept in memory while the file takes nothing, in bytes.
-const HELD: usize = 1 << 20;
+/// The most that is buffered while the file cannot be written, in bytes.
+const BUFFER_LIMIT: usize = 1 << 20;
 
-/// A line longer than this is logged in pieces, in bytes.
+/// Lines longer than this are logged in pieces, in bytes.
 pub const LINE: usize = 4096;
 
-/// Where all that the hooks print is found.
+/// The log's path.
 pub fn path(state_dir: &Path) -> PathBuf {
     state_dir.join(FILE)
 }
 
-/// Several processes append to the file and rotate it at the same time, each with a value of this type.
+/// The log as one of the processes that append to it and rotate it concurrently.
 ///
-/// The file is opened for each write: one that was rotated, removed or replaced meanwhile is never written to by mistake. Lines
-/// that the file does not take (a full disk, a directory that is gone) are held, and those beyond 1 MiB are counted; both
-/// are written once that is possible.
+/// The file is opened for each write, so that a rotated, removed or replaced file is never written to by mistake. While it cannot
+/// be written (a full disk, a missing directory), lines are buffered up to 1 MiB and those beyond are counted; the buffer and
+/// the count are written as soon as possible.
 #[derive(Debug)]
 pub struct HookLog {
     path: PathBuf,
     old: PathBuf,
     step: String,
     rotated_at: u64,
-    held: Vec<u8>,
-    /// The last write failed.
-    is_stuck: bool,
+    buffer: Vec<u8>,
+    last_write_failed: bool,
     lost: Lost,
 }
 
-/// Lines that are in no file.
+/// Counts lines that did not fit into the buffer.
 #[derive(Debug, Default)]
 struct Lost {
     lines: u64,
@@ -60,15 +59,15 @@ impl HookLog {
             old: state_dir.join(OLD),
             step: step.to_owned(),
             rotated_at,
-            held: Vec::new(),
-            is_stuck: false,
+            buffer: Vec::new(),
+            last_write_failed: false,
             lost: Lost::default(),
         }
     }
 
-    /// Takes a line, which [`HookLog::flush`] writes.
+    /// Buffers a line, which [`HookLog::flush`] writes.
     pub fn add(&mut self, line: &[u8]) {
-        if self.is_stuck && self.held.len() + line.len() > HELD {
+        if self.last_write_failed && self.buffer.len() + line.len() > BUFFER_LIMIT {
             self.lost.lines += 1;
             self.lost.bytes += line.len() as u64;
         } else {
@@ -78,17 +77,17 @@ impl HookLog {
 
     fn record(&mut self, line: &[u8]) {
         let time = humantime::format_rfc3339_millis(SystemTime::now());
-        self.held.extend_from_slice(format!("{time} {}: ", self.step).as_bytes());
-        self.held.extend_from_slice(line);
-        self.held.push(b'\n');
+        self.buffer.extend_from_slice(format!("{time} {}: ", self.step).as_bytes());
+        self.buffer.extend_from_slice(line);
+        self.buffer.push(b'\n');
     }
 
-    /// Whether the file does not have everything yet.
+    /// Whether some output is not in the file yet.
     pub fn is_behind(&self) -> bool {
-        !self.held.is_empty() || self.lost.lines > 0
+        !self.buffer.is_empty() || self.lost.lines > 0
     }
 
-    /// Writes what was added, where the file takes it.
+    /// Tries to write all added lines.
     pub fn flush(&mut self) -> io::Result<()> {
         let mut result = self.write();
         if result.is_ok() && self.lost.lines > 0 {
@@ -96,26 +95,26 @@ impl HookLog {
             self.record(format!("[{lines} lines ({bytes} bytes) are missing here: {why}]").as_bytes());
             result = self.write();
         }
-        self.is_stuck = result.is_err();
+        self.last_write_failed = result.is_err();
         result.inspect_err(|error| self.lost.why = error.to_string())
     }
 
     fn write(&mut self) -> io::Result<()> {
-        while !self.held.is_empty() {
+        while !self.buffer.is_empty() {
             let mut file = self.open()?;
             let before = file.metadata()?;
             if !before.is_file() {
                 return Err(io::Error::other("not a regular file"));
             }
-            if before.len() > 0 && before.len() + self.held.len() as u64 > self.rotated_at && self.rotate(&file)? {
+            if before.len() > 0 && before.len() + self.buffer.len() as u64 > self.rotated_at && self.rotate(&file)? {
                 continue;
             }
-            // With O_APPEND one write is in one piece, whoever else writes.
-            match file.write(&self.held) {
-                // Rotated away and removed since it was opened: nobody would find it there.
+            // O_APPEND keeps one write contiguous among concurrent writers.
+            match file.write(&self.buffer) {
+                // Rotated and removed since it was opened: the lines must go into the new file.
                 Ok(_) if file.metadata()?.nlink() == 0 => {}
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => drop(self.held.drain(..written)),
+                Ok(written) => drop(self.buffer.drain(..written)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -124,12 +123,12 @@ impl HookLog {
     }
 
     fn open(&self) -> io::Result<File> {
-        // O_NONBLOCK: a FIFO in its place must not hold the reader up.
+        // O_NONBLOCK: a FIFO in the file's place must not block the reader.
         let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags.bits()).open(&self.path)
     }
 
-    /// Makes room for a new file in this one's place. False where another process is doing that right now.
+    /// Renames the file away. False while another process is rotating it.
     fn rotate(&self, file: &File) -> io::Result<bool> {
         match file.try_lock() {
             Ok(()) => {}
@@ -141,7 +140,7 @@ impl HookLog {
             Ok(current) if (current.dev(), current.ino()) == (opened.dev(), opened.ino()) => {
                 fs::rename(&self.path, &self.old)?;
             }
-            // Another process has rotated it since it was opened.
+            // Rotated by another process since it was opened.
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
@@ -150,14 +149,14 @@ impl HookLog {
     }
 }
 
-/// Makes lines of bytes as they come.
+/// Splits a stream of bytes into lines.
 #[derive(Debug, Default)]
 pub struct Lines {
     partial: Vec<u8>,
 }
 
 impl Lines {
-    /// Passes on each line that is complete, without its newline, and each piece of one longer than [`LINE`].
+    /// Passes on each complete line, without its newline, and each piece of a line longer than [`LINE`].
     pub fn push(&mut self, bytes: &[u8], mut line: impl FnMut(&[u8])) {
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
             let (text, complete) = part.strip_suffix(b"\n").map_or((part, false), |text| (text, true));
@@ -174,7 +173,7 @@ impl Lines {
         }
     }
 
-    /// Passes on a last line that has no newline.
+    /// Passes on a last line without a newline.
     pub fn end(&mut self, mut line: impl FnMut(&[u8])) {
         if !self.partial.is_empty() {
             line(&self.partial);
@@ -183,10 +182,10 @@ impl Lines {
     }
 }
 
-/// Where the last character ends that is complete in `piece`, if a character reaches over its end.
+/// The end of the last complete character of `piece`.
 fn boundary(piece: &[u8]) -> usize {
     let begins_a_character = |start: &usize| match str::from_utf8(&piece[*start..]) {
-        // Without a length: more bytes could still make it valid.
+        // An error without a length is an incomplete character, not an invalid one.
         Err(error) => error.valid_up_to() == 0 && error.error_len().is_none(),
         Ok(_) => false,
     };
@@ -254,8 +253,8 @@ mod tests {
             let record = "2026-01-01T00:00:00.000Z step-0: line 10000\n".len();
             let total = batches.iter().flatten().sum::<usize>() * record;
             let largest = batches.iter().flatten().max().unwrap() * record;
-            // Never twice: the second rotation removes what the first has kept. It would need more than the limit before each of two
-            // batches, and the first of these counts in both.
+            // A second rotation would remove the file of the first. It would need more than the limit before each of two batches, and
+            // the first of these counts in both.
             let limit = u64::try_from((total + largest).div_ceil(2)).unwrap();
             thread::scope(|scope| {
                 for (number, batches) in batches.iter().enumerate() {
@@ -320,7 +319,7 @@ mod tests {
         fs::rename(path(dir.path()), dir.path().join("moved")).unwrap();
         write("three").unwrap();
         assert_eq!(logged(dir.path()), ["configure: three"]);
-        // What is no file takes nothing, and holds nothing up.
+        // A FIFO or a directory in its place fails at once.
         fs::remove_file(path(dir.path())).unwrap();
         nix::unistd::mkfifo(&path(dir.path()), nix::sys::stat::Mode::S_IRWXU).unwrap();
         write("four").unwrap_err();
@@ -333,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_beyond_what_is_held_are_counted_and_said() {
+    fn lines_beyond_the_buffer_are_counted_and_reported() {
         let dir = tempfile::tempdir().unwrap();
         let state_dir = dir.path().join("state");
         let mut log = HookLog::new(&state_dir, "configure", ROTATED_AT);

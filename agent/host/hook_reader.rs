@@ -1,14 +1,14 @@
-//! The reader of a hook's output: a process that stays as long as anything that the hook started can print.
+//! The reader of a hook's output: a process that lives until every process that the hook started has closed the output.
 //!
 //! A pipe whose only reader is the agent breaks when the agent ends, and SIGPIPE then ends whatever prints into it. The pipe
 //! therefore belongs to a child process of this binary ([`read_stdin`]), which outlives both the hook and the agent. Each line
 //! goes into the file first ([`HookLog`]) and then to the agent over a socket, so that a kill of the agent loses no line. Neither
-//! a file that takes nothing nor an agent that does not listen keeps the process from reading.
+//! a file that cannot be written nor an agent that does not read keeps the process from reading the pipe.
 //!
-//! The hook's last words may still be on their way when its shell has ended, as with `exec > >(tee FILE)`. The agent then
-//! sends a [`Patience`], and the reader passes on what comes within it. What comes later is in the file alone.
+//! When the hook's shell ends, its last output may still be in transit, as with `exec > >(tee FILE)`. The agent then sends a
+//! [`Drain`], and the reader passes on the output within its time; later output is only in the file.
 //!
-//! Both ends stand in one file, because what one sends is what the other expects.
+//! Both ends are in one file, because each parses what the other sends.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -35,88 +35,86 @@ use crate::failure::{Code, Failure, Named};
 /// The hidden command that makes this binary the reader.
 pub const READER: &str = "read-hook";
 
-/// What the reader says first: it reads from now on.
+/// The reader's first byte to the agent: it has started reading.
 const READY: u8 = b'\n';
 
-/// How long the reader may take to start, on a machine that is very busy.
-const STARTING: Duration = Duration::from_secs(30);
+/// The time limit for the reader's start, generous for a very busy machine.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How much longer than the reader's own time the agent waits for the last words.
+/// How much longer than the reader's own time limit the agent waits for the last output.
 const MARGIN: Duration = Duration::from_secs(3);
 
-/// How much is kept for an agent that is slower than the hook, in bytes.
+/// The most that is queued for an agent slower than the hook, in bytes.
 const QUEUE: usize = 256 << 10;
 
-/// An agent that has read nothing for so long, while the queue is full, misses the oldest lines.
-const STALLED: Duration = Duration::from_secs(1);
+/// Once an agent has read nothing for this long while the queue is full, the oldest lines are dropped.
+const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often a file that took nothing is tried again.
-const AGAIN: Duration = Duration::from_secs(1);
+/// The time between attempts to write a file that cannot be written.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long that is tried after the last line.
-const LAST_TRIES: Duration = Duration::from_secs(10);
+/// How long these attempts continue after the last line.
+const FINAL_RETRIES: Duration = Duration::from_secs(10);
 
-/// How long what a hook prints is still passed on to the agent once its shell has ended.
+/// How long a hook's output is still passed on to the agent after its shell has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
-    /// The hook succeeded: hardly longer than what is there takes. A child that keeps the output open is nothing to wait for.
+pub enum Drain {
+    /// After a success: just long enough for output already written. A child that keeps the output open is not waited for.
     Short,
-    /// The hook failed: what it printed last says why.
+    /// After a failure: the last output says why.
     Long,
 }
 
-impl Patience {
-    fn word(self) -> u8 {
+impl Drain {
+    fn byte(self) -> u8 {
         match self {
-            Patience::Short => b's',
-            Patience::Long => b'l',
+            Drain::Short => b's',
+            Drain::Long => b'l',
         }
     }
 
-    fn of(word: u8) -> Self {
-        if word == Patience::Short.word() { Patience::Short } else { Patience::Long }
+    fn of(byte: u8) -> Self {
+        if byte == Drain::Short.byte() { Drain::Short } else { Drain::Long }
     }
 
-    /// Until nothing more has come for so long.
+    /// Passing on ends after this long without output, …
     fn quiet(self) -> Duration {
         match self {
-            Patience::Short => Duration::from_millis(50),
-            Patience::Long => Duration::from_millis(500),
+            Drain::Short => Duration::from_millis(50),
+            Drain::Long => Duration::from_millis(500),
         }
     }
 
-    /// In all.
+    /// … and at the latest after this long.
     fn total(self) -> Duration {
         match self {
-            Patience::Short => Duration::from_millis(200),
-            Patience::Long => Duration::from_secs(2),
+            Drain::Short => Duration::from_millis(200),
+            Drain::Long => Duration::from_secs(2),
         }
     }
 }
 
 /// The agent's end of a hook's output.
-#[derive(Debug)]
 pub struct Output {
     socket: UnixStream,
     open: bool,
 }
 
 impl Output {
-    /// Starts a reader that appends to the log in `state_dir`, and returns what it passes on and the end of the pipe that is
-    /// for the hook.
+    /// Starts a reader that appends to the log in `state_dir`. Returns its output and the hook's end of the pipe.
     pub async fn start(state_dir: &Path, step: &'static str) -> Result<(Self, io::PipeWriter), Failure> {
         let what = "the process that reads the hook's output";
         let log = hook_log::path(state_dir);
         let no_reader = |text: String| {
             Failure::new(Code::ToolFailed, text).remedy(
-                "the hook was not called; see what stopped the process (dmesg: out of memory?), then: node-agent retry",
+                "the hook was not called; find out what ended the process (dmesg: out of memory?), then: node-agent retry",
             )
         };
         let (output, writer) = io::pipe().named("a pipe for the hook")?;
         let (ours, theirs) = Socket::pair().named("a socket for the hook's output")?;
         ours.set_nonblocking(true).named("a socket for the hook's output")?;
         let mut socket = UnixStream::from_std(ours).named("a socket for the hook's output")?;
-        let mut child = command::ourselves(READER)
+        let mut child = command::own_program(READER)
             .arg(state_dir)
             .arg(step)
             .env_clear()
@@ -126,14 +124,14 @@ impl Output {
             .stderr(Stdio::null())
             .spawn()
             .named(format_args!("starting {what}"))?;
-        match timeout(STARTING, socket.read_u8()).await {
+        match timeout(START_TIMEOUT, socket.read_u8()).await {
             Ok(Ok(READY)) => {}
             Ok(_) => {
                 let status = child.wait().await.named(what)?;
                 return Err(no_reader(format!("{what} ended at once with {status}")));
             }
             Err(_) => {
-                return Err(no_reader(format!("{what} has not started within {} s", STARTING.as_secs())));
+                return Err(no_reader(format!("{what} has not started within {} s", START_TIMEOUT.as_secs())));
             }
         }
         tokio::spawn(async move {
@@ -148,14 +146,14 @@ impl Output {
         Ok((Output { socket, open: true }, writer))
     }
 
-    /// Waits until there is something to read. Never, once all is read.
+    /// Waits until output can be read; for ever after its end.
     pub async fn readable(&self) {
         if !self.open || self.socket.readable().await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 
-    /// Reads what is there, though not without end. False once there is nothing more to come.
+    /// Reads available output, a bounded amount per call. False at its end.
     pub async fn take(&mut self, mut bytes: impl FnMut(&[u8])) -> bool {
         let mut buffer = [0_u8; 4096];
         // Bounded, so that endless output cannot hold up a deadline.
@@ -166,20 +164,20 @@ impl Output {
             match self.socket.try_read(&mut buffer) {
                 Ok(got) if got > 0 => bytes(&buffer[..got]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // The reader's end, also where somebody has killed it.
+                // The reader has ended or was killed.
                 Ok(_) | Err(_) => self.open = false,
             }
         }
-        // The runtime looks at clocks and signals only when its one thread is given back.
+        // The single-threaded runtime handles timers and signals only between tasks.
         yield_now().await;
         self.open
     }
 
-    /// Reads the rest, once the hook's shell has ended.
-    pub async fn finish(&mut self, patience: Patience, mut bytes: impl FnMut(&[u8])) {
-        let end = tokio::time::Instant::now() + patience.total() + MARGIN;
-        // A reader that has ended already needs no word.
-        let _ = self.socket.try_write(&[patience.word()]);
+    /// Reads the rest after the hook's shell has ended.
+    pub async fn finish(&mut self, drain: Drain, mut bytes: impl FnMut(&[u8])) {
+        let end = tokio::time::Instant::now() + drain.total() + MARGIN;
+        // Fails if the reader has already ended.
+        let _ = self.socket.try_write(&[drain.byte()]);
         let _ = self.socket.shutdown().await;
         while self.take(&mut bytes).await {
             tokio::select! {
@@ -191,9 +189,9 @@ impl Output {
     }
 }
 
-/// The child's part: reads the pipe that is the standard input to its end. The standard output is the socket to the agent.
+/// The child process: reads the pipe on standard input to its end. Standard output is the socket to the agent.
 pub fn read_stdin(state_dir: &Path, step: &str) -> io::Result<()> {
-    // A stop of the agent or of the machine is for those who print: their last words are still read.
+    // Signals that stop the agent or the machine are for the printing processes: their last output is still read.
     SigSet::all().thread_block()?;
     let mut output = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let socket = Socket::from(io::stdout().as_fd().try_clone_to_owned()?);
@@ -204,11 +202,10 @@ pub fn read_stdin(state_dir: &Path, step: &str) -> io::Result<()> {
     agent.queue.push_back(READY);
     agent.send();
     let mut buffer = vec![0; 64 << 10];
-    // Once the output has ended: when.
-    let mut ended = None;
+    let mut ended: Option<Instant> = None;
     loop {
-        let reading = ended.is_none() && !agent.holds_up();
-        let tick = if log.is_behind() { Some(AGAIN) } else { None };
+        let reading = ended.is_none() && !agent.blocks_hook();
+        let tick = if log.is_behind() { Some(RETRY_INTERVAL) } else { None };
         let (ready, event) = wait(reading.then_some(&output), &agent, tick.into_iter().chain(agent.tick()).min())?;
         if ready {
             let got = match output.read(&mut buffer) {
@@ -223,25 +220,25 @@ pub fn read_stdin(state_dir: &Path, step: &str) -> io::Result<()> {
             }
             agent.add(&buffer[..got]);
         }
-        // Before the agent hears of it.
+        // The file comes before the agent.
         let flushed = log.flush();
         agent.handle(event, ended.is_some(), reading && !ready);
         if let Some(ended) = ended
             && agent.is_done()
-            && (flushed.is_ok() || ended.elapsed() >= LAST_TRIES)
+            && (flushed.is_ok() || ended.elapsed() >= FINAL_RETRIES)
         {
             return flushed;
         }
     }
 }
 
-/// Waits for output, for the agent, or for the time to pass. Returns whether there is output, and what became of the agent.
+/// Waits for output, for the agent, or until `tick` has passed. Returns whether there is output, and the agent's events.
 fn wait(output: Option<&File>, agent: &Agent, tick: Option<Duration>) -> io::Result<(bool, PollFlags)> {
     let output = output.map(|output| PollFd::new(output.as_fd(), PollFlags::POLLIN));
     let agent = agent.socket.as_ref().map(|socket| PollFd::new(socket.as_fd(), agent.interest()));
     let has_output = output.is_some();
     let mut fds: Vec<PollFd<'_>> = output.into_iter().chain(agent).collect();
-    // Rounded up: a time that is almost over must not become a busy loop.
+    // Rounded up, so that a remainder below 1 ms does not become a busy loop.
     let tick = tick.map(|tick| PollTimeout::try_from(tick + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX));
     while let Err(errno) = poll(&mut fds, tick.unwrap_or(PollTimeout::NONE)) {
         if errno != Errno::EINTR {
@@ -253,24 +250,23 @@ fn wait(output: Option<&File>, agent: &Agent, tick: Option<Duration>) -> io::Res
     Ok((output.iter().any(|events| !events.is_empty()), agent.first().copied().unwrap_or(PollFlags::empty())))
 }
 
-/// The agent, as its reader sees it.
+/// The reader's connection to the agent.
 struct Agent {
-    /// None once the agent is gone or has all that is for it.
+    /// None once the agent is gone or has received everything.
     socket: Option<Socket>,
     queue: VecDeque<u8>,
-    /// When the agent last read something, or had nothing to read.
+    /// When the agent last read, or the queue was last empty.
     progress: Instant,
-    /// It did not read in time: it misses lines, rather than holding up the hook.
+    /// The agent did not read in time: lines are dropped instead of blocking the hook.
     is_stalled: bool,
-    /// How many bytes it misses at the head of the queue.
+    /// Bytes dropped at the head of the queue.
     skipped: usize,
-    /// The last byte sent.
-    last: u8,
-    /// It sent its word: the hook's shell has ended.
-    patience: Option<(Patience, Instant)>,
-    /// When the last output came.
+    last_sent: u8,
+    /// When the hook's shell has ended, and how long its output is still passed on.
+    drain: Option<(Drain, Instant)>,
+    /// When the last output was read.
     latest: Instant,
-    /// Nothing is added any more.
+    /// No more output is queued.
     is_closing: bool,
 }
 
@@ -282,8 +278,8 @@ impl Agent {
             progress: Instant::now(),
             is_stalled: false,
             skipped: 0,
-            last: READY,
-            patience: None,
+            last_sent: READY,
+            drain: None,
             latest: Instant::now(),
             is_closing: false,
         }
@@ -295,23 +291,23 @@ impl Agent {
 
     fn interest(&self) -> PollFlags {
         let mut interest = PollFlags::empty();
-        interest.set(PollFlags::POLLIN, self.patience.is_none());
+        interest.set(PollFlags::POLLIN, self.drain.is_none());
         interest.set(PollFlags::POLLOUT, !self.queue.is_empty());
         interest
     }
 
-    /// Whether the hook has to wait for the agent, as long as that makes progress.
-    fn holds_up(&self) -> bool {
+    /// Whether the hook must wait for an agent that is slow, but makes progress.
+    fn blocks_hook(&self) -> bool {
         self.socket.is_some() && !self.is_stalled && !self.is_closing && self.queue.len() >= QUEUE
     }
 
-    /// After how long [`Agent::handle`] has something to do without any event.
+    /// The time until [`Agent::handle`] must be called even without an event.
     fn tick(&self) -> Option<Duration> {
         self.socket.as_ref()?;
-        let stall = self.holds_up().then(|| self.progress + STALLED);
-        let close = self.patience.filter(|_| !self.is_closing).map(|(patience, since)| {
-            let total = since + patience.total();
-            if self.holds_up() { total } else { total.min(since.max(self.latest) + patience.quiet()) }
+        let stall = self.blocks_hook().then(|| self.progress + STALL_TIMEOUT);
+        let close = self.drain.filter(|_| !self.is_closing).map(|(drain, since)| {
+            let total = since + drain.total();
+            if self.blocks_hook() { total } else { total.min(since.max(self.latest) + drain.quiet()) }
         });
         let next = stall.into_iter().chain(close).min()?;
         Some(next.saturating_duration_since(Instant::now()))
@@ -327,56 +323,55 @@ impl Agent {
         }
         self.queue.extend(bytes);
         if self.is_stalled && self.queue.len() > QUEUE {
-            self.skip();
+            self.drop_oldest();
         }
     }
 
     /// Drops the older half of the queue, up to the end of a line.
-    fn skip(&mut self) {
+    fn drop_oldest(&mut self) {
         let half = self.queue.len() - QUEUE / 2;
         let to_line = self.queue.iter().skip(half).position(|byte| *byte == b'\n').map_or(half, |at| half + at + 1);
         self.queue.drain(..to_line);
         self.skipped += to_line;
     }
 
-    /// Sends what is due, and finds out whether more will be. `has_ended`: no more output can come. `is_quiet`: there was none
-    /// just now.
+    /// Receives, sends, and decides whether to close. `has_ended`: no more output can come. `is_quiet`: there was none just now.
     fn handle(&mut self, event: PollFlags, has_ended: bool, is_quiet: bool) {
         if event.intersects(PollFlags::POLLHUP | PollFlags::POLLERR) {
             self.socket = None;
         }
         if event.contains(PollFlags::POLLIN) {
-            self.hear();
+            self.receive();
         }
-        // Inserted into a queue that is not sent right now, the notice of what is missing could itself be skipped.
+        // The notice of dropped bytes is queued only right before it can be sent; otherwise it could itself be dropped.
         if self.skipped == 0 || event.contains(PollFlags::POLLOUT) {
             self.send();
         }
-        if self.holds_up() && self.progress.elapsed() >= STALLED {
+        if self.blocks_hook() && self.progress.elapsed() >= STALL_TIMEOUT {
             self.is_stalled = true;
-            self.skip();
+            self.drop_oldest();
         }
-        if let Some((patience, since)) = self.patience {
-            let quiet = is_quiet && since.max(self.latest).elapsed() >= patience.quiet();
-            self.is_closing |= quiet || since.elapsed() >= patience.total();
+        if let Some((drain, since)) = self.drain {
+            let quiet = is_quiet && since.max(self.latest).elapsed() >= drain.quiet();
+            self.is_closing |= quiet || since.elapsed() >= drain.total();
         }
         self.is_closing |= has_ended;
         if self.is_closing
             && self.queue.is_empty()
             && let Some(socket) = self.socket.take()
         {
-            // The standard output is another descriptor of the same socket.
+            // Standard output is another descriptor of the same socket.
             let _ = socket.shutdown(Shutdown::Both);
         }
     }
 
-    fn hear(&mut self) {
-        let mut word = [0];
+    fn receive(&mut self) {
+        let mut byte = [0];
         let Some(mut socket) = self.socket.as_ref() else { return };
-        match socket.read(&mut word) {
-            // Without a word: it has no more to say.
-            Ok(0) => self.patience = Some((Patience::Short, Instant::now())),
-            Ok(_) => self.patience = Some((Patience::of(word[0]), Instant::now())),
+        match socket.read(&mut byte) {
+            // Closed without a byte.
+            Ok(0) => self.drain = Some((Drain::Short, Instant::now())),
+            Ok(_) => self.drain = Some((Drain::of(byte[0]), Instant::now())),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(_) => self.socket = None,
         }
@@ -385,7 +380,7 @@ impl Agent {
     fn send(&mut self) {
         let Some(mut socket) = self.socket.as_ref() else { return };
         if self.skipped > 0 {
-            let newline = if self.last == b'\n' { "" } else { "\n" };
+            let newline = if self.last_sent == b'\n' { "" } else { "\n" };
             let notice = format!("{newline}[{} bytes are only in the file]\n", self.skipped);
             for byte in notice.bytes().rev() {
                 self.queue.push_front(byte);
@@ -397,7 +392,7 @@ impl Agent {
             match socket.write(head) {
                 Ok(0) => break,
                 Ok(sent) => {
-                    self.last = head[sent - 1];
+                    self.last_sent = head[sent - 1];
                     self.queue.drain(..sent);
                     self.progress = Instant::now();
                 }

@@ -40,35 +40,35 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::failure::{Failure, Named};
 
-/// Which file a path leads to, by its device and inode: two paths with the same lead to the same file.
+/// The device and inode of the file at `path`; equal for two paths that lead to the same file.
 pub fn file_id(path: impl AsRef<Path>) -> io::Result<(u64, u64)> {
     fs::metadata(path).map(|meta| (meta.dev(), meta.ino()))
 }
 
 /// This boot's id.
 pub fn boot_id() -> Result<String, Failure> {
-    of_kernel("/proc/sys/kernel/random/boot_id")
+    read_trimmed("/proc/sys/kernel/random/boot_id")
 }
 
 /// A new UUID, drawn by the kernel.
 pub fn random_uuid() -> Result<String, Failure> {
-    of_kernel("/proc/sys/kernel/random/uuid")
+    read_trimmed("/proc/sys/kernel/random/uuid")
 }
 
-fn of_kernel(path: &str) -> Result<String, Failure> {
+fn read_trimmed(path: &str) -> Result<String, Failure> {
     Ok(fs::read_to_string(path).named(format_args!("reading {path}"))?.trim().to_owned())
 }
 
-/// How long ago this boot began, sleep included. No step of the wall clock changes it.
+/// The time since this boot began, suspended time included; steps of the wall clock do not change it.
 pub fn since_boot() -> Duration {
     // The call cannot fail: every kernel that the agent runs on has this clock.
     clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
 }
 
-/// The instance's id as the machine itself has it, without asking anybody: Nitro hypervisors write it into the board's asset
-/// tag (EC2 user guide, "Detect whether a host is an EC2 instance"). None on other machines.
+/// The instance's id without any network request: Nitro hypervisors write it into the board's asset tag (EC2 user guide,
+/// "Detect whether a host is an EC2 instance"). None on other machines.
 pub fn instance_id() -> Option<String> {
-    // The path that the guide names, and the one by the class of the device.
+    // The path that the guide names, then the path by device class.
     let tag = fs::read_to_string("/sys/devices/virtual/dmi/id/board_asset_tag")
         .or_else(|_| fs::read_to_string("/sys/class/dmi/id/board_asset_tag"))
         .ok()?;

@@ -1,9 +1,9 @@
-//! Mounting, and what is mounted.
+//! Mounts filesystems and inspects mounts.
 //!
-//! mount(8) does the mounting, not mount(2): the next boot's mount is made by it, from systemd's mount unit or by
-//! `mount -a`, and only one reader of the options gives both mounts the same flags. It is in the package that has `blkid`,
-//! and systemd mounts nothing without it. `expected` is not a second reader: it decides nothing about a fresh mount, and
-//! only says whether a mount that was there before carries the flags every mount(8) gives these options.
+//! The agent runs mount(8) instead of mount(2), because mount(8) also makes the next boot's mount, from systemd's mount unit or by
+//! `mount -a`, and one parser of the options gives both mounts the same flags. It is in the same package as `blkid`, and
+//! systemd mounts nothing without it. `expected` is not a second parser: it does not influence a fresh mount, and only tells
+//! whether an existing mount has the flags that every mount(8) gives these options.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,54 +17,54 @@ use super::command;
 use super::mountinfo::{self, Mounted};
 use crate::failure::{Code, Failure, Named};
 
-/// What is mounted at `path` now: the topmost mount.
+/// The topmost mount at `path`.
 pub fn at(path: &Path) -> Result<Option<Mounted>, Failure> {
     Ok(all()?.into_iter().rev().find(|mount| mount.mount_point == path))
 }
 
-/// Everywhere a device is mounted.
+/// All mounts of a device.
 pub fn of_device(device: u64) -> Result<Vec<Mounted>, Failure> {
     Ok(all()?.into_iter().filter(|mount| mount.device == device).collect())
 }
 
-/// All mounts of this process's namespace, in the order in which they lie upon each other.
+/// All mounts of this process's namespace, lower ones first.
 pub fn all() -> Result<Vec<Mounted>, Failure> {
     let path = "/proc/self/mountinfo";
     let text = fs::read(path).named(format_args!("reading {path}"))?;
     Ok(mountinfo::parse(&text))
 }
 
-/// Mounts `device` at `place`; returns what mount(8) says where it refuses. Never cut off: replaying a log can take minutes.
+/// Mounts `device` at `place`; returns mount(8)'s message if it fails. No time limit: replaying a log can take minutes.
 pub async fn mount(device: &Path, place: &Path, kind: &str, options: &[String]) -> Result<Option<String>, Failure> {
     mount8(device, place, kind, for_mount8(options)).await
 }
 
-/// Gives a mount other options, as far as the kernel lets it; returns what mount(8) says where it refuses.
+/// Changes a mount's options as far as the kernel permits; returns mount(8)'s message if it fails.
 pub async fn remount(device: &Path, place: &Path, kind: &str, options: &[String]) -> Result<Option<String>, Failure> {
-    // Without a word on access times the kernel keeps those of the mount as it is.
+    // Without an access time option the kernel keeps the mount's present one.
     let atime = if access_time(options) == AccessTime::Default { vec!["relatime"] } else { Vec::new() };
     let given = [vec!["remount"], atime, for_mount8(options)].concat();
     mount8(device, place, kind, given).await
 }
 
-/// As systemd does: with `nofail`, mount(8) calls a device that is missing a success.
+/// Removes `nofail`, as systemd does: with it, mount(8) succeeds for a missing device.
 fn for_mount8(options: &[String]) -> Vec<&str> {
     options.iter().map(String::as_str).filter(|option| *option != "nofail").collect()
 }
 
 async fn mount8(device: &Path, place: &Path, kind: &str, options: Vec<&str>) -> Result<Option<String>, Failure> {
     let (device, place, options) = (device.to_string_lossy(), place.to_string_lossy(), options.join(","));
-    // xfs and ext4 have no helpers (`/sbin/mount.TYPE`), and a program of that name is not to get between.
+    // xfs and ext4 have no helpers (`/sbin/mount.TYPE`); a program of that name must not be run.
     let mut arguments = vec!["--internal-only", "-t", kind];
     if !options.is_empty() {
         arguments.extend(["-o", &options]);
     }
     arguments.extend([&*device, &*place]);
     let output = command::run("mount", &arguments, None).await?;
-    Ok((!output.status.success()).then(|| command::said(&output)))
+    Ok((!output.status.success()).then(|| command::last_lines(&output)))
 }
 
-/// Unmounts what is mounted at `place`, which is no symlink. Off the agent's own thread: what is not written yet is written.
+/// Unmounts `place`, which must not be a symlink. Runs on another thread, because unmounting writes back dirty data.
 pub async fn unmount(place: &Path) -> Result<(), Errno> {
     let place = place.to_owned();
     let unmounting = tokio::task::spawn_blocking(move || umount2(&place, MntFlags::UMOUNT_NOFOLLOW));
@@ -76,12 +76,12 @@ pub fn asks_for_read_only(options: &[String]) -> bool {
     expected(options).contains(&("ro", true))
 }
 
-/// Fails where a mounted filesystem takes no writes although that was not asked for: the kernel made it so after an error.
-pub fn must_take_writes(mounted: &Mounted, volume: &str, read_only_wanted: bool) -> Result<(), Failure> {
+/// Fails if a mounted filesystem is read-only without being configured so: the kernel did this after an error.
+pub fn ensure_writable(mounted: &Mounted, volume: &str, read_only_wanted: bool) -> Result<(), Failure> {
     let words: Vec<_> = mounted.super_options.split(',').collect();
     let shut_down =
         fs::metadata(&mounted.mount_point).is_err_and(|error| error.raw_os_error() == Some(Errno::EIO as i32));
-    // ext4 says so with `emergency_ro` since Linux 6.15, before that with `ro`.
+    // ext4 shows `emergency_ro` since Linux 6.15, `ro` before.
     let what = if shut_down || words.contains(&"shutdown") {
         "has shut itself down"
     } else if words.contains(&"emergency_ro") || (words.contains(&"ro") && !read_only_wanted) {
@@ -97,23 +97,23 @@ pub fn must_take_writes(mounted: &Mounted, volume: &str, read_only_wanted: bool)
     )))
 }
 
-/// The flags that mountinfo shows, of those that [`differences`] knows.
+/// Those of the flags in mountinfo that [`differences`] checks.
 pub fn flags(mounted: &Mounted) -> String {
     let shown: BTreeSet<_> = mounted.options.split(',').chain(mounted.super_options.split(',')).collect();
     let words = expected(&[]).into_iter().map(|(word, _)| word).filter(|word| shown.contains(word));
     words.collect::<Vec<_>>().join(",")
 }
 
-/// How the flags of this mount differ from what every mount(8) makes of these options.
+/// How the mount's flags differ from those that every mount(8) derives from these options.
 pub fn differences(mounted: &Mounted, options: &[String]) -> Vec<String> {
     let shown: BTreeSet<_> = mounted.options.split(',').chain(mounted.super_options.split(',')).collect();
     let differs = expected(options).into_iter().filter(|(word, wanted)| shown.contains(word) != *wanted);
     differs.map(|(word, wanted)| format!("{word} is {}", if wanted { "missing" } else { "in force" })).collect()
 }
 
-/// How the filesystem's own options that were changed are not in force after a remount. The kernel ignores some changes
-/// without a word, so that what does not show is not in force.
-pub fn ignored(mounted: &Mounted, before: &[String], options: &[String]) -> Vec<String> {
+/// The changed filesystem options that a remount has not put in force. The kernel silently ignores some changes, so that an
+/// option counts as in force only if it is shown.
+pub fn not_applied(mounted: &Mounted, before: &[String], options: &[String]) -> Vec<String> {
     let shown: BTreeSet<_> = mounted.super_options.split(',').collect();
     let all = format!("{},{}", mounted.super_options, ext4_options(mounted.device));
     let all: BTreeSet<_> = all.split(',').collect();
@@ -126,12 +126,12 @@ pub fn ignored(mounted: &Mounted, before: &[String], options: &[String]) -> Vec<
         .collect()
 }
 
-/// Whether two lists of options ask the filesystem itself for the same.
-pub fn ask_for_the_same(one: &[String], other: &[String]) -> bool {
+/// Whether two lists of options mean the same mount.
+pub fn are_equivalent(one: &[String], other: &[String]) -> bool {
     own_options(one) == own_options(other) && expected(one) == expected(other)
 }
 
-/// All that ext4 is mounted with: mountinfo leaves out what it does by default.
+/// All options of a mounted ext4; mountinfo omits the defaults.
 fn ext4_options(device: u64) -> String {
     let sysfs = format!("/sys/dev/block/{}:{}", major(device), minor(device));
     let name = fs::canonicalize(sysfs).ok().and_then(|path| path.file_name().map(|name| name.display().to_string()));
@@ -139,14 +139,14 @@ fn ext4_options(device: u64) -> String {
     options.unwrap_or_default().lines().collect::<Vec<_>>().join(",")
 }
 
-/// What options say about access times.
+/// The access time option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AccessTime {
-    /// Nothing: `relatime`.
+    /// Not given: `relatime`.
     Default,
-    /// One thing, in the word that mountinfo shows; `strictatime` shows none.
+    /// The word in mountinfo; empty for `strictatime`.
     Is(&'static str),
-    /// Two that contradict each other: which of them counts depends on the version of mount(8).
+    /// The options contradict each other: which one wins depends on the version of mount(8).
     Contradicting,
 }
 
@@ -157,7 +157,7 @@ fn access_time(options: &[String]) -> AccessTime {
             "noatime" => said.extend(["noatime"]),
             "relatime" => said.extend(["relatime"]),
             "strictatime" => said.extend(["strictatime"]),
-            // The opposites take back what stands before them.
+            // The opposites cancel preceding options.
             "atime" | "norelatime" | "nostrictatime" => said.extend(["relatime", ""]),
             _ => {}
         }
@@ -170,8 +170,8 @@ fn access_time(options: &[String]) -> AccessTime {
     }
 }
 
-/// The words that mountinfo shows of a mount with these options, each with whether it is shown: the last of two that
-/// contradict each other counts, and mount(8), "user", "owner" and what they imply.
+/// The words that mountinfo can show, each with whether it does for a mount with these options. The last of contradicting options
+/// wins; mount(8)'s "user" and "owner" imply others.
 fn expected(options: &[String]) -> Vec<(&'static str, bool)> {
     let switches = [
         ("ro", "rw"),
@@ -212,63 +212,18 @@ fn expected(options: &[String]) -> Vec<(&'static str, bool)> {
     words
 }
 
-/// What is the filesystem's own: neither the kernel's general flags nor what only mount(8), systemd and people read.
+/// The options for the filesystem itself: neither the kernel's general flags nor those for mount(8), systemd or people.
 fn own_options(options: &[String]) -> BTreeSet<&str> {
-    const GENERAL: [&str; 50] = [
-        "defaults",
-        "ro",
-        "rw",
-        "suid",
-        "nosuid",
-        "dev",
-        "nodev",
-        "exec",
-        "noexec",
-        "symfollow",
-        "nosymfollow",
-        "sync",
-        "async",
-        "dirsync",
-        "atime",
-        "noatime",
-        "diratime",
-        "nodiratime",
-        "relatime",
-        "norelatime",
-        "strictatime",
-        "nostrictatime",
-        "lazytime",
-        "nolazytime",
-        "mand",
-        "nomand",
-        "iversion",
-        "noiversion",
-        "silent",
-        "loud",
-        "auto",
-        "noauto",
-        "nofail",
-        "_netdev",
-        "user",
-        "nouser",
-        "users",
-        "nousers",
-        "owner",
-        "noowner",
-        "group",
-        "nogroup",
-        "comment",
-        "helper",
-        "uhelper",
-        "private",
-        "shared",
-        "slave",
-        "unbindable",
-        "nouuid",
-    ];
-    let name = |option: &str| option.split('=').next().unwrap_or_default().to_owned();
+    const GENERAL: &str = "defaults ro rw suid nosuid dev nodev exec noexec symfollow nosymfollow sync async dirsync atime \
+        noatime diratime nodiratime relatime norelatime strictatime nostrictatime lazytime nolazytime \
+        mand nomand iversion noiversion silent loud auto noauto nofail _netdev user nouser users \
+        nousers owner noowner group nogroup comment helper uhelper private shared slave unbindable \
+        nouuid";
     let own = |option: &&str| {
-        !option.starts_with("x-") && !option.starts_with("X-") && !GENERAL.contains(&name(option).as_str())
+        let name = option.split('=').next();
+        !option.starts_with("x-")
+            && !option.starts_with("X-")
+            && GENERAL.split(' ').all(|general| Some(general) != name)
     };
     options.iter().map(String::as_str).filter(own).collect()
 }
@@ -307,7 +262,7 @@ mod tests {
         assert_eq!(shown("exec,user,suid,noatime"), "nodev,noexec,noatime");
         assert_eq!(shown("owner,ro,rw,dirsync"), "nosuid,nodev,dirsync,relatime");
         assert_eq!(shown("strictatime,sync,async,nodiratime"), "nodiratime");
-        // Of access times that contradict each other nothing is expected.
+        // Contradicting access times: neither is expected.
         assert!(
             expected(&list("noatime,relatime"))
                 .iter()
@@ -316,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_mount_lacks_and_has_too_much_is_named() {
+    fn missing_and_surplus_flags_of_a_mount_are_named() {
         let there = mounted("rw,noatime", "rw,attr2,sync");
         assert_eq!(differences(&there, &list("noatime,sync")), Vec::<String>::new());
         let said = differences(&there, &list("nodev")).join("; ");
@@ -326,7 +281,7 @@ mod tests {
     #[test]
     fn an_option_that_the_kernel_ignored_is_named() {
         let there = mounted("rw,relatime", "rw,attr2,logbufs=8,discard");
-        let said = |before: &str, now: &str| ignored(&there, &list(before), &list(now)).join("; ");
+        let said = |before: &str, now: &str| not_applied(&there, &list(before), &list(now)).join("; ");
         assert_eq!(said("noatime", "noatime,logbufs=8,nodev,x-a=b"), "");
         assert_eq!(said("logbufs=8", "logbufs=4"), "logbufs=4 is not in force; logbufs=8 is still in force");
         assert_eq!(said("discard", "largeio"), "largeio is not in force; discard is still in force");

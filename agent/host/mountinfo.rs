@@ -1,4 +1,4 @@
-//! The text of `/proc/self/mountinfo`.
+//! Parses `/proc/self/mountinfo`.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -13,20 +13,19 @@ use crate::host::octal::unescape;
 pub struct Mounted {
     /// The device number.
     pub device: u64,
-    /// The directory of the filesystem that is seen at the mount point: `/`, except for a bind mount.
+    /// The filesystem's directory at the mount point: `/`, except for a bind mount.
     pub root: PathBuf,
-    /// Where.
+    /// The directory it is mounted at.
     pub mount_point: PathBuf,
     /// This mount's own options: `rw,noatime`.
     pub options: String,
     /// The filesystem's type.
     pub kind: String,
-    /// What the mount was made from, for messages.
+    /// The source given to mount(8), for messages.
     pub source: String,
     /// The filesystem's options, which all of its mounts share: `rw,attr2,inode64`.
     pub super_options: String,
-    /// Mounts below it in another namespace appear here, and those here do not appear there: as in the namespace that systemd makes
-    /// for a service.
+    /// Mounts propagate to here from another namespace, but not back, as in the namespace that systemd makes for a service.
     pub is_slave: bool,
 }
 

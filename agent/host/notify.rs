@@ -1,8 +1,7 @@
-//! What systemd is told of the service (`sd_notify(3)`), by a thread of its own: a manager that does not read must not stop the
-//! work. Without systemd there is nobody to tell.
+//! Notifies systemd of the service's state (`sd_notify(3)`) from a thread of its own: a manager that does not read must not stop
+//! the work. Without systemd nothing is sent.
 //!
-//! What was not sent yet is not queued but replaced by what is newer: however long nobody reads, READY=1 and the last status
-//! come, in one message.
+//! Unsent messages are merged instead of queued: after any delay systemd receives READY=1 and the last status in one message.
 
 use std::env;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-/// A message that the socket refuses is sent again after this long, this often.
-const AGAIN: Duration = Duration::from_secs(1);
-const TIMES: u32 = 60;
+/// A message that the socket refuses is resent after this long, this many times.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+const MAX_RETRIES: u32 = 60;
 
-/// What is to be told.
+/// A notification, possibly merged from several.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Message {
     ready: bool,
@@ -29,8 +28,8 @@ impl Message {
         *self == Message::default()
     }
 
-    /// This one, and of the older one what this one does not replace.
-    fn after(self, older: Message) -> Message {
+    /// The union of both; this message's status replaces the older one's.
+    fn merged_over(self, older: Message) -> Message {
         Message {
             ready: self.ready || older.ready,
             stopping: self.stopping || older.stopping,
@@ -52,15 +51,13 @@ impl Message {
 #[derive(Default)]
 struct Outbox {
     next: Message,
-    /// The thread is there.
-    served: bool,
-    /// A message is being sent.
+    has_thread: bool,
     sending: bool,
 }
 
 static OUTBOX: Mutex<Outbox> = Mutex::new(Outbox {
     next: Message { ready: false, stopping: false, watchdog: false, status: None },
-    served: false,
+    has_thread: false,
     sending: false,
 });
 static CHANGED: Condvar = Condvar::new();
@@ -69,31 +66,31 @@ fn outbox() -> MutexGuard<'static, Outbox> {
     OUTBOX.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The service is ready: the boot goes on.
+/// The service is ready: the boot continues.
 pub fn ready() {
-    tell(Message { ready: true, ..Message::default() });
+    enqueue(Message { ready: true, ..Message::default() });
 }
 
-/// The service has been told to stop.
+/// The service has received a stop signal.
 pub fn stopping() {
-    tell(Message { stopping: true, ..Message::default() });
+    enqueue(Message { stopping: true, ..Message::default() });
 }
 
-/// The service is not stuck.
+/// Resets systemd's watchdog timer.
 pub fn watchdog() {
-    tell(Message { watchdog: true, ..Message::default() });
+    enqueue(Message { watchdog: true, ..Message::default() });
 }
 
-/// How the node stands, in one line: a second one would be another variable.
+/// The node's state, in one line: systemd would read a second line as another variable.
 pub fn status(line: &str) {
-    tell(Message { status: Some(line.to_owned()), ..Message::default() });
+    enqueue(Message { status: Some(line.to_owned()), ..Message::default() });
 }
 
-/// Waits until all is sent, at most this long: the process is about to end.
+/// Waits until everything is sent, at most for `limit`; for the end of the process.
 pub fn flush(limit: Duration) {
     let end = Instant::now() + limit;
     let mut outbox = outbox();
-    while outbox.served && (outbox.sending || !outbox.next.is_empty()) {
+    while outbox.has_thread && (outbox.sending || !outbox.next.is_empty()) {
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return;
@@ -102,15 +99,15 @@ pub fn flush(limit: Duration) {
     }
 }
 
-fn tell(message: Message) {
+fn enqueue(message: Message) {
     if env::var_os("NOTIFY_SOCKET").is_none() {
         return;
     }
     let mut outbox = outbox();
-    outbox.next = message.after(std::mem::take(&mut outbox.next));
-    if !outbox.served {
-        // Without a thread nothing is told: only the work matters.
-        outbox.served = thread::Builder::new().name("notify".to_owned()).spawn(serve).is_ok();
+    outbox.next = message.merged_over(std::mem::take(&mut outbox.next));
+    if !outbox.has_thread {
+        // Notifications are optional: the work continues without the thread.
+        outbox.has_thread = thread::Builder::new().name("notify".to_owned()).spawn(serve).is_ok();
     }
     CHANGED.notify_all();
 }
@@ -130,9 +127,9 @@ fn serve() {
         outbox = self::outbox();
         outbox.sending = false;
         refusals = if sent.is_ok() { 0 } else { refusals + 1 };
-        if sent.is_err() && refusals <= TIMES {
-            outbox.next = std::mem::take(&mut outbox.next).after(message);
-            outbox = CHANGED.wait_timeout(outbox, AGAIN).unwrap_or_else(PoisonError::into_inner).0;
+        if sent.is_err() && refusals <= MAX_RETRIES {
+            outbox.next = std::mem::take(&mut outbox.next).merged_over(message);
+            outbox = CHANGED.wait_timeout(outbox, RETRY_INTERVAL).unwrap_or_else(PoisonError::into_inner).0;
         }
         CHANGED.notify_all();
     }
@@ -143,11 +140,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_not_sent_is_kept_but_an_older_status() {
+    fn unsent_messages_are_merged_and_the_newer_status_wins() {
         let old = Message { ready: true, status: Some("attach".to_owned()), ..Message::default() };
         let new = Message { watchdog: true, status: Some("mount".to_owned()), ..Message::default() };
         let both = Message { ready: true, watchdog: true, stopping: false, status: Some("mount".to_owned()) };
-        assert_eq!(new.after(old.clone()), both);
-        assert_eq!(Message { stopping: true, ..Message::default() }.after(old).status.as_deref(), Some("attach"));
+        assert_eq!(new.merged_over(old.clone()), both);
+        assert_eq!(Message { stopping: true, ..Message::default() }.merged_over(old).status.as_deref(), Some("attach"));
     }
 }

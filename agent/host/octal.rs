@@ -1,6 +1,6 @@
-//! How fstab(5) and mountinfo write what would end a field: in octal, `\040` for a blank.
+//! The octal escapes of fstab(5) and mountinfo, as `\040` for a blank.
 
-/// A path as a field: white space and backslashes in octal.
+/// Escapes white space and backslashes.
 pub fn escape(path: &[u8]) -> Vec<u8> {
     let mut text = Vec::new();
     for byte in path {
@@ -12,7 +12,7 @@ pub fn escape(path: &[u8]) -> Vec<u8> {
     text
 }
 
-/// The reverse of [`escape`], of any byte in octal.
+/// Decodes octal escapes of any byte.
 pub fn unescape(text: &[u8]) -> Vec<u8> {
     let mut path = Vec::new();
     let mut rest = text;

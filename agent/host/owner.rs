@@ -1,10 +1,10 @@
-//! The owner of a folder and of all that is below it.
+//! Sets the owner of a folder and of everything below it.
 //!
-//! Who owns a folder can replace what is in it at any time. Each thing is therefore opened first, without following a symlink,
-//! and looked at and changed through its descriptor; folders are entered from the one above, never by a path.
+//! A folder's owner can replace its entries at any time. Each entry is therefore opened first, without following a symlink, and
+//! inspected and changed through its descriptor; folders are opened relative to their parent, never by a path.
 //!
-//! A file with several hard links gets the owner, too: below a mount point, all its links are on that volume, and all that is on
-//! the volume is to belong to the same user.
+//! A file with several hard links gets the owner, too: below a mount point all its links are on that volume, and the whole volume
+//! belongs to one user.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -20,7 +20,7 @@ use nix::unistd::{Gid, Uid, fchownat};
 
 use super::path::{FOLDER, Folder};
 
-/// At most so many folders are held open at once, however deep they lie in each other.
+/// The most folders that are open at once, however deeply they are nested.
 const MOST_OPEN: usize = 32;
 
 /// The owner and group to set; one that is `None` is left unchanged.
@@ -33,13 +33,13 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// Whether something has another one.
+    /// Whether the present owner or group is another one.
     pub fn differs(self, stat: &FileStat) -> bool {
         self.user.is_some_and(|user| user != stat.st_uid) || self.group.is_some_and(|group| group != stat.st_gid)
     }
 
-    /// Gives it what is open. Left alone where it is right, so that change times stay and a second pass is fast.
-    pub fn own(self, file: impl AsFd, stat: &FileStat) -> nix::Result<()> {
+    /// Sets the owner of an open file. A correct one is not set again, so that change times stay and a second pass is fast.
+    pub fn apply(self, file: impl AsFd, stat: &FileStat) -> nix::Result<()> {
         if !self.differs(stat) {
             return Ok(());
         }
@@ -47,8 +47,8 @@ impl Owner {
         fchownat(file, c"", user, group, AtFlags::AT_EMPTY_PATH)
     }
 
-    /// Gives it everything below `top` on the same filesystem; symlinks themselves, never what they lead to.
-    pub fn sweep(self, top: &Folder) -> io::Result<()> {
+    /// Sets the owner of everything below `top` on the same filesystem; of symlinks themselves, never of their targets.
+    pub fn apply_below(self, top: &Folder) -> io::Result<()> {
         let mut walk = Walk { owner: self, top, device: top.stat()?.st_dev, levels: Vec::new() };
         walk.all().map_err(|errno| {
             let error = io::Error::from(errno);
@@ -61,18 +61,18 @@ struct Walk<'a> {
     owner: Owner,
     top: &'a Folder,
     device: libc::dev_t,
-    /// From `top` to where the walk is.
+    /// From `top` to the current folder.
     levels: Vec<Level>,
 }
 
-/// A folder on the way.
+/// An entered folder.
 struct Level {
     name: CString,
-    /// None where it was closed for others.
+    /// None while it is closed to limit the number of open folders.
     dir: Option<OwnedFd>,
-    /// What tells it from another one that was put in its place.
+    /// Identifies the folder when it is reopened.
     inode: libc::ino_t,
-    /// The folders in it that are still to be entered.
+    /// Subfolders not entered yet.
     below: Vec<CString>,
 }
 
@@ -95,7 +95,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Changes what is in a folder, and notes the folders in it.
+    /// Changes a folder's files, and records its subfolders.
     fn enter(&mut self, name: CString, dir: OwnedFd) -> nix::Result<()> {
         let stat = fstat(&dir)?;
         if stat.st_dev != self.device {
@@ -106,9 +106,9 @@ impl Walk<'_> {
             far.dir = None;
         }
         self.levels.push(Level { name, dir: None, inode: stat.st_ino, below: Vec::new() });
-        // The top comes last of all, by the caller: as long as it has not changed, the sweep was not completed.
+        // The caller changes the top last: until then the walk counts as incomplete.
         if !is_top {
-            self.owner.own(&dir, &stat)?;
+            self.owner.apply(&dir, &stat)?;
         }
         let mut below = Vec::new();
         for entry in Dir::openat(&dir, c".", FOLDER, Mode::empty())?.iter() {
@@ -124,7 +124,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Whether this is a folder, to be entered later. Everything else is changed.
+    /// Whether an entry is a folder, to be entered later. Everything else is changed at once.
     fn is_folder(&self, dir: &OwnedFd, name: &CStr) -> nix::Result<bool> {
         let gone = |error| if error == Errno::ENOENT { Ok(false) } else { Err(error) };
         let stat = match fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
@@ -140,12 +140,12 @@ impl Walk<'_> {
         };
         let stat = fstat(&file)?;
         if stat.st_dev == self.device {
-            self.owner.own(&file, &stat)?;
+            self.owner.apply(&file, &stat)?;
         }
         Ok(false)
     }
 
-    /// Goes back to the folder above. One that was closed is opened again, if it is still the same.
+    /// Returns to the parent folder, and reopens it if it was closed and is still the same.
     fn leave(&mut self) -> nix::Result<()> {
         let left = self.levels.pop();
         if let Some(above) = self.levels.last_mut()
@@ -154,7 +154,7 @@ impl Walk<'_> {
         {
             let dir = openat(&left, c"..", FOLDER, Mode::empty())?;
             let stat = fstat(&dir)?;
-            // Moved meanwhile: the walk would go on somewhere else.
+            // Moved meanwhile: the walk would continue somewhere else.
             if (stat.st_dev, stat.st_ino) != (self.device, above.inode) {
                 return Err(Errno::ESTALE);
             }
@@ -163,7 +163,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Where it is.
+    /// The current folder.
     fn path(&self) -> PathBuf {
         let names = self.levels.iter().skip(1).map(|level| level.name.to_string_lossy().into_owned());
         self.top.path().join(names.collect::<PathBuf>())
@@ -196,7 +196,7 @@ mod tests {
         let open = || fs::read_dir("/proc/thread-self/fd").unwrap().count();
         let before = open();
 
-        OWNER.sweep(&Folder::reach(dir.path(), Missing::Fail).unwrap()).unwrap();
+        OWNER.apply_below(&Folder::reach(dir.path(), Missing::Fail).unwrap()).unwrap();
 
         assert!(open() <= before + 1, "descriptors stay open");
         for path in all {
@@ -207,13 +207,13 @@ mod tests {
     }
 
     #[test]
-    fn a_symlink_is_changed_and_what_it_leads_to_is_not() {
+    fn a_symlink_is_changed_and_its_target_is_not() {
         let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         File::create(other.path().join("file")).unwrap();
         symlink(other.path(), dir.path().join("folder")).unwrap();
         symlink(other.path().join("file"), dir.path().join("file")).unwrap();
 
-        OWNER.sweep(&Folder::reach(dir.path(), Missing::Fail).unwrap()).unwrap();
+        OWNER.apply_below(&Folder::reach(dir.path(), Missing::Fail).unwrap()).unwrap();
 
         for name in ["folder", "file"] {
             assert_eq!(fs::symlink_metadata(dir.path().join(name)).unwrap().uid(), 1, "{name}");

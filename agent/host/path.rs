@@ -1,10 +1,10 @@
-//! Folders reached as root without being led astray.
+//! Opens folders as root without following other users' symlinks.
 //!
-//! A service user may replace whatever lies in a folder of its own by a symlink, also between two looks of a program that
-//! runs as root. Therefore a path is walked once, from `/`, one descriptor after the other, and what then happens in the
-//! folder happens through its descriptor. Symlinks are followed only as long as every folder on the way can be changed by root
-//! alone (`/var/run`); below the first one that somebody else can change, none is. systemd-tmpfiles calls the opposite an
-//! unsafe path transition. Not openat2(2) with `RESOLVE_NO_SYMLINKS`: that needs Linux 5.6, and would say less of where it ended.
+//! A service user can replace any entry of its own folder by a symlink, even between two system calls of a program that runs as
+//! root. A path is therefore walked once, from `/`, descriptor by descriptor, and the folder is used only through its descriptor.
+//! Symlinks are followed only while root alone can change every folder on the way (`/var/run`); below the first folder that
+//! another user can change, none is. systemd-tmpfiles calls the opposite an unsafe path transition. openat2(2) with
+//! `RESOLVE_NO_SYMLINKS` needs Linux 5.6, and its errors do not say where it stopped.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -20,35 +20,35 @@ use nix::unistd::{Uid, User};
 
 use crate::failure::{Code, Failure, Named};
 
-/// A folder itself, never what a symlink in its place leads to.
+/// Flags that open a folder, never the target of a symlink.
 pub const FOLDER: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
-/// As many symlinks as the kernel follows in one path (`path_resolution(7)`).
+/// The kernel's own limit of symlinks in one path (`path_resolution(7)`).
 const MOST_LINKS: usize = 40;
 
-/// A folder that is held open: what is done in it is done there, whatever becomes of its path meanwhile.
+/// An open folder: operations on it stay in the same folder even if its path changes.
 #[derive(Debug)]
 pub struct Folder {
     dir: File,
     path: PathBuf,
 }
 
-/// What becomes of folders that are not there.
+/// How missing folders are handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
-    /// They are made, with mode 0755, root's.
+    /// Create them with mode 0755, owned by root.
     Make,
-    /// That is an error.
+    /// Return an error.
     Fail,
 }
 
 impl Folder {
-    /// Opens a folder by its path and follows every symlink: for paths of which each folder is root's own.
+    /// Opens a folder by its path and follows every symlink: for paths on which root owns each folder.
     pub fn open(path: &Path) -> io::Result<Self> {
         Ok(Folder { dir: File::open(path)?, path: path.to_owned() })
     }
 
-    /// Walks to a folder. A symlink that somebody else than root can have made is a refusal.
+    /// Walks to a folder. Fails with [`Code::UnsafePath`] at a symlink that a user other than root may have made.
     pub fn reach(path: &Path, missing: Missing) -> Result<Self, Failure> {
         let mut at = Folder::open(Path::new("/")).named("opening /")?;
         let mut names = names(path);
@@ -58,7 +58,7 @@ impl Folder {
             let here = at.path.join(&name);
             let what = || format!("opening {}", here.display());
             if others.is_none() {
-                others = at.who_else_can_change_it().named(what())?;
+                others = at.untrusted_writer().named(what())?;
             }
             let next = match at.enter(&name) {
                 Err(Errno::ENOENT) if missing == Missing::Make => at.make(&name).and_then(|()| at.enter(&name)),
@@ -66,11 +66,11 @@ impl Folder {
             };
             match next {
                 Ok(next) => at = next,
-                // openat(2) says this of a symlink where a folder is wanted.
+                // openat(2)'s errors for a symlink in a folder's place.
                 Err(not_a_folder @ (Errno::ENOTDIR | Errno::ELOOP)) => {
                     links += 1;
                     let Ok(target) = readlinkat(&at.dir, name.as_os_str()) else {
-                        // A file stays one. What was a symlink just now may be a folder by now.
+                        // Not a symlink: a file, which fails again, or a symlink that has just become a folder.
                         if links > MOST_LINKS {
                             return Err(Failure::io(what(), not_a_folder.into()));
                         }
@@ -100,24 +100,24 @@ impl Folder {
         Ok(at)
     }
 
-    /// Its path when it was opened.
+    /// The folder's path when it was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What it is now.
+    /// The folder's current attributes.
     pub fn stat(&self) -> nix::Result<FileStat> {
         fstat(&self.dir)
     }
 
-    /// Makes its entries durable.
+    /// Flushes the folder's entries to disk.
     pub fn sync(&self) -> io::Result<()> {
         self.dir.sync_all()
     }
 
     fn enter(&self, name: &OsStr) -> nix::Result<Folder> {
         let dir = openat(&self.dir, name, FOLDER, Mode::empty())?.into();
-        // The kernel's own: no symlink was followed to come here.
+        // `..` is the path's parent: no symlink was followed on the way.
         let path =
             if name == ".." { self.path.parent().unwrap_or(&self.path).to_owned() } else { self.path.join(name) };
         Ok(Folder { dir, path })
@@ -125,20 +125,20 @@ impl Folder {
 
     fn make(&self, name: &OsStr) -> nix::Result<()> {
         match mkdirat(&self.dir, name, Mode::from_bits_truncate(0o755)) {
-            // Made by somebody else in the meantime; entering it shows what it is.
+            // Made by another process meanwhile; entering it checks its type.
             Err(Errno::EEXIST) => Ok(()),
             Err(error) => Err(error),
             Ok(()) => self.sync().map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))),
         }
     }
 
-    /// Which user other than root can replace an entry of this folder, in words.
-    fn who_else_can_change_it(&self) -> nix::Result<Option<String>> {
+    /// Who besides root can replace an entry of this folder, in words.
+    fn untrusted_writer(&self) -> nix::Result<Option<String>> {
         let stat = self.stat()?;
         let path = self.path.display();
-        // Where it has an access control list, the group's bits are its mask (acl(5)).
+        // With an access control list, the group's bits are its mask (acl(5)).
         Ok(if stat.st_uid != 0 {
-            Some(format!("{path} belongs to {}", name_of(stat.st_uid)))
+            Some(format!("{path} belongs to {}", user_name(stat.st_uid)))
         } else if stat.st_mode & libc::S_IWOTH != 0 {
             Some(format!("everybody can write to {path}"))
         } else if stat.st_mode & libc::S_IWGRP != 0 {
@@ -155,7 +155,7 @@ impl AsFd for Folder {
     }
 }
 
-/// The names on the way, the first one last.
+/// The path's components, the first one last.
 fn names(path: &Path) -> Vec<OsString> {
     let named = |component| match component {
         Component::Normal(name) => Some(name.to_owned()),
@@ -165,8 +165,8 @@ fn names(path: &Path) -> Vec<OsString> {
     path.components().rev().filter_map(named).collect()
 }
 
-/// A user as people know it.
-fn name_of(id: u32) -> String {
+/// The user's name, or its number if it has none.
+fn user_name(id: u32) -> String {
     let user = User::from_uid(Uid::from_raw(id)).ok().flatten();
     user.map_or_else(|| format!("user {id}"), |user| user.name)
 }
@@ -178,23 +178,23 @@ mod tests {
 
     use super::*;
 
-    /// A folder that only root can change, wherever the tests run; it is gone with the value.
+    /// A temporary folder that only root can change.
     fn safe() -> tempfile::TempDir {
         tempfile::Builder::new().prefix("node-agent-test-").tempdir_in("/var/lib").unwrap()
     }
 
-    fn owner_of_walk(path: &Path) -> Result<PathBuf, Failure> {
+    fn walk(path: &Path) -> Result<PathBuf, Failure> {
         Folder::reach(path, Missing::Fail).map(|folder| folder.path)
     }
 
     #[test]
-    fn links_of_roots_own_are_followed_and_missing_folders_are_made() {
+    fn roots_symlinks_are_followed_and_missing_folders_are_made() {
         let root = safe();
         let at = |name: &str| root.path().join(name);
         fs::create_dir_all(at("real/inner")).unwrap();
         symlink("real/../real", at("relative")).unwrap();
         symlink(at("relative"), at("absolute")).unwrap();
-        assert_eq!(owner_of_walk(&at("absolute/inner")).unwrap(), at("real/inner"));
+        assert_eq!(walk(&at("absolute/inner")).unwrap(), at("real/inner"));
 
         let made = Folder::reach(&at("absolute/a/b"), Missing::Make).unwrap();
         assert_eq!(made.path, at("real/a/b"));
@@ -212,21 +212,21 @@ mod tests {
         let app = at("app");
         let mode = |mode| fs::set_permissions(&app, fs::Permissions::from_mode(mode)).unwrap();
 
-        assert_eq!(owner_of_walk(&at("app/deep/link")).unwrap(), Path::new("/etc"));
+        assert_eq!(walk(&at("app/deep/link")).unwrap(), Path::new("/etc"));
         mode(0o1777);
-        let refused = owner_of_walk(&at("app/deep/link")).unwrap_err();
+        let refused = walk(&at("app/deep/link")).unwrap_err();
         assert_eq!(refused.code, Code::UnsafePath);
         assert!(refused.to_string().contains(&format!("everybody can write to {}", app.display())), "{refused}");
         mode(0o775);
-        assert!(owner_of_walk(&at("app/deep/link")).unwrap_err().to_string().contains("the group of"));
+        assert!(walk(&at("app/deep/link")).unwrap_err().to_string().contains("the group of"));
         mode(0o755);
         chown(&app, Some(1), Some(1)).unwrap();
-        let refused = owner_of_walk(&at("app/deep/link")).unwrap_err().to_string();
+        let refused = walk(&at("app/deep/link")).unwrap_err().to_string();
         let said =
             format!("{} is a symlink to /etc, and {} belongs to daemon", at("app/deep/link").display(), app.display());
         assert!(refused.contains(&said), "{refused}");
-        // A real folder may belong to anybody.
-        assert_eq!(owner_of_walk(&at("app/deep/real")).unwrap(), at("app/deep/real"));
+        // A real folder may belong to any user.
+        assert_eq!(walk(&at("app/deep/real")).unwrap(), at("app/deep/real"));
     }
 
     #[test]
@@ -236,7 +236,7 @@ mod tests {
         symlink("b", at("a")).unwrap();
         symlink("a", at("b")).unwrap();
         fs::write(at("file"), "").unwrap();
-        assert!(owner_of_walk(&at("a/x")).unwrap_err().to_string().contains("symbolic links"));
-        assert!(owner_of_walk(&at("file/x")).unwrap_err().to_string().contains("Not a directory"));
+        assert!(walk(&at("a/x")).unwrap_err().to_string().contains("symbolic links"));
+        assert!(walk(&at("file/x")).unwrap_err().to_string().contains("Not a directory"));
     }
 }

@@ -1,4 +1,4 @@
-//! Whether a mounted ext4 asks for a check, as its superblock tells: for boots on which nobody else looks.
+//! Whether a mounted ext4's superblock asks for a check: for boots without an e2fsck of the volume.
 
 use std::fs::File;
 use std::io;
@@ -6,13 +6,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::ext4::Superblock;
 
-/// Bits of `s_state`: the filesystem was unmounted cleanly; the kernel met an error.
+/// Bits of `s_state`: the filesystem was unmounted cleanly; the kernel found an error.
 const VALID: u16 = 1;
 const ERROR: u16 = 2;
 /// Bit of `s_feature_compat`.
 const HAS_JOURNAL: u32 = 4;
 
-/// Why the ext4 on this device, which is mounted, wants to be checked, if it does.
+/// Why the mounted ext4 on this device needs a check, if it does.
 pub fn wants_check(device: &File) -> io::Result<Option<String>> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     Ok(reason(&Superblock::read(device)?, now))
@@ -24,11 +24,11 @@ fn reason(superblock: &Superblock, now: u64) -> Option<String> {
     if state & ERROR != 0 {
         return Some("the kernel met an error in it".to_owned());
     }
-    // While one without a journal is mounted, nothing tells whether it was unmounted cleanly before.
+    // Without a journal, a mounted filesystem does not show whether its last unmount was clean.
     if superblock.word(0x5c) & HAS_JOURNAL == 0 && state & VALID == 0 {
         return Some("it has no journal and may not have been unmounted cleanly".to_owned());
     }
-    // Signed: -1 is never. The mount that lasts was counted already.
+    // Signed: -1 means never. The current mount is already counted.
     let (count, most) = (superblock.short(0x34).cast_signed(), superblock.short(0x36).cast_signed());
     if most > 0 && count > most {
         return Some(format!("it was mounted {count} times since its last check, and {most} are allowed"));

@@ -1,6 +1,6 @@
-//! What is on a device: blank beyond doubt, one filesystem, or not to be touched.
+//! Probes a device: provably blank, one filesystem, or not to be touched.
 //!
-//! Blank is what every check below says it is; each looks at one thing and brings its own evidence. Nothing is written.
+//! A device is blank if every check below finds it so; each checks one property and adds its evidence. Nothing is written.
 
 use std::fmt;
 
@@ -9,18 +9,18 @@ use super::device::Device;
 use super::{blkid, mount};
 use crate::failure::{Code, Failure};
 
-/// What is on a device.
+/// The contents of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing, as the evidence shows.
+    /// Provably blank.
     Blank(Evidence),
     /// One filesystem, unambiguously.
     Filesystem(Found),
-    /// Something else, or nobody knows what: not to be touched.
+    /// Other or unknown contents: not to be touched.
     Refused {
-        /// In a word.
+        /// The reason in a few words.
         reason: String,
-        /// What was seen, up to what spoke against it.
+        /// The observations, the last one against it.
         evidence: Evidence,
     },
 }
@@ -34,7 +34,7 @@ pub struct Found {
     pub uuid: String,
 }
 
-/// What was looked at and seen, a line each.
+/// The observations of the checks, a line each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Evidence(Vec<String>);
 
@@ -51,17 +51,17 @@ impl fmt::Display for Evidence {
     }
 }
 
-/// What one check came to.
+/// The result of one check.
 pub(super) enum Check {
-    /// Nothing speaks against a blank disk; the evidence.
+    /// The device may be blank; the evidence.
     Clear(String),
     /// A filesystem.
     Filesystem(Found),
-    /// This does; the reason and the evidence.
+    /// The device must not be touched; the reason and the evidence.
     Against(String, String),
 }
 
-/// Looks at the device.
+/// Runs all checks.
 pub async fn probe(device: &Device) -> Result<Verdict, Failure> {
     let mut evidence = Evidence::default();
     for check in [superblocks(device).await?, mounts(device)?, uses(device)?] {
@@ -74,7 +74,7 @@ pub async fn probe(device: &Device) -> Result<Verdict, Failure> {
             }
         }
     }
-    // The reads come last: they take longest, and every other answer makes them needless.
+    // The reads come last: they take longest, and any other result makes them unnecessary.
     match contents(device, &evidence).await? {
         Check::Against(reason, line) => {
             evidence.add(line);
@@ -88,7 +88,7 @@ pub async fn probe(device: &Device) -> Result<Verdict, Failure> {
     }
 }
 
-/// libblkid finds no superblock and no partition table, and says so unambiguously.
+/// Clear if libblkid finds neither a superblock nor a partition table, without ambiguity.
 pub(super) async fn superblocks(device: &Device) -> Result<Check, Failure> {
     let probed = blkid::probe(device).await?;
     let against = |reason: String| Ok(Check::Against(reason, probed.to_string()));
@@ -100,29 +100,29 @@ pub(super) async fn superblocks(device: &Device) -> Result<Check, Failure> {
         }
         0 if !kind.is_empty() => against(format!("it holds {kind}")),
         0 => against("it holds something".to_owned()),
-        // Nothing found; or an error; or, since util-linux 2.39, ambivalent: the reads decide.
+        // Exit 2 means nothing found, an error or, since util-linux 2.39, ambivalent: the reads decide.
         2 if !probed.found_something() => Ok(Check::Clear(probed.to_string())),
-        2 | 8 => against("it carries the marks of more than one format".to_owned()),
-        _ => against("blkid cannot tell what is on it".to_owned()),
+        2 | 8 => against("it carries signatures of more than one format".to_owned()),
+        _ => against("blkid cannot identify its contents".to_owned()),
     }
 }
 
-/// It is mounted nowhere, and nothing on it or built upon it is.
+/// Clear if neither the device nor a device on top of it is mounted.
 pub(super) fn mounts(device: &Device) -> Result<Check, Failure> {
     if let Some(mount) = mount::of_device(device.number)?.first() {
         let line = format!("mounted at {} as {}", mount.mount_point.display(), mount.kind);
         return Ok(Check::Against("it is mounted".to_owned(), line));
     }
-    for upon in device.upon()? {
-        if let Some(mount) = mount::of_device(upon.number)?.first() {
-            let line = format!("{} is mounted at {} as {}", upon.name, mount.mount_point.display(), mount.kind);
-            return Ok(Check::Against(format!("{}, which is on it, is mounted", upon.name), line));
+    for dependent in device.dependents()? {
+        if let Some(mount) = mount::of_device(dependent.number)?.first() {
+            let line = format!("{} is mounted at {} as {}", dependent.name, mount.mount_point.display(), mount.kind);
+            return Ok(Check::Against(format!("{}, which is on it, is mounted", dependent.name), line));
         }
     }
     Ok(Check::Clear("not mounted".to_owned()))
 }
 
-/// It has no partitions and no holders, and can be written to.
+/// Clear if the device is writable and has neither partitions nor holders.
 pub(super) fn uses(device: &Device) -> Result<Check, Failure> {
     Ok(match device.in_use()? {
         None => Check::Clear("writable, without partitions and holders".to_owned()),
@@ -130,14 +130,14 @@ pub(super) fn uses(device: &Device) -> Result<Check, Failure> {
     })
 }
 
-/// Direct reads wherever something would be succeed and are all zero. A read error is not blankness.
+/// Clear if direct reads of all regions succeed and return zeros. A read error does not count as blank.
 async fn contents(device: &Device, so_far: &Evidence) -> Result<Check, Failure> {
     match blank::read(device, Allowed::Nothing).await? {
         Reading::Zero { regions, bytes } => {
-            Ok(Check::Clear(format!("all zero: {bytes} bytes in {regions} places of {} bytes", device.size)))
+            Ok(Check::Clear(format!("all zero: {bytes} bytes in {regions} regions of {} bytes", device.size)))
         }
         Reading::NonZero { offset, region } => Ok(Check::Against(
-            "it is not blank, and nothing known was recognised on it".to_owned(),
+            "it is not blank, and no known format was recognised on it".to_owned(),
             format!("the byte at {offset} is not zero ({region})"),
         )),
         Reading::Unreadable { offset, error } => Err(Failure::new(

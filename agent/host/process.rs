@@ -1,17 +1,17 @@
-//! Other processes, as /proc tells of them.
+//! Processes in /proc.
 
 use std::fmt::Display;
 use std::fs;
 
-/// The file of the program that asks.
+/// The running program's own file.
 pub const OWN_PROGRAM: &str = "/proc/self/exe";
 
-/// The file of a process's program.
+/// The program file of a process.
 pub fn program(pid: i32) -> String {
     format!("/proc/{pid}/exe")
 }
 
-/// The fields of a process's stat from the third one on, its state (proc(5)); none where the process is gone.
+/// The fields of a process's stat from the third one, its state (proc(5)); none if the process is gone.
 pub(super) fn stat(pid: impl Display) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the program's name in parentheses, which may contain anything.
@@ -19,18 +19,17 @@ pub(super) fn stat(pid: impl Display) -> Option<String> {
     Some(fields.trim_start().to_owned())
 }
 
-/// The state of a process, as ps(1) shows it; none where it is gone.
+/// The state of a process, as ps(1) shows it; none if the process is gone.
 pub fn state(pid: i32) -> Option<char> {
     stat(pid)?.chars().next()
 }
 
-/// Whether a process of this state was stopped by a signal or a debugger.
+/// Whether this state means stopped by a signal or a debugger.
 pub fn is_stopped(state: char) -> bool {
     matches!(state, 'T' | 't')
 }
 
-/// Whether the process is a resident service of this program: `node-agent run`, without `--once`. One that only waits to be
-/// reaped has no command line any more.
+/// Whether the process is this program's resident service: `node-agent run` without `--once`. A zombie has no command line.
 pub fn is_service(pid: i32) -> bool {
     let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
     is_command_of_a_service(&line)
@@ -48,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_service_is_told_by_its_command_line() {
+    fn a_service_is_recognised_by_its_command_line() {
         assert!(is_command_of_a_service(b"/usr/bin/node-agent\0run\0--config\0imds\0"));
         for other in [&b""[..], b"node-agent\0run\0--once\0", b"node-agent\0retry\0", b"/bin/sh\0run\0"] {
             assert!(!is_command_of_a_service(other), "{other:?}");
@@ -56,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_runs() {
+    fn this_process_is_not_stopped() {
         let own = std::process::id().cast_signed();
         assert!(state(own).is_some_and(|state| !is_stopped(state)));
         assert_eq!(state(i32::MAX), None);

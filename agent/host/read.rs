@@ -1,8 +1,8 @@
-//! Reading files that a configuration names, without being at their mercy.
+//! Reads files that a configuration names, within limits of time and size.
 //!
-//! Such a path may lead to a FIFO without a writer, to a device without an end, or to a network filesystem whose server is
-//! away. The file is opened and read on a thread of its own, so that the agent goes on whatever becomes of it, and only up
-//! to a limit; nothing but a regular file is read, however many symlinks lead to it.
+//! The configured path may lead to a FIFO without a writer, to an endless device, or to a network filesystem without its server.
+//! The file is opened and read on a thread of its own, so that the agent continues if that hangs, and only up to a size limit.
+//! Symlinks are followed, but only a regular file is read.
 
 use std::fmt;
 use std::fs::File;
@@ -16,10 +16,10 @@ use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-/// How long the storage of a configuration or a script may take. Both are small: a disk takes milliseconds.
+/// The time limit for reading a configuration or a script. Both are small: a disk needs milliseconds.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The largest configuration or script that is read; real ones are a thousandth of it.
+/// The largest configuration or script, in bytes; real ones have a thousandth of it.
 pub const TEXT_LIMIT: u64 = 16 << 20;
 
 /// Why a file was not read.
@@ -27,33 +27,33 @@ pub const TEXT_LIMIT: u64 = 16 << 20;
 pub enum Unreadable {
     /// It could not be opened or read.
     Io(io::Error),
-    /// What is there is no regular file, but this.
+    /// The path leads to this instead of a regular file.
     Not(&'static str),
-    /// A pipe that nobody has written to.
+    /// A pipe that ended without data.
     EmptyPipe,
-    /// It is longer than this many bytes.
+    /// The file is longer than this many bytes.
     TooLarge(u64),
-    /// Nothing came within this time.
-    Silent(Duration),
+    /// The read did not finish within this time.
+    TimedOut(Duration),
 }
 
 impl Unreadable {
-    /// Whether there is nothing at the path.
+    /// Whether the path does not exist.
     pub fn is_missing(&self) -> bool {
         matches!(self, Unreadable::Io(error) if error.kind() == io::ErrorKind::NotFound)
     }
 }
 
-/// Goes behind the file's name: `/x is a FIFO; a regular file is wanted`.
+/// Follows the file's name: `/x is a FIFO; a regular file is wanted`.
 impl fmt::Display for Unreadable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Unreadable::Io(error) if error.kind() == io::ErrorKind::NotFound => f.write_str("does not exist"),
             Unreadable::Io(error) => write!(f, "cannot be read: {error}"),
             Unreadable::Not(kind) => write!(f, "is {kind}; a regular file is wanted"),
-            Unreadable::EmptyPipe => f.write_str("is a FIFO that nobody has written to; a regular file is wanted"),
+            Unreadable::EmptyPipe => f.write_str("is a FIFO without data; a regular file is wanted"),
             Unreadable::TooLarge(limit) => write!(f, "is larger than {} MiB", limit >> 20),
-            Unreadable::Silent(patience) => write!(
+            Unreadable::TimedOut(patience) => write!(
                 f,
                 "could not be read within {}: the storage it is on does not answer",
                 humantime::format_duration(*patience)
@@ -68,45 +68,45 @@ impl From<io::Error> for Unreadable {
     }
 }
 
-/// Whether a pipe may stand in for a file.
+/// Whether a pipe is accepted instead of a regular file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pipes {
-    /// As for a file that is read again at the next start.
+    /// For a file that is read again at the next start.
     Refused,
     /// As in `--config <(…)` and `--config /dev/stdin`.
-    Taken,
+    Allowed,
 }
 
 /// The whole contents of a text, up to [`TEXT_LIMIT`] and within [`PATIENCE`].
 pub fn text(path: &Path, pipes: Pipes) -> Result<Vec<u8>, Unreadable> {
     let path = path.to_owned();
-    aside(PATIENCE, move || {
+    with_deadline(PATIENCE, move || {
         let mut contents = Vec::new();
         let mut file = open(&path, TEXT_LIMIT, pipes)?;
         copy(&mut file, TEXT_LIMIT, |chunk| {
             contents.extend_from_slice(chunk);
             Ok::<(), Unreadable>(())
         })?;
-        if contents.is_empty() && pipes == Pipes::Taken && file.metadata()?.file_type().is_fifo() {
+        if contents.is_empty() && pipes == Pipes::Allowed && file.metadata()?.file_type().is_fifo() {
             return Err(Unreadable::EmptyPipe);
         }
         Ok(contents)
     })
 }
 
-/// As [`text`], for those who have other work meanwhile.
+/// As [`text`], without blocking the runtime.
 pub async fn text_async(path: PathBuf, pipes: Pipes) -> Result<Vec<u8>, Unreadable> {
-    // Ends within its patience, so that no thread of the runtime's is lost.
+    // Ends within its time limit, so that it does not occupy a thread of the runtime for ever.
     tokio::task::spawn_blocking(move || text(&path, pipes))
         .await
         .map_err(|error| Unreadable::Io(io::Error::other(error)))?
 }
 
-/// Opens a file of at most `limit` bytes. No FIFO makes it wait and no terminal becomes the agent's.
+/// Opens a file of at most `limit` bytes, without waiting for a FIFO's writer or acquiring a controlling terminal.
 pub fn open(path: &Path, limit: u64, pipes: Pipes) -> Result<File, Unreadable> {
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let file = match File::options().read(true).custom_flags(flags.bits()).open(path) {
-        // A socket cannot be opened; its kind says more than the error.
+        // A socket cannot be opened; naming its type is clearer than the error.
         Err(error) => return Err(kind_of(path).map_or(Unreadable::Io(error), Unreadable::Not)),
         Ok(file) => file,
     };
@@ -114,15 +114,15 @@ pub fn open(path: &Path, limit: u64, pipes: Pipes) -> Result<File, Unreadable> {
     match kind(about.file_type()) {
         None if about.len() > limit => return Err(Unreadable::TooLarge(limit)),
         None => {}
-        Some(_) if pipes == Pipes::Taken && about.file_type().is_fifo() => {}
+        Some(_) if pipes == Pipes::Allowed && about.file_type().is_fifo() => {}
         Some(kind) => return Err(Unreadable::Not(kind)),
     }
-    // Reads wait from here on: that is what the thread and its deadline are for.
+    // Reads may block from here on: the caller's thread and deadline bound them.
     fcntl(file.as_fd(), FcntlArg::F_SETFL(OFlag::empty())).map_err(io::Error::from)?;
     Ok(file)
 }
 
-/// Reads to the end and hands on what it reads. The file's size proves nothing: it is 0 in /proc, and a file may grow.
+/// Reads to the end in chunks. The file's size is not reliable: it is 0 in /proc, and a file may grow.
 pub fn copy<E: From<Unreadable>>(
     file: &mut File,
     limit: u64,
@@ -145,18 +145,18 @@ pub fn copy<E: From<Unreadable>>(
     }
 }
 
-/// Does work that may never end on a thread of its own. One that does not end in time is left behind.
-pub fn aside<T: Send + 'static, E: From<Unreadable> + Send + 'static>(
+/// Runs `work`, which may hang, on a thread of its own, and abandons the thread after `patience`.
+pub fn with_deadline<T: Send + 'static, E: From<Unreadable> + Send + 'static>(
     patience: Duration,
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, E> {
     let (sender, receiver) = sync_channel(1);
-    // Nobody may be waiting any more.
+    // Sending fails after the deadline.
     let work = move || drop(sender.send(work()));
     thread::Builder::new().name("read".to_owned()).spawn(work).map_err(Unreadable::Io)?;
     receiver.recv_timeout(patience).unwrap_or_else(|error| {
         Err(match error {
-            RecvTimeoutError::Timeout => Unreadable::Silent(patience),
+            RecvTimeoutError::Timeout => Unreadable::TimedOut(patience),
             RecvTimeoutError::Disconnected => Unreadable::Io(io::Error::other("the reader has ended")),
         }
         .into())
@@ -167,7 +167,7 @@ fn kind_of(path: &Path) -> Option<&'static str> {
     path.metadata().ok().and_then(|about| kind(about.file_type()))
 }
 
-/// What it is in place of a regular file.
+/// The type's name unless it is a regular file.
 fn kind(file_type: std::fs::FileType) -> Option<&'static str> {
     match file_type {
         other if other.is_file() => None,
@@ -176,7 +176,7 @@ fn kind(file_type: std::fs::FileType) -> Option<&'static str> {
         other if other.is_socket() => Some("a socket"),
         other if other.is_char_device() => Some("a character device"),
         other if other.is_block_device() => Some("a block device"),
-        _ => Some("no file"),
+        _ => Some("a file of an unknown type"),
     }
 }
 
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_regular_file_is_read_and_what_else_is_there_is_named() {
+    fn only_a_regular_file_is_read_and_other_types_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name).display().to_string();
         mkfifo(at("fifo").as_str(), Mode::S_IRWXU).unwrap();
@@ -218,7 +218,6 @@ mod tests {
             ("/dev/tty".to_owned(), "is a character device"),
             (at("none"), "does not exist"),
             (at("round"), "symbolic links"),
-            // Its size is 0, and it ends at once.
             ("/proc/kmsg/x".to_owned(), "ot a directory"),
         ] {
             let began = Instant::now();
@@ -229,7 +228,7 @@ mod tests {
         for path in ["file", "link", "second"] {
             assert_eq!(read(&at(path)).unwrap(), b"contents", "{path}");
         }
-        // Not empty, whatever its size says.
+        // Not empty although its size is 0.
         assert!(!read("/proc/self/status").unwrap().is_empty());
     }
 
@@ -241,7 +240,7 @@ mod tests {
         sparse.as_file().set_len(TEXT_LIMIT + 1).unwrap();
         let refused = text(sparse.path(), Pipes::Refused).unwrap_err();
         assert_eq!(refused.to_string(), "is larger than 16 MiB");
-        // One that says nothing of its size.
+        // A file whose size is unknown.
         let mut endless = File::open("/dev/zero").unwrap();
         let mut seen = 0;
         let result: Result<(), Unreadable> = copy(&mut endless, 1 << 20, |chunk| {
@@ -253,9 +252,9 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_never_answers_is_left_behind() {
+    fn a_read_that_never_ends_is_abandoned() {
         let patience = Duration::from_millis(50);
-        let result: Result<(), Unreadable> = aside(patience, || {
+        let result: Result<(), Unreadable> = with_deadline(patience, || {
             loop {
                 thread::park();
             }
@@ -265,13 +264,13 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_is_read_to_its_end_where_pipes_are_taken() {
+    fn a_pipe_is_read_to_its_end_where_pipes_are_allowed() {
         let (reader, mut writer) = io::pipe().unwrap();
         writer.write_all(b"[node]").unwrap();
         drop(writer);
         let path = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader)));
-        assert_eq!(text(&path, Pipes::Taken).unwrap(), b"[node]");
-        assert!(matches!(text(&path, Pipes::Taken), Err(Unreadable::EmptyPipe)));
+        assert_eq!(text(&path, Pipes::Allowed).unwrap(), b"[node]");
+        assert!(matches!(text(&path, Pipes::Allowed), Err(Unreadable::EmptyPipe)));
         assert!(matches!(text(&path, Pipes::Refused), Err(Unreadable::Not("a FIFO"))));
     }
 }

@@ -1,7 +1,7 @@
-//! What a mkfs writes, block by block: what its remains on a disk are told by. [`super::unfinished`] judges with it; the process
-//! that reads the disk ([`super::blank`]) compares.
+//! Recognises the remains of a killed mkfs by the blocks that mkfs writes. The process that reads the disk ([`super::blank`])
+//! compares the blocks; [`super::unfinished`] draws the conclusion.
 //!
-//! XFS and ext4 stand in one file: what may be cleared, and in which order, is one promise about both.
+//! XFS and ext4 are in one file: what may be cleared, and in which order, is one promise about both.
 
 use std::fs::File;
 use std::io;
@@ -14,36 +14,36 @@ use super::ext4::Superblock;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
-/// What is compared at a time; the model's pages, and aligned as the direct reads are.
+/// The unit of comparison: the model's page size and the alignment of direct reads.
 const BLOCK: u64 = 4 * KIB;
 
-/// Where a mkfs writes, in the order in which it is cleared: a kill in between leaves what is told as unfinished again.
+/// The ranges that a mkfs writes, in the order in which they are cleared: if the clearing is interrupted, the rest is still
+/// recognised as unfinished.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Traces {
-    /// Before a flush.
+    /// Cleared and flushed before the others.
     pub(super) first: Vec<Range<u64>>,
-    /// After it.
+    /// The others.
     pub(super) then: Vec<Range<u64>>,
 }
 
-/// What of a killed mkfs may be on a disk that is being read.
-#[derive(Debug)]
+/// The remains of a killed mkfs that a disk may have.
 pub enum Remains {
-    /// Nothing.
+    /// Zeros only.
     None,
     /// Blocks with this UUID, in these ranges.
     Xfs {
         /// Where mkfs.xfs writes.
         ranges: Vec<Range<u64>>,
-        /// The filesystem's.
+        /// The filesystem's UUID.
         uuid: [u8; 16],
     },
-    /// A part of this.
+    /// Parts of this model.
     Ext4(Model),
 }
 
 impl Remains {
-    /// As this superblock at the head of the device has it; nothing, where there is none in progress.
+    /// The remains that the superblock at the head of the device declares; none unless it is marked in progress.
     pub fn of_xfs(head: &[u8], size: u64) -> Remains {
         match XfsSuperblock::parse(head, size) {
             Some(superblock) if superblock.in_progress => {
@@ -53,12 +53,12 @@ impl Remains {
         }
     }
 
-    /// As the model has it.
+    /// The remains that this model file contains.
     pub fn of_ext4(model: File) -> io::Result<Remains> {
         Model::read(model).map(Remains::Ext4)
     }
 
-    /// Where they can be.
+    /// The ranges that can have remains.
     pub fn ranges(&self) -> &[Range<u64>] {
         match self {
             Remains::None => &[],
@@ -67,8 +67,8 @@ impl Remains {
         }
     }
 
-    /// Whether this block of the disk can be one of them.
-    pub fn have(&self, offset: u64, block: &[u8]) -> bool {
+    /// Whether mkfs can have written this block of the disk.
+    pub fn explain(&self, offset: u64, block: &[u8]) -> bool {
         match self {
             Remains::None => false,
             Remains::Xfs { ranges, uuid } => {
@@ -76,11 +76,11 @@ impl Remains {
                     && XFS_BLOCKS.iter().any(|magic| block.starts_with(magic))
                     && block.windows(uuid.len()).any(|bytes| bytes == uuid)
             }
-            Remains::Ext4(model) => model.has(offset, block),
+            Remains::Ext4(model) => model.explains(offset, block),
         }
     }
 
-    /// Without its superblock, ext4's rest is still told by the model: the superblock goes first.
+    /// ext4's superblock goes first: the model recognises the rest without it.
     pub(super) fn traces(&self) -> Traces {
         let (first, then) = self.ranges().iter().cloned().partition(|range| range.start == 0);
         Traces { first, then }
@@ -91,28 +91,17 @@ fn at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
     bytes.get(offset..offset + N)?.try_into().ok()
 }
 
-/// What begins the blocks that mkfs.xfs writes (Linux, `fs/xfs/libxfs/xfs_format.h` and `xfs_log_format.h`): the four headers of a
+/// The magic numbers of the blocks that mkfs.xfs writes (Linux, `fs/xfs/libxfs/xfs_format.h` and `xfs_log_format.h`): the four headers of a
 /// group, the roots of its trees by block, size, inode, free inode, owner and reference, inodes, and the log's record.
-const XFS_BLOCKS: [&[u8]; 12] = [
-    b"XFSB",
-    b"XAGF",
-    b"XAGI",
-    b"XAFL",
-    b"AB3B",
-    b"AB3C",
-    b"IAB3",
-    b"FIB3",
-    b"RMB3",
-    b"R3FC",
-    b"IN",
-    b"\xfe\xed\xba\xbe",
-];
+const XFS_BLOCKS: [&[u8]; 12] =
+    [b"XFSB", b"XAGF", b"XAGI", b"XAFL", b"AB3B", b"AB3C", b"IAB3", b"FIB3", b"RMB3", b"R3FC", b"IN", XFS_LOG];
+const XFS_LOG: &[u8] = b"\xfe\xed\xba\xbe";
 
-/// mkfs.xfs takes three into use (root, bitmap and summary of the realtime section), newer ones a few more.
+/// The most inodes that mkfs.xfs itself uses: three (root, bitmap and summary of the realtime section), in newer versions a few
+/// more.
 pub(super) const XFS_OWN_INODES: u64 = 16;
 
 /// XFS's superblock (Linux, `fs/xfs/libxfs/xfs_format.h`, `struct xfs_dsb`).
-#[derive(Debug)]
 pub(super) struct XfsSuperblock {
     uuid: [u8; 16],
     pub(super) in_progress: bool,
@@ -124,7 +113,7 @@ pub(super) struct XfsSuperblock {
 }
 
 impl XfsSuperblock {
-    /// None where there is none of the present format (version 5), or its numbers do not fit the device.
+    /// None without a superblock of the present format (version 5) or if its numbers do not fit the device.
     pub(super) fn parse(head: &[u8], size: u64) -> Option<XfsSuperblock> {
         let u32_at = |offset| at(head, offset).map(u32::from_be_bytes).map(u64::from);
         let u64_at = |offset| at(head, offset).map(u64::from_be_bytes);
@@ -137,7 +126,7 @@ impl XfsSuperblock {
             && (512..=64 * KIB).contains(&block_size)
             && group_blocks > 0
             && group_bits < 32
-            // No group is smaller than 16 MiB, but for the last one.
+            // Only the last group can be smaller than 16 MiB.
             && (1..=size / (16 * MIB) + 1).contains(&groups)
             && u64_at(8)?.checked_mul(block_size).is_some_and(|bytes| bytes <= size && size - bytes < block_size.max(BLOCK));
         if !sane {
@@ -155,7 +144,7 @@ impl XfsSuperblock {
         })
     }
 
-    /// Where mkfs.xfs writes more than zeros: headers, the roots of the trees and the free list at the head of each group,
+    /// The ranges in which mkfs.xfs writes more than zeros: headers, the roots of the trees and the free list at the head of each group,
     /// the log's first record, and in the first group the first inodes, aligned to a stripe.
     fn ranges(&self, size: u64) -> Vec<Range<u64>> {
         let group = |number: u64| number.saturating_mul(self.group_blocks).saturating_mul(self.block_size);
@@ -167,15 +156,14 @@ impl XfsSuperblock {
         ranges.filter(|range| range.start < range.end).collect()
     }
 
-    /// The mark that it is unfinished goes last.
+    /// The superblock, which marks the format as unfinished, goes last.
     pub(super) fn traces(&self, size: u64) -> Traces {
         let (then, first) = self.ranges(size).into_iter().partition(|range| range.start == 0);
         Traces { first, then }
     }
 }
 
-/// What ext4's superblock tells of the filesystem's use.
-#[derive(Debug)]
+/// The fields of ext4's superblock that show the filesystem's use; times in seconds since 1970.
 pub(super) struct Ext4Superblock {
     used_inodes: u32,
     first_inode: u32,
@@ -185,8 +173,8 @@ pub(super) struct Ext4Superblock {
     made: u32,
 }
 
-/// From mke2fs's start to its superblock's write; the largest volume takes it minutes.
-const MAKING: u32 = 3600;
+/// The longest time from mke2fs's start to its superblock's write, in seconds; the largest volume takes minutes.
+const MAX_MAKING: u32 = 3600;
 
 impl Ext4Superblock {
     pub(super) fn parse(head: &[u8]) -> Option<Ext4Superblock> {
@@ -201,11 +189,11 @@ impl Ext4Superblock {
         })
     }
 
-    /// Never mounted and never written since mkfs, and without a file: the first inode that is not reserved is lost+found.
+    /// Never mounted, never written since mkfs, and without a file: the first unreserved inode is lost+found.
     pub(super) fn is_untouched(&self) -> bool {
         self.mounts == 0
             && self.mounted == 0
-            && (self.made..=self.made.saturating_add(MAKING)).contains(&self.written)
+            && (self.made..=self.made.saturating_add(MAX_MAKING)).contains(&self.written)
             && self.used_inodes <= self.first_inode
     }
 
@@ -217,22 +205,21 @@ impl Ext4Superblock {
     }
 }
 
-/// What mke2fs would have written, and how far the same mke2fs at another time may write something else.
-#[derive(Debug)]
+/// The blocks that mke2fs would have written, and the words in them that differ between two runs of the same mke2fs.
 pub struct Model {
     file: File,
-    /// Where it has bytes.
+    /// The file's ranges with data.
     ranges: Vec<Range<u64>>,
     uuid: [u8; 16],
-    /// Where the reserved inodes are, and the size of each.
+    /// The range of the reserved inodes.
     inodes: Range<u64>,
     inode_size: u64,
 }
 
-/// Words of a superblock that differ from one run to another: times of writing, check and making, the seed of the directories'
-/// hashes, the checksum; and the stripe, of which a device tells and a file does not.
+/// Offsets of a superblock's words that differ between runs: times of writing, check and making, the seed of the directories'
+/// hashes, the checksum; and the stripe, which a device reports and a file does not.
 const SUPERBLOCK_VARIES: &[u64] = &[0x30, 0x40, 0xec, 0xf0, 0xf4, 0xf8, 0x108, 0x164, 0x170, 0x274, 0x278, 0x3fc];
-/// And of an inode: its times and its checksum. Links and blocks are counted up while mke2fs works.
+/// The same of an inode: its times and its checksum; the counts of links and blocks grow while mke2fs runs.
 const INODE_VARIES: &[u64] = &[0x8, 0xc, 0x10, 0x18, 0x1c, 0x7c, 0x80, 0x84, 0x88, 0x8c, 0x90, 0x94];
 
 impl Model {
@@ -241,7 +228,7 @@ impl Model {
         let block_size = superblock.block_size();
         let first_block = u64::from(superblock.word(0x14));
         let (first_inode, inode_size) = (u64::from(superblock.word(0x54)), u64::from(superblock.short(0x58)).max(128));
-        // With 64-bit block numbers a descriptor has 64 bytes; the first group's inodes are below 2^32 blocks all the same.
+        // With 64-bit block numbers a descriptor has 64 bytes, but the first group's inodes are always below block 2^32.
         let mut table = [0; 4];
         file.read_exact_at(&mut table, (first_block + 1) * block_size + 8)?;
         let inodes = u64::from(u32::from_le_bytes(table)) * block_size;
@@ -255,8 +242,8 @@ impl Model {
         })
     }
 
-    /// Whether the disk's block is a part of the model's.
-    fn has(&self, offset: u64, block: &[u8]) -> bool {
+    /// Whether each word of the disk's block is the model's, zero, or may vary.
+    fn explains(&self, offset: u64, block: &[u8]) -> bool {
         let mut model = vec![0; block.len()];
         if self.file.read_exact_at(&mut model, offset).is_err() {
             return false;
@@ -266,8 +253,8 @@ impl Model {
         })
     }
 
-    /// Whether this word of a block may differ. What makes the structure around it a superblock or the reserved inodes must be
-    /// there and the model's: a word by itself is anybody's.
+    /// Whether this word of a block may differ. Only inside a superblock or the reserved inodes, whose identifying fields must be
+    /// the model's: a word alone identifies nothing.
     fn varies(&self, offset: u64, place: u64, block: &[u8], model: &[u8]) -> bool {
         let same = |at: u64, length: usize| {
             let at = usize::try_from(at).unwrap_or(usize::MAX);
@@ -292,16 +279,16 @@ impl Model {
     }
 }
 
-/// Where a sparse file has data.
+/// The ranges of a sparse file that have data.
 fn data(file: &File) -> io::Result<Vec<Range<u64>>> {
     let mut ranges = Vec::new();
     let mut offset = 0;
-    // Behind the last data there is nothing to seek: ENXIO.
+    // After the last data lseek64 fails with ENXIO.
     while let Ok(start) = lseek64(file, offset, Whence::SeekData) {
         let end = lseek64(file, start, Whence::SeekHole)?;
         let number = |offset: i64| u64::try_from(offset).map_err(io::Error::other);
         let (start, stop) = (number(start)? / BLOCK * BLOCK, number(end)?.next_multiple_of(BLOCK));
-        // The first block has a range of its own: the superblock is cleared by itself.
+        // A range of its own for the first block, because the superblock is cleared separately.
         if start == 0 {
             ranges.push(0..BLOCK);
         }
@@ -319,7 +306,7 @@ mod tests {
 
     const UUID: &str = "0f1e2d3c-4b5a-4697-8877-665544332211";
 
-    /// What mke2fs writes on a disk of this size, now.
+    /// A file of this size, formatted by mke2fs.
     fn made(size: u64) -> File {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(size).unwrap();
@@ -336,24 +323,24 @@ mod tests {
             file.read_exact_at(&mut block, start).unwrap();
             (start, block)
         };
-        // Written zeros are as good as none.
+        // Written zeros do not count.
         starts.map(read).filter(|(_, block)| *block != [0; 4096]).collect()
     }
 
     #[test]
-    fn another_run_of_the_same_mke2fs_is_the_models_and_every_part_of_it() {
+    fn every_block_of_another_run_of_the_same_mke2fs_is_the_models() {
         for size in [100 * MIB, 1 << 30, 3 << 30] {
             let remains = Remains::of_ext4(made(size)).unwrap();
-            // Times have seconds.
+            // The times have a resolution of seconds.
             std::thread::sleep(std::time::Duration::from_millis(1100));
             for (offset, block) in blocks(&made(size)) {
-                assert!(remains.have(offset, &block), "{offset} of {size}");
+                assert!(remains.explain(offset, &block), "{offset} of {size}");
                 for half in [0..2048, 2048..4096] {
                     let mut torn = block.clone();
                     torn[half].fill(0);
-                    // Torn in the midst of the inode table, what is left tells nothing, unless it is zero.
-                    let told = remains.have(offset, &torn);
-                    assert!(told || offset == 0 || size < 512 * MIB || block[..4] == [0; 4], "{offset} of {size}");
+                    // Half of an inode table's block cannot be identified, unless it is zero.
+                    let explained = remains.explain(offset, &torn);
+                    assert!(explained || offset == 0 || size < 512 * MIB || block[..4] == [0; 4], "{offset} of {size}");
                 }
             }
         }
@@ -364,28 +351,28 @@ mod tests {
         let file = made(1 << 30);
         let remains = Remains::of_ext4(file.try_clone().unwrap()).unwrap();
         let mut varying = 0;
-        // All but the copies of what is reserved for growing: a number in each, all alike.
+        // Without the blocks reserved for growing, copies that differ in one number.
         let reserved = 12 * KIB..512 * KIB;
         for (offset, block) in blocks(&file).into_iter().filter(|(offset, _)| !reserved.contains(offset)) {
             for place in (0..4096).step_by(4) {
                 let mut other = block.clone();
                 other[place] ^= 0x5a;
                 if other[place..place + 4] != [0; 4] {
-                    varying += usize::from(remains.have(offset, &other));
+                    varying += usize::from(remains.explain(offset, &other));
                 }
-                // The same word alone on a blank disk is nobody's.
+                // The same word alone on a blank disk is not mke2fs's.
                 let mut alone = vec![0; 4096];
                 alone[place..place + 4].copy_from_slice(b"XFSB");
-                assert!(!remains.have(offset, &alone), "{place} of {offset}");
+                assert!(!remains.explain(offset, &alone), "{place} of {offset}");
             }
         }
         // Twelve words of a superblock and of an inode: 5 superblocks, 11 inodes.
         assert_eq!(varying, 12 * (5 + 11));
-        assert!(!remains.have(512 * MIB + 12 * MIB, &[1; 4096]));
+        assert!(!remains.explain(512 * MIB + 12 * MIB, &[1; 4096]));
     }
 
     #[test]
-    fn an_xfs_in_progress_is_told_from_any_other() {
+    fn an_xfs_in_progress_is_distinguished_from_any_other() {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(1 << 30).unwrap();
         let output = Command::new("mkfs.xfs").arg("-q").arg(file.path()).output().unwrap();
@@ -396,13 +383,13 @@ mod tests {
         head[126] = 1;
         let remains = Remains::of_xfs(&head, 1 << 30);
         for (offset, block) in blocks(file.as_file()) {
-            assert!(remains.have(offset, &block), "{offset}");
+            assert!(remains.explain(offset, &block), "{offset}");
             let mut other = block.clone();
             other[..4].copy_from_slice(b"text");
-            assert!(!remains.have(offset, &other), "{offset}");
+            assert!(!remains.explain(offset, &other), "{offset}");
         }
-        assert!(!remains.have(400 * MIB, &head));
-        // The superblock of a disk of another size.
+        assert!(!remains.explain(400 * MIB, &head));
+        // A superblock that belongs to a disk of another size.
         assert!(matches!(Remains::of_xfs(&head, 2 << 30), Remains::None));
         for length in 0..head.len().min(300) {
             assert!(matches!(Remains::of_xfs(&head[..length], 1 << 30), Remains::None) || length > 143);
@@ -410,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_of_a_superblock_that_are_nonsense_are_no_superblock() {
+    fn a_superblock_with_nonsensical_numbers_is_rejected() {
         for byte in [0, 0x7f, 0xff] {
             let mut head = vec![byte; 4096];
             head[..4].copy_from_slice(b"XFSB");

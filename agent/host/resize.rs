@@ -1,4 +1,4 @@
-//! Growing mounted filesystems by ioctl, without external tools.
+//! Grows mounted filesystems by ioctl, without external tools.
 
 use std::fs::File;
 use std::io;
@@ -10,10 +10,10 @@ use super::device::Device;
 use super::ext4::Superblock;
 use crate::config::FileSystemType;
 
-/// `XFS_MIN_AG_BLOCKS` of the kernel's `xfs_fs.h`: the kernel leaves a smaller rest unused.
+/// `XFS_MIN_AG_BLOCKS` of the kernel's `xfs_fs.h`: the kernel leaves a smaller remainder unused.
 const XFS_MIN_GROUP_BLOCKS: u64 = 64;
 
-/// `struct xfs_fsop_geom_v4` of the kernel's `xfs_fs.h`: the layout that every kernel since 2.4 answers.
+/// `struct xfs_fsop_geom_v4` of the kernel's `xfs_fs.h`: the layout that every kernel since 2.4 supports.
 #[repr(C)]
 #[derive(Default)]
 struct XfsGeometry {
@@ -55,26 +55,26 @@ mod ioctl {
     nix::ioctl_write_ptr!(ext4_resize, b'f', 16, u64);
 }
 
-/// How large a mounted filesystem is and could be, in its blocks.
+/// The present and possible size of a mounted filesystem, in blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// Bytes in a block.
+    /// The size of a block, in bytes.
     pub block_size: u64,
-    /// Blocks it has.
+    /// The filesystem's blocks.
     pub blocks: u64,
-    /// Blocks the device has.
+    /// The blocks that it can grow to on this device.
     pub possible: u64,
     max_inode_percent: u32,
 }
 
 impl Extent {
-    /// Whether the device has room for more.
+    /// Whether the filesystem can grow on this device.
     pub fn can_grow(&self) -> bool {
         self.possible > self.blocks
     }
 }
 
-/// The UUID of the XFS filesystem mounted at `mount_point`, as blkid writes it.
+/// The UUID of the XFS mounted at `mount_point`, formatted as by blkid.
 pub fn xfs_uuid(mount_point: &Path) -> io::Result<String> {
     Ok(blkid::uuid_text(xfs_geometry(mount_point)?.uuid))
 }
@@ -105,7 +105,7 @@ pub fn measure(kind: FileSystemType, device: &Device, mount_point: &Path) -> io:
         FileSystemType::Ext4 => {
             let superblock = Superblock::read(device.file())?;
             let block_size = superblock.block_size();
-            // s_blocks_count_hi counts only with the 64bit feature (0x80 of the incompatible ones).
+            // s_blocks_count_hi is valid only with the 64bit feature (0x80 of the incompatible ones).
             let high = if superblock.word(0x60) & 0x80 == 0 { 0 } else { superblock.word(0x150) };
             Ok(Extent {
                 block_size,
@@ -134,7 +134,7 @@ pub fn grow(kind: FileSystemType, mount_point: &Path, extent: &Extent) -> io::Re
     Ok(())
 }
 
-/// The device may have grown since it was opened: its size is asked anew.
+/// Reads the size again, because the device may have grown since it was opened.
 fn device_blocks(device: &Device, block_size: u64) -> io::Result<u64> {
     if block_size == 0 {
         return Err(io::Error::other("a filesystem with a block size of 0"));

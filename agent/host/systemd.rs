@@ -1,4 +1,4 @@
-//! systemd and udev, where there are any; of their tools only what systemd 219 knows.
+//! systemd and udev, if they run; uses only options that systemd 219 has.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::command::{self, Asked};
+use super::command::{self, Query};
 use super::{file_id, mount};
 use crate::failure::{Code, Failure};
 
@@ -18,13 +18,13 @@ pub const MOUNTED_TARGET: &str = "node-agent-mounted.target";
 /// The agent's own unit.
 pub const UNIT: &str = "node-agent.service";
 
-/// Runs before that one at a reboot.
+/// The unit that runs before [`UNIT`] at a reboot.
 pub const MOUNT_UNIT: &str = "node-agent-mount.service";
 
-/// How long a request to systemd or udev may take. Both answer in milliseconds, or hang: systemd runs all generators at a
-/// reload, and a generator of another package may wait for a network.
+/// The time limit of a request to systemd or udev. Both answer in milliseconds, or hang: a reload runs all generators, and a
+/// generator of another package may wait for a network.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// The same once one of them has hung: a boot asks half a dozen times, and its node is to come up all the same.
+/// The limit after a request has hung: a boot makes half a dozen requests and must finish all the same.
 const DEADLINE_ONCE_HUNG: Duration = Duration::from_secs(3);
 
 /// Whether systemd runs here (`sd_booted(3)`).
@@ -32,7 +32,7 @@ pub fn is_running() -> bool {
     Path::new("/run/systemd/system").is_dir()
 }
 
-/// The version of the systemd that runs here, if it tells.
+/// The running systemd's version, if it can be read.
 pub async fn version() -> Option<u32> {
     if !is_running() {
         return None;
@@ -48,7 +48,7 @@ fn parse_version(text: &str) -> Option<u32> {
     digits.parse().ok()
 }
 
-/// Tells systemd of a changed fstab: it unmounts what it believes stale.
+/// Makes systemd read a changed fstab; otherwise it unmounts what its old units consider stale.
 pub async fn reload() -> Result<(), Failure> {
     if is_running() {
         must("systemctl", &["daemon-reload"]).await?;
@@ -56,7 +56,7 @@ pub async fn reload() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Starts a unit without waiting for it, because waiting within the boot would deadlock it.
+/// Starts a unit without waiting for it: waiting would deadlock the boot.
 pub async fn start(unit: &str) -> Result<(), Failure> {
     if is_running() {
         must("systemctl", &["start", "--no-block", unit]).await?;
@@ -69,8 +69,7 @@ pub async fn has_unit(unit: &str) -> bool {
     is_running() && must("systemctl", &["cat", unit]).await.is_ok()
 }
 
-/// Has the target of a normal boot want a unit, where it is installed, until the next boot, so that isolating that target does
-/// not stop it.
+/// Makes `multi-user.target` want an installed unit until the next boot, so that isolating that target does not stop the unit.
 pub async fn keep_in_isolation(unit: &str) -> Result<(), Failure> {
     let link = Path::new("/run/systemd/system/multi-user.target.wants").join(unit);
     if is_running() && !link.exists() && has_unit(unit).await {
@@ -79,21 +78,22 @@ pub async fn keep_in_isolation(unit: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether a unit is installed, neither started nor about to be. For threads that may block; none where systemd does not tell.
+/// Whether a unit is installed, but neither started nor about to be; none if systemd does not answer. Blocks the thread.
 pub fn is_stopped(unit: &str) -> Option<bool> {
     if !is_running() {
         return None;
     }
-    let asked = command::ask("systemctl", &["show", "--property=LoadState,ActiveState,Job", unit], DEADLINE_ONCE_HUNG);
-    let Ok(Asked::Ended(output)) = asked else { return None };
+    let asked =
+        command::query("systemctl", &["show", "--property=LoadState,ActiveState,Job", unit], DEADLINE_ONCE_HUNG);
+    let Ok(Query::Ended(output)) = asked else { return None };
     let shown = String::from_utf8_lossy(&output.stdout).into_owned();
     output.status.success().then(|| shows_stopped(&shown))
 }
 
-/// The properties of a unit that is there, but neither started nor about to be.
+/// Whether these properties are of an installed unit that is neither started nor about to be.
 fn shows_stopped(shown: &str) -> bool {
     let has = |line: &str| shown.lines().any(|shown| shown == line);
-    // Without a job versions of systemd leave the line out, or show no number, or 0.
+    // Without a job, versions of systemd omit the line, the number, or show 0.
     let has_job = shown.lines().filter_map(|line| line.strip_prefix("Job=")).any(|job| !matches!(job, "" | "0"));
     has("LoadState=loaded") && (has("ActiveState=inactive") || has("ActiveState=failed")) && !has_job
 }
@@ -103,7 +103,7 @@ pub async fn is_active(unit: &str) -> bool {
     is_running() && must("systemctl", &["is-active", "--quiet", unit]).await.is_ok()
 }
 
-/// The process of a service that runs.
+/// The main process of a running service.
 pub async fn main_process(unit: &str) -> Option<i32> {
     let shown = must("systemctl", &["show", "--property=MainPID", unit]).await.ok()?;
     let shown = String::from_utf8_lossy(&shown.stdout).trim().strip_prefix("MainPID=")?.parse().ok();
@@ -113,7 +113,7 @@ pub async fn main_process(unit: &str) -> Option<i32> {
 /// Whether the last request hung.
 static HUNG: AtomicBool = AtomicBool::new(false);
 
-/// Runs systemctl or udevadm, which must exit with 0 in time.
+/// Runs systemctl or udevadm, which must exit with 0 within [`DEADLINE`].
 pub async fn must(program: &str, args: &[&str]) -> Result<Output, Failure> {
     let limit = if HUNG.load(Ordering::Relaxed) { DEADLINE_ONCE_HUNG } else { DEADLINE };
     let began = Instant::now();
@@ -122,13 +122,13 @@ pub async fn must(program: &str, args: &[&str]) -> Result<Output, Failure> {
     result
 }
 
-/// The unit that this process belongs to, by its control group: `node-agent.service`; none outside of a service.
+/// The unit of this process, as `node-agent.service`; none outside of a service.
 fn own_unit() -> Option<String> {
     unit_in(&fs::read_to_string("/proc/self/cgroup").ok()?)
 }
 
-/// cgroups(7): `0::/system.slice/node-agent.service`, before the unified hierarchy `1:name=systemd:/system.slice/…`. What a
-/// service delegates has groups of its own below it.
+/// cgroups(7): `0::/system.slice/node-agent.service`, before the unified hierarchy `1:name=systemd:/system.slice/…`. A service
+/// with delegation can have groups of its own below that.
 fn unit_in(cgroups: &str) -> Option<String> {
     let path = cgroups.lines().find_map(|line| {
         let mut fields = line.splitn(3, ':');
@@ -138,8 +138,8 @@ fn unit_in(cgroups: &str) -> Option<String> {
     path.split('/').find(|part| part.ends_with(".service")).map(str::to_owned)
 }
 
-/// Fails where systemd runs and this process does not see the machine's mounts but a copy of them: what it mounted would be
-/// there for itself alone, and every application would write to the root disk.
+/// Fails if systemd runs and this process has a mount namespace of its own: its mounts would be visible to itself alone, and
+/// every application would write to the root disk.
 pub async fn must_share_mounts() -> Result<(), Failure> {
     if !is_running() || shares_mounts()? {
         return Ok(());
@@ -147,7 +147,7 @@ pub async fn must_share_mounts() -> Result<(), Failure> {
     let Some(unit) = own_unit() else {
         let text = "this shell has a mount namespace of its own: what is mounted in it is invisible to the rest of the machine";
         return Err(Failure::new(Code::PrivateMounts, text)
-            .remedy("run it in the machine's own: nsenter --target 1 --mount node-agent retry"));
+            .remedy("run it in the machine's mount namespace: nsenter --target 1 --mount node-agent retry"));
     };
     let Isolation { settings, drop_ins } = Isolation::of(&unit).await;
     let named =
@@ -161,10 +161,10 @@ pub async fn must_share_mounts() -> Result<(), Failure> {
         "run the agent as a service of its own: node-agent install --now".to_owned()
     } else if settings.is_empty() {
         format!(
-            "find the setting that gives it one (man systemd.exec; systemctl show {unit}), and take it back in a drop-in"
+            "find the setting that causes this (man systemd.exec; systemctl show {unit}), and override it in a drop-in"
         )
     } else {
-        take_back(&settings)
+        override_settings(&settings)
     };
     Err(Failure::new(Code::PrivateMounts, text).remedy(remedy))
 }
@@ -173,16 +173,16 @@ pub async fn must_share_mounts() -> Result<(), Failure> {
 fn shares_mounts() -> Result<bool, Failure> {
     match (file_id("/proc/1/ns/mnt"), file_id("/proc/self/ns/mnt")) {
         (Ok(machines), Ok(own)) => Ok(machines == own),
-        // Without CAP_SYS_PTRACE process 1 tells nothing. systemd makes a service's namespace a slave of the machine's.
+        // Without CAP_SYS_PTRACE process 1's namespace is hidden. systemd makes a service's namespace a slave of the machine's.
         _ => Ok(!mount::at(Path::new("/"))?.is_some_and(|root| root.is_slave)),
     }
 }
 
-/// Has these settings taken back for the agent's services alone.
-fn take_back(settings: &[String]) -> String {
-    let lines: Vec<_> = settings.iter().map(|setting| switched_off(setting)).collect();
+/// The remedy that overrides these settings for the agent's services alone.
+fn override_settings(settings: &[String]) -> String {
+    let lines: Vec<_> = settings.iter().map(|setting| override_line(setting)).collect();
     format!(
-        "take that back for the agent's services alone: for unit in {UNIT} {MOUNT_UNIT}; do \
+        "override the settings for the agent's services alone: for unit in {UNIT} {MOUNT_UNIT}; do \
          mkdir -p /etc/systemd/system/$unit.d && \
          printf '[Service]\\n{}\\n' >/etc/systemd/system/$unit.d/zz-host-mounts.conf; done; \
          systemctl daemon-reload && systemctl restart {UNIT}",
@@ -190,42 +190,20 @@ fn take_back(settings: &[String]) -> String {
     )
 }
 
-/// The settings that give a service a mount namespace of its own (systemd.exec(5)), and the value that each has without.
-const ISOLATING: [(&str, &str); 31] = [
-    ("PrivateMounts", "no"),
-    ("PrivateTmp", "no"),
-    ("PrivateDevices", "no"),
-    ("PrivateNetwork", "no"),
-    ("PrivateIPC", "no"),
-    ("PrivateUsers", "no"),
-    ("ProtectSystem", "no"),
-    ("ProtectHome", "no"),
-    ("ProtectHostname", "no"),
-    ("ProtectKernelTunables", "no"),
-    ("ProtectKernelModules", "no"),
-    ("ProtectKernelLogs", "no"),
-    ("ProtectControlGroups", "no"),
-    ("ProtectProc", "default"),
-    ("ProcSubset", "all"),
-    ("DynamicUser", "no"),
-    ("ReadWritePaths", ""),
-    ("ReadOnlyPaths", ""),
-    ("InaccessiblePaths", ""),
-    ("BindPaths", ""),
-    ("BindReadOnlyPaths", ""),
-    ("TemporaryFileSystem", ""),
-    ("MountFlags", ""),
-    ("RootDirectory", ""),
-    ("RootImage", ""),
-    ("MountImages", ""),
-    ("ExtensionImages", ""),
-    ("ExtensionDirectories", ""),
-    ("NoExecPaths", ""),
-    ("ExecPaths", ""),
-    ("LogNamespace", ""),
-];
+/// The settings that give a service a mount namespace of its own (systemd.exec(5)), and the values that do not.
+const ISOLATING: &str = "PrivateMounts=no PrivateTmp=no PrivateDevices=no PrivateNetwork=no PrivateIPC=no PrivateUsers=no \
+    ProtectSystem=no ProtectHome=no ProtectHostname=no ProtectKernelTunables=no ProtectKernelModules=no \
+    ProtectKernelLogs=no ProtectControlGroups=no ProtectProc=default ProcSubset=all DynamicUser=no ReadWritePaths= \
+    ReadOnlyPaths= InaccessiblePaths= BindPaths= BindReadOnlyPaths= TemporaryFileSystem= MountFlags= \
+    RootDirectory= RootImage= MountImages= ExtensionImages= ExtensionDirectories= NoExecPaths= ExecPaths= \
+    LogNamespace=";
 
-/// Why a service has a mount namespace of its own, as far as systemd tells.
+/// [`ISOLATING`] as names and values.
+fn isolating() -> impl Iterator<Item = (&'static str, &'static str)> {
+    ISOLATING.split(' ').filter_map(|setting| setting.split_once('='))
+}
+
+/// Why a service has a mount namespace of its own, as shown by systemd.
 struct Isolation {
     /// As `PrivateTmp=yes`.
     settings: Vec<String>,
@@ -235,8 +213,8 @@ struct Isolation {
 
 impl Isolation {
     async fn of(unit: &str) -> Self {
-        let properties = ISOLATING.iter().map(|(name, _)| *name).chain(["DropInPaths"]).collect::<Vec<_>>().join(",");
-        // A systemd that does not know a property leaves it out.
+        let properties = isolating().map(|(name, _)| name).chain(["DropInPaths"]).collect::<Vec<_>>().join(",");
+        // systemd omits unknown properties.
         let shown = must("systemctl", &["show", unit, "--property", &properties]).await;
         let shown = shown.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
         Isolation::read(&shown)
@@ -245,10 +223,10 @@ impl Isolation {
     fn read(shown: &str) -> Self {
         let is_set = |line: &&str| {
             line.split_once('=').is_some_and(|(name, value)| {
-                let without = ISOLATING.iter().find(|(known, _)| *known == name);
+                let without = isolating().find(|(known, _)| *known == name);
                 // MountFlags is shown as a number: 0, or `shared` in newer versions.
                 without.is_some_and(|(_, without)| {
-                    value != *without && !(name == "MountFlags" && matches!(value, "0" | "shared"))
+                    value != without && !(name == "MountFlags" && matches!(value, "0" | "shared"))
                 })
             })
         };
@@ -260,16 +238,16 @@ impl Isolation {
     }
 }
 
-/// The line that takes a setting back: `PrivateTmp=no` for `PrivateTmp=yes`.
-fn switched_off(setting: &str) -> String {
+/// The line that overrides a setting: `PrivateTmp=no` for `PrivateTmp=yes`.
+fn override_line(setting: &str) -> String {
     let name = setting.split('=').next().unwrap_or_default();
-    let without = ISOLATING.iter().find(|(known, _)| *known == name).map_or("", |(_, without)| without);
+    let without = isolating().find(|(known, _)| *known == name).map_or("", |(_, without)| without);
     format!("{name}={without}")
 }
 
-/// Has udev look at a device again, so that its links show what is on it now, and waits until it has. A courtesy: whatever
-/// comes of it, the device is as it is.
-pub async fn settle(device: &Path) {
+/// Makes udev probe a device again, so that its links match its new contents, and waits for that. The agent itself does not need
+/// the links: a failure is only logged.
+pub async fn refresh_device(device: &Path) {
     if !has_udev() {
         return;
     }
@@ -277,17 +255,17 @@ pub async fn settle(device: &Path) {
     let sysname = format!("--sysname-match={name}");
     let triggered = must("udevadm", &["trigger", "--subsystem-match=block", &sysname]).await;
     if let Err(failure) = triggered {
-        tracing::warn!("udev was not told that {} has changed: {failure}", device.display());
+        tracing::warn!("udev could not be notified that {} has changed: {failure}", device.display());
     }
     wait_for_udev().await;
 }
 
-/// Waits until udev has handled what has happened so far, so that the links of a device that has just appeared are there.
+/// Waits until udev has handled its queued events, so that a new device's links exist.
 pub async fn wait_for_udev() {
     if !has_udev() {
         return;
     }
-    // It gives up by itself before it would be killed.
+    // Below DEADLINE, so that udevadm gives up before it is killed.
     let limit = format!("--timeout={}", DEADLINE.as_secs() - 1);
     if let Err(failure) = must("udevadm", &["settle", &limit]).await {
         tracing::warn!("udev may not have settled: {failure}");
@@ -311,7 +289,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_told_to_be_of_a_service_by_its_control_group() {
+    fn the_service_of_a_process_is_read_from_its_control_group() {
         let cases = [
             ("0::/system.slice/node-agent.service\n", Some("node-agent.service")),
             ("0::/system.slice/docker.service/init.scope\n", Some("docker.service")),
@@ -329,22 +307,22 @@ mod tests {
     }
 
     #[test]
-    fn what_isolates_a_service_is_named_with_what_takes_it_back() {
+    fn settings_that_isolate_a_service_are_named_and_overridden() {
         let shown = "PrivateMounts=no\nPrivateTmp=yes\nProtectSystem=full\nProtectProc=default\nReadOnlyPaths=/etc /usr\n\
                      MountFlags=0\nDropInPaths=/etc/systemd/system/service.d/hardening.conf\n";
         let Isolation { settings, drop_ins } = Isolation::read(shown);
         assert_eq!(settings, ["PrivateTmp=yes", "ProtectSystem=full", "ReadOnlyPaths=/etc /usr"]);
         assert_eq!(drop_ins, ["/etc/systemd/system/service.d/hardening.conf"]);
-        let back: Vec<_> = settings.iter().map(|setting| switched_off(setting)).collect();
+        let back: Vec<_> = settings.iter().map(|setting| override_line(setting)).collect();
         assert_eq!(back, ["PrivateTmp=no", "ProtectSystem=no", "ReadOnlyPaths="]);
-        assert!(take_back(&settings).contains(
+        assert!(override_settings(&settings).contains(
             "printf '[Service]\\nPrivateTmp=no\\nProtectSystem=no\\nReadOnlyPaths=\\n' \
              >/etc/systemd/system/$unit.d/zz-host-mounts.conf"
         ));
     }
 
     #[test]
-    fn a_unit_is_stopped_if_it_is_there_and_nothing_starts_it() {
+    fn a_unit_is_stopped_if_it_is_installed_and_nothing_starts_it() {
         let cases = [
             ("LoadState=loaded\nActiveState=inactive\nJob=\n", true),
             ("LoadState=loaded\nActiveState=inactive\n", true),

@@ -1,4 +1,4 @@
-//! This machine, as a configuration is checked against it.
+//! The accounts and scripts of this machine, for checking a configuration.
 
 use std::path::Path;
 
@@ -21,9 +21,12 @@ impl Host for ThisHost {
                 what: format!("cannot be read: {}", plain(&error)),
                 remedy: "put the script there, or write the path where it is".to_owned(),
             },
-            Unreadable::Silent(_) => Unread::Trouble {
+            Unreadable::TimedOut(_) => Unread::Trouble {
                 what: why.to_string(),
-                remedy: format!("see what it is on (findmnt -T {}), or put it on the root disk", path.display()),
+                remedy: format!(
+                    "see which storage it is on (findmnt -T {}), or put it on the root disk",
+                    path.display()
+                ),
             },
             Unreadable::Not(_) | Unreadable::EmptyPipe => {
                 Unread::NoScript { what: why.to_string(), wanted: "the path of the script itself" }

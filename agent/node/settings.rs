@@ -61,7 +61,7 @@ pub async fn read_kept(from: &str, state_dir: &Path) -> Result<Texts, Failure> {
 
 /// Reads one text without the override: a configuration that is meant for another machine.
 pub async fn read_alone(from: &str) -> Result<Texts, Failure> {
-    Ok(Texts { main: file(Path::new(from), Pipes::Taken).await?, overrides: None, from_user_data: false })
+    Ok(Texts { main: file(Path::new(from), Pipes::Allowed).await?, overrides: None, from_user_data: false })
 }
 
 /// The configuration's file; none if the configuration is in the user data.
@@ -69,7 +69,7 @@ async fn own_file(from: &str) -> Result<Option<Text>, Failure> {
     if from == IMDS {
         return Ok(None);
     }
-    let text = file(Path::new(from), Pipes::Taken).await?;
+    let text = file(Path::new(from), Pipes::Allowed).await?;
     Ok(if config::wants_user_data(&text.text) { None } else { Some(text) })
 }
 
@@ -134,7 +134,7 @@ fn text(path: &Path, bytes: Vec<u8>) -> Result<Text, Failure> {
 fn unreadable(path: &Path, why: &Unreadable) -> Failure {
     let failure = Failure::new(Code::ConfigUnreadable, format!("{} {why}", path.display()));
     match why {
-        Unreadable::Silent(_) => failure.remedy(
+        Unreadable::TimedOut(_) => failure.remedy(
             "see what the file is on (findmnt -T FILE) and whether that answers (timeout 5 stat FILE), or put the \
              configuration on the root disk; then: node-agent retry",
         ),

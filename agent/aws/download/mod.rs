@@ -84,7 +84,7 @@ async fn fetch_local(name: String, path: &Path, scratch: &Path, patience: Durati
     let (path, scratch) = (path.to_owned(), scratch.to_owned());
     let about = name.clone();
     let copied = tokio::task::spawn_blocking(move || {
-        read::aside(patience, move || {
+        read::with_deadline(patience, move || {
             let mut file = read::open(&path, LIMIT, Pipes::Refused)?;
             let mut sink = Sink::new(name, &scratch)?;
             read::copy(&mut file, LIMIT, |chunk| sink.take(chunk).map_err(Local::Failed))?;
@@ -121,7 +121,7 @@ impl From<Failure> for Local {
 pub fn unreadable(name: &str, why: &Unreadable) -> Failure {
     let code = match why {
         Unreadable::TooLarge(_) => Code::DownloadTooLarge,
-        Unreadable::Silent(_) => Code::StorageSilent,
+        Unreadable::TimedOut(_) => Code::StorageSilent,
         Unreadable::Io(_) | Unreadable::Not(_) | Unreadable::EmptyPipe => Code::DownloadFailed,
     };
     Failure::new(code, format!("{name} {why}"))

@@ -1,6 +1,4 @@
-//! `/etc/fstab`: one line per volume, marked as ours; every other byte stays.
-//!
-//! [`table`] decides on the text; here it is read and replaced on the disk.
+//! `/etc/fstab`: one line per volume, marked as ours; every other byte stays. [`table`] edits the text, this module the file.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -18,19 +16,19 @@ pub use table::{Conflict, Line, Ours};
 
 const PATH: &str = "/etc/fstab";
 
-/// What fstab says of a mount point.
+/// The entry of a mount point.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Entry {
     /// Exactly the wanted line, once.
     AsWanted,
-    /// The wanted line is missing, or an older one of ours stands in its place.
+    /// The wanted line is missing, or there is an older one of ours.
     Missing,
     /// Another tool's line.
     Foreign(Conflict),
 }
 
-/// What fstab says of the line's mount point.
-pub fn look(line: &Line<'_>) -> Result<Entry, Failure> {
+/// The entry of the line's mount point.
+pub fn entry(line: &Line<'_>) -> Result<Entry, Failure> {
     Ok(match table::rewrite(&read()?, line) {
         Ok(None) => Entry::AsWanted,
         Ok(Some(_)) => Entry::Missing,
@@ -43,7 +41,7 @@ pub fn ours(volume: &str) -> Result<Option<Ours>, Failure> {
     Ok(table::ours(&read()?, volume))
 }
 
-/// Puts the line into fstab. Another tool's line for the mount point stays, and this one is not written.
+/// Puts the line into fstab, unless another tool has a line for the mount point.
 pub fn put(line: &Line<'_>) -> Result<(), Failure> {
     match table::rewrite(&read()?, line) {
         Ok(Some(new)) => replace(&new),
@@ -51,14 +49,14 @@ pub fn put(line: &Line<'_>) -> Result<(), Failure> {
     }
 }
 
-/// Whether fstab was not written since the machine started: systemd has read it as it is.
-pub fn is_as_at_boot() -> bool {
+/// Whether fstab was not written since the machine started, so that systemd has read its present contents.
+pub fn is_unchanged_since_boot() -> bool {
     let written = fs::metadata(PATH).and_then(|meta| meta.modified());
     let booted = SystemTime::now().checked_sub(since_boot());
     written.ok().zip(booted).is_some_and(|(written, booted)| written < booted)
 }
 
-/// Takes our lines for other volumes than these out of fstab, and returns them.
+/// Removes our lines for all volumes but these from fstab, and returns the removed lines.
 pub fn drop_others(volumes: &[&str]) -> Result<Vec<String>, Failure> {
     let Some((new, dropped)) = table::without_others(&read()?, volumes) else { return Ok(Vec::new()) };
     replace(&new)?;
@@ -72,12 +70,12 @@ fn replace(new: &[u8]) -> Result<(), Failure> {
         file = file.mode(meta.mode() & 0o7777).owner(meta.uid(), meta.gid());
     }
     if let Some(dir) = path.parent() {
-        remove_leftovers(dir).named(format_args!("clearing {}", dir.display()))?;
+        remove_leftovers(dir).named(format_args!("removing leftovers in {}", dir.display()))?;
     }
     file.write(new).named(format_args!("writing {PATH}"))
 }
 
-/// A symlinked fstab stays one: what it leads to is replaced.
+/// The file to replace: a symlinked fstab stays a symlink.
 fn path() -> Result<PathBuf, Failure> {
     match fs::canonicalize(PATH) {
         Ok(path) => Ok(path),

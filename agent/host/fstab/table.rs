@@ -28,7 +28,7 @@ pub struct Line<'a> {
 
 impl Line<'_> {
     fn text(&self) -> Vec<u8> {
-        // A mark among the options would be taken for this line's own.
+        // A mark among the configured options would be mistaken for this line's own.
         let options = self.options.iter().map(String::as_str);
         let mut options: Vec<_> = options.filter(|option| !option.starts_with(MARK)).collect();
         if !options.contains(&"nofail") {
@@ -46,7 +46,7 @@ impl Line<'_> {
     }
 }
 
-/// Somebody else's line for the mount point.
+/// Another tool's line for the mount point.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
     /// The line.
@@ -55,14 +55,14 @@ pub struct Conflict {
     pub source: String,
 }
 
-/// What a line of ours says.
+/// The contents of a line of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ours {
     /// What it mounts.
     pub source: String,
-    /// Its options, the mark among them.
+    /// Its options, including the mark.
     pub options: Vec<String>,
-    /// Whether it has the filesystem checked at boot.
+    /// Whether the filesystem is checked at boot.
     pub is_checked: bool,
 }
 
@@ -75,7 +75,7 @@ pub fn ours(text: &[u8], volume: &str) -> Option<Ours> {
     Some(Ours { source: entry.source(), options, is_checked: !entry.pass.iter().all(|digit| *digit == b'0') })
 }
 
-/// Without our lines for other volumes than these, which are returned too; none if there are none.
+/// The text without our lines for all volumes but these, and the removed lines; none if there are no such lines.
 pub fn without_others(old: &[u8], volumes: &[&str]) -> Option<(Vec<u8>, Vec<String>)> {
     let is_other = |raw: &&[u8]| {
         Entry::parse(raw)
@@ -93,16 +93,16 @@ pub fn rewrite(old: &[u8], want: &Line<'_>) -> Result<Option<Vec<u8>>, Conflict>
     let mut placed = false;
     for raw in old.split_inclusive(|byte| *byte == b'\n') {
         let entry = Entry::parse(raw);
-        let same_place = entry.as_ref().is_some_and(|entry| entry.mount_point == want.mount_point);
+        let same_mount_point = entry.as_ref().is_some_and(|entry| entry.mount_point == want.mount_point);
         match entry.as_ref().and_then(|entry| entry.volume) {
-            // Ours for this volume, or a stale one of ours for this place.
-            Some(volume) if same_place || volume == want.volume.as_bytes() => {
+            // Our line for this volume, or a stale one for this mount point.
+            Some(volume) if same_mount_point || volume == want.volume.as_bytes() => {
                 if !placed {
                     new.extend(want.text());
                     placed = true;
                 }
             }
-            None if same_place => {
+            None if same_mount_point => {
                 let line = String::from_utf8_lossy(raw.trim_ascii()).into_owned();
                 return Err(Conflict { line, source: entry.map(|entry| entry.source()).unwrap_or_default() });
             }
@@ -122,14 +122,14 @@ struct Entry<'a> {
     source: &'a [u8],
     options: &'a [u8],
     pass: &'a [u8],
-    /// mount(8) reads `/data`, `/data/` and `//data` as the same place, and so does comparing paths.
+    /// A path, so that `/data`, `/data/` and `//data` are equal, as they are to mount(8).
     mount_point: PathBuf,
-    /// The volume of a line with our mark.
+    /// None without our mark.
     volume: Option<&'a [u8]>,
 }
 
 impl<'a> Entry<'a> {
-    /// None for comments, blank lines and what is no entry.
+    /// None for comments, blank lines and malformed entries.
     fn parse(line: &'a [u8]) -> Option<Self> {
         let mut fields =
             line.trim_ascii().split(|byte| *byte == b' ' || *byte == b'\t').filter(|field| !field.is_empty());
@@ -141,7 +141,7 @@ impl<'a> Entry<'a> {
         Some(Entry { source, options, pass, mount_point: PathBuf::from(OsString::from_vec(mount_point)), volume })
     }
 
-    /// A path as it is, or `UUID=…`: tags may be quoted.
+    /// A path or `UUID=…`, without the quotes that tags may have.
     fn source(&self) -> String {
         String::from_utf8_lossy(&unescape(self.source)).replace('"', "")
     }
@@ -194,12 +194,13 @@ mod tests {
     fn a_stale_line_of_ours_is_replaced_in_its_place() {
         let stale = "UUID=old /my\\040data xfs nofail,x-node-agent=vol-0 0 0\nUUID=r / ext4 defaults 0 1\n";
         assert_eq!(rewritten(stale), format!("{OURS}UUID=r / ext4 defaults 0 1\n"));
-        let moved = "UUID=u-1 /elsewhere xfs nofail,x-node-agent=vol-1 0 0\n";
-        assert_eq!(rewritten(moved), OURS);
+        // Of this volume: at another mount point, and with the pass of an earlier version.
+        assert_eq!(rewritten("UUID=u-1 /elsewhere xfs nofail,x-node-agent=vol-1 0 0\n"), OURS);
+        assert_eq!(rewritten("UUID=u-1 /my\\040data xfs nofail,x-node-agent=vol-1 0 2\n"), OURS);
     }
 
     #[test]
-    fn our_own_line_tells_what_it_mounts_and_how() {
+    fn our_own_line_is_read_with_its_source_and_options() {
         let options = ["noatime".to_owned()];
         let text = [b"UUID=r / ext4 defaults 0 1\n".to_vec(), line(&options).text()].concat();
         let ours = ours(&text, "vol-1").unwrap();
@@ -209,12 +210,6 @@ mod tests {
         let checked = Line { pass: 2, ..line(&options) }.text();
         assert!(super::ours(&checked, "vol-1").unwrap().is_checked);
         assert_eq!(super::ours(&text, "vol-2"), None);
-    }
-
-    #[test]
-    fn the_pass_of_an_earlier_version_is_replaced() {
-        let old = "UUID=u-1 /my\\040data xfs nofail,x-node-agent=vol-1 0 2\n";
-        assert_eq!(rewritten(old), OURS);
     }
 
     #[test]

@@ -31,7 +31,7 @@ fn check(id: &str, left: &MountRecord) -> Result<(), Failure> {
     match mount::at(&left.mount_point)? {
         Some(mounted) if mounted.device == left.device => {
             let read_only_wanted = mount::asks_for_read_only(&left.options);
-            mount::must_take_writes(&mounted, id, read_only_wanted)?;
+            mount::ensure_writable(&mounted, id, read_only_wanted)?;
             if read_only_wanted || !mounted.options.split(',').any(|option| option == "ro") {
                 return Ok(());
             }

@@ -55,8 +55,10 @@ impl<'a> Step for FindDevice<'a> {
         let Some(device) = Device::find(&id.serial(), &self.volume.device_name)? else {
             // PrivateDevices= hides all disks from a service.
             systemd::must_share_mounts().await?;
-            let text =
-                format!("EC2 says that volume {id} is attached, but its device has not appeared; {}", device::seen());
+            let text = format!(
+                "EC2 says that volume {id} is attached, but its device has not appeared; {}",
+                device::list_disks()
+            );
             return Ok(Observed::NotYet(Failure::new(Code::DeviceMissing, text)));
         };
         if device.size == self.volume.view.size_gib << 30 {

@@ -10,7 +10,7 @@ use crate::failure::{Code, Failure, Named};
 use crate::host::device::{Device, Locked};
 use crate::host::filesystem::{self, Maker, Soundness};
 use crate::host::probe::{Evidence, Found, Verdict, probe};
-use crate::host::unfinished::{self, Left};
+use crate::host::unfinished::{self, Remnant};
 use crate::host::{self, command, mount, systemd};
 use crate::lifecycle::Launch;
 use crate::node::steps::device::Disk;
@@ -74,7 +74,7 @@ impl<'a> Step for MakeFilesystem<'a> {
             }
         } else {
             let evidence = match probe(&self.disk.device).await? {
-                Verdict::Blank(evidence) => self.may_format(evidence)?,
+                Verdict::Blank(evidence) => self.may_be_formatted(evidence)?,
                 Verdict::Refused { reason, evidence } => return Err(self.not_blank(&reason, &evidence)),
                 // Another program was faster: the next observation finds the filesystem.
                 Verdict::Filesystem(_) => return Ok(Acted::Again),
@@ -87,7 +87,7 @@ impl<'a> Step for MakeFilesystem<'a> {
         let kind = self.disk.volume.want.file_system;
         tracing::info!(step = "filesystem", volume = id, "formatted {} as {kind}", self.disk.device.path.display());
         drop(lock);
-        systemd::settle(&self.disk.device.path).await;
+        systemd::refresh_device(&self.disk.device.path).await;
         // The next round tags the volume.
         Ok(Acted::Again)
     }
@@ -129,7 +129,7 @@ impl MakeFilesystem<'_> {
                 Ok(Observed::Done(found))
             }
             Verdict::Blank(evidence) => {
-                let evidence = self.may_format(evidence)?;
+                let evidence = self.may_be_formatted(evidence)?;
                 Ok(Observed::Todo(format!("volume {id} is blank: {evidence}")))
             }
             Verdict::Refused { reason, evidence } => Err(self.not_blank(&reason, &evidence)),
@@ -151,15 +151,15 @@ impl MakeFilesystem<'_> {
             Err(failure) if failure.code == Code::ToolMissing => return Ok(Observed::Todo(begun)),
             result => result?,
         };
-        Ok(Observed::Todo(match unfinished::look(&self.disk.device, &maker, intent.uuid.as_deref()).await? {
-            Left::Blank(evidence) => format!("{begun}; the disk is blank: {}", self.may_format(evidence)?),
-            Left::Unfinished { evidence, .. } => {
-                format!("{begun}; the disk holds what a killed mkfs leaves: {}", self.may_format(evidence)?)
+        Ok(Observed::Todo(match unfinished::inspect(&self.disk.device, &maker, intent.uuid.as_deref()).await? {
+            Remnant::Blank(evidence) => format!("{begun}; the disk is blank: {}", self.may_be_formatted(evidence)?),
+            Remnant::Unfinished { evidence, .. } => {
+                format!("{begun}; the disk holds what a killed mkfs leaves: {}", self.may_be_formatted(evidence)?)
             }
-            Left::Whole { found, .. } => {
+            Remnant::Complete { found, .. } => {
                 format!("{begun}; the disk has a complete {} (UUID {})", found.kind, found.uuid)
             }
-            Left::Other { reason, evidence } => return Err(self.not_unfinished(intent, &reason, &evidence)),
+            Remnant::Other { reason, evidence } => return Err(self.not_unfinished(intent, &reason, &evidence)),
         }))
     }
 
@@ -174,15 +174,15 @@ impl MakeFilesystem<'_> {
         // No program can begin to use the device between the observation and the clearing.
         let exclusive = self.disk.device.exclusive()?;
         let uuid = intent.uuid.as_deref();
-        let evidence = match unfinished::look(&self.disk.device, maker, uuid).await? {
-            Left::Whole { found, unused } => {
+        let evidence = match unfinished::inspect(&self.disk.device, maker, uuid).await? {
+            Remnant::Complete { found, unused } => {
                 self.adopt(id, intent, &found, unused).await?;
                 return Ok(Resumed::NotNeeded);
             }
-            Left::Other { reason, evidence } => return Err(self.not_unfinished(intent, &reason, &evidence)),
-            Left::Blank(evidence) => self.may_format(evidence)?,
-            Left::Unfinished { evidence, traces } => {
-                let evidence = self.may_format(evidence)?;
+            Remnant::Other { reason, evidence } => return Err(self.not_unfinished(intent, &reason, &evidence)),
+            Remnant::Blank(evidence) => self.may_be_formatted(evidence)?,
+            Remnant::Unfinished { evidence, traces } => {
+                let evidence = self.may_be_formatted(evidence)?;
                 let path = self.disk.device.path.display();
                 tracing::info!(
                     step = "filesystem",
@@ -190,8 +190,8 @@ impl MakeFilesystem<'_> {
                     "clearing what a killed mkfs left on {path}: {evidence}"
                 );
                 unfinished::clear(&exclusive, &self.disk.device, &traces)?;
-                match unfinished::look(&self.disk.device, maker, uuid).await? {
-                    Left::Blank(evidence) => evidence,
+                match unfinished::inspect(&self.disk.device, maker, uuid).await? {
+                    Remnant::Blank(evidence) => evidence,
                     left => return Err(self.not_cleared(&left)),
                 }
             }
@@ -244,7 +244,7 @@ impl MakeFilesystem<'_> {
                 result?
             }
         };
-        let text = format!("mkfs.{kind} of {path} ended with {}: {}", output.status, command::said(&output));
+        let text = format!("mkfs.{kind} of {path} ended with {}: {}", output.status, command::last_lines(&output));
         Err(Failure::new(Code::ToolFailed, text).remedy(format!(
             "correct what the message says; {path} was blank before; to clear what mkfs has written: wipefs -a {path} && \
              blkdiscard -z {path}; then: node-agent retry"
@@ -265,7 +265,7 @@ impl MakeFilesystem<'_> {
         ))
     }
 
-    fn not_cleared(&self, left: &Left) -> Failure {
+    fn not_cleared(&self, left: &Remnant) -> Failure {
         let (id, path) = (&self.disk.volume.want.id, self.disk.device.path.display());
         let text = format!("volume {id} ({path}) is not blank although what a killed mkfs left was cleared: {left:?}");
         Failure::new(Code::NotBlank, text)
@@ -289,7 +289,7 @@ impl MakeFilesystem<'_> {
     }
 
     /// Fails if a blank disk may not be formatted: by the configuration, or because it should hold data.
-    fn may_format(&self, mut evidence: Evidence) -> Result<Evidence, Failure> {
+    fn may_be_formatted(&self, mut evidence: Evidence) -> Result<Evidence, Failure> {
         let want = self.disk.volume.want;
         let known = self.journal.volume(want.id.as_str());
         let retry =

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::config::Sha256Digest;
 use crate::failure::{Code, Failure, Named};
 use crate::host::hook_log::{self, Lines};
-use crate::host::hook_reader::{Output, Patience};
+use crate::host::hook_reader::{Drain, Output};
 use crate::host::{command, group};
 use crate::lifecycle::Launch;
 use crate::node::steps::fetch::StagedScript;
@@ -186,8 +186,8 @@ impl Hook<'_> {
                 biased;
                 status = child.wait() => {
                     let status = status.named("waiting for the hook")?;
-                    let patience = if status.success() { Patience::Short } else { Patience::Long };
-                    output.finish(patience, |bytes| output_log.take(bytes)).await;
+                    let drain = if status.success() { Drain::Short } else { Drain::Long };
+                    output.finish(drain, |bytes| output_log.take(bytes)).await;
                     output_log.end();
                     return Ok(status);
                 }
@@ -208,7 +208,7 @@ impl Hook<'_> {
             tracing::warn!(step = self.step.as_str(), "ending {} with all it started", self.function);
             let ((), status) = tokio::join!(group::end(group), child.wait());
             status.named("waiting for the hook")?;
-            output.finish(Patience::Long, |bytes| output_log.take(bytes)).await;
+            output.finish(Drain::Long, |bytes| output_log.take(bytes)).await;
             output_log.end();
             return Err(cut_short);
         }

@@ -172,7 +172,7 @@ impl MountVolume<'_> {
             None => return Ok(()),
             Some(mounted) if mounted.device == self.device.number => {
                 self.record_mount(&mounted, options, Some(mount::flags(&mounted)));
-                return mount::must_take_writes(&mounted, self.want.id.as_str(), self.wants_read_only());
+                return mount::ensure_writable(&mounted, self.want.id.as_str(), self.wants_read_only());
             }
             Some(other) => {
                 let gone = mount::unmount(&place).await;
@@ -191,7 +191,7 @@ impl MountVolume<'_> {
         let refused = mount::remount(&self.device.path, &place, kind, options).await?;
         let Some(mounted) = self.mounted()? else { return Ok(()) };
         let seen = refused.unwrap_or_else(|| {
-            [mount::differences(&mounted, options), mount::ignored(&mounted, before, options)].concat().join("; ")
+            [mount::differences(&mounted, options), mount::not_applied(&mounted, before, options)].concat().join("; ")
         });
         if seen.is_empty() {
             self.record_mount(&mounted, options, Some(mount::flags(&mounted)));
@@ -270,7 +270,7 @@ impl MountVolume<'_> {
             if copy { format!("; it has the UUID of volume {id}: one is a copy of the other") } else { String::new() };
         let text = format!("{what}{}{copy}", other.unwrap_or_default());
         let failure = Failure::new(Code::MountPointTaken, text);
-        Err(match fstab::look(&self.line("", &[], 0))? {
+        Err(match fstab::entry(&self.line("", &[], 0))? {
             Entry::Foreign(Conflict { line, .. }) => failure.remedy(format!(
                 "if it is not needed there: remove its line from /etc/fstab ({line}), then: umount {place}; node-agent \
                  retry; otherwise set another mount_path"
@@ -286,7 +286,7 @@ impl MountVolume<'_> {
     fn must_take_writes(&self, mounted: &Mounted) -> Result<(), Failure> {
         // A mount that was configured as read-only is no failure: the remount makes it writable.
         let was_wanted = self.options_in_force().is_some_and(|options| mount::asks_for_read_only(&options));
-        mount::must_take_writes(mounted, self.want.id.as_str(), self.wants_read_only() || was_wanted)
+        mount::ensure_writable(mounted, self.want.id.as_str(), self.wants_read_only() || was_wanted)
     }
 
     /// How the mount differs from the configured options.
@@ -304,7 +304,7 @@ impl MountVolume<'_> {
 
     /// The options in force, if they are known and differ from `options`.
     fn options_before(&self, options: &[String]) -> Option<Vec<String>> {
-        self.options_in_force().filter(|before| !mount::ask_for_the_same(before, options))
+        self.options_in_force().filter(|before| !mount::are_equivalent(before, options))
     }
 
     /// The options in force, if they are known: from the journal's record of a mount in this boot, or from the agent's line in
@@ -441,7 +441,7 @@ impl MountVolume<'_> {
 
     /// Whether fstab mounts this disk here at the next boot, by the agent's line or by another tool's, which is left alone.
     fn next_boot_is_prepared(&self, line: &Line<'_>) -> Result<bool, Failure> {
-        let conflict = match fstab::look(line)? {
+        let conflict = match fstab::entry(line)? {
             Entry::AsWanted => return Ok(true),
             Entry::Missing => return Ok(false),
             Entry::Foreign(conflict) => conflict,
@@ -485,7 +485,7 @@ impl MountVolume<'_> {
         self.prepared.set(true);
         let prepared = match self.next_boot_is_prepared(line) {
             // A reload during the boot costs seconds on a small machine.
-            Ok(true) if fstab::is_as_at_boot() => return Ok(()),
+            Ok(true) if fstab::is_unchanged_since_boot() => return Ok(()),
             Ok(true) => Ok(()),
             Ok(false) => fstab::put(line),
             Err(failure) if failure.code == Code::FstabConflict => return Err(failure),

@@ -67,10 +67,10 @@ impl Step for Own<'_> {
         let changed = tokio::task::spawn_blocking(move || {
             let stat = mount_point.stat()?;
             if always || if_differs && owner.differs(&stat) {
-                owner.sweep(&mount_point)?;
+                owner.apply_below(&mount_point)?;
             }
             // Last, so that an interrupted sweep is detected by the mount point's old owner.
-            owner.own(&mount_point, &stat)?;
+            owner.apply(&mount_point, &stat)?;
             Ok(())
         })
         .await
