@@ -245,7 +245,7 @@ fn the_help_of_the_commands_of_a_repair_shows_examples_and_what_becomes_of_the_h
     for (arguments, said) in [
         (&["--help"][..], &["On a node that did not come up:", "node-agent retry"][..]),
         (&["status", "--help"], &["node-agent status --wait --timeout 15m", "HELD", "terminates the instance"]),
-        (&["retry", "--help"], &["node-agent retry --from configure", "its time runs on", "overwritten"]),
+        (&["retry", "--help"], &["node-agent retry --from configure", "does not extend the time", "overwrites"]),
     ] {
         let help = run(&node, arguments);
         assert_eq!(help.code, Some(0), "{}", help.log);
