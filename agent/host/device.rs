@@ -48,18 +48,12 @@ pub type Locked = Flock<File>;
 impl Device {
     /// The device of the volume with this serial (`vol0123…`); none until it appears.
     pub fn find(serial: &str, device_name: &str) -> Result<Option<Device>, Failure> {
-        match Device::find_by_identity(serial)? {
-            Some(device) => Ok(Some(device)),
-            None => by_xen_name(device_name),
-        }
+        Device::find_by_identity(serial)?.map_or_else(|| by_xen_name(device_name), |device| Ok(Some(device)))
     }
 
     /// As [`Device::find`], but by the volume's id alone, never by the Xen device name.
     pub fn find_by_identity(serial: &str) -> Result<Option<Device>, Failure> {
-        match by_serial(serial)? {
-            Some(device) => Ok(Some(device)),
-            None => by_link(serial),
-        }
+        by_serial(serial)?.map_or_else(|| by_link(serial), |device| Ok(Some(device)))
     }
 
     fn open(path: &Path) -> Result<Option<Device>, Failure> {

@@ -67,10 +67,7 @@ pub enum Drain {
 
 impl Drain {
     fn byte(self) -> u8 {
-        match self {
-            Drain::Short => b's',
-            Drain::Long => b'l',
-        }
+        if self == Drain::Short { b's' } else { b'l' }
     }
 
     fn of(byte: u8) -> Self {
@@ -79,18 +76,12 @@ impl Drain {
 
     /// Passing on ends after this long without output, …
     fn quiet(self) -> Duration {
-        match self {
-            Drain::Short => Duration::from_millis(50),
-            Drain::Long => Duration::from_millis(500),
-        }
+        Duration::from_millis(if self == Drain::Short { 50 } else { 500 })
     }
 
     /// … and at the latest after this long.
     fn total(self) -> Duration {
-        match self {
-            Drain::Short => Duration::from_millis(200),
-            Drain::Long => Duration::from_secs(2),
-        }
+        Duration::from_millis(if self == Drain::Short { 200 } else { 2000 })
     }
 }
 

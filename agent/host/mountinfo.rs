@@ -43,15 +43,14 @@ fn line(line: &[u8]) -> Option<Mounted> {
     let text = |field| String::from_utf8_lossy(field).into_owned();
     let (root, mount_point, options) = (path(fields.next()?), path(fields.next()?), text(fields.next()?));
     let optional: Vec<_> = fields.by_ref().take_while(|field| *field != b"-").collect();
-    let mut after = fields;
     Some(Mounted {
         device: makedev(major.parse().ok()?, minor.parse().ok()?),
         root,
         mount_point,
         options,
-        kind: text(after.next()?),
-        source: String::from_utf8_lossy(&unescape(after.next()?)).into_owned(),
-        super_options: text(after.next()?),
+        kind: text(fields.next()?),
+        source: String::from_utf8_lossy(&unescape(fields.next()?)).into_owned(),
+        super_options: text(fields.next()?),
         is_slave: optional.iter().any(|field| field.starts_with(b"master:")),
     })
 }

@@ -65,27 +65,26 @@ pub(super) enum Check {
 pub async fn probe(device: &Device) -> Result<Verdict, Failure> {
     let mut evidence = Evidence::default();
     for check in [superblocks(device).await?, mounts(device)?, uses(device)?] {
-        match check {
-            Check::Clear(line) => evidence.add(line),
-            Check::Filesystem(found) => return Ok(Verdict::Filesystem(found)),
-            Check::Against(reason, line) => {
-                evidence.add(line);
-                return Ok(Verdict::Refused { reason, evidence });
-            }
+        if let Some(verdict) = conclude(check, &mut evidence) {
+            return Ok(verdict);
         }
     }
     // The reads come last: they take longest, and any other result makes them unnecessary.
-    match contents(device, &evidence).await? {
+    let check = contents(device, &evidence).await?;
+    Ok(conclude(check, &mut evidence).unwrap_or(Verdict::Blank(evidence)))
+}
+
+/// Records a check's evidence. None while the device may be blank.
+fn conclude(check: Check, evidence: &mut Evidence) -> Option<Verdict> {
+    match check {
+        Check::Clear(line) => evidence.add(line),
+        Check::Filesystem(found) => return Some(Verdict::Filesystem(found)),
         Check::Against(reason, line) => {
             evidence.add(line);
-            Ok(Verdict::Refused { reason, evidence })
+            return Some(Verdict::Refused { reason, evidence: std::mem::take(evidence) });
         }
-        Check::Clear(line) => {
-            evidence.add(line);
-            Ok(Verdict::Blank(evidence))
-        }
-        Check::Filesystem(found) => Ok(Verdict::Filesystem(found)),
     }
+    None
 }
 
 /// Clear if libblkid finds neither a superblock nor a partition table, without ambiguity.

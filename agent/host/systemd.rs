@@ -113,7 +113,7 @@ pub async fn main_process(unit: &str) -> Option<i32> {
 /// Whether the last request hung.
 static HUNG: AtomicBool = AtomicBool::new(false);
 
-/// Runs systemctl or udevadm, which must exit with 0 within [`DEADLINE`].
+/// Runs systemctl or udevadm, which must exit with 0 within `DEADLINE`.
 pub async fn must(program: &str, args: &[&str]) -> Result<Output, Failure> {
     let limit = if HUNG.load(Ordering::Relaxed) { DEADLINE_ONCE_HUNG } else { DEADLINE };
     let began = Instant::now();
