@@ -267,7 +267,12 @@ impl MakeFilesystem<'_> {
 
     fn not_cleared(&self, left: &Remnant) -> Failure {
         let (id, path) = (&self.disk.volume.want.id, self.disk.device.path.display());
-        let text = format!("volume {id} ({path}) is not blank although what a killed mkfs left was cleared: {left:?}");
+        let seen = match left {
+            Remnant::Blank(evidence) | Remnant::Unfinished { evidence, .. } => evidence.to_string(),
+            Remnant::Complete { found, .. } => format!("it holds {} (UUID {})", found.kind, found.uuid),
+            Remnant::Other { reason, evidence } => format!("{reason}; {evidence}"),
+        };
+        let text = format!("volume {id} ({path}) is not blank although what a killed mkfs left was cleared: {seen}");
         Failure::new(Code::NotBlank, text)
     }
 }
