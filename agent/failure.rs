@@ -155,7 +155,7 @@ catalogue! {
     /// Too many volumes are attached to the instance.
     AttachmentLimit "attachment-limit" Permanent "detach a volume that is not needed (aws ec2 detach-volume --volume-id VOLUME), then: node-agent retry; or use a larger instance type";
     /// The volume's encryption keeps it from being attached.
-    EncryptionRefused "encryption-refused" Permanent "check that the volume's key is enabled (aws kms describe-key --key-id KEY), and allow the instance's role to use it (kms:CreateGrant and the others in docs/operations.md, "IAM"), then: node-agent retry";
+    EncryptionRefused "encryption-refused" Permanent "check that the volume's key is enabled (aws kms describe-key --key-id KEY), and allow the instance's role to use it (kms:CreateGrant and the others in docs/operations.md under IAM), then: node-agent retry";
     /// The attached volume's device does not appear.
     DeviceMissing "device-missing" Waiting "see dmesg and lsblk -o NAME,SERIAL,SIZE; a reboot of the instance often makes the device appear; then: node-agent retry";
     /// A device's name and its serial or type contradict each other.
