@@ -34,6 +34,7 @@ use crate::sequence::StepName;
 use crate::state::Journal;
 
 /// The inputs of a run.
+#[expect(clippy::struct_field_names, reason = "boot_id is what the kernel calls it")]
 pub struct Boot<'a> {
     pub(crate) config: &'a Config,
     pub(crate) journal: &'a Journal,
