@@ -1,4 +1,4 @@
-//! The boot sequence, top to bottom. In one file with what decides its branches, so that a boot is read without turning pages.
+//! The boot sequence, top to bottom.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeSet;
