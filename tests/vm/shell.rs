@@ -33,24 +33,23 @@ impl Shell {
 
     /// Waits until a shell answers. After a reboot that is another one.
     pub fn wait_until_there(&mut self) {
-        self.wait_until_there_unless(|| ());
+        assert!(self.wait_until_there_unless(|| false), "nobody is there: {}", self.tail());
     }
 
-    /// The same; `lost` panics once that cannot be any more.
-    pub fn wait_until_there_unless(&mut self, lost: impl Fn()) {
+    /// Whether a shell answers; not where `lost` says that none will, nor after [`STUCK`].
+    pub fn wait_until_there_unless(&mut self, lost: impl Fn() -> bool) -> bool {
         let end = Instant::now() + STUCK;
-        loop {
-            lost();
+        while !lost() && Instant::now() < end {
             self.commands += 1;
             let (told, token) = (self.commands, format!("@@here:{}@@", self.commands));
             // Typed before somebody reads, it is lost, or a part of it: no quotes, which would be left open. Without echo and
             // prompt, what is printed is what was asked for.
             self.send(&format!("\nstty -echo; PS1=; PS2=; echo @@here:$(({told}))@@\n"));
             if self.read_until(&token, Instant::now() + Duration::from_secs(2)).is_some() {
-                return;
+                return true;
             }
-            assert!(Instant::now() < end, "nobody is there: {}", self.tail());
         }
+        false
     }
 
     /// What a command prints; it must succeed.
