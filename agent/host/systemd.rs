@@ -69,7 +69,7 @@ pub async fn has_unit(unit: &str) -> bool {
     is_running() && must("systemctl", &["cat", unit]).await.is_ok()
 }
 
-/// Has the target of a normal boot want a unit, where it is installed, until the next boot, so that isolating that target does
+/// Adds an installed unit to what multi-user.target wants, until the next boot, so that `systemctl isolate` of that target does
 /// not stop it.
 pub async fn keep_in_isolation(unit: &str) -> Result<(), Failure> {
     let link = Path::new("/run/systemd/system/multi-user.target.wants").join(unit);
@@ -287,7 +287,7 @@ pub async fn wait_for_udev() {
     if !has_udev() {
         return;
     }
-    // It gives up by itself before it would be killed.
+    // udevadm times out by itself before it would be killed.
     let limit = format!("--timeout={}", DEADLINE.as_secs() - 1);
     if let Err(failure) = must("udevadm", &["settle", &limit]).await {
         tracing::warn!("udev may not have settled: {failure}");

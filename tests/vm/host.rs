@@ -39,7 +39,7 @@ fn journal_of_this_boot(shell: &mut Shell) -> String {
     shell.run("journalctl --quiet --boot --no-hostname --output=short-monotonic | tail --lines=80")
 }
 
-/// A machine whose node is up with one volume, and its application on that.
+/// A machine whose node is up, with one volume and an application on it.
 fn in_service(world: &World) -> (VolumeId, Machine, Shell) {
     let volume = world.volume(VOLUMES[0]);
     let image = world.bake(prepare_with_package);
@@ -199,7 +199,7 @@ fn another_filesystem_at_a_reboot_starts_no_application_until_it_is_accepted() {
     machine.power_off();
 }
 
-/// When a unit became active, in this boot; none where it has not.
+/// When a unit became active in this boot, if it did.
 fn since_boot(shell: &mut Shell, unit: &str) -> Option<Duration> {
     Some(moment(shell, "ActiveEnter", unit)).filter(|time| !time.is_zero())
 }

@@ -33,10 +33,10 @@ impl Shell {
 
     /// Waits until a shell answers. After a reboot that is another one.
     pub fn wait_until_there(&mut self) {
-        assert!(self.wait_until_there_unless(|| false), "nobody is there: {}", self.tail());
+        assert!(self.wait_until_there_unless(|| false), "no shell answers: {}", self.tail());
     }
 
-    /// Whether a shell answers; not where `lost` says that none will, nor after [`STUCK`].
+    /// Whether a shell answers. False as soon as `lost` returns true, and after [`STUCK`].
     pub fn wait_until_there_unless(&mut self, lost: impl Fn() -> bool) -> bool {
         let end = Instant::now() + STUCK;
         while !lost() && Instant::now() < end {
