@@ -173,6 +173,7 @@ fn a_fetch_that_fails_keeps_no_later_command_of_the_user_data_from_running() {
         let (_, block) = text.split_once("\n  - |\n").unwrap();
         let lines = block.lines().take_while(|line| line.starts_with("    "));
         let script: String = lines.map(|line| format!("{}\n", line.trim())).collect();
+        // The command that makes the folder for the download comes first; mktemp(1) fills in the X's. It fails here.
         let first = "mktemp -d /root/node-agent.XXXXXX";
         assert_eq!(script.matches(first).count(), 1, "{name}: {script}");
         let script = script.replace(first, "false");

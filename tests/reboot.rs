@@ -140,7 +140,7 @@ fn a_disk_that_is_not_what_it_was_is_left_to_the_sequence_after_a_reboot() {
     assert!(!is_announced(&node), "{}", service.log());
 }
 
-/// A service that holds the node, starts no application, and reports this failure once AWS answers.
+/// Starts a service that holds the node without starting an application, and waits until it reports this failure, with AWS back.
 fn held_until_aws_is_back(world: &World, node: &Instance, failure: &str) -> Running {
     let service = node.start_with(&["run"]);
     wait_for_state(node, "held", &service);

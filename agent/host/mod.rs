@@ -40,7 +40,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::failure::{Failure, Named};
 
-/// The device and inode of the file at `path`; equal for two paths that lead to the same file.
+/// The device and inode of the file at a path. Two paths with the same pair lead to the same file.
 pub fn file_id(path: impl AsRef<Path>) -> io::Result<(u64, u64)> {
     fs::metadata(path).map(|meta| (meta.dev(), meta.ino()))
 }

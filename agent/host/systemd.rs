@@ -69,7 +69,8 @@ pub async fn has_unit(unit: &str) -> bool {
     is_running() && must("systemctl", &["cat", unit]).await.is_ok()
 }
 
-/// Makes `multi-user.target` want an installed unit until the next boot, so that isolating that target does not stop the unit.
+/// Adds an installed unit to what multi-user.target wants, until the next boot, so that `systemctl isolate` of that target does
+/// not stop it.
 pub async fn keep_in_isolation(unit: &str) -> Result<(), Failure> {
     let link = Path::new("/run/systemd/system/multi-user.target.wants").join(unit);
     if is_running() && !link.exists() && has_unit(unit).await {
@@ -265,7 +266,7 @@ pub async fn wait_for_udev() {
     if !has_udev() {
         return;
     }
-    // Below DEADLINE, so that udevadm gives up before it is killed.
+    // udevadm times out by itself before it would be killed.
     let limit = format!("--timeout={}", DEADLINE.as_secs() - 1);
     if let Err(failure) = must("udevadm", &["settle", &limit]).await {
         tracing::warn!("udev may not have settled: {failure}");

@@ -443,7 +443,7 @@ pub fn run(node: &Instance, arguments: &[&str]) -> Outcome {
     node.start_with(arguments).end()
 }
 
-/// Stops a service as systemd does, and waits for its end.
+/// Stops a service as systemd does, by SIGTERM, and waits for its end.
 pub fn stop(service: Running) {
     service.signal(Signal::SIGTERM);
     service.end();

@@ -199,7 +199,7 @@ fn another_filesystem_at_a_reboot_starts_no_application_until_it_is_accepted() {
     machine.power_off();
 }
 
-/// When a unit became active in this boot; none if it has not.
+/// When a unit became active in this boot, if it did.
 fn since_boot(shell: &mut Shell, unit: &str) -> Option<Duration> {
     Some(moment(shell, "ActiveEnter", unit)).filter(|time| !time.is_zero())
 }

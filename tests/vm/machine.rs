@@ -24,6 +24,10 @@ use crate::shell::Shell;
 
 /// PCIe root ports for volumes.
 const SLOTS: usize = 4;
+/// How many boots a machine gets to reach init.
+const BOOTS: usize = 3;
+/// How long a kernel may take to start init. It takes 2 s, and some 10 s on a loaded host.
+const INIT_WITHIN: Duration = Duration::from_mins(3);
 /// The metadata service's address (EC2 user guide), at which QEMU's network shows the host's loopback address to its guest.
 pub const HOST: &str = "169.254.169.254";
 
@@ -178,8 +182,39 @@ impl Machine {
         self.platform.dir.join(format!("{}-{}-{name}", self.id, self.boots))
     }
 
-    /// Switches it on.
+    /// Switches the machine on, and waits until its kernel has mounted the root disk and starts init.
+    ///
+    /// Once in some hundreds of boots QEMU's NVMe disk never answers the kernel's first command: after a minute the kernel gives
+    /// up the disk and panics. The agent has not run by then, so the machine is switched off and on again, and the test's output
+    /// says why. A root disk that is really broken fails every boot, and so the test.
     pub fn power_on(&mut self) {
+        for _ in 0..BOOTS {
+            self.start();
+            if self.starts_init() {
+                return;
+            }
+            println!("{}: switched on again, because its kernel did not start init: {}", self.id, self.why_no_init());
+            self.kill();
+        }
+        panic!("{}: no init in {BOOTS} boots", self.id);
+    }
+
+    /// Whether the kernel starts init; false at once after a panic.
+    fn starts_init(&self) -> bool {
+        let shows = |text: &str| self.console().contains(text);
+        poll(INIT_WITHIN, || shows("as init process") || shows("Kernel panic"));
+        shows("as init process")
+    }
+
+    /// The console's first line about a lost disk or a panic, or else its last line.
+    fn why_no_init(&self) -> String {
+        let console = self.console();
+        let telling = console.lines().find(|line| line.contains("timeout, ") || line.contains("Kernel panic"));
+        telling.or(console.lines().last()).unwrap_or("nothing on the console").to_owned()
+    }
+
+    /// Starts QEMU.
+    fn start(&mut self) {
         assert!(self.running.is_none(), "{} is on", self.id);
         self.boots += 1;
         let mut plugged = self.rack.0.lock().unwrap();
@@ -264,10 +299,9 @@ impl Machine {
 
     fn login(&self, line: &str) -> Shell {
         let mut shell = Shell::connect(&self.file(line));
-        shell.wait_until_there_unless(|| {
-            // There nobody logs in.
-            assert!(!self.console().contains("You are in emergency mode"), "{}: {}", self.id, self.console());
-        });
+        let there = shell.wait_until_there_unless(|| self.console().contains("You are in emergency mode"));
+        // The console shows how far the boot came.
+        assert!(there, "{}: no shell on its serial line: {}", self.id, self.console());
         shell
     }
 
@@ -278,11 +312,7 @@ impl Machine {
 
     /// Waits until the condition holds.
     pub fn wait_until(&self, what: &str, so: impl Fn() -> bool) {
-        let end = Instant::now() + STUCK;
-        while !so() {
-            assert!(Instant::now() < end, "{}: never: {what}: {}", self.id, self.console());
-            thread::sleep(Duration::from_millis(5));
-        }
+        assert!(poll(STUCK, so), "{}: never: {what}: {}", self.id, self.console());
     }
 
     /// The power fails.
@@ -345,6 +375,18 @@ impl Drop for Machine {
         self.kill();
         let _ = fs::remove_file(&self.root);
     }
+}
+
+/// Whether something becomes so within this time. Looks every few milliseconds, because a test may cut the power at that instant.
+fn poll(within: Duration, so: impl Fn() -> bool) -> bool {
+    let end = Instant::now() + within;
+    while !so() {
+        if Instant::now() >= end {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    true
 }
 
 fn reset(event: &Value) -> bool {

@@ -119,7 +119,7 @@ fn assert_started(shell: &mut Shell, volume: &VolumeId, starts: usize) {
     assert_eq!(disks, vec![volume.replace('-', ""); starts]);
 }
 
-/// When something happened to a unit in this boot (systemctl(1)'s `…TimestampMonotonic`), by systemd's clock; zero where it has not.
+/// The time of an event of a unit in this boot, by systemd's clock (its property `…TimestampMonotonic`); zero if there was none.
 fn moment(shell: &mut Shell, what: &str, unit: &str) -> Duration {
     let shown = shell.run(&format!("systemctl show --value --property {what}TimestampMonotonic {unit}"));
     Duration::from_micros(shown.parse().unwrap_or_else(|_| panic!("{what} of {unit}: {shown}")))

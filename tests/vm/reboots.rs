@@ -74,7 +74,7 @@ fn a_node_in_service_comes_up_at_a_reboot_without_aws_and_without_a_network() {
     let mut shell = machine.shell();
     world.wait_until_up(&machine);
     assert_in_order(&mut shell, &volumes[0], 1);
-    // The first boot, which waited for answers and formatted, is the measure of this machine's speed.
+    // Machines differ in speed, so a reboot is compared with this launch, which waited for AWS and formatted the volumes.
     let launch = from_start_to_application(&mut shell, "node-agent.service");
     // The instance id as the machine's own firmware has it.
     assert_eq!(shell.run("cat /sys/class/dmi/id/board_asset_tag"), machine.id.as_str());

@@ -33,24 +33,23 @@ impl Shell {
 
     /// Waits until a shell answers. After a reboot that is another one.
     pub fn wait_until_there(&mut self) {
-        self.wait_until_there_unless(|| ());
+        assert!(self.wait_until_there_unless(|| false), "no shell answers: {}", self.tail());
     }
 
-    /// As [`Shell::wait`], with a check that panics once no shell can come any more.
-    pub fn wait_until_there_unless(&mut self, lost: impl Fn()) {
+    /// Whether a shell answers. False as soon as `lost` returns true, and after [`STUCK`].
+    pub fn wait_until_there_unless(&mut self, lost: impl Fn() -> bool) -> bool {
         let end = Instant::now() + STUCK;
-        loop {
-            lost();
+        while !lost() && Instant::now() < end {
             self.commands += 1;
             let (told, token) = (self.commands, format!("@@here:{}@@", self.commands));
             // Input typed before the shell reads may be lost in part: so no quotes, which might stay open. Echo and prompt are
             // switched off, so that only output is printed.
             self.send(&format!("\nstty -echo; PS1=; PS2=; echo @@here:$(({told}))@@\n"));
             if self.read_until(&token, Instant::now() + Duration::from_secs(2)).is_some() {
-                return;
+                return true;
             }
-            assert!(Instant::now() < end, "nobody is there: {}", self.tail());
         }
+        false
     }
 
     /// What a command prints; it must succeed.
