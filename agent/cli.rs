@@ -205,8 +205,7 @@ impl Cli {
         if let Some(name) = self.command.needs_root()
             && !geteuid().is_root()
         {
-            log::say(Level::Error, &format!("run it as root: sudo node-agent {name}"));
-            return ExitCode::from(2);
+            return say(Level::Error, &format!("run it as root: sudo node-agent {name}"), 2);
         }
         match self.command {
             Command::Run(run) => run.start(),
@@ -279,8 +278,7 @@ impl Retry {
             let question =
                 format!("This node is up. This redoes {step} and the steps after it, hooks included. Continue? [y/N] ");
             if !confirmed(&question) {
-                log::say(Level::Info, "nothing was done");
-                return ExitCode::from(2);
+                return say(Level::Info, "nothing was done", 2);
             }
         }
         finish(block_on(retry::retry(places, self.from)))
@@ -322,12 +320,10 @@ impl Complete {
             .is_ok_and(|report| report.state != Overall::NeverStarted && report.launch.is_some());
         if !self.yes && !sent {
             if !std::io::stdin().is_terminal() {
-                log::say(Level::Error, "run it at a terminal, to confirm, or with --yes");
-                return ExitCode::from(2);
+                return say(Level::Error, "run it at a terminal, to confirm, or with --yes", 2);
             }
             if !confirmed(&format!("{consequence} Send {result}? [y/N] ")) {
-                log::say(Level::Info, "nothing was sent");
-                return ExitCode::from(2);
+                return say(Level::Info, "nothing was sent", 2);
             }
         }
         finish(block_on(retry::complete(places, result)))
@@ -365,13 +361,7 @@ impl Plan {
 
 /// The exit code of a hidden command, which only the agent runs.
 fn finish_child(result: std::io::Result<()>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            log::say(Level::Error, &error.to_string());
-            ExitCode::FAILURE
-        }
-    }
+    result.map_or_else(|error| say(Level::Error, &error.to_string(), 1), |()| ExitCode::SUCCESS)
 }
 
 fn block_on<T>(work: impl Future<Output = Result<T, FailedStepRecord>>) -> Result<T, FailedStepRecord> {
@@ -393,7 +383,12 @@ fn report(result: Result<(), FailedStepRecord>) -> ExitCode {
 }
 
 fn report_failure(FailedStepRecord { exit_code, error, .. }: FailedStepRecord) -> ExitCode {
-    log::say(Level::Error, &format!("{}; {}", error.message, readable::remedy(&error.remedy)));
+    say(Level::Error, &format!("{}; {}", error.message, readable::remedy(&error.remedy)), exit_code)
+}
+
+/// Ends a command with a last line.
+fn say(level: Level, text: &str, exit_code: u8) -> ExitCode {
+    log::say(level, text);
     ExitCode::from(exit_code)
 }
 
@@ -417,12 +412,10 @@ fn completions(shell: Shell) -> Vec<u8> {
 fn print(text: &[u8], code: ExitCode) -> ExitCode {
     log::flush();
     match std::io::stdout().write_all(text) {
-        Ok(()) => code,
-        // The reader has closed the pipe: not an error.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => code,
-        Err(error) => {
-            log::say(Level::Error, &format!("writing to the standard output: {error}"));
-            ExitCode::FAILURE
+        // If the reader has closed the pipe, that is no error.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            say(Level::Error, &format!("writing to the standard output: {error}"), 1)
         }
+        _ => code,
     }
 }

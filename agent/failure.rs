@@ -331,8 +331,7 @@ pub fn with_sources(mut text: String, mut source: Option<&dyn Error>) -> String 
     while let Some(error) = source {
         let more = error.to_string();
         if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
+            text.extend([": ", &more]);
         }
         source = error.source();
     }
@@ -347,15 +346,9 @@ pub trait Named<T> {
     fn named(self, what: impl fmt::Display) -> Result<T, Failure>;
 }
 
-impl<T> Named<T> for std::io::Result<T> {
+impl<T, E: Into<std::io::Error>> Named<T> for Result<T, E> {
     fn named(self, what: impl fmt::Display) -> Result<T, Failure> {
-        self.map_err(|error| Failure::io(what, error))
-    }
-}
-
-impl<T> Named<T> for nix::Result<T> {
-    fn named(self, what: impl fmt::Display) -> Result<T, Failure> {
-        self.map_err(|errno| Failure::io(what, errno.into()))
+        self.map_err(|error| Failure::io(what, error.into()))
     }
 }
 
@@ -364,8 +357,7 @@ impl<T> Named<T> for nix::Result<T> {
 pub struct FailedStep {
     /// None for a failure outside of any step.
     pub step: Option<StepName>,
-    /// The failure itself.
-    pub failure: Failure,
+    pub(crate) failure: Failure,
 }
 
 /// The step's name for messages; `start` outside of any step.

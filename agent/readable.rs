@@ -141,22 +141,18 @@ fn quoted(path: &str) -> String {
 
 /// Replaces the agent's name by `program` in commands, but not in the names of units, directories or packages.
 fn with_program(text: &str, program: &str) -> String {
-    let mut result = String::new();
-    let mut rest = text;
-    while let Some(at) = rest.find(NAME) {
-        let (before, from) = rest.split_at(at);
-        let after = &from[NAME.len()..];
-        result.push_str(before);
+    let (mut result, mut done) = (String::new(), 0);
+    for (at, _) in text.match_indices(NAME) {
+        result.push_str(&text[done..at]);
+        done = at + NAME.len();
         let begins = !result.ends_with(|char: char| char.is_alphanumeric() || "/._-@".contains(char));
-        let word = after.strip_prefix(' ').map(|after| {
-            let end = after.find(|char: char| !(char.is_ascii_alphanumeric() || char == '-')).unwrap_or(after.len());
-            &after[..end]
-        });
+        let behind = text[done..].strip_prefix(' ');
+        let word =
+            behind.and_then(|text| text.split(|char: char| !(char.is_ascii_alphanumeric() || char == '-')).next());
         let is_command = begins && word.is_some_and(|word| COMMANDS.contains(&word));
         result.push_str(if is_command { program } else { NAME });
-        rest = after;
     }
-    result + rest
+    result + &text[done..]
 }
 
 #[cfg(test)]

@@ -62,9 +62,7 @@ pub fn of_script(script: &[u8], functions: &[&str], file: &str) -> Option<Fault>
         let what = "has Windows line endings (CRLF), which bash takes as part of its words";
         return Fault::new(what, format_args!("convert it: sed -i 's/\\r$//' {file}"));
     }
-    if let Some(decoded) = base64(script)
-        && decoded.starts_with(b"#!")
-    {
+    if base64(script).is_some_and(|decoded| decoded.starts_with(b"#!")) {
         return Fault::new("is base64 of a script: it was encoded twice", "encode it once");
     }
     None
@@ -123,8 +121,10 @@ pub fn of_config(text: &str, user_data: bool) -> Option<Fault> {
     if let Some(page) = page(bare.as_bytes()).or(bare.starts_with('{').then_some("JSON")) {
         return Fault::new(format_args!("is {page}, not TOML"), wanted);
     }
-    if let Some(decoded) = base64(bare.as_bytes()).filter(|decoded| is_likely_config(decoded)) {
-        let inside = if decoded.starts_with(&[0x1f, 0x8b]) { "gzip data" } else { "the text" };
+    let is_gzip = |decoded: &[u8]| decoded.starts_with(&[0x1f, 0x8b]);
+    let decoded = base64(bare.as_bytes());
+    if let Some(decoded) = decoded.filter(|decoded| is_gzip(decoded) || std::str::from_utf8(decoded).is_ok()) {
+        let inside = if is_gzip(&decoded) { "gzip data" } else { "the text" };
         let what = format_args!("is base64 of {inside}, not TOML");
         return if user_data {
             let instead = "encode it once: EC2 decodes once, and the AWS CLI and the console encode by themselves; in Terraform \
@@ -137,7 +137,8 @@ pub fn of_config(text: &str, user_data: bool) -> Option<Fault> {
     // Each of these may also be a typing error in the first line of TOML.
     let what = if line.starts_with("#!") {
         "is a script, not TOML"
-    } else if has_header(bare) {
+    } else if bare.lines().any(|line| line.starts_with('[') && line.trim_end().ends_with(']')) {
+        // It has the header of a TOML table.
         return None;
     } else if line.starts_with("#cloud-config") {
         "is a cloud-config (YAML), not TOML"
@@ -158,15 +159,6 @@ pub fn of_bytes(bytes: &[u8]) -> Option<Fault> {
         }
         _ => None,
     }
-}
-
-/// Whether the text has a header of a TOML table.
-fn has_header(text: &str) -> bool {
-    text.lines().any(|line| line.starts_with('[') && line.trim_end().ends_with(']'))
-}
-
-fn is_likely_config(decoded: &[u8]) -> bool {
-    decoded.starts_with(&[0x1f, 0x8b]) || std::str::from_utf8(decoded).is_ok()
 }
 
 /// `node:` or `id: 00`.

@@ -62,14 +62,9 @@ impl<'a> IntoIterator for &'a Mistakes {
 
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.len() {
-            1 => write!(f, "the configuration has 1 mistake")?,
-            count => write!(f, "the configuration has {count} mistakes")?,
-        }
-        for mistake in &self.0 {
-            write!(f, "\n{mistake}")?;
-        }
-        Ok(())
+        let plural = if self.0.len() == 1 { "" } else { "s" };
+        write!(f, "the configuration has {} mistake{plural}", self.0.len())?;
+        self.0.iter().try_for_each(|mistake| write!(f, "\n{mistake}"))
     }
 }
 

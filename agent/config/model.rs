@@ -284,10 +284,7 @@ pub(crate) fn without_secrets(url: &str) -> String {
 
 /// A SHA-256 digest.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Sha256Digest(
-    /// Its bytes.
-    pub [u8; 32],
-);
+pub struct Sha256Digest(pub(crate) [u8; 32]);
 
 impl Sha256Digest {
     /// The digest of `bytes`.

@@ -4,6 +4,9 @@ use super::report::{Location, Position, Quoted, Report, Reported};
 use super::schema::{self, Key, Kind, Literal, Presence, Shape, Table};
 use super::tree::{Fields, Item, Value};
 
+/// Checks a string and converts it.
+type Check<T> = fn(&str, &Location<'_>) -> Result<T, Reported>;
+
 /// A value, and its location for reports.
 #[derive(Clone, Copy)]
 pub(super) struct Located<'a, T> {
@@ -20,7 +23,6 @@ impl<'a, T> Located<'a, T> {
     }
 }
 
-/// Reads one table.
 #[derive(Clone, Copy)]
 pub(super) struct TableReader<'a> {
     report: &'a Report,
@@ -52,26 +54,24 @@ impl<'a> TableReader<'a> {
         self.fields.headers.first().copied().unwrap_or(Position { layer: 0, offset: 0 })
     }
 
-    fn value(&self, key: &'static Key) -> Option<&'a Value> {
+    fn item(&self, key: &'static Key) -> Option<&'a Item> {
         debug_assert_eq!(key.table, self.table.name, "{} is read from the wrong table", key.name);
-        self.fields.keys.get(key.name).map(|field| &field.value)
+        self.fields.keys.get(key.name).map(|field| &field.value.item)
     }
 
     /// Whether a key is written, even with a wrong value.
     pub(super) fn has(&self, key: &'static Key) -> bool {
-        self.value(key).is_some()
+        self.item(key).is_some()
     }
 
     /// A string; `None` if the key is neither written nor has a default.
     pub(super) fn text(&self, key: &'static Key) -> Result<Option<Located<'a, &'a str>>, Reported> {
         let location = self.location(key);
-        match self.value(key).map(|value| &value.item) {
-            None => match key.presence {
-                Presence::Default(Literal::Text(value)) => Ok(Some(Located { value, location, written: false })),
-                _ => Ok(None),
-            },
-            Some(Item::Text(value)) => Ok(Some(Located { value, location, written: true })),
-            Some(other) => Err(wrong_type(location, other)),
+        match (self.item(key), key.presence) {
+            (Some(Item::Text(value)), _) => Ok(Some(Located { value, location, written: true })),
+            (Some(other), _) => Err(wrong_type(location, other)),
+            (None, Presence::Default(Literal::Text(value))) => Ok(Some(Located { value, location, written: false })),
+            (None, _) => Ok(None),
         }
     }
 
@@ -80,9 +80,19 @@ impl<'a> TableReader<'a> {
         self.text(key)?.ok_or_else(|| self.missing(key))
     }
 
+    /// A required string, checked and converted.
+    pub(super) fn checked<T>(&self, key: &'static Key, check: Check<T>) -> Result<T, Reported> {
+        self.required(key)?.check(check)
+    }
+
+    /// A string, if there is one, checked and converted.
+    pub(super) fn optional<T>(&self, key: &'static Key, check: Check<T>) -> Result<Option<T>, Reported> {
+        self.text(key)?.map(|given| given.check(check)).transpose()
+    }
+
     /// A boolean.
     pub(super) fn flag(&self, key: &'static Key) -> Result<bool, Reported> {
-        match self.value(key).map(|value| &value.item) {
+        match self.item(key) {
             None => Ok(key.presence == Presence::Default(Literal::Flag(true))),
             Some(Item::Flag(flag)) => Ok(*flag),
             Some(other) => Err(wrong_type(self.location(key), other)),
@@ -91,10 +101,8 @@ impl<'a> TableReader<'a> {
 
     /// A boolean or one of `words`, as the value it stands for.
     pub(super) fn flag_or<T: Copy>(&self, key: &'static Key, flag: [T; 2], words: &[(&str, T)]) -> Result<T, Reported> {
-        match self.value(key).map(|value| &value.item) {
-            Some(Item::Text(text)) if !["true", "false"].contains(&text.to_lowercase().as_str()) => {
-                self.choice(key, words)
-            }
+        match self.item(key) {
+            Some(Item::Text(text)) if text.to_lowercase().parse::<bool>().is_err() => self.choice(key, words),
             _ => self.flag(key).map(|value| flag[usize::from(value)]),
         }
     }
@@ -102,7 +110,7 @@ impl<'a> TableReader<'a> {
     /// A list of strings, each with its own location.
     pub(super) fn list(&self, key: &'static Key) -> Result<Vec<Located<'a, &'a str>>, Reported> {
         let location = self.location(key);
-        let entries = match self.value(key).map(|value| &value.item) {
+        let entries = match self.item(key) {
             None => return Ok(Vec::new()),
             Some(Item::List(entries)) => entries,
             Some(other) => return Err(wrong_type(location, other)),
@@ -123,7 +131,7 @@ impl<'a> TableReader<'a> {
 
     /// A user or group: a string or a number without a minus sign.
     pub(super) fn account(&self, key: &'static Key) -> Result<Option<Located<'a, &'a str>>, Reported> {
-        match self.value(key).map(|value| &value.item) {
+        match self.item(key) {
             Some(Item::Integer(digits, 10)) => {
                 let value = digits.strip_prefix('+').unwrap_or(digits);
                 Ok(Some(Located { value, location: self.location(key), written: true }))
@@ -140,7 +148,7 @@ impl<'a> TableReader<'a> {
         }
         let words: Vec<&str> = values.iter().map(|(word, _)| *word).collect();
         let what = format_args!("{} is not one of its values", Quoted(given.value));
-        match nearest(given.value.to_lowercase().as_str(), &words) {
+        match nearest(&given.value.to_lowercase(), &words) {
             Some(word) => Err(given.location.write(what, format_args!("\"{word}\""))),
             None => Err(given.location.write(what, format_args!("\"{}\"", words.join("\" or \"")))),
         }
@@ -150,10 +158,9 @@ impl<'a> TableReader<'a> {
     pub(super) fn one_of(&self) -> Result<&'static Key, Reported> {
         let keys = self.table.one_of.iter().filter_map(|name| self.table.key(name));
         let mut written: Vec<&'static Key> = keys.filter(|key| self.has(key)).collect();
-        written.sort_by_key(|key| {
-            let position = self.location(key).position;
-            (position.layer, position.offset)
-        });
+        // Of a pair the schema names the leading key first.
+        let leading = written.first().copied();
+        written.sort_by_key(|key| self.location(key).position);
         let mut clash = None;
         for (at, &later) in written.iter().enumerate() {
             if let Some(earlier) = written[..at].iter().find(|key| self.table.exclusive(key.name, later.name)) {
@@ -163,13 +170,9 @@ impl<'a> TableReader<'a> {
                 clash = Some(location.mistake(what, format_args!("keep only one of {}", self.alternatives())));
             }
         }
-        match (clash, written.first()) {
+        match (clash, leading) {
             (Some(reported), _) => Err(reported),
-            // Of a pair the schema names the leading key first.
-            (None, Some(_)) => {
-                let first = self.table.one_of.iter().find_map(|name| written.iter().find(|key| key.name == *name));
-                first.copied().ok_or(Reported(()))
-            }
+            (None, Some(key)) => Ok(key),
             (None, None) if self.table.one_of.iter().any(|name| self.may_have(name)) => Err(Reported(())),
             (None, None) => {
                 let what = format_args!("{}: has none of {}", self.table.header(), self.alternatives());
@@ -199,7 +202,6 @@ impl<'a> TableReader<'a> {
         self.table.one_of.join(", ")
     }
 
-    /// Reports a missing key.
     pub(super) fn missing(&self, key: &'static Key) -> Reported {
         if self.may_have(key.name) {
             return Reported(());
@@ -211,45 +213,40 @@ impl<'a> TableReader<'a> {
     /// A table below the top level.
     pub(super) fn table(&self, table: &'static Table) -> Result<Option<TableReader<'a>>, Reported> {
         let Some(field) = self.fields.keys.get(table.name) else { return Ok(None) };
-        match &field.value.item {
-            Item::Table(fields) => Ok(Some(TableReader::open(self.report, table, fields))),
-            Item::Broken => Err(Reported(())),
-            Item::List(entries) if entries.iter().any(|entry| matches!(entry.item, Item::Table(_))) => {
-                let what = format_args!("{} can be written only once", table.header());
-                let instead = format_args!("write {} in single brackets, once", table.header());
-                Err(self.report.mistake(field.value.at, what, instead))
-            }
-            other => Err(self.not_a_table(table, field.value.at, other)),
+        if let Item::List(entries) = &field.value.item
+            && entries.iter().any(|entry| matches!(entry.item, Item::Table(_)))
+        {
+            let what = format_args!("{} can be written only once", table.header());
+            let instead = format_args!("write {} in single brackets, once", table.header());
+            return Err(self.report.mistake(field.value.at, what, instead));
         }
+        self.below(table, &field.value).map(Some)
     }
 
     /// The entries of a repeated table below the top level.
     pub(super) fn each(&self, table: &'static Table) -> Vec<Result<TableReader<'a>, Reported>> {
         let Some(field) = self.fields.keys.get(table.name) else { return Vec::new() };
-        let at = field.value.at;
-        match &field.value.item {
-            Item::List(entries) => entries
-                .iter()
-                .map(|entry| match &entry.item {
-                    Item::Table(fields) => Ok(TableReader::open(self.report, table, fields)),
-                    Item::Broken => Err(Reported(())),
-                    other => Err(self.not_a_table(table, entry.at, other)),
-                })
-                .collect(),
-            Item::Broken => vec![Err(Reported(()))],
-            Item::Table(fields) => {
-                // Read nevertheless, so that the same report has its mistakes.
-                let what = format_args!("[{}] can be written several times and needs two brackets", table.name);
-                self.report.mistake(at, what, format_args!("write {}", table.header()));
-                vec![Ok(TableReader::open(self.report, table, fields))]
-            }
-            other => vec![Err(self.not_a_table(table, at, other))],
+        if let Item::List(entries) = &field.value.item {
+            return entries.iter().map(|entry| self.below(table, entry)).collect();
         }
+        if let Item::Table(_) = &field.value.item {
+            // Read nevertheless, so that the same report has its mistakes.
+            let what = format_args!("[{}] can be written several times and needs two brackets", table.name);
+            self.report.mistake(field.value.at, what, format_args!("write {}", table.header()));
+        }
+        vec![self.below(table, &field.value)]
     }
 
-    fn not_a_table(&self, table: &Table, at: Position, item: &Item) -> Reported {
-        let what = format_args!("{}: is {}, not a table", table.name, item.type_name());
-        self.report.mistake(at, what, format_args!("write {} and its keys below it", table.header()))
+    /// Opens the table that a value should be.
+    fn below(&self, table: &'static Table, value: &'a Value) -> Result<TableReader<'a>, Reported> {
+        match &value.item {
+            Item::Table(fields) => Ok(TableReader::open(self.report, table, fields)),
+            Item::Broken => Err(Reported(())),
+            other => {
+                let what = format_args!("{}: is {}, not a table", table.name, other.type_name());
+                Err(self.report.mistake(value.at, what, format_args!("write {} and its keys below it", table.header())))
+            }
+        }
     }
 }
 
@@ -332,7 +329,7 @@ fn names(table: &Table) -> Vec<&'static str> {
 }
 
 /// The most similar candidate, if any is similar enough.
-pub(super) fn nearest<'c>(word: &str, candidates: &[&'c str]) -> Option<&'c str> {
+pub(super) fn nearest<'c>(word: &str, candidates: &'c [impl AsRef<str>]) -> Option<&'c str> {
     // Two typing errors, or a common beginning: `mountpath`, `file_system_type`. Found with the mistypings in the tests; a lower
     // similarity offers unrelated words.
     const ALIKE: f64 = 0.88;
@@ -348,6 +345,6 @@ pub(super) fn nearest<'c>(word: &str, candidates: &[&'c str]) -> Option<&'c str>
     if word.len() > 64 {
         return None;
     }
-    let scored = candidates.iter().filter_map(|candidate| Some((score(candidate)?, *candidate)));
+    let scored = candidates.iter().map(AsRef::as_ref).filter_map(|candidate| Some((score(candidate)?, candidate)));
     scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, candidate)| candidate)
 }

@@ -11,7 +11,7 @@ use super::model::without_secrets;
 use super::schema::{Key, Table};
 
 /// A byte in one of the two texts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Position {
     /// 0 the main text, 1 the override.
     pub(super) layer: usize,
@@ -115,7 +115,7 @@ impl Report {
     fn line_and_column(&self, position: Position) -> (String, usize, usize) {
         let Some(layer) = self.layers.get(position.layer) else { return (String::new(), 1, 1) };
         let line = layer.lines.partition_point(|&line| line <= position.offset).saturating_sub(1);
-        let before = &layer.text[layer.lines[line]..floor(&layer.text, position.offset)];
+        let before = &layer.text[layer.lines[line]..layer.text.floor_char_boundary(position.offset)];
         // Editors do not count a byte order mark as a character.
         let column = before.trim_start_matches('\u{feff}').chars().count() + 1;
         (layer.name.clone(), line + 1, column)
@@ -124,11 +124,6 @@ impl Report {
 
 fn is_header(rest: &str) -> bool {
     rest.trim_start_matches([' ', '\t']).starts_with('[')
-}
-
-/// The last character boundary at or before `offset`.
-fn floor(text: &str, offset: usize) -> usize {
-    (0..=offset.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
 }
 
 /// A key and its position, for reporting a mistake in its value.
@@ -143,21 +138,17 @@ pub(super) struct Location<'a> {
 impl Location<'_> {
     /// Records a mistake; the table and the key precede `what`.
     pub(super) fn mistake(&self, what: impl Display, instead: impl Display) -> Reported {
-        self.report.mistake(self.position, format_args!("{}: {what}", self.label()), instead)
+        self.report.mistake(self.position, format_args!("{}: {what}", label(self.table, self.key.name)), instead)
     }
 
     /// Records a warning in the same form.
     pub(super) fn warn(&self, what: impl Display, instead: impl Display) {
-        self.report.warn(self.position, format_args!("{}: {what}", self.label()), instead);
+        self.report.warn(self.position, format_args!("{}: {what}", label(self.table, self.key.name)), instead);
     }
 
     /// Records a mistake whose remedy is to write this value.
     pub(super) fn write(&self, what: impl Display, value: impl Display) -> Reported {
         self.mistake(what, format_args!("write {value}"))
-    }
-
-    fn label(&self) -> String {
-        label(self.table, self.key.name)
     }
 }
 

@@ -9,7 +9,6 @@ pub const XFS: &str = "xfs";
 pub const EXT4: &str = "ext4";
 
 /// A table of the configuration.
-#[derive(Debug)]
 pub struct Table {
     /// The name; empty for the top level.
     pub name: &'static str,
@@ -41,7 +40,6 @@ pub enum Shape {
 }
 
 /// A key of a table.
-#[derive(Debug)]
 pub struct Key {
     /// The name of its table.
     pub table: &'static str,

@@ -3,6 +3,7 @@
 //! The TOML parser recovers from most errors by itself, but drops everything after a key without `=` and puts the keys
 //! below an unclosed header into the wrong table. Both are repaired in a copy of the text, which is then parsed again.
 
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 
 use toml::Spanned;
@@ -38,11 +39,13 @@ impl SyntaxError {
     /// The closing brackets that a header lacks.
     fn lacks_brackets(&self) -> Option<&'static str> {
         let unclosed = self.message.starts_with("unclosed table") || self.message.starts_with("unclosed array table");
-        match (unclosed, self.message.ends_with("`]]`")) {
-            (true, true) => Some("]]"),
-            (true, false) => Some("]"),
-            (false, _) => None,
-        }
+        unclosed.then_some(if self.message.ends_with("`]]`") { "]]" } else { "]" })
+    }
+
+    /// Whether the error concerns this entry of a list, not the list around it.
+    fn is_value_of(&self, entry: &Range<usize>) -> bool {
+        let about_the_list = ["missing comma", "unclosed", "unexpected `=`", "extra comma"];
+        self.touches(entry) && !about_the_list.iter().any(|start| self.message.starts_with(start))
     }
 }
 
@@ -69,10 +72,13 @@ pub(super) fn parse(report: &mut Report, layer: usize) -> Fields {
         }
         let root = Position { layer, offset: 0 };
         let original = |offset| copy.original(offset);
-        let is_broken = |span: &Range<usize>| errors.iter().any(|error| error.touches(span));
+        let is_broken = |span| {
+            let span = copy.original_span(span);
+            errors.iter().any(|error| error.touches(&span))
+        };
         let fields = tree::fields(tree.get_ref(), root, &Tree { layer, original: &original, is_broken: &is_broken });
         let mut leaves = Vec::new();
-        collect(tree.get_ref(), Some(&schema::root::TABLE), &original, &mut leaves);
+        collect(tree.get_ref(), Some(&schema::root::TABLE), &copy, &mut leaves);
         explain(report, layer, &text, &errors, &leaves);
         return fields;
     }
@@ -83,31 +89,18 @@ pub(super) fn parse(report: &mut Report, layer: usize) -> Fields {
 #[derive(Default)]
 struct Repairs {
     /// Lines to blank out.
-    blanked: Vec<Range<usize>>,
+    blanked: HashSet<Range<usize>>,
     /// Brackets to insert, by their offset.
-    inserted: Vec<(usize, &'static str)>,
+    inserted: BTreeSet<(usize, &'static str)>,
 }
 
 impl Repairs {
     /// Adds the error's repair; false if it has none or a known one.
     fn add(&mut self, text: &str, error: &SyntaxError) -> bool {
         if error.lacks_equals() {
-            let line = line_of(text, error.start);
-            let new = !self.blanked.contains(&line);
-            if new {
-                self.blanked.push(line);
-            }
-            new
-        } else if let Some(brackets) = error.lacks_brackets() {
-            let insertion = (error.start, brackets);
-            let new = !self.inserted.contains(&insertion);
-            if new {
-                self.inserted.push(insertion);
-                self.inserted.sort_unstable();
-            }
-            new
+            self.blanked.insert(line_of(text, error.start))
         } else {
-            false
+            error.lacks_brackets().is_some_and(|brackets| self.inserted.insert((error.start, brackets)))
         }
     }
 
@@ -143,6 +136,10 @@ impl RepairedText {
         let shift = |&(at, length): &(usize, usize)| offset.saturating_sub(at).min(length);
         offset - self.shifts.iter().map(shift).sum::<usize>()
     }
+
+    fn original_span(&self, span: Range<usize>) -> Range<usize> {
+        self.original(span.start)..self.original(span.end)
+    }
 }
 
 /// The line around a byte, without its line end.
@@ -165,17 +162,15 @@ struct Leaf {
     entries: Vec<Range<usize>>,
 }
 
-type Offsets<'a> = &'a dyn Fn(usize) -> usize;
-
-fn collect(table: &DeTable<'_>, known: Option<&'static Table>, original: Offsets<'_>, leaves: &mut Vec<Leaf>) {
-    let span = |value: &Spanned<DeValue<'_>>| original(value.span().start)..original(value.span().end);
+fn collect(table: &DeTable<'_>, known: Option<&'static Table>, copy: &RepairedText, leaves: &mut Vec<Leaf>) {
+    let span = |value: &Spanned<DeValue<'_>>| copy.original_span(value.span());
     for (name, value) in table {
         let below = known.filter(|known| known.shape == Shape::Root).and_then(|_| schema::table(name.get_ref()));
         match value.get_ref() {
-            DeValue::Table(inner) => collect(inner, below, original, leaves),
+            DeValue::Table(inner) => collect(inner, below, copy, leaves),
             DeValue::Array(list) if list.iter().any(|entry| entry.get_ref().is_table()) => {
                 for inner in list.iter().filter_map(|entry| entry.get_ref().as_table()) {
-                    collect(inner, below, original, leaves);
+                    collect(inner, below, copy, leaves);
                 }
             }
             other => leaves.push(Leaf {
@@ -190,15 +185,10 @@ fn collect(table: &DeTable<'_>, known: Option<&'static Table>, original: Offsets
 
 /// Reports every error, once for each value it touches.
 fn explain(report: &mut Report, layer: usize, text: &str, errors: &[SyntaxError], leaves: &[Leaf]) {
-    let mut reported = vec![false; errors.len()];
     for leaf in leaves {
-        let touching: Vec<usize> = (0..errors.len()).filter(|&at| errors[at].touches(&leaf.span)).collect();
-        let mine: Vec<&SyntaxError> = touching.iter().map(|&at| &errors[at]).collect();
+        let mine: Vec<&SyntaxError> = errors.iter().filter(|error| error.touches(&leaf.span)).collect();
         if mine.is_empty() {
             continue;
-        }
-        for at in touching {
-            reported[at] = true;
         }
         // An unclosed string or list swallows the lines below it.
         if text.get(leaf.span.clone()).is_some_and(|raw| raw.contains('\n')) {
@@ -216,20 +206,12 @@ fn explain(report: &mut Report, layer: usize, text: &str, errors: &[SyntaxError]
             explain_leaf(report, layer, text, leaf, &leaf.span, unclosed.unwrap_or(&mine[0]));
         }
     }
-    for (error, _) in errors.iter().zip(reported).filter(|(_, reported)| !reported) {
+    for error in errors.iter().filter(|error| !leaves.iter().any(|leaf| error.touches(&leaf.span))) {
         // A header without brackets was repaired, so its table was read.
         if error.lacks_brackets().is_none() {
             report.lost(layer, error.start..error.end);
         }
         explain_line(report, layer, text, error);
-    }
-}
-
-impl SyntaxError {
-    /// Whether the error concerns this entry of a list, not the list around it.
-    fn is_value_of(&self, entry: &Range<usize>) -> bool {
-        let about_the_list = ["missing comma", "unclosed", "unexpected `=`", "extra comma"];
-        self.touches(entry) && !about_the_list.iter().any(|start| self.message.starts_with(start))
     }
 }
 
@@ -284,7 +266,7 @@ fn explain_line(report: &Report, layer: usize, text: &str, error: &SyntaxError) 
         let open = if brackets == "]]" || written.trim_start().starts_with("[[") { ("[[", "]]") } else { ("[", "]") };
         report.mistake(begin, "the table's header is not closed", format_args!("write {}{name}{}", open.0, open.1));
     } else if error.lacks_equals() {
-        match known_key(name) {
+        match schema::TABLES.iter().find_map(|table| table.key(name)) {
             Some(key) => report.mistake(
                 begin,
                 format_args!("{name}: no \"=\" after the key"),
@@ -308,14 +290,14 @@ fn explain_line(report: &Report, layer: usize, text: &str, error: &SyntaxError) 
     }
 }
 
-fn known_key(name: &str) -> Option<&'static Key> {
-    schema::TABLES.iter().find_map(|table| table.key(name))
-}
-
 /// The parser's message in plain words, and the remedy. `raw` is the value as written; neither repeats it.
 fn remedy(message: &str, raw: &str) -> (String, &'static str) {
-    let plain = message.split(", expected").next().unwrap_or(message);
-    let table: [(&str, &str, &str); 11] = [
+    // The parser expects visible characters at a control character, and a quote at the line's end.
+    let plain = match message.split(", expected").next().unwrap_or(message) {
+        "invalid basic string" if message.contains("visible characters") => "control character",
+        plain => plain,
+    };
+    let table: [(&str, &str, &str); 13] = [
         ("invalid multi-line basic string", "the string is not closed", "close it with \"\"\""),
         ("invalid multi-line literal string", "the string is not closed", "close it with '''"),
         ("invalid literal string", "the string is not closed", "close it with ' on the same line"),
@@ -335,20 +317,15 @@ fn remedy(message: &str, raw: &str) -> (String, &'static str) {
         ("unclosed inline table", "the table is not closed", "write } after its last key"),
         ("invalid boolean", "neither true nor false", "write true or false"),
         ("invalid date", "a date that does not exist", "put the value in double quotes"),
+        ("control character", "a control character in a string", "write it as an escape, \\t or \\u001f"),
+        (
+            "invalid basic string",
+            "the string is not closed",
+            "close it with \" on the same line, or use \"\"\" for several lines",
+        ),
     ];
     if let Some((_, what, instead)) = table.iter().find(|(start, ..)| plain.starts_with(start)) {
         return ((*what).to_owned(), instead);
-    }
-    if plain == "invalid basic string" {
-        // The parser expects visible characters at a control character, and a quote at the line's end.
-        return if message.contains("visible characters") {
-            ("a control character in a string".to_owned(), "write it as an escape, \\t or \\u001f")
-        } else {
-            (
-                "the string is not closed".to_owned(),
-                "close it with \" on the same line, or use \"\"\" for several lines",
-            )
-        };
     }
     let instead = if raw.starts_with(|c: char| c.is_ascii_digit() || c == '-' || c == '+') {
         "put the value in double quotes"

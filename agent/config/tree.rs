@@ -68,18 +68,13 @@ pub(super) struct Tree<'a> {
     pub(super) layer: usize,
     /// Maps an offset in the parsed text to the original text.
     pub(super) original: &'a dyn Fn(usize) -> usize,
-    /// Whether a syntax error touches these bytes of the original.
-    pub(super) is_broken: &'a dyn Fn(&Range<usize>) -> bool,
+    /// Whether a syntax error touches these bytes of the parsed text.
+    pub(super) is_broken: &'a dyn Fn(Range<usize>) -> bool,
 }
 
 impl Tree<'_> {
     fn position(&self, offset: usize) -> Position {
         Position { layer: self.layer, offset: (self.original)(offset) }
-    }
-
-    fn is_broken(&self, span: &Range<usize>) -> bool {
-        let span = (self.original)(span.start)..(self.original)(span.end);
-        (self.is_broken)(&span)
     }
 }
 
@@ -91,7 +86,7 @@ fn value(found: &Spanned<DeValue<'_>>, tree: &Tree<'_>) -> Value {
         DeValue::Array(list) if list.iter().any(|entry| entry.get_ref().is_table()) => {
             Item::List(list.iter().map(|entry| value(entry, tree)).collect())
         }
-        _ if tree.is_broken(&found.span()) => Item::Broken,
+        _ if (tree.is_broken)(found.span()) => Item::Broken,
         DeValue::Array(list) => Item::List(list.iter().map(|entry| value(entry, tree)).collect()),
         DeValue::String(text) => Item::Text(text.to_string()),
         DeValue::Integer(digits) => Item::Integer(digits.as_str().to_owned(), digits.radix()),

@@ -13,7 +13,6 @@ use super::{Kind, Level, Line};
 
 const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// Sends entries to the journal.
 pub(super) struct Journal {
     socket: UnixDatagram,
     /// For entries that the socket refuses: the standard error leads to the journal, too.

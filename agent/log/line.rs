@@ -89,11 +89,6 @@ impl Line {
         }
     }
 
-    /// The line in place of dropped ones.
-    pub(super) fn dropped(lines: u64) -> Self {
-        Line::note(Level::Warning, format!("{lines} lines were dropped here: nobody read them"))
-    }
-
     pub(super) fn of(event: &Event<'_>) -> Self {
         let level = match *event.metadata().level() {
             tracing::Level::ERROR => Level::Error,

@@ -18,13 +18,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
+use clap::ValueEnum as _;
 use console::{Term, truncate_str};
-use serde::de::value::Error as Unknown;
-use serde::de::{Deserialize, IntoDeserializer};
 
-use super::outlet::{Backlog, Item, Outlet};
+use super::outlet::{Backlog, Item as _, Outlet};
 use super::text::{CYAN, DIM, GREEN, PLAIN, RED, YELLOW};
 use super::{Kind, Level, Line, Plain, Sink};
 use crate::sequence::StepName;
@@ -38,34 +37,20 @@ const STEP_WIDTH: usize = 12;
 /// `12m 34s of 30m`
 const TIME_WIDTH: usize = 14;
 
-/// The screen.
 pub(super) struct Live {
     terminal: Term,
     style: Style,
     /// The running steps, and finished ones that may have another part.
     steps: BTreeMap<(StepName, Option<String>), Progress>,
     /// Printed above the steps with the next redraw.
-    above: Backlog<Above>,
+    above: Backlog<Plain>,
     /// The screen needs a redraw.
     stale: bool,
-    outlet: Outlet<Plain>,
+    pub(super) outlet: Outlet<Plain>,
     /// How many rows at the bottom are redrawn.
     rows: usize,
     /// The painting thread runs.
     animated: bool,
-}
-
-/// Rows that are never redrawn.
-struct Above(String);
-
-impl Item for Above {
-    fn size(&self) -> usize {
-        self.0.len()
-    }
-
-    fn dropped(lines: u64) -> Self {
-        Above(Style::new().line(&Line::dropped(lines)))
-    }
 }
 
 struct Progress {
@@ -98,14 +83,13 @@ impl Live {
         })
     }
 
-    /// Shows a line.
     pub(super) fn show(&mut self, line: &Line) {
-        let step = line.step.as_deref().and_then(step_name);
+        let step = line.step.as_deref().and_then(|name| StepName::from_str(name, false).ok());
         match (line.kind, step) {
             (Kind::Begin | Kind::Start | Kind::Wait, Some(step)) => self.running(step, line),
             (Kind::Done, Some(step)) => self.done(step, line),
             (Kind::Failed, Some(step)) => self.failed(step, line),
-            _ => self.above.push(Above(self.style.line(line))),
+            _ => self.above.push(Plain(self.style.line(line))),
         }
         self.redraw();
     }
@@ -125,7 +109,7 @@ impl Live {
         self.move_done_above(|_| true);
         self.steps.clear();
         if !text.is_empty() {
-            self.above.push(Above(text));
+            self.above.push(Plain(text));
         }
         self.redraw();
         self.paint();
@@ -153,10 +137,6 @@ impl Live {
             self.stale = false;
         }
         !self.stale
-    }
-
-    pub(super) fn flush(&self) -> impl FnOnce(Instant) + use<> {
-        self.outlet.flush()
     }
 
     fn running(&mut self, step: StepName, line: &Line) {
@@ -192,7 +172,7 @@ impl Live {
         let why = line.why.as_deref().unwrap_or(&line.message);
         let cross = self.style.tint(RED, self.style.cross);
         let row = row(&cross, step, &rough(spent), line.volume.as_deref(), why);
-        self.above.push(Above(row + "\n"));
+        self.above.push(Plain(row + "\n"));
     }
 
     /// Removes a step, and returns how long it has run.
@@ -210,7 +190,7 @@ impl Live {
     fn move_done_above(&mut self, is_final: impl Fn(StepName) -> bool) {
         let moved = self.steps.extract_if(.., |(step, _), progress| !progress.is_running() && is_final(*step));
         for ((step, volume), progress) in moved {
-            self.above.push(Above(self.style.step(step, volume.as_deref(), &progress) + "\n"));
+            self.above.push(Plain(self.style.step(step, volume.as_deref(), &progress) + "\n"));
         }
     }
 
@@ -241,9 +221,9 @@ impl Live {
         let is_cleared = !self.above.is_empty();
         if is_cleared {
             frame += "\x1b[J";
-            while let Some((dropped, Above(text))) = self.above.pop() {
+            while let Some((dropped, Plain(text))) = self.above.pop() {
                 if dropped > 0 {
-                    frame += &Above::dropped(dropped).0;
+                    frame += &self.style.line(&Line::dropped(dropped));
                 }
                 frame += &text;
             }
@@ -340,8 +320,7 @@ fn row(symbol: &str, step: StepName, time: &str, volume: Option<&str>, rest: &st
     let mut row = format!("{symbol} {:STEP_WIDTH$}  {time:TIME_WIDTH$}", step.as_str());
     for part in [volume.unwrap_or_default(), rest] {
         if !part.is_empty() {
-            row += "  ";
-            row += part;
+            row.extend(["  ", part]);
         }
     }
     row.truncate(row.trim_end().len());
@@ -357,10 +336,6 @@ fn gist(line: &Line) -> String {
 
 fn time(line: &Line) -> SystemTime {
     humantime::parse_rfc3339(&line.time).unwrap_or_else(|_| SystemTime::now())
-}
-
-fn step_name(name: &str) -> Option<StepName> {
-    StepName::deserialize(IntoDeserializer::<Unknown>::into_deserializer(name)).ok()
 }
 
 #[cfg(test)]

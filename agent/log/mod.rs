@@ -49,16 +49,13 @@ pub enum Format {
 /// Where this process's lines go.
 enum Sink {
     Text(Text, Outlet<Plain>),
-    Json(Outlet<Json>),
-    Journal(Outlet<Line>),
+    /// As JSON or to the journal.
+    Lines(Outlet<Line>),
     Live(Live),
 }
 
 /// Text for the standard error or the console, newlines included.
 struct Plain(String);
-
-/// One line of JSON.
-struct Json(String);
 
 impl Item for Plain {
     fn size(&self) -> usize {
@@ -70,33 +67,23 @@ impl Item for Plain {
     }
 }
 
-impl Item for Json {
-    fn size(&self) -> usize {
-        self.0.len()
-    }
-
-    fn dropped(lines: u64) -> Self {
-        Json(Line::dropped(lines).json())
-    }
-}
-
 impl Item for Line {
     fn size(&self) -> usize {
-        // 256: the names and the short values.
-        self.message.len() + 256
+        // 128: the names and the short values.
+        self.message.len() + 128
     }
 
     fn dropped(lines: u64) -> Self {
-        Line::dropped(lines)
+        Line::note(Level::Warning, format!("{lines} lines were dropped here: nobody read them"))
     }
 }
 
 impl Sink {
     fn choose(format: Format) -> Self {
         match format {
-            Format::Json => Sink::Json(Outlet::new(|line: &Json| write(&line.0))),
+            Format::Json => Sink::Lines(Outlet::new(|line: &Line| write(&line.json()))),
             Format::Text => Journal::if_connected()
-                .map(|journal| Sink::Journal(Outlet::new(move |line: &Line| journal.send(line))))
+                .map(|journal| Sink::Lines(Outlet::new(move |line: &Line| journal.send(&line.readable()))))
                 .or_else(|| Live::if_possible().map(Sink::Live))
                 .unwrap_or_else(Sink::text),
         }
@@ -106,27 +93,14 @@ impl Sink {
         Sink::Text(Text::new(), stderr())
     }
 
-    /// Writes a line, except to live progress.
-    fn write(&self, line: &Line) {
-        match self {
-            Sink::Text(text, outlet) => outlet.push(Plain(text.render(&line.readable()))),
-            Sink::Json(outlet) => outlet.push(Json(line.json())),
-            Sink::Journal(outlet) => outlet.push(line.readable()),
-            Sink::Live(_) => {}
-        }
-    }
-
     fn flush(&self) -> Box<dyn FnOnce(Instant)> {
         match self {
-            Sink::Text(_, outlet) => Box::new(outlet.flush()),
-            Sink::Json(outlet) => Box::new(outlet.flush()),
-            Sink::Journal(outlet) => Box::new(outlet.flush()),
-            Sink::Live(live) => Box::new(live.flush()),
+            Sink::Text(_, outlet) | Sink::Live(Live { outlet, .. }) => Box::new(outlet.flush()),
+            Sink::Lines(outlet) => Box::new(outlet.flush()),
         }
     }
 }
 
-/// Writes text to the standard error.
 fn stderr() -> Outlet<Plain> {
     Outlet::new(|text: &Plain| write(&text.0))
 }
@@ -182,7 +156,8 @@ pub fn show(line: &Line) {
     match &mut *sink() {
         Sink::Live(progress) => progress.show(&line.readable()),
         _ if line.kind == Kind::Begin => {}
-        plain => plain.write(line),
+        Sink::Text(text, outlet) => outlet.push(Plain(text.render(&line.readable()))),
+        Sink::Lines(outlet) => outlet.push(line.clone()),
     }
 }
 
@@ -199,10 +174,7 @@ pub fn flush() {
     loop {
         let (wait, complete) = {
             let mut sink = sink();
-            let complete = match &mut *sink {
-                Sink::Live(live) => live.paint(),
-                _ => true,
-            };
+            let complete = if let Sink::Live(live) = &mut *sink { live.paint() } else { true };
             (sink.flush(), complete)
         };
         wait(end);
@@ -220,7 +192,7 @@ pub fn say(level: Level, text: &str) {
     match &mut *sink() {
         Sink::Text(_, outlet) => outlet.push(Plain(format!("{}\n", readable::text(text)))),
         Sink::Live(live) => live.say(&readable::text(text)),
-        sink => sink.write(&Line::note(level, text)),
+        Sink::Lines(outlet) => outlet.push(Line::note(level, text)),
     }
 }
 

@@ -48,7 +48,6 @@ const DEEPEST: usize = 40;
 /// The longest arithmetic expression, in bytes, before the reader gives up.
 const LONGEST_ARITHMETIC: usize = 1000;
 
-/// Splits bash into tokens.
 #[derive(Default)]
 pub(super) struct Lexer<'a> {
     text: &'a [u8],
@@ -218,17 +217,17 @@ impl<'a> Lexer<'a> {
                     self.at += 1;
                     match byte {
                         b'"' => self.double_quoted(&mut text, &mut word),
-                        _ => self.single_quoted(false, &mut text),
+                        _ => self.quoted(b'\'', false, &mut text),
                     }
                 }
                 b'`' | b'$' => {
                     (word.plain, word.expands, word.whole) = (false, true, false);
                     self.at += 1;
                     match (byte, self.peek(0)) {
-                        (b'`', _) => self.skip_backquoted(),
+                        (b'`', _) => self.quoted(b'`', true, &mut Vec::new()),
                         (_, Some(b'\'')) => {
                             self.at += 1;
-                            self.single_quoted(true, &mut text);
+                            self.quoted(b'\'', true, &mut text);
                         }
                         _ => self.expand(false),
                     }
@@ -282,13 +281,13 @@ impl<'a> Lexer<'a> {
         self.gave_up = true;
     }
 
-    /// Reads `'…'`, or with `ansi` `$'…'`, in which a backslash escapes.
-    fn single_quoted(&mut self, ansi: bool, text: &mut Vec<u8>) {
+    /// Reads up to `end`: `'…'`, or `$'…'` and backquotes, in which a backslash escapes.
+    fn quoted(&mut self, end: u8, escapes: bool, text: &mut Vec<u8>) {
         while let Some(byte) = self.peek(0) {
             self.at += 1;
             match byte {
-                b'\'' => return,
-                b'\\' if ansi => self.at += 1,
+                _ if byte == end => return,
+                b'\\' if escapes => self.at += 1,
                 _ => text.push(byte),
             }
         }
@@ -306,7 +305,7 @@ impl<'a> Lexer<'a> {
                 }
                 b'`' => {
                     word.expands = true;
-                    self.skip_backquoted();
+                    self.quoted(b'`', true, &mut Vec::new());
                 }
                 b'$' => {
                     word.expands = true;
@@ -317,18 +316,6 @@ impl<'a> Lexer<'a> {
                     word.whole &= !self.text[start.min(end)..end].contains(&b'@');
                 }
                 _ => text.push(byte),
-            }
-        }
-        self.gave_up = true;
-    }
-
-    fn skip_backquoted(&mut self) {
-        while let Some(byte) = self.peek(0) {
-            self.at += 1;
-            match byte {
-                b'`' => return,
-                b'\\' => self.at += 1,
-                _ => {}
             }
         }
         self.gave_up = true;
@@ -371,8 +358,8 @@ impl<'a> Lexer<'a> {
                 b'"' => self.double_quoted(&mut ignored, &mut Word::default()),
                 // Within double quotes its meaning depends on the operator.
                 b'\'' if quoted => return self.give_up(),
-                b'\'' => self.single_quoted(false, &mut ignored),
-                b'`' => self.skip_backquoted(),
+                b'\'' => self.quoted(b'\'', false, &mut ignored),
+                b'`' => self.quoted(b'`', true, &mut ignored),
                 b'$' if self.peek(0) == Some(b'\'') => return self.give_up(),
                 b'$' => self.expand(quoted),
                 b'\n' => return self.give_up(),

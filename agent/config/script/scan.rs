@@ -106,12 +106,9 @@ impl Scan {
                 self.reading.functions.extend(name);
                 body
             }
-            [Token::Word(brace), ..] if brace.is("{\r") || brace.is("\r") => {
-                self.reading.broken = true;
-                self.reading.unsure = true;
-                body
-            }
             _ => {
+                let is_broken = |word: &Word| word.is("{\r") || word.is("\r");
+                self.reading.broken |= matches!(body, [Token::Word(word), ..] if is_broken(word));
                 self.reading.unsure = true;
                 body
             }
@@ -120,14 +117,10 @@ impl Scan {
 
     /// The tokens behind `[[ … ]]`; the reader gives up if it spans lines.
     fn condition<'t>(&mut self, tokens: &'t [Token]) -> &'t [Token] {
-        let line = tokens.iter().take_while(|token| **token != Token::Operator(b'\n'));
-        let end = line.enumerate().find(|(_, token)| matches!(token, Token::Word(word) if word.is("]]")));
-        if let Some((at, _)) = end {
-            &tokens[at + 1..]
-        } else {
-            self.reading.unsure = true;
-            tokens
-        }
+        let mut line = tokens.iter().take_while(|token| **token != Token::Operator(b'\n'));
+        let end = line.position(|token| matches!(token, Token::Word(word) if word.is("]]")));
+        self.reading.unsure |= end.is_none();
+        &tokens[end.map_or(0, |at| at + 1)..]
     }
 
     /// Reads a command's name, or a reserved word in its place.
@@ -136,10 +129,7 @@ impl Scan {
             self.grammar(&word.text);
         }
         // A pattern of `case`, or a command whose effect ends with its subshell.
-        if matches!(tail.first(), Some(Token::Operator(b')' | b'|'))) {
-            return;
-        }
-        if word.is_assignment() {
+        if matches!(tail.first(), Some(Token::Operator(b')' | b'|'))) || word.is_assignment() {
             return;
         }
         self.reading.imports |= word.is_any_command();

@@ -1,11 +1,10 @@
 //! `[[file]]`.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::account::{self, Database};
 use super::path::{self, Trailing};
-use super::{source, value, volume};
+use super::{source, value};
 use crate::config::Scope;
 use crate::config::model::{Contents, File};
 use crate::config::reader::TableReader;
@@ -13,16 +12,16 @@ use crate::config::report::{Location, Quoted, Reported};
 use crate::config::schema::file as keys;
 
 pub(super) fn read(reader: &TableReader<'_>, scope: Scope) -> Result<File, Reported> {
-    let destination = reader.required(&keys::DESTINATION).and_then(|given| given.check(destination));
+    let destination = reader.checked(&keys::DESTINATION, destination);
     let contents = contents(reader);
-    let sha256 = value::checksum(reader, &keys::SHA256);
+    let sha256 = reader.optional(&keys::SHA256, value::sha256);
     let checked = match (&contents, &sha256) {
         (Ok(Contents::Inline(bytes)), Ok(Some(sha256))) => {
             value::verify(*sha256, bytes, "the contents", &reader.location(&keys::SHA256))
         }
         _ => Ok(()),
     };
-    let mode = reader.required(&keys::MODE).and_then(|given| given.check(mode));
+    let mode = reader.checked(&keys::MODE, mode);
     let owner = account::required(reader, &keys::OWNER, Database::Users, scope);
     let group = account::required(reader, &keys::GROUP, Database::Groups, scope);
     checked?;
@@ -38,36 +37,28 @@ pub(super) fn read(reader: &TableReader<'_>, scope: Scope) -> Result<File, Repor
 
 fn contents(reader: &TableReader<'_>) -> Result<Contents, Reported> {
     let key = reader.one_of()?;
-    let given = reader.required(key)?;
     if key.name == keys::CONTENTS.name {
-        Ok(Contents::Inline(given.value.as_bytes().to_vec()))
+        Ok(Contents::Inline(reader.required(key)?.value.as_bytes().to_vec()))
     } else if key.name == keys::CONTENTS_BASE64.name {
-        given.check(value::base64).map(Contents::Inline)
+        reader.checked(key, value::base64).map(Contents::Inline)
     } else {
-        given.check(source::source).map(Contents::Source)
+        reader.checked(key, source::source).map(Contents::Source)
     }
 }
 
 /// Reports two files with one destination, a file at a mount path, and a file below another. Reads the text again, to include
 /// tables with other mistakes.
-pub(super) fn check_distinct<'a, I: Iterator<Item = &'a TableReader<'a>>>(files: I, volumes: I) {
-    let mounts: Vec<&str> = volumes.filter_map(volume::mount_path_of).collect();
-    let files: Vec<_> = files.filter_map(|reader| reader.text(&keys::DESTINATION).ok().flatten()).collect();
-    let mut firsts = HashMap::new();
+pub(super) fn check_distinct<'a>(files: impl Iterator<Item = &'a TableReader<'a>>, mounts: &value::Places<'_>) {
+    let files: Vec<_> = files.filter_map(|reader| reader.text(&keys::DESTINATION).ok()?).collect();
+    let given = files.iter().map(|file| (file.value, *file));
+    let places = value::distinct(given, "destination", "remove one of the two, or write another destination");
     for file in &files {
-        if let Some(first) = firsts.insert(file.value, file.location) {
-            let line = first.report.refer(first.position, file.location.position);
-            let what = format_args!("{} is already the destination in {line}", Quoted(file.value));
-            file.location.mistake(what, "remove one of the two, or write another destination");
-        }
-        if mounts.contains(&file.value) {
+        if mounts.contains_key(file.value) {
             let what = format_args!("{} is a volume's mount path", Quoted(file.value));
             file.location.mistake(what, "write a file's path below it");
         }
-    }
-    for file in &files {
         let mut parents = Path::new(file.value).ancestors().skip(1).filter_map(Path::to_str);
-        if let Some(parent) = parents.find_map(|parent| firsts.get_key_value(parent)) {
+        if let Some(parent) = parents.find_map(|parent| places.get_key_value(parent)) {
             let line = parent.1.report.refer(parent.1.position, file.location.position);
             let what = format_args!("is below {}, which is a file's destination in {line}", Quoted(parent.0));
             file.location.mistake(what, "write another destination for one of the two");

@@ -15,7 +15,7 @@ use crate::config::surroundings::{Host, Unread};
 
 pub(super) fn read(reader: &TableReader<'_>, scope: Scope) -> Result<Hooks, Reported> {
     let script = script(reader, scope);
-    let sha256 = value::checksum(reader, &keys::SCRIPT_SHA256);
+    let sha256 = reader.optional(&keys::SCRIPT_SHA256, value::sha256);
     let function = |key: &'static Key| reader.required(key).and_then(|given| Ok((given, given.check(function)?)));
     let (configure, health_check, drain) =
         (function(&keys::CONFIGURE), function(&keys::HEALTH_CHECK), function(&keys::DRAIN));
@@ -75,11 +75,10 @@ fn script(reader: &TableReader<'_>, scope: Scope) -> Result<(Script, Option<Vec<
         })?;
         return Ok((Script::Path(path), text));
     }
-    let inline = reader.text(&keys::SCRIPT_BASE64).and_then(|given| {
-        given.map(|given| given.check(value::base64).and_then(|text| not_empty(text, &given.location))).transpose()
-    });
+    let inline =
+        reader.optional(&keys::SCRIPT_BASE64, |text, location| not_empty(value::base64(text, location)?, location));
     if key.name == keys::SCRIPT_SOURCE.name {
-        let source = reader.required(key).and_then(|given| given.check(remote));
+        let source = reader.checked(key, remote);
         return Ok((Script::Remote { source: source?, fallback: inline? }, None));
     }
     let text = inline?.ok_or_else(|| reader.missing(key))?;
@@ -141,14 +140,10 @@ fn function(text: &str, location: &Location<'_>) -> Result<String, Reported> {
     }
     let bare = text.trim().trim_end_matches("()").trim_end();
     let what = format_args!("{} is no name of a bash function", Quoted(text));
-    if bare != text && is_word(bare) {
+    if bare != text && !bare.is_empty() && bare.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
         return Err(location.write(what, format_args!("\"{bare}\"")));
     }
     Err(location.write(what, "letters, digits and underscores, beginning with no digit"))
-}
-
-fn is_word(text: &str) -> bool {
-    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 /// Reports a function that the script certainly lacks, at the function's name or else at the script.
@@ -161,10 +156,8 @@ fn check_defined(reader: &TableReader<'_>, given: &Located<'_, &str>, name: &str
     } else {
         Location { key: given.location.key, ..reader.location(script_key(reader)) }
     };
-    let names = script::functions(text);
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let what = format_args!("the script does not define the function {name}");
-    Err(match nearest(name, &names) {
+    Err(match nearest(name, &script::functions(text)) {
         Some(right) => location
             .mistake(what, format_args!("rename its {right}, or write {} = \"{right}\"", given.location.key.name)),
         None => {

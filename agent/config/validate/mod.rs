@@ -21,9 +21,7 @@ use super::{IMDS, Scope};
 /// `[lifecycle]`, whatever is wrong elsewhere.
 pub(super) fn lifecycle_alone(report: &Report, fields: &Fields) -> Option<Lifecycle> {
     let root = TableReader::open(report, &schema::root::TABLE, fields);
-    let unwritten = Fields::default();
-    let unwritten = TableReader::open(report, &schema::lifecycle::TABLE, &unwritten);
-    lifecycle::read_past_mistakes(&root.table(&schema::lifecycle::TABLE).ok()??, &unwritten)
+    lifecycle::read_past_mistakes(&root.table(&schema::lifecycle::TABLE).ok()??)
 }
 
 /// Reads every table, so that all mistakes are reported, before it returns the first error.
@@ -58,8 +56,8 @@ pub(super) fn config(report: &Report, fields: &Fields, scope: Scope, digest: Str
     let volumes = all(volume_readers.iter().map(|reader| volume::read(&(*reader)?, scope)));
     let file_readers = root.each(&schema::file::TABLE);
     let files = all(file_readers.iter().map(|reader| file::read(&(*reader)?, scope)));
-    volume::check_distinct(volume_readers.iter().flatten());
-    file::check_distinct(file_readers.iter().flatten(), volume_readers.iter().flatten());
+    let mounts = volume::check_distinct(volume_readers.iter().flatten());
+    file::check_distinct(file_readers.iter().flatten(), &mounts);
 
     elsewhere?;
     Ok(Config {

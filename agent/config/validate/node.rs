@@ -9,8 +9,8 @@ use crate::config::report::{Location, Quoted, Reported};
 use crate::config::schema::node as keys;
 
 pub(super) fn read(reader: &TableReader<'_>) -> Result<Node, Reported> {
-    let id = reader.required(&keys::ID).and_then(|given| given.check(value::name));
-    let ip = reader.required(&keys::IP).and_then(|given| given.check(ip));
+    let id = reader.checked(&keys::ID, value::name);
+    let ip = reader.checked(&keys::IP, ip);
     Ok(Node { id: id?, ip: ip? })
 }
 

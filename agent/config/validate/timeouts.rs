@@ -7,9 +7,9 @@ use crate::config::report::Reported;
 use crate::config::schema::timeouts as keys;
 
 pub(super) fn read(reader: &TableReader<'_>) -> Result<Timeouts, Reported> {
-    let (aws, volume) = (value::span_of(reader, &keys::AWS), value::span_of(reader, &keys::VOLUME));
-    let (hooks, downloads) = (value::span_of(reader, &keys::HOOKS), value::span_of(reader, &keys::DOWNLOADS));
-    let (complete, unmount) = (value::span_of(reader, &keys::COMPLETE), value::span_of(reader, &keys::UNMOUNT));
+    let span = |key| reader.checked(key, value::duration);
+    let (aws, volume, hooks) = (span(&keys::AWS), span(&keys::VOLUME), span(&keys::HOOKS));
+    let (downloads, complete, unmount) = (span(&keys::DOWNLOADS), span(&keys::COMPLETE), span(&keys::UNMOUNT));
     Ok(Timeouts {
         aws: aws?,
         volume: volume?,

@@ -1,14 +1,14 @@
 //! Checks of single values that several tables share.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::{GeneralPurpose, GeneralPurposeConfig, general_purpose};
 
 use crate::config::model::Sha256Digest;
-use crate::config::reader::TableReader;
+use crate::config::reader::Located;
 use crate::config::report::{Location, Quoted, Reported};
-use crate::config::schema::Key;
 
 /// White space, including the byte order mark, as in the JSON Schema's regular expressions (ECMA-262).
 pub(super) fn is_blank(c: char) -> bool {
@@ -67,11 +67,6 @@ fn months(text: &str) -> Option<&str> {
     (!number.is_empty() && number.len() < 16 && number.bytes().all(|b| b.is_ascii_digit())).then_some(number)
 }
 
-/// A key's time span, written or default.
-pub(super) fn span_of(reader: &TableReader<'_>, key: &'static Key) -> Result<Duration, Reported> {
-    reader.required(key)?.check(duration)
-}
-
 /// A SHA-256 digest.
 pub(super) fn sha256(text: &str, location: &Location<'_>) -> Result<Sha256Digest, Reported> {
     if let Ok(digest) = text.parse() {
@@ -114,9 +109,23 @@ pub(super) fn base64(text: &str, location: &Location<'_>) -> Result<Vec<u8>, Rep
     Err(location.mistake(what, "write what base64 -w0 prints"))
 }
 
-/// The checksum, if one is written.
-pub(super) fn checksum(reader: &TableReader<'_>, key: &'static Key) -> Result<Option<Sha256Digest>, Reported> {
-    reader.text(key)?.map(|given| given.check(sha256)).transpose()
+/// Values and where they stand.
+pub(super) type Places<'a> = HashMap<&'a str, Location<'a>>;
+
+/// Reports each value that was given before, and returns where each is given last.
+pub(super) fn distinct<'a>(
+    given: impl Iterator<Item = (&'a str, Located<'a, &'a str>)>,
+    what: &str,
+    instead: &str,
+) -> Places<'a> {
+    let mut places = Places::new();
+    for (value, Located { value: written, location, .. }) in given {
+        if let Some(first) = places.insert(value, location) {
+            let line = first.report.refer(first.position, location.position);
+            location.mistake(format_args!("{} is already the {what} in {line}", Quoted(written)), instead);
+        }
+    }
+    places
 }
 
 /// Checks bytes against the configured checksum. Reports do not show the actual one: it could reveal a short secret.

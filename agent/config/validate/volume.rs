@@ -1,11 +1,10 @@
 //! `[[volume]]`.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 
 use super::account::{self, Database};
 use super::path::{self, Trailing};
-use super::value::is_blank;
+use super::value::{self, is_blank};
 use crate::config::Scope;
 use crate::config::model::{FileSystemType, Format, Recursive, Volume, VolumeId};
 use crate::config::reader::{TableReader, all};
@@ -13,9 +12,9 @@ use crate::config::report::{Location, Quoted, Reported};
 use crate::config::schema::{EXT4, XFS, volume as keys};
 
 pub(super) fn read(reader: &TableReader<'_>, scope: Scope) -> Result<Volume, Reported> {
-    let id = reader.required(&keys::ID).and_then(|given| given.check(id));
-    let device_name = reader.required(&keys::DEVICE_NAME).and_then(|given| given.check(device_name));
-    let mount_path = reader.required(&keys::MOUNT_PATH).and_then(|given| given.check(mount_path));
+    let id = reader.checked(&keys::ID, id);
+    let device_name = reader.checked(&keys::DEVICE_NAME, device_name);
+    let mount_path = reader.checked(&keys::MOUNT_PATH, mount_path);
     let file_system = reader.choice(&keys::FILE_SYSTEM, &[(XFS, FileSystemType::Xfs), (EXT4, FileSystemType::Ext4)]);
     let mount_options = reader
         .list(&keys::MOUNT_OPTIONS)
@@ -42,30 +41,14 @@ pub(super) fn read(reader: &TableReader<'_>, scope: Scope) -> Result<Volume, Rep
     })
 }
 
-/// Reports two volumes with one id or mount path. Reads the text again, to include volumes with other mistakes.
-pub(super) fn check_distinct<'a>(readers: impl Iterator<Item = &'a TableReader<'a>>) {
-    let (mut ids, mut paths) = (HashMap::new(), HashMap::new());
-    for reader in readers {
-        if let Ok(Some(id)) = reader.text(&keys::ID)
-            && let Some(first) = ids.insert(id.value, id.location)
-        {
-            let line = first.report.refer(first.position, id.location.position);
-            let what = format_args!("{} is already the id in {line}", Quoted(id.value));
-            id.location.mistake(what, "remove one of the two, or write the other volume's id");
-        }
-        if let Ok(Some(path)) = reader.text(&keys::MOUNT_PATH)
-            && let Some(first) = paths.insert(path.value.trim_end_matches('/'), path.location)
-        {
-            let line = first.report.refer(first.position, path.location.position);
-            let what = format_args!("{} is already the mount path in {line}", Quoted(path.value));
-            path.location.mistake(what, "write a path of its own for each volume");
-        }
-    }
-}
-
-/// The mount path, unless its value is not a string.
-pub(super) fn mount_path_of<'a>(reader: &TableReader<'a>) -> Option<&'a str> {
-    Some(reader.text(&keys::MOUNT_PATH).ok()??.value.trim_end_matches('/'))
+/// Reports two volumes with one id or mount path, and returns the mount paths. Reads the text again, to include volumes with
+/// other mistakes.
+pub(super) fn check_distinct<'a>(readers: impl Iterator<Item = &'a TableReader<'a>> + Clone) -> value::Places<'a> {
+    let ids = readers.clone().filter_map(|reader| reader.text(&keys::ID).ok()?);
+    value::distinct(ids.map(|id| (id.value, id)), "id", "remove one of the two, or write the other volume's id");
+    let paths = readers.filter_map(|reader| reader.text(&keys::MOUNT_PATH).ok()?);
+    let paths = paths.map(|path| (path.value.trim_end_matches('/'), path));
+    value::distinct(paths, "mount path", "write a path of its own for each volume")
 }
 
 fn id(text: &str, location: &Location<'_>) -> Result<VolumeId, Reported> {
