@@ -33,12 +33,10 @@ const AFTER_CONTRADICTION: Duration = Duration::from_secs(5);
 
 /// Sends heartbeats for a launch.
 pub struct Heart<'a> {
-    /// The launch.
-    pub launch: &'a Launch<'a>,
+    pub(crate) launch: &'a Launch<'a>,
     /// Records whether the launch was completed.
-    pub journal: &'a Journal,
-    /// When heartbeats may be sent.
-    pub allowance: &'a Allowance,
+    pub(crate) journal: &'a Journal,
+    pub(crate) allowance: &'a Allowance,
 }
 
 impl Heart<'_> {

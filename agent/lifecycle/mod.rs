@@ -3,7 +3,6 @@
 pub mod heartbeat;
 
 use std::fmt;
-use std::net::IpAddr;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -14,40 +13,13 @@ use crate::config;
 use crate::failure::{Class, Code, FailedStep, Failure};
 use crate::sequence::StepName;
 
-/// This instance.
-#[derive(Clone, Debug)]
-pub struct Instance {
-    /// `i-…`
-    pub instance_id: String,
-    /// `eu-west-1`
-    pub region: String,
-    /// `eu-west-1a`
-    pub zone: String,
-    /// The primary private address.
-    pub primary_ip: Option<IpAddr>,
-}
-
-impl From<IdentityDocument> for Instance {
-    fn from(document: IdentityDocument) -> Self {
-        Instance {
-            instance_id: document.instance_id,
-            region: document.region,
-            zone: document.availability_zone,
-            primary_ip: document.private_ip,
-        }
-    }
-}
-
 /// This instance's launch, as Auto Scaling sees it.
 pub struct Launch<'a> {
-    /// Auto Scaling.
-    pub autoscaling: &'a AutoScaling,
+    pub(crate) autoscaling: &'a AutoScaling,
     /// The metadata service, asked where IAM does not allow the state to be read.
-    pub imds: &'a Imds,
-    /// This instance.
-    pub instance: &'a Instance,
-    /// `[lifecycle]`
-    pub config: Option<&'a config::Lifecycle>,
+    pub(crate) imds: &'a Imds,
+    pub(crate) instance: &'a IdentityDocument,
+    pub(crate) config: Option<&'a config::Lifecycle>,
 }
 
 /// What the instance is to be.

@@ -1,5 +1,7 @@
 //! What earlier runs on this instance mean for this one: whether its launch is completed, and which steps are due again.
 
+use tokio::time::Instant;
+
 use crate::failure::{Code, FailedStep, Failure};
 use crate::lifecycle::Launch;
 use crate::node::boot::Boot;
@@ -14,8 +16,8 @@ impl Boot<'_> {
     pub(super) async fn is_launched(&self, run: &Runner<'_>, launch: &Launch<'_>) -> Result<bool, FailedStep> {
         if let Some(config) = self.config.lifecycle.as_ref().filter(|_| self.journal.may_be_launched_anew(self.boot_id))
         {
-            let deadline = self.config.timeouts.aws;
-            run.step(Relaunch::new(self.journal, launch, config, deadline, run.is_planning())).await?;
+            let (journal, deadline, planning) = (self.journal, self.config.timeouts.aws, run.is_planning());
+            run.step(Relaunch { journal, launch, config, deadline, began: Instant::now(), planning }).await?;
         }
         self.assess_lost_journal(run, launch).await?;
         let launched = self.is_recorded_as_launched().and_then(|launched| self.must_be_recordable().map(|()| launched));

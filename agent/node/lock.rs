@@ -35,13 +35,11 @@ impl Lock {
             }
         }
         match unusable {
-            Some(failure) if held.is_empty() => Err(failure),
-            Some(failure) => {
-                tracing::error!("{failure}; the agent continues with its other lock");
-                Ok(Lock { _held: held })
-            }
-            None => Ok(Lock { _held: held }),
+            Some(failure) if held.is_empty() => return Err(failure),
+            Some(failure) => tracing::error!("{failure}; the agent continues with its other lock"),
+            None => {}
         }
+        Ok(Lock { _held: held })
     }
 
     /// Takes the lock in a directory that was created again, for a process that holds the other one.

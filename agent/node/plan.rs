@@ -16,17 +16,15 @@ use crate::node::settings;
 use crate::readable::{self, Page};
 use crate::runner::allowance::Allowance;
 use crate::runner::plan::{Finding, Planned};
-use crate::runner::stopped;
+use crate::runner::unless_stopped;
 use crate::sequence::{Sequence, StepName};
 use crate::state::Journal;
 
 /// Makes the plan. Takes no lock and changes nothing; fetched files go to a temporary directory.
-pub async fn make(places: &Places, mut stop: watch::Receiver<bool>) -> Result<Vec<Planned>, Failure> {
+pub async fn make(places: &Places, stop: watch::Receiver<bool>) -> Result<Vec<Planned>, Failure> {
     let aws = Aws::new();
-    let config = tokio::select! {
-        config = settings::load(&places.config, &aws.imds, Scope::ThisHost(&ThisHost)) => config?,
-        _ = stop.wait_for(|stop| *stop) => return Err(stopped()),
-    };
+    let load = settings::load(&places.config, &aws.imds, Scope::ThisHost(&ThisHost));
+    let config = unless_stopped(&stop, load).await?;
     // For reading only: `Journal::open` would set an unreadable journal aside.
     let journal = Journal::look(&places.state_dir);
     let scratch = tempfile::tempdir().named("making a temporary directory")?;
@@ -70,7 +68,10 @@ fn complete(plan: &mut Vec<Planned>, config: &Config, journal: &Journal) {
             _ => !config.volumes.is_empty(),
         };
         if configured && plan.iter().all(|planned| planned.step != step) {
-            let because = format!("unknown until {}", after(open));
+            let because = match open {
+                StepName::Attach => "unknown until the volume is attached".to_owned(),
+                open => format!("unknown until {open} is done"),
+            };
             let finding = Finding::Unknown;
             plan.push(Planned { step, volume: None, finding, because, remedy: None, exit_code: 0 });
         }
@@ -88,8 +89,8 @@ fn once_per_instance(plan: &mut Vec<Planned>, config: &Config, journal: &Journal
         (StepName::HealthCheck, hooks),
         (StepName::Complete, config.lifecycle.is_some()),
     ];
-    for (step, _) in steps.into_iter().filter(|(_, configured)| *configured) {
-        if plan.iter().any(|planned| planned.step == step) {
+    for (step, configured) in steps {
+        if !configured || plan.iter().any(|planned| planned.step == step) {
             continue;
         }
         let because = match step {
@@ -98,13 +99,6 @@ fn once_per_instance(plan: &mut Vec<Planned>, config: &Config, journal: &Journal
         };
         let finding = Finding::AlreadySo;
         plan.push(Planned { step, volume: None, finding, because, remedy: None, exit_code: 0 });
-    }
-}
-
-fn after(step: StepName) -> String {
-    match step {
-        StepName::Attach => "the volume is attached".to_owned(),
-        other => format!("{other} is done"),
     }
 }
 

@@ -26,8 +26,8 @@ use crate::node::site::Site;
 use crate::node::steps::complete::Complete;
 use crate::node::steps::fetch::prepare_scratch;
 use crate::node::steps::hooks::end_leftover;
-use crate::runner::Runner;
 use crate::runner::allowance::Allowance;
+use crate::runner::{Runner, stopped, unless_stopped};
 use crate::sequence::StepName;
 use crate::state::publish::Publisher;
 use crate::state::{Journal, LaunchOutcome, Phase, Process, store};
@@ -36,7 +36,6 @@ use crate::state::{Journal, LaunchOutcome, Phase, Process, store};
 pub struct Session {
     pub(crate) places: Places,
     pub(crate) journal: Journal,
-    /// Publishes the state to other processes.
     pub(crate) publisher: Publisher,
     pub(crate) aws: Aws,
     /// The instance and its region's services, once they are known.
@@ -197,7 +196,7 @@ impl Session {
             let _permit = self.allowance.permit(Some(Instant::now() + patience));
             tokio::select! {
                 read = settings::read(&self.places.config, &self.aws.imds, patience) => read,
-                _ = stop.wait_for(|stop| *stop) => Err(crate::runner::stopped()),
+                _ = stop.wait_for(|stop| *stop) => Err(stopped()),
                 never = self.send_heartbeats(launch.as_ref()) => match never {},
             }
         };
@@ -205,20 +204,14 @@ impl Session {
             Ok(texts) => texts,
             Err(failure) => return Box::pin(self.without_configuration(failure, None)).await,
         };
-        let validated = tokio::select! {
-            validated = texts.clone().validate_in_thread(Scope::ThisHost(&ThisHost)) => validated,
-            _ = stop.wait_for(|stop| *stop) => {
-                return Attempt { result: Err(crate::runner::stopped().into()), config: None, lifecycle: None };
-            }
-        };
-        let config = match validated {
+        let validate = texts.clone().validate_in_thread(Scope::ThisHost(&ThisHost));
+        match unless_stopped(&self.stop, validate).await {
             Ok(config) => {
                 texts.keep(&self.places.state_dir);
-                config
+                self.bring_up(config).await
             }
-            Err(failure) => return Box::pin(self.without_configuration(failure, texts.lifecycle())).await,
-        };
-        self.bring_up(config).await
+            Err(failure) => Box::pin(self.without_configuration(failure, texts.lifecycle())).await,
+        }
     }
 
     /// Sends heartbeats while they are allowed, and never returns: the steps detect a lost launch.

@@ -43,20 +43,12 @@ pub async fn load(from: &str, imds: &Imds, scope: Scope) -> Result<Config, Failu
 
 /// Reads the texts of the configuration named by `--config`. `patience` bounds the wait for the metadata service.
 pub async fn read(from: &str, imds: &Imds, patience: Duration) -> Result<Texts, Failure> {
-    let (main, from_user_data) = match own_file(from).await? {
-        Some(text) => (text, false),
-        None => (user_data(imds, patience).await?, true),
-    };
-    Ok(Texts { main, overrides: overrides().await?, from_user_data })
+    texts(from, user_data(imds, patience)).await
 }
 
 /// As [`read()`], but offline: instead of the user data, the copy that [`Texts::keep`] has stored in `state_dir`.
 pub async fn read_kept(from: &str, state_dir: &Path) -> Result<Texts, Failure> {
-    let (main, from_user_data) = match own_file(from).await? {
-        Some(text) => (text, false),
-        None => (file(&state_dir.join(KEPT), Pipes::Refused).await?, true),
-    };
-    Ok(Texts { main, overrides: overrides().await?, from_user_data })
+    texts(from, file(&state_dir.join(KEPT), Pipes::Refused)).await
 }
 
 /// Reads one text without the override: a configuration that is meant for another machine.
@@ -64,13 +56,14 @@ pub async fn read_alone(from: &str) -> Result<Texts, Failure> {
     Ok(Texts { main: file(Path::new(from), Pipes::Allowed).await?, overrides: None, from_user_data: false })
 }
 
-/// The configuration's file; none if the configuration is in the user data.
-async fn own_file(from: &str) -> Result<Option<Text>, Failure> {
-    if from == IMDS {
-        return Ok(None);
-    }
-    let text = file(Path::new(from), Pipes::Allowed).await?;
-    Ok(if config::wants_user_data(&text.text) { None } else { Some(text) })
+/// The texts, with `user_data` as the configuration if `--config` says so or names a file that does.
+async fn texts(from: &str, user_data: impl Future<Output = Result<Text, Failure>>) -> Result<Texts, Failure> {
+    let named = if from == IMDS { None } else { Some(file(Path::new(from), Pipes::Allowed).await?) };
+    let (main, from_user_data) = match named.filter(|text| !config::wants_user_data(&text.text)) {
+        Some(text) => (text, false),
+        None => (user_data.await?, true),
+    };
+    Ok(Texts { main, overrides: overrides().await?, from_user_data })
 }
 
 async fn overrides() -> Result<Option<Text>, Failure> {

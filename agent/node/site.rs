@@ -3,17 +3,18 @@
 use std::cell::OnceCell;
 use std::time::Duration;
 
+use crate::aws::imds::IdentityDocument;
 use crate::aws::{Aws, Services};
 use crate::config;
 use crate::failure::{FailedStep, Failure};
-use crate::lifecycle::{Instance, Launch};
+use crate::lifecycle::Launch;
 use crate::node::steps::identity::FindInstance;
 use crate::runner::Runner;
 use crate::state::Journal;
 
 /// This instance and its services. Kept for the process's life, because the SDK corrects clock skew per client.
 pub struct Site {
-    pub(crate) instance: Instance,
+    pub(crate) instance: IdentityDocument,
     pub(crate) services: Services,
 }
 
@@ -35,12 +36,17 @@ impl Site {
 
     /// Tries once to identify the instance, without a step or a log line: the caller retries.
     pub async fn try_find(known: &OnceCell<Site>, aws: &Aws, journal: &Journal) -> Result<(), Failure> {
-        let document = aws.imds.identity().await?;
-        Site::connect(known, aws, journal, document.into()).await;
+        let instance = aws.imds.identity().await?;
+        Site::connect(known, aws, journal, instance).await;
         Ok(())
     }
 
-    async fn connect<'a>(known: &'a OnceCell<Site>, aws: &Aws, journal: &Journal, instance: Instance) -> &'a Site {
+    async fn connect<'a>(
+        known: &'a OnceCell<Site>,
+        aws: &Aws,
+        journal: &Journal,
+        instance: IdentityDocument,
+    ) -> &'a Site {
         journal.claim(&instance.instance_id);
         let services = aws.connect(&instance.region).await;
         known.get_or_init(|| Site { instance, services })

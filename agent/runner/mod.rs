@@ -18,7 +18,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use futures_util::future;
+use futures_util::{FutureExt, future};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -153,7 +153,9 @@ impl<'a> Runner<'a> {
         let mut patience = Patience::default();
         let mut changed = false;
         loop {
-            self.check_stop()?;
+            if *self.stop.borrow() {
+                return Err(stopped());
+            }
             let trouble = match self.bounded("observing the present state", step.observe(), deadline, true).await {
                 Ok(Observed::Done(output)) => return Ok(output),
                 Ok(Observed::NotYet(failure)) | Err(failure) => failure,
@@ -179,7 +181,7 @@ impl<'a> Runner<'a> {
             let (outage, settling) = (lasting(Class::Outage, self.outage), lasting(Class::Settling, SETTLING));
             let pause = patience.next(trouble, outage, settling, deadline, header.deadline)?;
             progress.waiting(self.journal, &patience, pause);
-            self.pause(pause).await?;
+            unless_stopped(&self.stop, sleep(pause).map(Ok)).await?;
         }
     }
 
@@ -202,17 +204,17 @@ impl<'a> Runner<'a> {
             _ = stop.wait_for(|stop| *stop) => Err(stopped()),
         }
     }
+}
 
-    fn check_stop(&self) -> Result<(), Failure> {
-        if *self.stop.borrow() { Err(stopped()) } else { Ok(()) }
-    }
-
-    async fn pause(&self, pause: Duration) -> Result<(), Failure> {
-        let mut stop = self.stop.clone();
-        tokio::select! {
-            () = sleep(pause) => Ok(()),
-            _ = stop.wait_for(|stop| *stop) => Err(stopped()),
-        }
+/// Does the work, or fails as soon as the run receives the stop signal.
+pub async fn unless_stopped<T>(
+    stop: &watch::Receiver<bool>,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let mut stop = stop.clone();
+    tokio::select! {
+        result = work => result,
+        _ = stop.wait_for(|stop| *stop) => Err(stopped()),
     }
 }
 

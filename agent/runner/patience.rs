@@ -59,10 +59,9 @@ impl Patience {
         };
         // The same class with another limit is another failure: an action that is not allowed yet is not part of the wait for
         // credentials.
-        if self.trouble.as_ref().is_none_or(|trouble| (trouble.class, trouble.limit) != (class, limit)) {
-            self.trouble = Some(Trouble { class, limit, since: now, delays: delays(class) });
-        }
-        let Some(trouble) = self.trouble.as_mut() else { return Err(failure) };
+        let same = self.trouble.take_if(|trouble| (trouble.class, trouble.limit) == (class, limit));
+        let begin = || Trouble { class, limit, since: now, delays: delays(class) };
+        let trouble = self.trouble.insert(same.unwrap_or_else(begin));
         let lasted = now - trouble.since;
         let pause = trouble.delays.next().unwrap_or(Duration::from_secs(5));
         if lasted >= limit {
@@ -79,15 +78,8 @@ impl Patience {
 /// Waits are polled fast at first, because a volume that becomes free must be attached within a second, and more slowly when
 /// they last, because the whole account shares EC2's request quota. Errors back off exponentially.
 fn delays(class: Class) -> Box<dyn Iterator<Item = Duration>> {
-    let exponential = |first: u64, most: u64| {
-        ExponentialBuilder::default()
-            .with_min_delay(Duration::from_millis(first))
-            .with_max_delay(Duration::from_millis(most))
-            .with_factor(1.6)
-            .without_max_times()
-            .with_jitter()
-            .build()
-    };
+    let exponential =
+        |first: u64, most: u64| exponential(Duration::from_millis(first), Duration::from_millis(most), 1.6);
     match class {
         // Jitter adds up to the same amount again: at most 0.5 s between polls for the first two minutes.
         Class::Waiting | Class::SafetyWaiting => {
@@ -97,6 +89,13 @@ fn delays(class: Class) -> Box<dyn Iterator<Item = Duration>> {
         Class::LifecycleWaiting => Box::new(exponential(50, 5_000)),
         _ => Box::new(exponential(100, 4_000)),
     }
+}
+
+/// Pauses that grow by `factor` from `first` to `most`, and without end. Each is at random up to twice as long, so that not all
+/// who wait for the same thing try again at once.
+pub fn exponential(first: Duration, most: Duration, factor: f32) -> impl Iterator<Item = Duration> {
+    let builder = ExponentialBuilder::default().with_min_delay(first).with_max_delay(most).with_factor(factor);
+    builder.without_max_times().with_jitter().build()
 }
 
 #[cfg(test)]

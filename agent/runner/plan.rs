@@ -7,18 +7,16 @@ use crate::sequence::StepName;
 /// What a run would do in one step.
 #[derive(Clone, Debug, Serialize)]
 pub struct Planned {
-    /// The step.
-    pub step: StepName,
+    pub(crate) step: StepName,
     /// The volume's id, if the step is about one.
-    pub volume: Option<String>,
-    /// What would happen.
-    pub finding: Finding,
+    pub(crate) volume: Option<String>,
+    pub(crate) finding: Finding,
     /// The reason, or what was seen.
-    pub because: String,
+    pub(crate) because: String,
     /// What to do about it, if anything.
-    pub remedy: Option<String>,
+    pub(crate) remedy: Option<String>,
     /// The exit code that a run would end with because of it.
-    pub exit_code: u8,
+    pub(crate) exit_code: u8,
 }
 
 /// What would happen.

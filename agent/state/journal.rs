@@ -59,8 +59,7 @@ impl Journal {
 
     /// A journal for reading: changes stay in memory, and an unreadable file is left where it is.
     pub fn look(dir: &Path) -> Self {
-        let (state, _) = store::begin_from(dir);
-        Journal::with(None, state)
+        Journal::with(None, store::begin_from(dir).0)
     }
 
     fn with(dir: Option<PathBuf>, mut state: State) -> Self {

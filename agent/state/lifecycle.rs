@@ -46,18 +46,16 @@ pub struct LifecycleRecord {
 /// `[lifecycle]` as it was read, so that a hold ends as promised without the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Action {
-    /// `asg_name`
-    pub asg_name: String,
-    /// `hook_name`
-    pub hook_name: String,
+    pub(crate) asg_name: String,
+    pub(crate) hook_name: String,
     /// Whether `on_failure` is `abandon`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub abandons: bool,
+    pub(crate) abandons: bool,
     /// `hold_for`, in milliseconds.
-    pub hold_for_ms: u64,
+    pub(crate) hold_for_ms: u64,
     /// `heartbeat_timeout`, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub heartbeat_timeout_ms: Option<u64>,
+    pub(crate) heartbeat_timeout_ms: Option<u64>,
 }
 
 impl From<&config::Lifecycle> for Action {
@@ -88,12 +86,11 @@ impl From<&Action> for config::Lifecycle {
 /// The end of a hold by the boot's own clock. The wall clock can be stepped at any time, and is often wrong early in a boot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HoldDeadline {
-    /// The boot.
-    pub boot_id: String,
+    pub(crate) boot_id: String,
     /// The end, in milliseconds since that boot (`CLOCK_BOOTTIME`).
-    pub since_boot_ms: u64,
+    pub(crate) since_boot_ms: u64,
     /// The whole hold in milliseconds: in another boot at most this much is left.
-    pub hold_for_ms: u64,
+    pub(crate) hold_for_ms: u64,
 }
 
 impl LifecycleRecord {

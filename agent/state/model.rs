@@ -29,44 +29,41 @@ pub enum Outcome {
 /// The record of one step, and of one volume if the step is about volumes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StepRecord {
-    /// Which step.
-    pub step: StepName,
+    pub(crate) step: StepName,
     /// The volume's id, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub subject: Option<String>,
-    /// How it ended.
-    pub outcome: Outcome,
+    pub(crate) subject: Option<String>,
+    pub(crate) outcome: Outcome,
     /// What it waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub waiting: Option<String>,
+    pub(crate) waiting: Option<String>,
     /// How long it may take, in milliseconds.
     #[serde(default)]
-    pub allowed_ms: u64,
+    pub(crate) allowed_ms: u64,
     /// Rounds in which the step acted or an attempt failed.
-    pub attempts: u32,
+    pub(crate) attempts: u32,
     /// When it began, RFC 3339.
-    pub started_at: String,
+    pub(crate) started_at: String,
     /// How long it took so far, in milliseconds.
-    pub took_ms: u64,
+    pub(crate) took_ms: u64,
     /// The result of the step's first part while its last part is to come, in a word: `fetched`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prepared: Option<String>,
+    pub(crate) prepared: Option<String>,
     /// What went wrong and what to do, if it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<FailureRecord>,
+    pub(crate) error: Option<FailureRecord>,
 }
 
 /// A [`Failure`] as the state file has it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FailureRecord {
     /// The code's name in the table of failures.
-    pub code: String,
+    pub(crate) code: String,
     /// What happened and what was seen.
-    pub message: String,
-    /// What to do.
-    pub remedy: String,
+    pub(crate) message: String,
+    pub(crate) remedy: String,
     /// The message without a hook's output, for places that users other than root can read.
-    pub public: String,
+    pub(crate) public: String,
 }
 
 impl From<&Failure> for FailureRecord {
@@ -113,34 +110,32 @@ pub struct VolumeRecord {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountRecord {
     /// The boot in which it was observed: a mount does not outlive its boot.
-    pub boot_id: String,
-    /// Its mount point.
-    pub mount_point: PathBuf,
+    pub(crate) boot_id: String,
+    pub(crate) mount_point: PathBuf,
     /// The device's number.
-    pub device: u64,
+    pub(crate) device: u64,
     /// The options that are in force.
-    pub options: Vec<String>,
+    pub(crate) options: Vec<String>,
     /// The flags in mountinfo after mount(8) had mounted it with these options.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub flags: Option<String>,
+    pub(crate) flags: Option<String>,
 }
 
 /// The intent to format, made durable before mkfs starts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FormatIntent {
     /// The device's path.
-    pub device: String,
+    pub(crate) device: String,
     /// Its size in bytes.
-    pub size: u64,
-    /// The filesystem to make.
-    pub file_system: String,
+    pub(crate) size: u64,
+    pub(crate) file_system: String,
     /// The filesystem's UUID, drawn beforehand, so that an interrupted mkfs can be recognised. Version 0.1.0 left it to mkfs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub uuid: Option<String>,
+    pub(crate) uuid: Option<String>,
     /// Why the disk counted as blank.
-    pub evidence: String,
+    pub(crate) evidence: String,
     /// RFC 3339.
-    pub at: String,
+    pub(crate) at: String,
 }
 
 /// A process, distinguished from a later one with the same id.
@@ -237,12 +232,11 @@ impl From<Failure> for FailedStepRecord {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Warning {
     /// The step that saw it.
-    pub step: StepName,
+    pub(crate) step: StepName,
     /// The volume's id, where it is about one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub subject: Option<String>,
-    /// What was seen.
-    pub message: String,
+    pub(crate) subject: Option<String>,
+    pub(crate) message: String,
 }
 
 /// The node as it was configured, for readers of the journal that have no configuration.

@@ -13,23 +13,18 @@ use crate::time::rough;
 pub(super) fn in_a_line(state: &State) -> String {
     let at_work = || {
         let running = state.records(Sequence::Boot).iter().rev().find(|record| record.outcome == Outcome::Running);
-        running.map_or_else(
-            || "beginning".to_owned(),
-            |record| {
-                let volume = record.subject.as_deref().map(|volume| format!(" {volume}")).unwrap_or_default();
-                let allowed = rough(Duration::from_millis(record.allowed_ms));
-                match &record.waiting {
-                    Some(why) => format!("{}{volume}: waiting: {why}", record.step),
-                    None => format!("{}{volume}: running since {}, at most {allowed}", record.step, record.started_at),
-                }
-            },
-        )
+        let Some(record) = running else { return "beginning".to_owned() };
+        let volume = record.subject.as_deref().map(|volume| format!(" {volume}")).unwrap_or_default();
+        let allowed = rough(Duration::from_millis(record.allowed_ms));
+        match &record.waiting {
+            Some(why) => format!("{}{volume}: waiting: {why}", record.step),
+            None => format!("{}{volume}: running since {}, at most {allowed}", record.step, record.started_at),
+        }
     };
     let failed = || {
-        state.fault.as_ref().map_or_else(String::new, |fault| {
-            let (step, message) = (failure::place(fault.step), fault.error.message.lines().next().unwrap_or_default());
-            format!("{step}: {message}; {}", readable::remedy(&fault.error.remedy))
-        })
+        let Some(fault) = &state.fault else { return String::new() };
+        let (step, message) = (failure::place(fault.step), fault.error.message.lines().next().unwrap_or_default());
+        format!("{step}: {message}; {}", readable::remedy(&fault.error.remedy))
     };
     match state.phase {
         Phase::Running => at_work(),

@@ -3,7 +3,7 @@
 //! The table of actions in docs/operations.md says which are required and what the others are for.
 
 use futures_util::future::join_all;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::join;
 
 use super::services::{Reachability, sources};
@@ -35,10 +35,10 @@ async fn ec2(context: &Context<'_>) -> Vec<Finding> {
         attempt(reachability, async || ec2.try_describe_instances().await),
         each(tagged.iter().map(|(resource, key)| attempt(reachability, async || ec2.try_tag(resource, key).await))),
     );
-    let ours = json!({ "ForAllValues:StringLike": { "aws:TagKeys": tag::ALL } });
+    let our_tags = Map::from_iter([("ForAllValues:StringLike".to_owned(), json!({ "aws:TagKeys": tag::ALL }))]);
     vec![
         finding("ec2:DescribeVolumes", describe, None, &allow("ec2:DescribeVolumes", &json!("*"))),
-        finding("ec2:AttachVolume", attach, None, &arns.attach(&these)),
+        finding("ec2:AttachVolume", attach, None, &arns.on_both("ec2:AttachVolume", &these, &Map::new())),
         finding(
             "ec2:DescribeInstances",
             instances,
@@ -52,7 +52,7 @@ async fn ec2(context: &Context<'_>) -> Vec<Finding> {
                 "optional; without it only this root disk records that a volume was formatted, and no tag of the instance \
                  shows why a node failed",
             ),
-            &arns.tag(&these, &ours),
+            &arns.on_both("ec2:CreateTags", &these, &our_tags),
         ),
     ]
 }
@@ -204,8 +204,10 @@ fn allow(action: &str, resource: &Value) -> Value {
     json!({ "Effect": "Allow", "Action": action, "Resource": resource })
 }
 
-fn with_condition(mut statement: Value, condition: Value) -> Value {
-    statement["Condition"] = condition;
+fn with_condition(mut statement: Value, condition: Map<String, Value>) -> Value {
+    if !condition.is_empty() {
+        statement["Condition"] = condition.into();
+    }
     statement
 }
 
@@ -214,10 +216,10 @@ pub(super) fn kms(region: &str, key: &str) -> Value {
     let use_it = ["kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKeyWithoutPlaintext", "kms:ReEncrypt*"];
     let service = format!("ec2.{region}.amazonaws.com");
     json!([
-        with_condition(
-            allow("kms:CreateGrant", &json!(key)),
-            json!({ "Bool": { "kms:GrantIsForAWSResource": "true" } })
-        ),
+        {
+            "Effect": "Allow", "Action": "kms:CreateGrant", "Resource": key,
+            "Condition": { "Bool": { "kms:GrantIsForAWSResource": "true" } },
+        },
         {
             "Effect": "Allow", "Action": use_it, "Resource": key,
             "Condition": { "StringEquals": { "kms:ViaService": service } },
@@ -243,31 +245,18 @@ impl Arns<'_> {
         self.of("autoscaling", &format!("autoScalingGroup:*:autoScalingGroupName/{name}"))
     }
 
-    /// Allows only the agent's own tags on the volumes and on the group's instances.
-    fn tag(&self, volumes: &[String], keys: &Value) -> Value {
-        let action = "ec2:CreateTags";
-        let instance = [self.of("ec2", &format!("instance/{}", self.0.instance.instance_id))];
-        let Some(lifecycle) = &self.0.config.lifecycle else {
-            return with_condition(allow(action, &json!([volumes, &instance].concat())), keys.clone());
-        };
-        let of_group = json!({
-            "StringEquals": { "aws:ResourceTag/aws:autoscaling:groupName": lifecycle.asg_name },
-            "ForAllValues:StringLike": keys["ForAllValues:StringLike"],
-        });
-        let instances = allow(action, &json!(self.of("ec2", "instance/*")));
-        json!([with_condition(allow(action, &json!(volumes)), keys.clone()), with_condition(instances, of_group)])
-    }
-
-    /// Both the volumes and the instance must be allowed. The next instance has another id, but the same group.
-    fn attach(&self, volumes: &[String]) -> Value {
-        let action = "ec2:AttachVolume";
+    /// Allows an action, under this condition, on both the volumes and the instance. The next instance has another id, but the
+    /// same group.
+    fn on_both(&self, action: &str, volumes: &[String], condition: &Map<String, Value>) -> Value {
         let Some(lifecycle) = &self.0.config.lifecycle else {
             let instance = self.of("ec2", &format!("instance/{}", self.0.instance.instance_id));
-            return allow(action, &json!([volumes, &[instance]].concat()));
+            return with_condition(allow(action, &json!([volumes, &[instance]].concat())), condition.clone());
         };
+        let group = json!({ "aws:ResourceTag/aws:autoscaling:groupName": lifecycle.asg_name });
+        let mut of_group = Map::from_iter([("StringEquals".to_owned(), group)]);
+        of_group.extend(condition.clone());
         let instances = allow(action, &json!(self.of("ec2", "instance/*")));
-        let of_group = json!({ "StringEquals": { "aws:ResourceTag/aws:autoscaling:groupName": lifecycle.asg_name } });
-        json!([allow(action, &json!(volumes)), with_condition(instances, of_group)])
+        json!([with_condition(allow(action, &json!(volumes)), condition.clone()), with_condition(instances, of_group)])
     }
 }
 

@@ -79,10 +79,11 @@ pub(super) async fn check(services: &Services, imds: &Imds, config: Option<&Conf
     let secure = |endpoint: &Result<Endpoint, Failure>| {
         endpoint.as_ref().is_ok_and(|endpoint| endpoint.url.starts_with("https:"))
     };
-    let trust = if endpoints.iter().any(secure) || !web.is_empty() { Some(trust(services)) } else { None };
+    let is_asked = endpoints.iter().any(secure) || !web.is_empty();
+    let trust = is_asked.then(|| download::https_client(&services.proxies));
     let trusted = trust.as_ref().is_none_or(Result::is_ok);
     findings.extend(trust.map(|trust| match trust {
-        Ok(()) => Finding::ok("CA certificates", "found"),
+        Ok(_) => Finding::ok("CA certificates", "found"),
         Err(failure) => Finding::failed("CA certificates", &failure).advise("install the package ca-certificates"),
     }));
 
@@ -100,15 +101,10 @@ pub(super) async fn check(services: &Services, imds: &Imds, config: Option<&Conf
     findings.extend(hosts.iter().zip(&names).map(|(host, resolved)| name(host, resolved)));
 
     let reached = join_all(endpoints.iter().map(|endpoint| reach(endpoint, &unknown, trusted))).await;
-    let mut reachable: Vec<Reachability> = Vec::new();
-    let mut ahead = None;
-    for (api, (finding, reachability, seconds)) in apis.iter().zip(reached) {
-        findings.push(finding);
-        reachable.push(reachability);
-        if *api == Api::Ec2 {
-            ahead = seconds;
-        }
-    }
+    let (answers, reachable, seconds): (Vec<_>, Vec<Reachability>, Vec<_>) = reached.into_iter().collect();
+    findings.extend(answers);
+    // EC2 is the first.
+    let ahead = seconds.first().copied().flatten();
     findings.push(clock(ahead));
     let (finding, signed) = credentials(services, imds, reachable.first().is_some_and(Result::is_ok), ahead).await;
     findings.push(finding);
@@ -142,10 +138,6 @@ async fn endpoint_of(services: &Services, api: Api<'_>) -> Result<Endpoint, Fail
         None => parsed.and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default(),
     };
     Ok(Endpoint { service, url, host, proxy })
-}
-
-fn trust(services: &Services) -> Result<(), Failure> {
-    download::https_client(&services.proxies).map(drop)
 }
 
 fn is_address(host: &str) -> bool {

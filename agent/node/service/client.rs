@@ -75,6 +75,10 @@ fn hangs(service: Option<i32>) -> Failure {
     }
 }
 
+fn is_stopped(pid: i32) -> bool {
+    process::state(pid).is_some_and(process::is_stopped)
+}
+
 /// The failure of a service that runs, but has no socket.
 pub fn unreachable(runtime_dir: &Path, pid: i32) -> Failure {
     let text = format!(
@@ -92,7 +96,7 @@ pub fn trouble(runtime_dir: &Path, pid: i32) -> Option<Failure> {
     if !process::is_service(pid) {
         return None;
     }
-    if process::state(pid).is_some_and(process::is_stopped) {
+    if is_stopped(pid) {
         return Some(hangs(Some(pid)));
     }
     (!path(runtime_dir).exists()).then(|| unreachable(runtime_dir, pid))
@@ -102,7 +106,7 @@ impl Pending {
     /// Shows the service's log lines until the end, and returns the failure; none is success. A healthy service answers at once,
     /// even while it is busy.
     pub async fn follow(mut self) -> Result<Option<FailedStepRecord>, Failure> {
-        let gone = |why: String| Failure::new(Code::ServiceGone, why);
+        let gone = |why: &str| Failure::new(Code::ServiceGone, why);
         let mut text = Vec::new();
         let mut answered = false;
         loop {
@@ -110,26 +114,19 @@ impl Pending {
             let got = loop {
                 match timeout(FIRST_ANSWER, self.stream.read_until(b'\n', &mut text)).await {
                     Ok(got) => break got,
-                    Err(_) if !answered => return Err(hangs(self.service)),
+                    Err(_) if !answered || self.service.is_some_and(is_stopped) => return Err(hangs(self.service)),
                     // The service is busy. Only a stopped process is not waited for.
-                    Err(_) => {
-                        if let Some(pid) = self.service
-                            && process::state(pid).is_some_and(process::is_stopped)
-                        {
-                            return Err(hangs(Some(pid)));
-                        }
-                    }
+                    Err(_) => {}
                 }
             };
             match got {
-                Ok(0) => return Err(gone("the service ended before it answered".to_owned())),
-                Err(error) => return Err(gone("the service ended before it answered".to_owned()).because(error)),
+                Ok(0) => return Err(gone("the service ended before it answered")),
+                Err(error) => return Err(gone("the service ended before it answered").because(error)),
                 Ok(_) => {}
             }
             answered = true;
             let answer = serde_json::from_slice(&text).map_err(|error| {
-                gone("the service's answer cannot be read: the service may be of another version".to_owned())
-                    .because(error)
+                gone("the service's answer cannot be read: the service may be of another version").because(error)
             })?;
             match answer {
                 Answer::Accepted => {}

@@ -41,7 +41,6 @@ const POLL: Duration = Duration::from_millis(10);
 
 /// The service's end of the socket.
 pub struct Control {
-    /// The clients' requests.
     pub(super) requests: Requests,
     /// Closed once no connection is served any more.
     served: mpsc::Receiver<()>,
@@ -90,13 +89,12 @@ impl Socket {
     /// Binds the socket if it is missing. A foreign file in its place counts as missing.
     fn ensure_bound(&mut self) {
         let path = path(&self.dir);
-        let was_bound = self.bound.is_some();
         if let Some((_, id)) = &self.bound
             && file_id(&path).is_ok_and(|there| there == *id)
         {
             return;
         }
-        self.bound = None;
+        let was_bound = self.bound.take().is_some();
         match self.bind(&path) {
             Ok(bound) => {
                 self.bound = Some(bound);
@@ -284,9 +282,8 @@ impl Clients {
         if self.all.len() < CLIENT_LIMIT {
             return true;
         }
-        let patient = self.all.iter().any(|client| client.at.is(Stage::Asking) && client.since.elapsed() < GRACE);
-        let overdue = |client: &Client| client.at.is(Stage::Asking) && client.since.elapsed() >= GRACE;
-        if patient && !self.all.iter().any(overdue) {
+        let oldest_asking = self.all.iter().find(|client| client.at.is(Stage::Asking));
+        if oldest_asking.is_some_and(|client| client.since.elapsed() < GRACE) {
             return false;
         }
         self.drop_one();

@@ -3,9 +3,10 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::time::{Instant, sleep_until};
 
-use super::requests::Request;
+use super::requests::Wanted;
 use super::{Next, Service};
 use crate::config;
 use crate::failure::{Class, FailedStep, Failure};
@@ -55,8 +56,7 @@ impl Service {
             None => "repair it, then: node-agent retry".to_owned(),
         };
         tracing::warn!("held{how_long}; {what_next}");
-        let ending = self.wait_in_hold(&failed, lifecycle, left, pause, completing).await;
-        match ending {
+        match self.wait_in_hold(&failed, lifecycle, left, pause, completing).await {
             HoldEnd::Again => Next::Again,
             HoldEnd::Stopped => self.stopped(),
             HoldEnd::GivenUp => self.given_up(failed),
@@ -95,13 +95,9 @@ impl Service {
                 // A request that arrived in time takes precedence over the end.
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return HoldEnd::Stopped,
-                Some(asked) = self.control.requests.next() => match asked.request {
-                    Request::Follow => asked.answer(Some(failed.into())),
-                    Request::Retry { from } => {
-                        self.control.requests.retry(&session.journal, asked, from);
-                        return HoldEnd::Again;
-                    }
-                    Request::Complete { result } => {
+                Some(wanted) = self.control.requests.next(&session.journal, Some(failed)) => match wanted {
+                    Wanted::Retry => return HoldEnd::Again,
+                    Wanted::Complete(asked, result) => {
                         asked.accept();
                         let work = session.complete(lifecycle, completing, result);
                         let done = self.control.requests.during(work).await;
@@ -168,10 +164,7 @@ async fn keep_contact(session: &Session, failed: &FailedStep, lifecycle: Option<
         // The journal, and with it the promised end, belonged to another instance.
         return HoldEnd::Again;
     }
-    let tag = async {
-        session.keep_tagging(Some(failed)).await;
-        std::future::pending::<HoldEnd>().await
-    };
+    let tag = session.keep_tagging(Some(failed)).then(|()| std::future::pending());
     let heart = async {
         let Some(launch) = session.launch(lifecycle) else { return std::future::pending().await };
         let heart = Heart { launch: &launch, journal: &session.journal, allowance: &session.allowance };

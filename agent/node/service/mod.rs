@@ -34,7 +34,6 @@ enum Next {
 pub struct Service {
     session: Session,
     control: Control,
-    /// The pauses before automatic retries.
     pauses: Pauses,
 }
 

@@ -53,8 +53,7 @@ pub enum Answer {
 
 /// A request, and the way to its client.
 pub struct Asked {
-    /// The request.
-    pub request: Request,
+    pub(super) request: Request,
     pub(super) answers: mpsc::UnboundedSender<Answer>,
 }
 
@@ -80,6 +79,13 @@ impl Asked {
     }
 }
 
+/// What a client wants while the service does no work.
+pub(super) enum Wanted {
+    /// Another attempt. The client follows it, unless its request is refused.
+    Retry,
+    Complete(Asked, LaunchResult),
+}
+
 /// The requests to the service, and the clients that follow its work.
 pub struct Requests {
     asked: mpsc::Receiver<Asked>,
@@ -93,9 +99,25 @@ impl Requests {
         Requests { asked, followers: Vec::new() }
     }
 
-    /// The next request.
-    pub(super) async fn next(&mut self) -> Option<Asked> {
-        self.asked.recv().await
+    /// Waits for a client that wants more than the result of the last work: a client that follows gets `last`.
+    pub(super) async fn next(&mut self, journal: &Journal, last: Option<&FailedStep>) -> Option<Wanted> {
+        loop {
+            let asked = self.asked.recv().await?;
+            match asked.request {
+                Request::Follow => asked.answer(last.map(FailedStepRecord::from)),
+                Request::Complete { result } => return Some(Wanted::Complete(asked, result)),
+                Request::Retry { from } => {
+                    match from.map(|step| journal.redo_from(step)).transpose() {
+                        Ok(_) => {
+                            asked.accept();
+                            self.followers.push(asked);
+                        }
+                        Err(failure) => asked.refuse(&failure.into()),
+                    }
+                    return Some(Wanted::Retry);
+                }
+            }
+        }
     }
 
     /// Does the work, and refuses all requests but [`Request::Follow`] meanwhile.
@@ -114,17 +136,6 @@ impl Requests {
                     asked.refuse(&Failure::new(Code::Busy, text).into());
                 }
             }
-        }
-    }
-
-    /// Accepts a retry, from a step on if the client asks for that, and has the client follow it.
-    pub(super) fn retry(&mut self, journal: &Journal, asked: Asked, from: Option<StepName>) {
-        match from.map(|step| journal.redo_from(step)).transpose() {
-            Ok(_) => {
-                asked.accept();
-                self.followers.push(asked);
-            }
-            Err(failure) => asked.refuse(&failure.into()),
         }
     }
 

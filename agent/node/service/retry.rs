@@ -21,7 +21,7 @@ use crate::node::session::Session;
 use crate::node::settings;
 use crate::node::status;
 use crate::node::status::report::Overall;
-use crate::runner::stopped;
+use crate::runner::{stopped, unless_stopped};
 use crate::sequence::StepName;
 use crate::state::{FailedStepRecord, Journal, Phase, store};
 
@@ -80,12 +80,10 @@ pub async fn retry(places: Places, from: Option<StepName>) -> Result<(), FailedS
 
 /// Runs the sequence once in this process, without a hold. A configuration with mistakes fails before anything is touched.
 pub async fn once(places: Places, from: Option<StepName>) -> Result<(), FailedStep> {
-    let mut stop = stop_signal()?;
+    let stop = stop_signal()?;
     let aws = Aws::new();
-    let config = tokio::select! {
-        config = settings::load(&places.config, &aws.imds, Scope::ThisHost(&ThisHost)) => config?,
-        _ = stop.wait_for(|stop| *stop) => return Err(stopped().into()),
-    };
+    let load = settings::load(&places.config, &aws.imds, Scope::ThisHost(&ThisHost));
+    let config = unless_stopped(&stop, load).await?;
     let session = Session::open(places, aws, stop)?;
     if let Some(step) = from {
         session.journal.redo_from(step)?;
@@ -111,15 +109,15 @@ pub async fn complete(places: Places, result: LaunchResult) -> Result<(), Failed
         texts = settings::read(&session.places.config, &session.aws.imds, timeouts::AWS.default_span()) => texts,
         _ = stop.wait_for(|stop| *stop) => return Err(stopped().into()),
     };
-    let read = texts.map(|texts| (texts.clone().validate(Scope::Offline), texts.lifecycle()));
+    let (config, named) = match texts {
+        Ok(texts) => (texts.clone().validate(Scope::Offline), texts.lifecycle()),
+        Err(failure) => (Err(failure), None),
+    };
     let journal = &session.journal;
-    let (lifecycle, deadline) = match read {
-        Ok((Ok(config), _)) => (config.lifecycle.or_else(|| journal.promised_action()), config.timeouts.complete),
+    let (lifecycle, deadline) = match config {
+        Ok(config) => (config.lifecycle.or_else(|| journal.promised_action()), config.timeouts.complete),
         // Mistakes outside of [lifecycle] do not matter here, nor a missing configuration if the journal has the hook.
-        Ok((Err(failure), lifecycle)) => {
-            (Some(lifecycle.or_else(|| journal.action()).ok_or(failure)?), timeouts::COMPLETE.default_span())
-        }
-        Err(failure) => (Some(journal.action().ok_or(failure)?), timeouts::COMPLETE.default_span()),
+        Err(failure) => (Some(named.or_else(|| journal.action()).ok_or(failure)?), timeouts::COMPLETE.default_span()),
     };
     session.complete(lifecycle.as_ref(), deadline, result).await.map_err(FailedStepRecord::from)
 }

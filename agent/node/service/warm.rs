@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::requests::Request;
+use super::requests::Wanted;
 use super::{Next, Service};
 use crate::aws::autoscaling::LifecycleState;
 use crate::config;
@@ -23,17 +23,13 @@ impl Service {
         loop {
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => return Next::End(Ok(())),
-                Some(asked) = self.control.requests.next() => match asked.request {
-                    Request::Retry { from } => {
-                        self.control.requests.retry(&session.journal, asked, from);
-                        return Next::Again;
-                    }
-                    Request::Follow => asked.answer(None),
-                    Request::Complete { .. } => {
+                Some(wanted) = self.control.requests.next(&session.journal, None) => match wanted {
+                    Wanted::Retry => return Next::Again,
+                    Wanted::Complete(asked, _) => {
                         asked.refuse(&Failure::new(Code::WarmPool, "the instance is in a warm pool").into());
                     }
                 },
-                _ = poll.tick() => match self.session.aws.imds.target_lifecycle_state().await {
+                _ = poll.tick() => match session.aws.imds.target_lifecycle_state().await {
                     Ok(Some(LifecycleState::Warmed(_))) => {}
                     Ok(target) => {
                         let target = target.map_or("no group".to_owned(), |target| target.to_string());

@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
-use super::requests::Request;
+use super::requests::Wanted;
 use super::warm::wait_for_pool;
 use super::{Next, Service};
 use crate::config;
@@ -37,13 +37,9 @@ impl Service {
                     tracing::info!("the instance leaves service for its warm pool ({target})");
                     return Next::Again;
                 }
-                Some(asked) = self.control.requests.next() => match asked.request {
-                    Request::Retry { from } => {
-                        self.control.requests.retry(&session.journal, asked, from);
-                        return Next::Again;
-                    }
-                    Request::Follow => asked.answer(None),
-                    Request::Complete { result } => {
+                Some(wanted) = self.control.requests.next(&session.journal, None) => match wanted {
+                    Wanted::Retry => return Next::Again,
+                    Wanted::Complete(asked, result) => {
                         asked.accept();
                         let work = session.complete(lifecycle, completing, result);
                         let done = self.control.requests.during(work).await;

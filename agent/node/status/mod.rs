@@ -10,9 +10,10 @@ use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use self::report::{Overall, Report};
+pub use self::text::headline;
 use crate::failure::{Code, Failure};
 use crate::host;
 use crate::node::places::Places;
@@ -28,7 +29,6 @@ const POLL: Duration = Duration::from_millis(200);
 
 /// Waits until the node is up or has failed, at most for `timeout`, and returns its report then.
 pub async fn wait(places: &Places, timeout: Option<Duration>) -> Result<Report, Failure> {
-    let end = timeout.map(|timeout| Instant::now() + timeout);
     let decided = async {
         loop {
             let report = observe(places)?;
@@ -47,9 +47,9 @@ pub async fn wait(places: &Places, timeout: Option<Duration>) -> Result<Report, 
             sleep(POLL).await;
         }
     };
-    match end {
+    match timeout {
         None => decided.await,
-        Some(end) => match tokio::time::timeout_at(end, decided).await {
+        Some(timeout) => match tokio::time::timeout(timeout, decided).await {
             Ok(report) => report,
             Err(_) => Ok(Report { exit_code: Overall::Phase(Phase::Running).exit_code(), ..observe(places)? }),
         },
@@ -67,11 +67,6 @@ pub fn render(report: &Report, json: bool) -> String {
     }
     let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     text::render(report, colours)
-}
-
-/// The node's state in a few words.
-pub fn headline(report: &Report) -> String {
-    text::headline(report)
 }
 
 /// The node's present state.

@@ -22,12 +22,6 @@ pub enum Overall {
     NeverStarted,
 }
 
-impl From<Phase> for Overall {
-    fn from(phase: Phase) -> Self {
-        Overall::Phase(phase)
-    }
-}
-
 impl Serialize for Overall {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.as_str())
@@ -63,75 +57,72 @@ impl Overall {
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// See [`SCHEMA`].
-    pub schema: u32,
-    /// How the node stands.
-    pub state: Overall,
+    pub(crate) schema: u32,
+    pub(crate) state: Overall,
     /// The exit code of `status`.
-    pub exit_code: u8,
+    pub(crate) exit_code: u8,
     /// Since when, RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub since: Option<String>,
+    pub(crate) since: Option<String>,
     /// The node as configured.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub node: Option<Subject>,
+    pub(crate) node: Option<Subject>,
     /// The instance, if it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub instance_id: Option<String>,
+    pub(crate) instance_id: Option<String>,
     /// The agent's process, if it runs.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub pid: Option<i32>,
+    pub(crate) pid: Option<i32>,
     /// The hold, if one with an end is in progress.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub hold: Option<Hold>,
+    pub(crate) hold: Option<Hold>,
     /// How the launch was completed, if it was.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub launch: Option<LaunchOutcome>,
+    pub(crate) launch: Option<LaunchOutcome>,
     /// The last failure of the sequence, unless the sequence has succeeded since.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub failure: Option<FailedStepRecord>,
+    pub(crate) failure: Option<FailedStepRecord>,
     /// The steps, in their order.
-    pub steps: Vec<StepReport>,
+    pub(crate) steps: Vec<StepReport>,
     /// Problems that do not keep the node from being up.
-    pub warnings: Vec<Warning>,
+    pub(crate) warnings: Vec<Warning>,
 }
 
 /// The hold of a failed node.
 #[derive(Clone, Debug, Serialize)]
 pub struct Hold {
     /// RFC 3339.
-    pub until: String,
+    pub(crate) until: String,
     /// Until then.
-    pub seconds_left: u64,
+    pub(crate) seconds_left: u64,
 }
 
 /// A step.
 #[derive(Clone, Debug, Serialize)]
 pub struct StepReport {
-    /// Its name.
-    pub step: StepName,
+    pub(crate) step: StepName,
     /// The volume's id, if the step is about one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub volume: Option<String>,
-    /// How it stands.
-    pub outcome: StepOutcome,
+    pub(crate) volume: Option<String>,
+    pub(crate) outcome: StepOutcome,
     /// Rounds in which the step acted or an attempt failed.
-    pub attempts: u32,
+    pub(crate) attempts: u32,
     /// When it began, RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub started_at: Option<String>,
+    pub(crate) started_at: Option<String>,
     /// How long it took, or has taken so far.
-    pub took_ms: u64,
+    pub(crate) took_ms: u64,
     /// How long it may take.
-    pub allowed_ms: u64,
+    pub(crate) allowed_ms: u64,
     /// What it waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub waiting: Option<String>,
+    pub(crate) waiting: Option<String>,
     /// The result of its first part in a word (`fetched`), if the step itself has not begun.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub prepared: Option<String>,
+    pub(crate) prepared: Option<String>,
     /// The last lines of a hook's output.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub output: Vec<String>,
+    pub(crate) output: Vec<String>,
 }
 
 /// How a step stands.
@@ -155,28 +146,15 @@ pub enum StepOutcome {
 impl Report {
     /// The report of a state; `None` if the agent has never run here.
     pub fn of(state: Option<State>, boot_id: &str, now: SystemTime) -> Self {
-        let Some(state) = state else {
-            return Report {
-                schema: SCHEMA,
-                state: Overall::NeverStarted,
-                exit_code: Overall::NeverStarted.exit_code(),
-                since: None,
-                node: None,
-                instance_id: None,
-                pid: None,
-                hold: None,
-                launch: None,
-                failure: None,
-                steps: Vec::new(),
-                warnings: Vec::new(),
-            };
-        };
+        let has_run = state.is_some();
+        // Without a record nothing is known: no boot, no instance, no process.
+        let state = state.unwrap_or_default();
         let agent = state.agent.clone().filter(|agent| agent.is_alive(boot_id));
         let overall = match state.phase {
             // The state is of an earlier boot: in this one the agent has not run.
             _ if state.boot_id != boot_id => Overall::NeverStarted,
             Phase::Running | Phase::Held if agent.is_none() => Overall::Dead,
-            phase => phase.into(),
+            phase => Overall::Phase(phase),
         };
         let promised =
             state.lifecycle.outcome().is_none() && !matches!(overall, Overall::Phase(Phase::Done | Phase::Failed));
@@ -189,14 +167,14 @@ impl Report {
             schema: SCHEMA,
             state: overall,
             exit_code: overall.exit_code(),
-            since: Some(state.since.clone()),
+            since: has_run.then(|| state.since.clone()),
             node: Some(state.node.clone()).filter(|node| !node.id.is_empty()),
             instance_id: Some(state.instance_id.clone()).filter(|id| !id.is_empty()),
             pid: agent.map(|agent| agent.pid),
             hold,
             launch: state.lifecycle.outcome(),
             failure: state.fault.clone(),
-            steps: steps(&state, overall, now),
+            steps: if has_run { steps(&state, overall, now) } else { Vec::new() },
             warnings: state.warnings,
         }
     }

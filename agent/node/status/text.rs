@@ -56,12 +56,10 @@ pub(super) fn render(report: &Report, colours: bool) -> String {
         text.paint(YELLOW, &line);
         let _ = text.write_str("\n");
     }
-    if let Some(failure) = &report.failure {
-        if !matches!(report.state, Overall::Phase(Phase::Running)) {
-            let _ = writeln!(text, "what to do: {}", readable::remedy(&failure.error.remedy));
-        }
-    } else if let Some(what) = what_to_do(report.state) {
-        let _ = writeln!(text, "what to do: {}", readable::remedy(what));
+    let remedy =
+        report.failure.as_ref().map(|failure| failure.error.remedy.as_str()).or_else(|| what_to_do(report.state));
+    if let Some(remedy) = remedy.filter(|_| report.state != Overall::Phase(Phase::Running)) {
+        let _ = writeln!(text, "what to do: {}", readable::remedy(remedy));
     }
     text.into_text()
 }
@@ -89,7 +87,8 @@ fn subject(report: &Report) -> String {
     text + ": "
 }
 
-pub(super) fn headline(report: &Report) -> String {
+/// The node's state in a few words.
+pub fn headline(report: &Report) -> String {
     let left = report.hold.as_ref().map(|hold| whole_minutes(hold.seconds_left));
     match (report.state, left) {
         (Overall::Phase(Phase::Running), Some(left)) => format!("running again, {left} of its hold left"),

@@ -17,11 +17,9 @@ use crate::sequence::StepName;
 
 /// Attaches one volume.
 pub struct Attach<'a> {
-    /// EC2.
     ec2: &'a Ec2,
     /// Whether this instance is still wanted.
     launch: &'a Launch<'a>,
-    /// The volume, as configured.
     want: &'a config::Volume,
     deadline: Duration,
     /// Device names that EC2 said are taken, for all volumes of this run.
@@ -78,8 +76,9 @@ impl<'a> Step for Attach<'a> {
     async fn observe(&self) -> Result<Observed<Attached<'a>>, Failure> {
         let id = &self.want.id;
         let view = self.ec2.volume(id.as_str()).await?;
-        if view.zone != self.launch.instance.zone {
-            let text = format!("volume {id} is in {}, this instance in {}", view.zone, self.launch.instance.zone);
+        let instance_zone = &self.launch.instance.availability_zone;
+        if view.zone != *instance_zone {
+            let text = format!("volume {id} is in {}, this instance in {instance_zone}", view.zone);
             return Err(Failure::new(Code::ZoneMismatch, text));
         }
         if view.multi_attach {

@@ -61,10 +61,8 @@ impl<'a> Step for FindDevice<'a> {
             );
             return Ok(Observed::NotYet(Failure::new(Code::DeviceMissing, text)));
         };
-        if device.size == self.volume.view.size_gib << 30 {
-            return Ok(Observed::Done(Disk { volume: self.volume, device }));
-        }
-        let size_gib = self.current_size().await?;
+        let attached = self.volume.view.size_gib;
+        let size_gib = if device.size == attached << 30 { attached } else { self.current_size().await? };
         let expected = size_gib << 30;
         if device.size == expected {
             return Ok(Observed::Done(Disk { volume: self.volume, device }));

@@ -35,17 +35,11 @@ pub struct Fetch<'a> {
     /// When the step began, for the fallback.
     began: Instant,
     /// What was fetched so far: after a failure only the rest is fetched.
-    fetched_so_far: RefCell<FetchedSoFar>,
-}
-
-/// The results so far.
-#[derive(Debug, Default)]
-struct FetchedSoFar {
-    files: Vec<Fetched>,
-    script: Option<StagedScript>,
+    fetched_so_far: RefCell<Staged>,
 }
 
 /// Everything that the once-per-instance steps need.
+#[derive(Default)]
 pub struct Staged {
     /// In the order of the configuration.
     pub(crate) files: Vec<Fetched>,
@@ -105,9 +99,8 @@ impl Step for Fetch<'_> {
             let script = self.script(hooks).await?;
             self.fetched_so_far.borrow_mut().script = Some(script);
         }
-        let FetchedSoFar { files, script } = self.fetched_so_far.take();
         tracing::info!(step = "files", kind = "wait", "fetched; to be written once the volumes are mounted");
-        Ok(Observed::Done(Staged { files, script }))
+        Ok(Observed::Done(self.fetched_so_far.take()))
     }
 }
 

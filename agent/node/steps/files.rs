@@ -59,9 +59,8 @@ impl Step for WriteFiles<'_> {
             .unwrap_or_else(|panicked| Err(Failure::io("looking up the owners", io::Error::other(panicked))))?;
         for ((file, fetched), (user, group)) in self.files.iter().zip(self.contents).zip(owners) {
             let what = || format!("writing {}", file.destination.display());
-            let nameless = || io::Error::other("a path without a directory");
             let (Some(dir), Some(name)) = (file.destination.parent(), file.destination.file_name()) else {
-                return Err(Failure::io(what(), nameless()));
+                return Err(Failure::io(what(), io::Error::other("a path without a directory")));
             };
             let folder = Folder::reach(dir, Missing::Make)?;
             remove_leftovers_in(&folder).named(what())?;

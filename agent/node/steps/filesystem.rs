@@ -34,7 +34,6 @@ pub struct MakeFilesystem<'a> {
 /// A volume whose device has the configured filesystem.
 #[derive(Clone, Debug)]
 pub struct Formatted<'a> {
-    /// The volume, as configured.
     pub(crate) want: &'a Volume,
     pub(crate) device: &'a Device,
     pub(crate) found: Found,

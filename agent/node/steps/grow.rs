@@ -74,9 +74,7 @@ impl Step for Grow<'_> {
                 let size = self.disk.device.size;
                 self.journal.update_volume(want.id.as_str(), |volume| volume.grow_tried_at = Some(size))?;
             }
-            Err(error) => {
-                self.warn("it could not be grown", &error);
-            }
+            Err(error) => self.warn("it could not be grown", &error),
         }
         Ok(Acted::Changed)
     }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
+use crate::aws::imds::IdentityDocument;
 use crate::config::Config;
-use crate::lifecycle::Instance;
 use crate::node::steps::attach::Attached;
 use crate::node::steps::identity::Node;
 
@@ -13,7 +13,7 @@ use crate::node::steps::identity::Node;
 /// run unchanged.
 pub fn of(
     config: &Config,
-    instance: &Instance,
+    instance: &IdentityDocument,
     node: &Node,
     volumes: &[Attached<'_>],
 ) -> BTreeMap<&'static str, String> {

@@ -232,15 +232,8 @@ fn shell(script: &Path, function: &str, [id, address]: [&str; 2], marker: &Path)
 
 /// Quotes any bytes as one word of the shell.
 fn quoted(word: &OsStr) -> Vec<u8> {
-    let mut quoted = vec![b'\''];
-    for byte in word.as_bytes() {
-        match byte {
-            b'\'' => quoted.extend_from_slice(br"'\''"),
-            other => quoted.push(*other),
-        }
-    }
-    quoted.push(b'\'');
-    quoted
+    let between_quotes: Vec<_> = word.as_bytes().split(|byte| *byte == b'\'').collect();
+    [b"'", between_quotes.join(br"'\''".as_slice()).as_slice(), b"'"].concat()
 }
 
 /// Proves that the script was sourced to its end: a file with one byte, which the shell truncates right before it calls the

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::aws::autoscaling::State;
-use crate::aws::imds::Imds;
+use crate::aws::imds::{IdentityDocument, Imds};
 use crate::config;
 use crate::failure::{Code, Failure};
-use crate::lifecycle::{Instance, Launch, Standing};
+use crate::lifecycle::{Launch, Standing};
 use crate::runner::{Header, Observed, Step};
 use crate::sequence::StepName;
 
@@ -18,14 +18,14 @@ pub struct FindInstance<'a> {
 }
 
 impl Step for FindInstance<'_> {
-    type Output = Instance;
+    type Output = IdentityDocument;
 
     fn header(&self) -> Header<'_> {
         Header { only_looks: true, prepares: Some("instance known"), ..Header::of(StepName::Identity, self.deadline) }
     }
 
-    async fn observe(&self) -> Result<Observed<Instance>, Failure> {
-        Ok(Observed::Done(self.imds.identity().await?.into()))
+    async fn observe(&self) -> Result<Observed<IdentityDocument>, Failure> {
+        Ok(Observed::Done(self.imds.identity().await?))
     }
 }
 
@@ -66,7 +66,7 @@ impl Step for Identify<'_> {
 
     async fn observe(&self) -> Result<Observed<Identity>, Failure> {
         let (ip, instance) = (self.config.ip, self.launch.instance);
-        if instance.primary_ip != Some(ip) {
+        if instance.private_ip != Some(ip) {
             let addresses = self.imds.private_addresses().await?;
             if !addresses.contains(&ip) {
                 return Err(wrong_node(ip, &instance.instance_id, &addresses));

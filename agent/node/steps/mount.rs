@@ -36,7 +36,6 @@ const SYSTEMD_CHECKS_SINCE: u32 = 250;
 pub struct MountVolume<'a> {
     /// Records how this boot's mount was made.
     journal: &'a Journal,
-    /// The volume, as configured.
     want: &'a config::Volume,
     device: &'a Device,
     found: &'a Found,
@@ -486,10 +485,9 @@ impl MountVolume<'_> {
         let prepared = match self.next_boot_is_prepared(line) {
             // A reload during the boot costs seconds on a small machine.
             Ok(true) if fstab::is_unchanged_since_boot() => return Ok(()),
-            Ok(true) => Ok(()),
             Ok(false) => fstab::put(line),
             Err(failure) if failure.code == Code::FstabConflict => return Err(failure),
-            Err(failure) => Err(failure),
+            prepared => prepared.map(drop),
         };
         for failure in [prepared, systemd::reload().await].into_iter().filter_map(Result::err) {
             let text = format!(

@@ -18,7 +18,6 @@ use crate::state::Journal;
 pub struct EnterPool<'a> {
     launch: &'a Launch<'a>,
     deadline: Duration,
-    /// When the step began.
     began: Instant,
     /// Whether Auto Scaling has accepted CONTINUE.
     accepted: Cell<bool>,
@@ -76,27 +75,13 @@ impl Step for EnterPool<'_> {
 /// its instances repeatedly.
 pub struct Relaunch<'a> {
     /// Records the completed launch.
-    journal: &'a Journal,
-    launch: &'a Launch<'a>,
-    config: &'a config::Lifecycle,
-    deadline: Duration,
-    /// When the step began.
-    began: Instant,
+    pub(crate) journal: &'a Journal,
+    pub(crate) launch: &'a Launch<'a>,
+    pub(crate) config: &'a config::Lifecycle,
+    pub(crate) deadline: Duration,
+    pub(crate) began: Instant,
     /// Whether nothing may be sent, not even a heartbeat.
-    planning: bool,
-}
-
-impl<'a> Relaunch<'a> {
-    /// Decides within `timeouts.aws`. While `planning`, nothing is sent, not even a heartbeat.
-    pub fn new(
-        journal: &'a Journal,
-        launch: &'a Launch<'a>,
-        config: &'a config::Lifecycle,
-        deadline: Duration,
-        planning: bool,
-    ) -> Self {
-        Relaunch { journal, launch, config, deadline, began: Instant::now(), planning }
-    }
+    pub(crate) planning: bool,
 }
 
 impl Step for Relaunch<'_> {
