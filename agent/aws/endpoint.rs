@@ -14,7 +14,6 @@ use super::proxy::{Proxy, ProxyError};
 use crate::failure::{Code, Failure};
 
 /// The services' addresses.
-#[derive(Debug)]
 pub struct Endpoints {
     config: SdkConfig,
 }
@@ -89,7 +88,7 @@ pub async fn ask(url: &str, proxy: Option<&Proxy>, limit: Duration) -> Result<An
     // A redirect is an answer, too.
     let mut client = reqwest::Client::builder().no_proxy().redirect(Policy::none()).timeout(limit);
     if let Some(proxy) = proxy {
-        client = client.proxy(reqwest::Proxy::all(proxy.url().clone()).map_err(unreachable)?);
+        client = client.proxy(reqwest::Proxy::all(proxy.url.clone()).map_err(unreachable)?);
     }
     if url.starts_with("http:") {
         // Reading the trust store takes longer than the answer.
