@@ -36,7 +36,7 @@ const BLOCK: usize = 4 << 10;
 /// What the reads showed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "result")]
-pub enum Reading {
+pub(crate) enum Reading {
     /// All zero.
     Zero {
         /// Number of regions read.
@@ -52,12 +52,7 @@ pub enum Reading {
         region: String,
     },
     /// A read failed: the disk is not known to be blank.
-    Unreadable {
-        /// Where.
-        offset: u64,
-        /// Why.
-        error: String,
-    },
+    Unreadable { offset: u64, error: String },
 }
 
 /// A range of the device and the metadata that could be there.
@@ -198,7 +193,7 @@ fn read_head(device: &File) -> io::Result<Vec<u8>> {
 }
 
 /// Reads `device` in a child process that must finish within [`DISK_WATCHDOG`].
-pub async fn read(device: &Device, allowed: Allowed<'_>) -> Result<Reading, Failure> {
+pub(crate) async fn read(device: &Device, allowed: Allowed<'_>) -> Result<Reading, Failure> {
     let arguments = match allowed {
         Allowed::Nothing => vec![],
         Allowed::UnfinishedXfs => vec![XFS.to_owned()],
