@@ -17,15 +17,13 @@ use tokio::time::timeout;
 
 use super::command::{self, DISK_WATCHDOG};
 use super::device::Device;
-use super::remains::Remains;
+use super::remains::{KIB, MIB, Remains};
 use crate::config::{EXT4, XFS};
 use crate::failure::{Code, Failure, Named};
 
 /// The hidden command that makes this binary the reading child.
 pub const READER: &str = "read-blank";
 
-const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 /// `O_DIRECT` needs offsets, lengths and memory aligned to the logical block; no disk has larger blocks than this.
@@ -83,20 +81,18 @@ fn regions(size: u64) -> Vec<Region> {
     let mut add = |offset: u64, length: u64, purpose| {
         let start = offset / ALIGN * ALIGN;
         let end = offset.saturating_add(length).min(size);
-        if start < end {
+        if offset < size {
             regions.push(Region { offset: start, length: end - start, purpose });
         }
     };
     add(0, 4 * MIB, "the start of the device");
     add(size.saturating_sub(4 * MIB), 4 * MIB, "the end of the device");
     // ext2/3/4 with sparse_super: backups in groups 0, 1 and the powers of 3, 5 and 7; a group is 8 × block size blocks.
+    let powers = |base: u64| std::iter::successors(Some(base), move |power| power.checked_mul(base));
     for block in [KIB, 2 * KIB, 4 * KIB] {
         let first = u64::from(block == KIB);
-        for group in backup_groups() {
+        for group in [1].into_iter().chain(powers(3)).chain(powers(5)).chain(powers(7)) {
             let offset = (group.saturating_mul(8 * block).saturating_add(first)).saturating_mul(block);
-            if offset >= size {
-                break;
-            }
             add(offset, ALIGN, "ext4's backup superblock");
         }
     }
@@ -119,13 +115,6 @@ fn regions(size: u64) -> Vec<Region> {
     }
     regions.sort_by_key(|region| region.offset);
     regions
-}
-
-fn backup_groups() -> Vec<u64> {
-    let powers = |base: u64| std::iter::successors(Some(base), move |power| power.checked_mul(base));
-    let mut groups: Vec<u64> = [1].into_iter().chain(powers(3)).chain(powers(5)).chain(powers(7)).collect();
-    groups.sort_unstable();
-    groups
 }
 
 /// Reads the regions of `device`, which was opened with `O_DIRECT`. Every block that is not zero must be one of the `remains`.

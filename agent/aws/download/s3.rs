@@ -98,7 +98,7 @@ impl S3 {
                 );
                 refused.failure = Failure::new(Code::BucketElsewhere, text);
             } else if said.class() == Class::Outage && said.code != Code::CertificateUntrusted {
-                let text = format!("the bucket {bucket} is in {region}, not in {ours}, and S3 there: {said}");
+                let text = format!("the bucket {bucket} is in {region}, not in {ours}, and S3 there: {}", refused.failure);
                 refused.failure = Failure::new(Code::BucketUnreachable, text);
             } else {
                 refused.failure.message = format!("in {region}, where the bucket is: {}", said.message);
