@@ -80,31 +80,32 @@ impl S3 {
             named.map_err(|failure| CallError { failure, ..refused })?
         };
         tracing::debug!("the bucket {bucket} is in {region}, not in {ours}: requesting the object there");
-        let answer = self.request(bucket, key, range, Some(&region)).await;
-        let is_there =
-            answer.as_ref().err().is_none_or(|error| bucket_region(error, bucket, &region) == BucketRegion::Same);
-        if is_there {
-            // Also after a failure: if S3 in our region then fails, the embedded script must not replace the object.
-            self.elsewhere.borrow_mut().insert(bucket.to_owned(), region.clone());
-        } else {
-            self.elsewhere.borrow_mut().remove(bucket);
-        }
-        answer.map_err(|error| {
-            let mut refused = error::read(GET, &error);
-            let said = &refused.failure;
-            if !is_there {
-                let text = format!(
-                    "S3 says that the bucket {bucket} is in {region}, not in {ours}, and it cannot be read there either: {said}"
-                );
-                refused.failure = Failure::new(Code::BucketElsewhere, text);
-            } else if said.class() == Class::Outage && said.code != Code::CertificateUntrusted {
-                let text = format!("the bucket {bucket} is in {region}, not in {ours}, and S3 there: {}", refused.failure);
-                refused.failure = Failure::new(Code::BucketUnreachable, text);
-            } else {
-                refused.failure.message = format!("in {region}, where the bucket is: {}", said.message);
+        let error = match self.request(bucket, key, range, Some(&region)).await {
+            Ok(answer) => {
+                self.elsewhere.borrow_mut().insert(bucket.to_owned(), region);
+                return Ok(answer);
             }
-            refused
-        })
+            Err(error) => error,
+        };
+        let mut refused = error::read(GET, &error);
+        if bucket_region(&error, bucket, &region) != BucketRegion::Same {
+            self.elsewhere.borrow_mut().remove(bucket);
+            let said = refused.failure;
+            let text = format!(
+                "S3 says that the bucket {bucket} is in {region}, not in {ours}, and it cannot be read there either: {said}"
+            );
+            refused.failure = Failure::new(Code::BucketElsewhere, text);
+            return Err(refused);
+        }
+        // Also after a failure: if S3 in our region then fails, the embedded script must not replace the object.
+        self.elsewhere.borrow_mut().insert(bucket.to_owned(), region.clone());
+        if refused.failure.class() == Class::Outage && refused.failure.code != Code::CertificateUntrusted {
+            let text = format!("the bucket {bucket} is in {region}, not in {ours}, and S3 there: {}", refused.failure);
+            refused.failure = Failure::new(Code::BucketUnreachable, text);
+        } else {
+            refused.failure.message = format!("in {region}, where the bucket is: {}", refused.failure.message);
+        }
+        Err(refused)
     }
 
     /// One request. `region` changes the endpoint, too, unless the environment sets one.
