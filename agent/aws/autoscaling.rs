@@ -90,7 +90,6 @@ impl LifecycleState {
 }
 
 /// The outcome of a request about a lifecycle action.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Completion {
     /// Accepted.
     Accepted,
@@ -99,14 +98,12 @@ pub enum Completion {
 }
 
 /// An instance's membership of a group.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Membership {
     pub(crate) group: String,
     pub(crate) state: LifecycleState,
 }
 
 /// A lifecycle hook as Auto Scaling describes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaunchHook {
     /// Its name, unique in the group.
     pub name: String,

@@ -67,7 +67,6 @@ impl fmt::Display for Attachment {
 }
 
 /// The outcome of a request to attach.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttachAnswer {
     /// EC2 has begun to attach.
     Accepted,

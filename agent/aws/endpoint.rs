@@ -19,7 +19,6 @@ pub struct Endpoints {
 }
 
 /// An endpoint's answer.
-#[derive(Clone, Copy, Debug)]
 pub struct Answer {
     /// By how many seconds the service's clock is ahead of this machine's; `None` if the answer has no date.
     pub ahead_seconds: Option<i64>,

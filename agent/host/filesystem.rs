@@ -29,7 +29,6 @@ pub fn package(kind: FileSystemType) -> &'static str {
 }
 
 /// An installed mkfs.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Maker {
     kind: FileSystemType,
     /// Major and minor version.
@@ -136,7 +135,6 @@ fn parse_version(text: &str) -> Option<(u32, u32)> {
 }
 
 /// Whether and how the running kernel supports a filesystem.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InKernel {
     /// Built in, or loaded.
     Running,
@@ -278,7 +276,6 @@ fn operational_error(code: i32, path: &str, output: &Output) -> Option<Failure> 
 }
 
 /// Whether a filesystem is complete and undamaged.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Soundness {
     /// Complete and undamaged.
     Sound,

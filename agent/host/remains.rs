@@ -19,7 +19,6 @@ const BLOCK: u64 = 4 * KIB;
 
 /// The ranges that a mkfs writes, in the order in which they are cleared: if the clearing is interrupted, the rest is still
 /// recognised as unfinished.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Traces {
     /// Cleared and flushed before the others.
     pub(super) first: Vec<Range<u64>>,

@@ -45,7 +45,6 @@ mod ioctl {
 }
 
 /// The present and possible size of a mounted filesystem, in blocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
     /// The size of a block, in bytes.
     pub block_size: u64,
