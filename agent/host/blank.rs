@@ -156,7 +156,7 @@ fn read_regions(device: &File, size: u64, remains: &Remains) -> Reading {
     Reading::Zero { regions: regions.len(), bytes }
 }
 
-/// The child process: reads the device on its standard input and prints a [`Reading`]. `arguments`: `HEAD`, or the name of
+/// The child process: reads the device on its standard input and prints a `Reading`. `arguments`: `HEAD`, or the name of
 /// the allowed filesystem and, for ext4, the path of the model.
 pub fn read_stdin(arguments: &[String]) -> io::Result<()> {
     // Reopening gives a descriptor with its own flags; the path through /proc leads to the same device.
