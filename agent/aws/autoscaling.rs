@@ -12,7 +12,6 @@ use super::error::{self, CallError};
 use crate::failure::{Code, Failure};
 
 /// The Auto Scaling client.
-#[derive(Debug)]
 pub struct AutoScaling {
     client: Client,
 }
@@ -91,7 +90,6 @@ impl LifecycleState {
 }
 
 /// The outcome of a request about a lifecycle action.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Completion {
     /// Accepted.
     Accepted,
@@ -100,16 +98,12 @@ pub enum Completion {
 }
 
 /// An instance's membership of a group.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Membership {
-    /// The group's name.
-    pub group: String,
-    /// The instance's state in it.
-    pub state: LifecycleState,
+    pub(crate) group: String,
+    pub(crate) state: LifecycleState,
 }
 
 /// A lifecycle hook as Auto Scaling describes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaunchHook {
     /// Its name, unique in the group.
     pub name: String,
@@ -197,8 +191,7 @@ impl AutoScaling {
             .lifecycle_action_result(result)
             .send()
             .await;
-        let answer = answer.map(drop).map_err(|error| error::read("autoscaling:CompleteLifecycleAction", &error));
-        accepted(answer, group, hook)
+        accepted(answer.map_err(|error| error::read("autoscaling:CompleteLifecycleAction", &error)), group, hook)
     }
 
     /// Records a heartbeat: restarts the launch lifecycle action's timeout.
@@ -211,15 +204,13 @@ impl AutoScaling {
             .instance_id(instance_id)
             .send()
             .await;
-        let answer =
-            answer.map(drop).map_err(|error| error::read("autoscaling:RecordLifecycleActionHeartbeat", &error));
-        accepted(answer, group, hook)
+        accepted(answer.map_err(|error| error::read("autoscaling:RecordLifecycleActionHeartbeat", &error)), group, hook)
     }
 }
 
-fn accepted(answer: Result<(), CallError>, group: &str, hook: &str) -> Result<Completion, Failure> {
+fn accepted<T>(answer: Result<T, CallError>, group: &str, hook: &str) -> Result<Completion, Failure> {
     match answer {
-        Ok(()) => Ok(Completion::Accepted),
+        Ok(_) => Ok(Completion::Accepted),
         // Not modelled by the SDK: recognised by code and message (docs/facts.md, "Lifecycle hooks").
         Err(error) if error.is("ValidationError") && error.message.contains("No active Lifecycle Action") => {
             Ok(Completion::NoActiveAction(error.message))

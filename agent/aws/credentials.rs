@@ -66,15 +66,6 @@ impl Chain {
     }
 }
 
-impl ProvideCredentials for Chain {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(self.find())
-    }
-}
-
 /// How long the chain may take; the SDK's own cache allows the same.
 const LOADING: Duration = Duration::from_secs(5);
 /// Credentials are replaced this long before they expire; the metadata service offers new ones five minutes before.
@@ -155,7 +146,7 @@ impl Cache {
         if cached.is_some() && accepted.is_none() {
             self.chain.forget().await;
         }
-        let loaded = timeout(LOADING, self.chain.provide_credentials()).await;
+        let loaded = timeout(LOADING, self.chain.find()).await;
         match loaded.unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(LOADING))) {
             Ok(credentials) => {
                 *cached = Some(Cached::new(credentials.clone(), counts));
@@ -182,7 +173,6 @@ impl ProvideCredentials for Cache {
 }
 
 /// The credentials that sign every call.
-#[derive(Debug)]
 pub struct Credentials(pub(super) SharedCredentialsProvider);
 
 /// What is known of credentials; the secrets themselves stay with the SDK.

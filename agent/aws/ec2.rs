@@ -27,7 +27,6 @@ pub mod tag {
 }
 
 /// The EC2 client.
-#[derive(Debug)]
 pub struct Ec2 {
     client: Client,
 }
@@ -37,18 +36,15 @@ pub struct Ec2 {
 pub struct VolumeView {
     /// `available`, `in-use`, …
     pub state: VolumeState,
-    /// The availability zone.
-    pub zone: String,
-    /// The size in GiB.
-    pub size_gib: u64,
+    pub(crate) zone: String,
+    pub(crate) size_gib: u64,
     /// The snapshot from which the volume was created.
     pub snapshot_id: Option<String>,
     /// Whether several instances can attach the volume at once.
     pub multi_attach: bool,
     /// The KMS key of an encrypted volume, also where that is the AWS managed key `aws/ebs`.
     pub kms_key_id: Option<String>,
-    /// The tags.
-    pub tags: BTreeMap<String, String>,
+    pub(crate) tags: BTreeMap<String, String>,
     /// The attachments, in no particular order.
     pub attachments: Vec<Attachment>,
 }
@@ -71,7 +67,6 @@ impl fmt::Display for Attachment {
 }
 
 /// The outcome of a request to attach.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttachAnswer {
     /// EC2 has begun to attach.
     Accepted,

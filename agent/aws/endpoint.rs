@@ -14,13 +14,11 @@ use super::proxy::{Proxy, ProxyError};
 use crate::failure::{Code, Failure};
 
 /// The services' addresses.
-#[derive(Debug)]
 pub struct Endpoints {
     config: SdkConfig,
 }
 
 /// An endpoint's answer.
-#[derive(Clone, Copy, Debug)]
 pub struct Answer {
     /// By how many seconds the service's clock is ahead of this machine's; `None` if the answer has no date.
     pub ahead_seconds: Option<i64>,
@@ -89,7 +87,7 @@ pub async fn ask(url: &str, proxy: Option<&Proxy>, limit: Duration) -> Result<An
     // A redirect is an answer, too.
     let mut client = reqwest::Client::builder().no_proxy().redirect(Policy::none()).timeout(limit);
     if let Some(proxy) = proxy {
-        client = client.proxy(reqwest::Proxy::all(proxy.url().clone()).map_err(unreachable)?);
+        client = client.proxy(reqwest::Proxy::all(proxy.url.clone()).map_err(unreachable)?);
     }
     if url.starts_with("http:") {
         // Reading the trust store takes longer than the answer.

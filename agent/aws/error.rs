@@ -56,7 +56,7 @@ where
 {
     if let Some(bad) = find::<BadProxy>(error) {
         let mut failure = bad.failure();
-        failure.message = format!("{action}: {}", failure.message);
+        failure.message = format!("{action}: {bad}");
         return CallError { code: None, message: bad.to_string(), failure };
     }
     let text = with_sources(format!("{action}: {error}"), error.source());
@@ -76,9 +76,19 @@ where
     CallError { code: None, message: text, failure }
 }
 
+/// The services' error codes for credentials that they do not accept.
+const REFUSED: &str = "AuthFailure SignatureDoesNotMatch InvalidSignatureException InvalidClientTokenId \
+    UnrecognizedClientException InvalidAccessKeyId InvalidToken ExpiredToken ExpiredTokenException";
+
+/// Those of a service that has too much to do, or is in trouble.
+const OVERLOADED: &str = "Throttling ThrottlingException ThrottledException RequestLimitExceeded SlowDown \
+    RequestThrottled RequestThrottledException TooManyRequestsException ResourceContention ServiceUnavailable \
+    Unavailable InternalError InternalFailure";
+
 /// The failure for a service's error code.
 fn refused(action: &str, code: &str, message: &str, status: u16) -> Failure {
     let text = format!("{action}: {code}: {message}");
+    let is_one_of = |codes: &str| codes.split(' ').any(|known| known == code);
     match code {
         "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" => {
             credentials::were_denied();
@@ -87,15 +97,7 @@ fn refused(action: &str, code: &str, message: &str, status: u16) -> Failure {
                  --encoded-message TEXT), then: node-agent retry"
             ))
         }
-        "AuthFailure"
-        | "SignatureDoesNotMatch"
-        | "InvalidSignatureException"
-        | "InvalidClientTokenId"
-        | "UnrecognizedClientException"
-        | "InvalidAccessKeyId"
-        | "InvalidToken"
-        | "ExpiredToken"
-        | "ExpiredTokenException" => {
+        _ if is_one_of(REFUSED) => {
             credentials::were_refused();
             Failure::new(Code::Credentials, text)
         }
@@ -103,20 +105,7 @@ fn refused(action: &str, code: &str, message: &str, status: u16) -> Failure {
         "MissingAuthenticationToken" | "RequestExpired" | "RequestTimeTooSkewed" => {
             Failure::new(Code::Credentials, text)
         }
-        "Throttling"
-        | "ThrottlingException"
-        | "ThrottledException"
-        | "RequestLimitExceeded"
-        | "SlowDown"
-        | "RequestThrottled"
-        | "RequestThrottledException"
-        | "TooManyRequestsException"
-        | "ResourceContention"
-        | "ServiceUnavailable"
-        | "Unavailable"
-        | "InternalError"
-        | "InternalFailure" => Failure::new(Code::ApiOverloaded, text),
-        _ if status >= 500 || status == 429 => Failure::new(Code::ApiOverloaded, text),
+        _ if status >= 500 || status == 429 || is_one_of(OVERLOADED) => Failure::new(Code::ApiOverloaded, text),
         _ => Failure::new(Code::ApiRefused, text),
     }
 }

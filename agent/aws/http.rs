@@ -31,7 +31,7 @@ pub(super) fn routed(direct: &SharedHttpClient, proxies: &Arc<Proxies>) -> Share
 
 /// Connects to every host through this proxy.
 fn through(proxy: &Proxy) -> SharedHttpClient {
-    let url = proxy.url().as_str().to_owned();
+    let url = proxy.url.to_string();
     Builder::new().build_with_connector_fn(move |settings, components| {
         let config = ProxyConfig::all(url.as_str()).unwrap_or_else(|error| {
             // Unreachable: this client accepts every URL that `Proxy::parse` does.

@@ -19,13 +19,11 @@ use super::autoscaling::LifecycleState;
 use crate::failure::{Code, Failure};
 
 /// A client of the service that keeps its token until the service refuses the token.
-#[derive(Debug)]
 pub struct Imds {
     provider: ProviderConfig,
     connection: Mutex<Option<Arc<Connection>>>,
 }
 
-#[derive(Debug)]
 struct Connection {
     endpoint: String,
     client: Client,
@@ -66,9 +64,7 @@ impl Imds {
                 .because(error)
                 .remedy("correct AWS_EC2_METADATA_SERVICE_ENDPOINT, or ec2_metadata_service_endpoint in the AWS profile, then: node-agent retry")
         })?;
-        let new = Arc::new(Connection { client: client.build(), endpoint });
-        *connection = Some(Arc::clone(&new));
-        Ok(new)
+        Ok(Arc::clone(connection.insert(Arc::new(Connection { client: client.build(), endpoint }))))
     }
 
     /// Requests `path`, and if the token is refused, once more with a new one: the client renews a token by the machine's clock

@@ -33,35 +33,26 @@ const CONNECT: Duration = Duration::from_secs(3);
 const ATTEMPT: Duration = Duration::from_secs(6);
 
 /// What does not depend on the region.
-#[derive(Debug)]
 pub struct Aws {
     direct: SharedHttpClient,
     http: SharedHttpClient,
     proxies: Arc<Proxies>,
-    /// The instance metadata service.
-    pub imds: imds::Imds,
+    pub(crate) imds: imds::Imds,
 }
 
 /// The regional services.
-#[derive(Debug)]
 pub struct Services {
-    /// Volumes and instances.
-    pub ec2: ec2::Ec2,
-    /// Lifecycle actions.
-    pub autoscaling: autoscaling::AutoScaling,
-    /// Files and scripts.
-    pub sources: download::Sources,
-    /// The credentials that sign the calls.
-    pub credentials: credentials::Credentials,
-    /// The services' addresses.
-    pub endpoints: endpoint::Endpoints,
-    /// The environment's proxies.
-    pub proxies: Arc<Proxies>,
+    pub(crate) ec2: ec2::Ec2,
+    pub(crate) autoscaling: autoscaling::AutoScaling,
+    pub(crate) sources: download::Sources,
+    pub(crate) credentials: credentials::Credentials,
+    pub(crate) endpoints: endpoint::Endpoints,
+    pub(crate) proxies: Arc<Proxies>,
 }
 
 impl Aws {
     /// Builds the clients; calls nothing yet.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // For reqwest, which brings no TLS provider. An error means that one is installed already.
         drop(rustls::crypto::ring::default_provider().install_default());
         let proxies = Arc::new(Proxies::from_env());
@@ -100,11 +91,5 @@ impl Aws {
             endpoints: endpoint::Endpoints::new(config),
             proxies: Arc::clone(&self.proxies),
         }
-    }
-}
-
-impl Default for Aws {
-    fn default() -> Self {
-        Aws::new()
     }
 }

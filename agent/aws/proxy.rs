@@ -26,7 +26,8 @@ pub struct Proxies {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Proxy {
     variable: &'static str,
-    url: Url,
+    /// With the user name and the password.
+    pub(super) url: Url,
 }
 
 /// A variable whose value is not a usable proxy.
@@ -130,11 +131,9 @@ impl Exception {
         {
             return Some(Exception::Network(address, bits));
         }
-        if let Ok(address) = bare(entry) {
-            return Some(Exception::Address(address.to_canonical(), None));
-        }
         let (host, port) = match entry.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())) {
-            Some((host, Ok(port))) => (host, Some(port)),
+            // Not in an IPv6 address without a port.
+            Some((host, Ok(port))) if bare(entry).is_err() => (host, Some(port)),
             _ => (entry, None),
         };
         if let Ok(address) = bare(host) {
@@ -184,11 +183,6 @@ impl Proxy {
         }
     }
 
-    /// The URL, with the user name and the password.
-    pub(super) fn url(&self) -> &Url {
-        &self.url
-    }
-
     /// The proxy's host name or address.
     pub fn host(&self) -> &str {
         self.url.host_str().unwrap_or_default()
@@ -218,7 +212,8 @@ impl BadProxy {
 }
 
 /// A request that failed at or behind a proxy.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
 pub(super) struct ProxyError {
     text: String,
     refused: bool,
@@ -260,17 +255,5 @@ impl ProxyError {
             ),
             _ => failure,
         }
-    }
-}
-
-impl fmt::Display for ProxyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-impl Error for ProxyError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.source.as_deref().map(|source| source as &(dyn Error + 'static))
     }
 }

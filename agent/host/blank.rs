@@ -17,15 +17,13 @@ use tokio::time::timeout;
 
 use super::command::{self, DISK_WATCHDOG};
 use super::device::Device;
-use super::remains::Remains;
+use super::remains::{KIB, MIB, Remains};
 use crate::config::{EXT4, XFS};
 use crate::failure::{Code, Failure, Named};
 
 /// The hidden command that makes this binary the reading child.
 pub const READER: &str = "read-blank";
 
-const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 /// `O_DIRECT` needs offsets, lengths and memory aligned to the logical block; no disk has larger blocks than this.
@@ -36,7 +34,7 @@ const BLOCK: usize = 4 << 10;
 /// What the reads showed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "result")]
-pub enum Reading {
+pub(crate) enum Reading {
     /// All zero.
     Zero {
         /// Number of regions read.
@@ -52,12 +50,7 @@ pub enum Reading {
         region: String,
     },
     /// A read failed: the disk is not known to be blank.
-    Unreadable {
-        /// Where.
-        offset: u64,
-        /// Why.
-        error: String,
-    },
+    Unreadable { offset: u64, error: String },
 }
 
 /// A range of the device and the metadata that could be there.
@@ -88,20 +81,18 @@ fn regions(size: u64) -> Vec<Region> {
     let mut add = |offset: u64, length: u64, purpose| {
         let start = offset / ALIGN * ALIGN;
         let end = offset.saturating_add(length).min(size);
-        if start < end {
+        if offset < size {
             regions.push(Region { offset: start, length: end - start, purpose });
         }
     };
     add(0, 4 * MIB, "the start of the device");
     add(size.saturating_sub(4 * MIB), 4 * MIB, "the end of the device");
     // ext2/3/4 with sparse_super: backups in groups 0, 1 and the powers of 3, 5 and 7; a group is 8 × block size blocks.
+    let powers = |base: u64| std::iter::successors(Some(base), move |power| power.checked_mul(base));
     for block in [KIB, 2 * KIB, 4 * KIB] {
         let first = u64::from(block == KIB);
-        for group in backup_groups() {
+        for group in [1].into_iter().chain(powers(3)).chain(powers(5)).chain(powers(7)) {
             let offset = (group.saturating_mul(8 * block).saturating_add(first)).saturating_mul(block);
-            if offset >= size {
-                break;
-            }
             add(offset, ALIGN, "ext4's backup superblock");
         }
     }
@@ -124,13 +115,6 @@ fn regions(size: u64) -> Vec<Region> {
     }
     regions.sort_by_key(|region| region.offset);
     regions
-}
-
-fn backup_groups() -> Vec<u64> {
-    let powers = |base: u64| std::iter::successors(Some(base), move |power| power.checked_mul(base));
-    let mut groups: Vec<u64> = [1].into_iter().chain(powers(3)).chain(powers(5)).chain(powers(7)).collect();
-    groups.sort_unstable();
-    groups
 }
 
 /// Reads the regions of `device`, which was opened with `O_DIRECT`. Every block that is not zero must be one of the `remains`.
@@ -172,7 +156,7 @@ fn read_regions(device: &File, size: u64, remains: &Remains) -> Reading {
     Reading::Zero { regions: regions.len(), bytes }
 }
 
-/// The child process: reads the device on its standard input and prints a [`Reading`]. `arguments`: `HEAD`, or the name of
+/// The child process: reads the device on its standard input and prints a `Reading`. `arguments`: `HEAD`, or the name of
 /// the allowed filesystem and, for ext4, the path of the model.
 pub fn read_stdin(arguments: &[String]) -> io::Result<()> {
     // Reopening gives a descriptor with its own flags; the path through /proc leads to the same device.
@@ -198,7 +182,7 @@ fn read_head(device: &File) -> io::Result<Vec<u8>> {
 }
 
 /// Reads `device` in a child process that must finish within [`DISK_WATCHDOG`].
-pub async fn read(device: &Device, allowed: Allowed<'_>) -> Result<Reading, Failure> {
+pub(crate) async fn read(device: &Device, allowed: Allowed<'_>) -> Result<Reading, Failure> {
     let arguments = match allowed {
         Allowed::Nothing => vec![],
         Allowed::UnfinishedXfs => vec![XFS.to_owned()],

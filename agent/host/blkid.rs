@@ -8,7 +8,6 @@ use super::{command, export};
 use crate::failure::{Code, Failure};
 
 /// The result of `blkid -p`.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probed {
     /// Its exit code. By itself it proves nothing (docs/facts.md, "What is on a disk").
     pub status: i32,

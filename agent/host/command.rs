@@ -16,16 +16,13 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::{environment, process};
-use crate::failure::{Code, Failure};
+use crate::failure::{Code, Failure, Named};
 
 /// Runs `program` to its end. The child gets the `device` as its standard input, and with it the lock on that descriptor: if the
 /// agent dies, the lock is held until the child ends.
 pub async fn run(program: &str, args: &[&str], device: Option<&File>) -> Result<Output, Failure> {
     let stdin = match device {
-        Some(device) => device
-            .try_clone()
-            .map(Stdio::from)
-            .map_err(|error| Failure::io(format_args!("handing the device to {program}"), error))?,
+        Some(device) => device.try_clone().named(format_args!("handing the device to {program}"))?.into(),
         None => Stdio::null(),
     };
     let output = prepare(program, args, stdin).output().await;
@@ -72,17 +69,15 @@ pub fn query(program: &str, args: &[&str], limit: Duration) -> Result<Query, Fai
     command.args(args).env("LC_ALL", "C").process_group(0);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().map_err(|error| not_started(program, error))?;
-    let group = i32::try_from(child.id()).map(Pid::from_raw);
+    let group = Pid::from_raw(child.id().cast_signed());
     let (sender, receiver) = mpsc::channel();
     // The thread is not joined: a program that survives even SIGKILL (a read that hangs) is left behind with it.
     thread::spawn(move || sender.send(child.wait_with_output()));
     if let Ok(output) = receiver.recv_timeout(limit) {
         return Ok(Query::Ended(output.map_err(|error| not_started(program, error))?));
     }
-    if let Ok(group) = group {
-        // The group may just have ended.
-        let _ = killpg(group, Signal::SIGKILL);
-    }
+    // The group may just have ended.
+    let _ = killpg(group, Signal::SIGKILL);
     Ok(Query::Hung)
 }
 
@@ -133,10 +128,8 @@ fn check_status(program: &str, args: &[&str], output: Output) -> Result<Output, 
     if output.status.success() {
         return Ok(output);
     }
-    Err(Failure::new(
-        Code::ToolFailed,
-        format!("{program} {} ended with {}: {}", args.join(" "), output.status, last_lines(&output)),
-    ))
+    let text = format!("{program} {} ended with {}: {}", args.join(" "), output.status, last_lines(&output));
+    Err(Failure::new(Code::ToolFailed, text))
 }
 
 /// All output of a program: stdout, then stderr.

@@ -26,8 +26,7 @@ const BY_ID: &str = "/dev/disk/by-id";
 pub struct Device {
     /// As `/dev/nvme1n1`.
     pub path: PathBuf,
-    /// Its device number.
-    pub number: u64,
+    pub(crate) number: u64,
     /// In bytes.
     pub size: u64,
     file: File,
@@ -38,8 +37,7 @@ pub struct Device {
 pub struct Dependent {
     /// The kernel's name, as `nvme1n1p1` or `dm-0`.
     pub name: String,
-    /// Its device number.
-    pub number: u64,
+    pub(crate) number: u64,
 }
 
 /// The lock that udev and systemd respect, released when this and every child that inherited it are gone.
@@ -178,11 +176,14 @@ pub fn link_to(serial: &str, number: u64) -> Option<PathBuf> {
 }
 
 fn link_in(dir: &Path, serial: &str, number: u64) -> Option<PathBuf> {
+    let links = links_to(number, dir)?.filter(|link| is_link_name(link, serial));
+    links.min_by_key(|link| (link.as_os_str().len(), link.clone()))
+}
+
+/// The links in `dir` to the device with this number.
+fn links_to(number: u64, dir: &Path) -> Option<impl Iterator<Item = PathBuf>> {
     let links = fs::read_dir(dir).ok()?.filter_map(Result::ok).map(|link| link.path());
-    links
-        .filter(|link| is_link_name(link, serial))
-        .filter(|link| fs::metadata(link).is_ok_and(|meta| meta.rdev() == number))
-        .min_by_key(|link| (link.as_os_str().len(), link.clone()))
+    Some(links.filter(move |link| fs::metadata(link).is_ok_and(|meta| meta.rdev() == number)))
 }
 
 /// Whether this is the path of a by-id link for the volume with this serial; the link need not exist.
@@ -200,9 +201,7 @@ pub fn volume_of(number: u64) -> Option<VolumeId> {
     if let Some(serial) = serial_at(&sysfs_of(number)) {
         return of_serial(serial.replace('-', ""));
     }
-    let links = fs::read_dir(BY_ID).ok()?.filter_map(Result::ok).map(|link| link.path());
-    let mut own = links.filter(|link| fs::metadata(link).is_ok_and(|meta| meta.rdev() == number));
-    own.find_map(|link| {
+    links_to(number, Path::new(BY_ID))?.find_map(|link| {
         let name = link.file_name()?.to_str()?.to_owned();
         let serial: String = name[name.find("vol")?..].chars().take_while(char::is_ascii_alphanumeric).collect();
         of_serial(serial)

@@ -29,7 +29,6 @@ pub fn package(kind: FileSystemType) -> &'static str {
 }
 
 /// An installed mkfs.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Maker {
     kind: FileSystemType,
     /// Major and minor version.
@@ -49,10 +48,8 @@ impl Maker {
         let output = command::run(mkfs_program(kind), &["-V"], None).await?;
         let said = command::printed(&output);
         let version = parse_version(&said).ok_or_else(|| {
-            Failure::new(
-                Code::ToolFailed,
-                format!("{} -V does not print a version: {}", mkfs_program(kind), said.trim()),
-            )
+            let text = format!("{} -V does not print a version: {}", mkfs_program(kind), said.trim());
+            Failure::new(Code::ToolFailed, text)
         })?;
         Ok(Maker { kind, version })
     }
@@ -138,7 +135,6 @@ fn parse_version(text: &str) -> Option<(u32, u32)> {
 }
 
 /// Whether and how the running kernel supports a filesystem.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InKernel {
     /// Built in, or loaded.
     Running,
@@ -201,10 +197,8 @@ pub async fn install_maker(kind: FileSystemType) -> Result<(), Failure> {
             format!("{manager} install -y -q {package} ended with {}: {}", output.status, command::last_lines(&output));
         return Err(Failure::new(Code::ToolFailed, text));
     }
-    Err(Failure::new(
-        Code::ToolMissing,
-        format!("{package} cannot be installed: neither dnf, yum nor apt-get is installed"),
-    ))
+    let text = format!("{package} cannot be installed: neither dnf, yum nor apt-get is installed");
+    Err(Failure::new(Code::ToolMissing, text))
 }
 
 /// The messages of package managers while another one is running: apt ("Could not get lock /var/lib/dpkg/lock-frontend", "Unable to
@@ -246,22 +240,14 @@ pub async fn check_ext4(device: &Path, lock: &File) -> Result<(), Failure> {
              node-agent retry"
         )))
     };
-    let no_damage = |code| (code & OPERATIONAL_ERROR != 0).then(|| operational_error(&output)).flatten();
     match output.status.code() {
         Some(0) => Ok(()),
         Some(1) => {
             tracing::warn!("e2fsck repaired {path}: {said}");
             Ok(())
         }
-        Some(code) => match no_damage(code) {
-            Some(OperationalError::InUse) => Err(Failure::new(
-                Code::DeviceBusy,
-                format!("e2fsck -p {path}: another program is using the device: {said}"),
-            )),
-            Some(OperationalError::UnknownFeature) => {
-                let text = format!("e2fsck -p {path}: this e2fsck is older than the filesystem: {said}");
-                Err(Failure::new(Code::FilesystemTooNew, text))
-            }
+        Some(code) => match operational_error(code, &path, &output) {
+            Some(failure) => Err(failure),
             None => failed(&exit_mask(code)),
         },
         None => failed("killed by a signal"),
@@ -271,28 +257,25 @@ pub async fn check_ext4(device: &Path, lock: &File) -> Result<(), Failure> {
 /// e2fsck(8): the check could not be made. The filesystem itself may be fine.
 const OPERATIONAL_ERROR: i32 = 8;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum OperationalError {
-    InUse,
-    UnknownFeature,
-}
-
-/// The reason of an operational error, unless it may be damage (e2fsprogs, `e2fsck/unix.c` and `e2fsck/super.c`). A disk is "in
+/// The failure of an operational error, unless it may be damage (e2fsprogs, `e2fsck/unix.c` and `e2fsck/super.c`). A disk is "in
 /// use" while systemd checks it or a program has it open exclusively.
-fn operational_error(output: &Output) -> Option<OperationalError> {
-    let text = command::printed(output);
+fn operational_error(code: i32, path: &str, output: &Output) -> Option<Failure> {
+    let (text, said) = (command::printed(output), command::last_lines(output));
     let says = |lines: &[&str]| text.lines().any(|line| lines.iter().any(|end| line.trim_end().ends_with(end)));
-    if text.contains("has unsupported feature(s)") || text.contains("Get a newer version of e2fsck") {
-        Some(OperationalError::UnknownFeature)
+    if code & OPERATIONAL_ERROR == 0 {
+        None
+    } else if text.contains("has unsupported feature(s)") || text.contains("Get a newer version of e2fsck") {
+        let text = format!("e2fsck -p {path}: this e2fsck is older than the filesystem: {said}");
+        Some(Failure::new(Code::FilesystemTooNew, text))
     } else if says(&[" is in use.", " is mounted."]) || text.contains("Device or resource busy") {
-        Some(OperationalError::InUse)
+        let text = format!("e2fsck -p {path}: another program is using the device: {said}");
+        Some(Failure::new(Code::DeviceBusy, text))
     } else {
         None
     }
 }
 
 /// Whether a filesystem is complete and undamaged.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Soundness {
     /// Complete and undamaged.
     Sound,
@@ -320,10 +303,9 @@ pub async fn soundness(kind: FileSystemType, device: &Device) -> Result<Soundnes
     let silent = command::printed(&output).trim().is_empty();
     Ok(match output.status.code() {
         // Both checkers print their phases even without a finding.
-        _ if silent => Soundness::Unknown(said),
-        Some(0) => Soundness::Sound,
-        Some(_) => Soundness::Unsound(said),
-        None => Soundness::Unknown(said),
+        Some(0) if !silent => Soundness::Sound,
+        Some(_) if !silent => Soundness::Unsound(said),
+        _ => Soundness::Unknown(said),
     })
 }
 

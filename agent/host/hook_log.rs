@@ -32,7 +32,6 @@ pub fn path(state_dir: &Path) -> PathBuf {
 /// The file is opened for each write, so that a rotated, removed or replaced file is never written to by mistake. While it cannot
 /// be written (a full disk, a missing directory), lines are buffered up to 1 MiB and those beyond are counted; the buffer and
 /// the count are written as soon as possible.
-#[derive(Debug)]
 pub struct HookLog {
     path: PathBuf,
     old: PathBuf,

@@ -215,7 +215,7 @@ pub fn read_stdin(state_dir: &Path, step: &str) -> io::Result<()> {
         let flushed = log.flush();
         agent.handle(event, ended.is_some(), reading && !ready);
         if let Some(ended) = ended
-            && agent.is_done()
+            && agent.socket.is_none()
             && (flushed.is_ok() || ended.elapsed() >= FINAL_RETRIES)
         {
             return flushed;
@@ -274,10 +274,6 @@ impl Agent {
             latest: Instant::now(),
             is_closing: false,
         }
-    }
-
-    fn is_done(&self) -> bool {
-        self.socket.is_none()
     }
 
     fn interest(&self) -> PollFlags {

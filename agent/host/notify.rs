@@ -48,7 +48,6 @@ impl Message {
     }
 }
 
-#[derive(Default)]
 struct Outbox {
     next: Message,
     has_thread: bool,

@@ -26,10 +26,8 @@ const MOST_OPEN: usize = 32;
 /// The owner and group to set; one that is `None` is left unchanged.
 #[derive(Clone, Copy, Debug)]
 pub struct Owner {
-    /// The user's id.
-    pub user: Option<u32>,
-    /// The group's id.
-    pub group: Option<u32>,
+    pub(crate) user: Option<u32>,
+    pub(crate) group: Option<u32>,
 }
 
 impl Owner {

@@ -129,16 +129,18 @@ pub(super) fn uses(device: &Device) -> Result<Check, Failure> {
     })
 }
 
+/// The reason against contents that nothing is known of.
+pub(super) const UNRECOGNISED: &str = "it is not blank, and no known format was recognised on it";
+
 /// Clear if direct reads of all regions succeed and return zeros. A read error does not count as blank.
 async fn contents(device: &Device, so_far: &Evidence) -> Result<Check, Failure> {
     match blank::read(device, Allowed::Nothing).await? {
         Reading::Zero { regions, bytes } => {
             Ok(Check::Clear(format!("all zero: {bytes} bytes in {regions} regions of {} bytes", device.size)))
         }
-        Reading::NonZero { offset, region } => Ok(Check::Against(
-            "it is not blank, and no known format was recognised on it".to_owned(),
-            format!("the byte at {offset} is not zero ({region})"),
-        )),
+        Reading::NonZero { offset, region } => {
+            Ok(Check::Against(UNRECOGNISED.to_owned(), format!("the byte at {offset} is not zero ({region})")))
+        }
         Reading::Unreadable { offset, error } => Err(Failure::new(
             Code::DeviceUnreadable,
             format!("{}: reading at {offset}: {error} ({so_far})", device.path.display()),

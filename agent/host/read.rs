@@ -4,7 +4,6 @@
 //! The file is opened and read on a thread of its own, so that the agent continues if that hangs, and only up to a size limit.
 //! Symlinks are followed, but only a regular file is read.
 
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -14,6 +13,7 @@ use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use humantime::format_duration;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 /// The time limit for reading a configuration or a script. Both are small: a disk needs milliseconds.
@@ -23,17 +23,24 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 pub const TEXT_LIMIT: u64 = 16 << 20;
 
 /// Why a file was not read.
-#[derive(Debug)]
+///
+/// Shown behind the file's name: `/x is a FIFO; a regular file is wanted`.
+#[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
     /// It could not be opened or read.
-    Io(io::Error),
+    #[error("{}", io_trouble(.0))]
+    Io(#[from] io::Error),
     /// The path leads to this instead of a regular file.
+    #[error("is {0}; a regular file is wanted")]
     Not(&'static str),
     /// A pipe that ended without data.
+    #[error("is a FIFO without data; a regular file is wanted")]
     EmptyPipe,
     /// The file is longer than this many bytes.
+    #[error("is larger than {} MiB", .0 >> 20)]
     TooLarge(u64),
     /// The read did not finish within this time.
+    #[error("could not be read within {}: the storage it is on does not answer", format_duration(*.0))]
     TimedOut(Duration),
 }
 
@@ -44,27 +51,10 @@ impl Unreadable {
     }
 }
 
-/// Follows the file's name: `/x is a FIFO; a regular file is wanted`.
-impl fmt::Display for Unreadable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Unreadable::Io(error) if error.kind() == io::ErrorKind::NotFound => f.write_str("does not exist"),
-            Unreadable::Io(error) => write!(f, "cannot be read: {error}"),
-            Unreadable::Not(kind) => write!(f, "is {kind}; a regular file is wanted"),
-            Unreadable::EmptyPipe => f.write_str("is a FIFO without data; a regular file is wanted"),
-            Unreadable::TooLarge(limit) => write!(f, "is larger than {} MiB", limit >> 20),
-            Unreadable::TimedOut(patience) => write!(
-                f,
-                "could not be read within {}: the storage it is on does not answer",
-                humantime::format_duration(*patience)
-            ),
-        }
-    }
-}
-
-impl From<io::Error> for Unreadable {
-    fn from(error: io::Error) -> Self {
-        Unreadable::Io(error)
+fn io_trouble(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "does not exist".to_owned(),
+        _ => format!("cannot be read: {error}"),
     }
 }
 
@@ -107,7 +97,10 @@ pub fn open(path: &Path, limit: u64, pipes: Pipes) -> Result<File, Unreadable> {
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let file = match File::options().read(true).custom_flags(flags.bits()).open(path) {
         // A socket cannot be opened; naming its type is clearer than the error.
-        Err(error) => return Err(kind_of(path).map_or(Unreadable::Io(error), Unreadable::Not)),
+        Err(error) => {
+            let kind = path.metadata().ok().and_then(|about| kind(about.file_type()));
+            return Err(kind.map_or(Unreadable::Io(error), Unreadable::Not));
+        }
         Ok(file) => file,
     };
     let about = file.metadata()?;
@@ -161,10 +154,6 @@ pub fn with_deadline<T: Send + 'static, E: From<Unreadable> + Send + 'static>(
         }
         .into())
     })
-}
-
-fn kind_of(path: &Path) -> Option<&'static str> {
-    path.metadata().ok().and_then(|about| kind(about.file_type()))
 }
 
 /// The type's name unless it is a regular file.

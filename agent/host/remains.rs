@@ -12,14 +12,13 @@ use nix::unistd::{Whence, lseek64};
 
 use super::ext4::Superblock;
 
-const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
+pub(super) const KIB: u64 = 1 << 10;
+pub(super) const MIB: u64 = 1 << 20;
 /// The unit of comparison: the model's page size and the alignment of direct reads.
 const BLOCK: u64 = 4 * KIB;
 
 /// The ranges that a mkfs writes, in the order in which they are cleared: if the clearing is interrupted, the rest is still
 /// recognised as unfinished.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Traces {
     /// Cleared and flushed before the others.
     pub(super) first: Vec<Range<u64>>,

@@ -18,26 +18,15 @@ const XFS_MIN_GROUP_BLOCKS: u64 = 64;
 #[derive(Default)]
 struct XfsGeometry {
     block_size: u32,
-    rt_extent_size: u32,
-    group_blocks: u32,
-    groups: u32,
-    log_blocks: u32,
-    sector_size: u32,
-    inode_size: u32,
+    /// `rtextsize` to `inodesize`.
+    _sizes: [u32; 6],
     max_inode_percent: u32,
     data_blocks: u64,
-    rt_blocks: u64,
-    rt_extents: u64,
-    log_start: u64,
+    /// `rtblocks`, `rtextents`, `logstart`.
+    _places: [u64; 3],
     uuid: [u8; 16],
-    stripe_unit: u32,
-    stripe_width: u32,
-    version: i32,
-    flags: u32,
-    log_sector_size: u32,
-    rt_sector_size: u32,
-    dir_block_size: u32,
-    log_stripe_unit: u32,
+    /// `sunit` to `logsunit`.
+    _others: [u32; 8],
 }
 
 /// `struct xfs_growfs_data` of the kernel's `xfs_fs.h`.
@@ -56,7 +45,6 @@ mod ioctl {
 }
 
 /// The present and possible size of a mounted filesystem, in blocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
     /// The size of a block, in bytes.
     pub block_size: u64,
@@ -144,12 +132,15 @@ fn device_blocks(device: &Device, block_size: u64) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::mem::offset_of;
+
     use super::*;
 
     #[test]
     fn the_structures_have_the_kernels_sizes() {
         // From the request numbers XFS_IOC_FSGEOMETRY_V4 0x8070587c and XFS_IOC_FSGROWFSDATA 0x4010586e.
         assert_eq!(size_of::<XfsGeometry>(), 0x70);
+        assert_eq!((offset_of!(XfsGeometry, data_blocks), offset_of!(XfsGeometry, uuid)), (32, 64));
         assert_eq!(size_of::<XfsGrow>(), 0x10);
     }
 }

@@ -43,9 +43,7 @@ pub async fn version() -> Option<u32> {
 
 /// `systemd 252 (252.38-1~deb12u1)`
 fn parse_version(text: &str) -> Option<u32> {
-    let number = text.strip_prefix("systemd ")?;
-    let digits = number.find(|c: char| !c.is_ascii_digit()).map_or(number, |end| &number[..end]);
-    digits.parse().ok()
+    text.strip_prefix("systemd ")?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 /// Makes systemd read a changed fstab; otherwise it unmounts what its old units consider stale.
@@ -73,7 +71,7 @@ pub async fn has_unit(unit: &str) -> bool {
 /// not stop it.
 pub async fn keep_in_isolation(unit: &str) -> Result<(), Failure> {
     let link = Path::new("/run/systemd/system/multi-user.target.wants").join(unit);
-    if is_running() && !link.exists() && has_unit(unit).await {
+    if !link.exists() && has_unit(unit).await {
         must("systemctl", &["--runtime", "add-wants", "multi-user.target", unit]).await?;
     }
     Ok(())
@@ -123,11 +121,8 @@ pub async fn must(program: &str, args: &[&str]) -> Result<Output, Failure> {
     result
 }
 
-/// The unit of this process, as `node-agent.service`; none outside of a service.
-fn own_unit() -> Option<String> {
-    unit_in(&fs::read_to_string("/proc/self/cgroup").ok()?)
-}
-
+/// The unit of a process in these groups, as `node-agent.service`; none outside of a service.
+///
 /// cgroups(7): `0::/system.slice/node-agent.service`, before the unified hierarchy `1:name=systemd:/system.slice/…`. A service
 /// with delegation can have groups of its own below that.
 fn unit_in(cgroups: &str) -> Option<String> {
@@ -145,7 +140,7 @@ pub async fn must_share_mounts() -> Result<(), Failure> {
     if !is_running() || shares_mounts()? {
         return Ok(());
     }
-    let Some(unit) = own_unit() else {
+    let Some(unit) = unit_in(&fs::read_to_string("/proc/self/cgroup").unwrap_or_default()) else {
         let text = "this shell has a mount namespace of its own: what is mounted in it is invisible to the rest of the machine";
         return Err(Failure::new(Code::PrivateMounts, text)
             .remedy("run it in the machine's mount namespace: nsenter --target 1 --mount node-agent retry"));

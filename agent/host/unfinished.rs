@@ -21,33 +21,30 @@ use std::os::unix::fs::FileExt;
 use super::blank::{self, Allowed, Reading};
 use super::device::Device;
 use super::filesystem::{self, Maker, Soundness};
-use super::probe::{self, Check, Evidence, Found};
+use super::probe::{self, Check, Evidence, Found, UNRECOGNISED};
 use super::remains::{Ext4Superblock, Remains, Traces, XFS_OWN_INODES, XfsSuperblock};
 use crate::config::FileSystemType;
 use crate::failure::{Code, Failure, Named};
 
 /// The contents of a disk on which a format was begun.
-#[derive(Debug)]
-pub enum Remnant {
+pub(crate) enum Remnant {
     /// Blank: mkfs wrote nothing, or its remains were cleared.
     Blank(Evidence),
     /// The remains of a killed mkfs, and nothing else.
     Unfinished {
-        /// The observations.
         evidence: Evidence,
         /// The ranges that mkfs writes.
         traces: Traces,
     },
     /// A complete filesystem of the type.
     Complete {
-        /// The filesystem.
         found: Found,
         /// Whether it has no files and, as far as it shows, was never mounted.
         unused: bool,
     },
     /// Anything else: not to be touched.
     Other {
-        /// The reason in a few words.
+        /// In a few words.
         reason: String,
         /// The observations, the last one against it.
         evidence: Evidence,
@@ -55,170 +52,145 @@ pub enum Remnant {
 }
 
 /// Inspects a device that `maker` began to format, with this UUID if it is known. Nothing is written.
-pub async fn inspect(device: &Device, maker: &Maker, uuid: Option<&str>) -> Result<Remnant, Failure> {
-    let mut evidence = Evidence::default();
+pub(crate) async fn inspect(device: &Device, maker: &Maker, uuid: Option<&str>) -> Result<Remnant, Failure> {
+    let mut inspection = Inspection { device, maker, uuid, evidence: Evidence::default() };
     let mut found = None;
     for check in [probe::mounts(device)?, probe::uses(device)?, probe::superblocks(device).await?] {
         match check {
-            Check::Clear(line) => evidence.add(line),
+            Check::Clear(line) => inspection.evidence.add(line),
             Check::Filesystem(filesystem) => {
-                evidence.add(format!("it holds {} (UUID {})", filesystem.kind, filesystem.uuid));
+                inspection.evidence.add(format!("it holds {} (UUID {})", filesystem.kind, filesystem.uuid));
                 found = Some(filesystem);
             }
-            Check::Against(reason, line) => return Ok(other(reason, evidence, line)),
+            Check::Against(reason, line) => return Ok(inspection.other(reason, line)),
         }
     }
     let kind = maker.kind();
     match (found, kind) {
         (Some(found), _) if found.kind != kind.as_str() => {
-            Ok(other(format!("it holds {} (UUID {})", found.kind, found.uuid), evidence, "not made by this agent"))
+            let reason = format!("it holds {} (UUID {})", found.kind, found.uuid);
+            Ok(inspection.other(reason, "not made by this agent"))
         }
-        (Some(found), FileSystemType::Xfs) => xfs(device, found, uuid, evidence).await,
-        (Some(found), FileSystemType::Ext4) => ext4(device, found, maker, uuid, evidence).await,
-        (None, _) => no_superblock(device, maker, uuid, evidence).await,
+        (Some(found), FileSystemType::Xfs) => inspection.xfs(found).await,
+        (Some(found), FileSystemType::Ext4) => inspection.ext4(found).await,
+        (None, _) => inspection.no_superblock().await,
     }
 }
 
-fn other(reason: impl Into<String>, mut evidence: Evidence, line: impl Into<String>) -> Remnant {
-    evidence.add(line);
-    Remnant::Other { reason: reason.into(), evidence }
-}
-
-async fn xfs(device: &Device, found: Found, uuid: Option<&str>, mut evidence: Evidence) -> Result<Remnant, Failure> {
-    let head = blank::head(device).await?;
-    let Some(superblock) = XfsSuperblock::parse(&head, device.size) else {
-        return Ok(other(
-            "its superblock is not one that mkfs.xfs writes",
-            evidence,
-            "its numbers do not fit the device",
-        ));
-    };
-    if !superblock.in_progress {
-        return complete_or_other(
-            device,
-            FileSystemType::Xfs,
-            found,
-            superblock.used_inodes <= XFS_OWN_INODES,
-            evidence,
-        )
-        .await;
-    }
-    evidence.add("the superblock says that mkfs is in progress");
-    if uuid.is_some_and(|uuid| uuid != found.uuid) {
-        return Ok(other(
-            "it was made by another mkfs than this agent's",
-            evidence,
-            "the UUID is not the begun format's",
-        ));
-    }
-    // An unfinished copy by xfs_copy has the same mark.
-    if superblock.used_inodes > XFS_OWN_INODES {
-        let line = format!("{} inodes are in use", superblock.used_inodes);
-        return Ok(other("it holds files", evidence, line));
-    }
-    let reading = blank::read(device, Allowed::UnfinishedXfs).await?;
-    judge(device, reading, superblock.traces(device.size), evidence)
-}
-
-async fn ext4(
-    device: &Device,
-    found: Found,
-    maker: &Maker,
-    uuid: Option<&str>,
-    mut evidence: Evidence,
-) -> Result<Remnant, Failure> {
-    let head = blank::head(device).await?;
-    let Some(superblock) = Ext4Superblock::parse(&head) else {
-        return Ok(other("its superblock is not one that mke2fs writes", evidence, "its magic number is missing"));
-    };
-    let said = match filesystem::soundness(FileSystemType::Ext4, device).await? {
-        Soundness::Sound => return Ok(Remnant::Complete { unused: superblock.is_untouched(), found }),
-        Soundness::Unknown(why) => return Ok(other("whether it is complete is unknown", evidence, why)),
-        Soundness::Unsound(said) => said,
-    };
-    evidence.add(said);
-    if !superblock.is_untouched() {
-        return Ok(other("it is incomplete or damaged, and was in use", evidence, superblock.history()));
-    }
-    if uuid.is_some_and(|uuid| uuid != found.uuid) {
-        return Ok(other(
-            "it was made by another mkfs than this agent's",
-            evidence,
-            "the UUID is not the begun format's",
-        ));
-    }
-    evidence.add("never mounted, and never written since mkfs");
-    compare_with_model(device, maker, &found.uuid, evidence).await
-}
-
-/// A filesystem without a mark of being unfinished: usable if it is complete, else not to be touched.
-async fn complete_or_other(
-    device: &Device,
-    kind: FileSystemType,
-    found: Found,
-    unused: bool,
+/// A disk, the format that was begun on it, and what was seen on it so far.
+struct Inspection<'a> {
+    device: &'a Device,
+    maker: &'a Maker,
+    uuid: Option<&'a str>,
     evidence: Evidence,
-) -> Result<Remnant, Failure> {
-    Ok(match filesystem::soundness(kind, device).await? {
-        Soundness::Sound => Remnant::Complete { found, unused },
-        Soundness::Unknown(why) => other("whether it is complete is unknown", evidence, why),
-        Soundness::Unsound(said) => other("it was finished, but is not clean (a dirty log, or damage)", evidence, said),
-    })
 }
 
-async fn no_superblock(
-    device: &Device,
-    maker: &Maker,
-    uuid: Option<&str>,
-    mut evidence: Evidence,
-) -> Result<Remnant, Failure> {
-    let place = match blank::read(device, Allowed::Nothing).await? {
-        Reading::Zero { regions, bytes } => {
-            evidence.add(format!("all zero: {bytes} bytes in {regions} regions of {} bytes", device.size));
-            return Ok(Remnant::Blank(evidence));
+impl Inspection<'_> {
+    fn other(mut self, reason: impl Into<String>, line: impl Into<String>) -> Remnant {
+        self.evidence.add(line);
+        Remnant::Other { reason: reason.into(), evidence: self.evidence }
+    }
+
+    fn made_by_another(self) -> Remnant {
+        self.other("it was made by another mkfs than this agent's", "the UUID is not the begun format's")
+    }
+
+    async fn xfs(mut self, found: Found) -> Result<Remnant, Failure> {
+        let head = blank::head(self.device).await?;
+        let Some(superblock) = XfsSuperblock::parse(&head, self.device.size) else {
+            let reason = "its superblock is not one that mkfs.xfs writes";
+            return Ok(self.other(reason, "its numbers do not fit the device"));
+        };
+        // Without a mark of being unfinished: usable if it is complete, else not to be touched.
+        if !superblock.in_progress {
+            let unused = superblock.used_inodes <= XFS_OWN_INODES;
+            return Ok(match filesystem::soundness(FileSystemType::Xfs, self.device).await? {
+                Soundness::Sound => Remnant::Complete { found, unused },
+                Soundness::Unknown(why) => self.other(UNKNOWN, why),
+                Soundness::Unsound(said) => {
+                    self.other("it was finished, but is not clean (a dirty log, or damage)", said)
+                }
+            });
         }
-        Reading::Unreadable { offset, error } => return Err(unreadable(device, offset, &error)),
-        Reading::NonZero { offset, region } => format!("the byte at {offset} is not zero ({region})"),
-    };
-    match (maker.kind(), uuid) {
-        (FileSystemType::Ext4, Some(uuid)) => compare_with_model(device, maker, uuid, evidence).await,
-        // Without a recorded UUID there is nothing to compare with.
-        (FileSystemType::Ext4, None) => Ok(other("its contents do not show what wrote them", evidence, place)),
-        (FileSystemType::Xfs, _) => {
-            evidence.add(place);
-            Ok(other(UNRECOGNISED, evidence, "mkfs.xfs writes its superblock first"))
+        self.evidence.add("the superblock says that mkfs is in progress");
+        if self.uuid.is_some_and(|uuid| uuid != found.uuid) {
+            return Ok(self.made_by_another());
+        }
+        // An unfinished copy by xfs_copy has the same mark.
+        if superblock.used_inodes > XFS_OWN_INODES {
+            return Ok(self.other("it holds files", format!("{} inodes are in use", superblock.used_inodes)));
+        }
+        let reading = blank::read(self.device, Allowed::UnfinishedXfs).await?;
+        let traces = superblock.traces(self.device.size);
+        self.judge(reading, traces)
+    }
+
+    async fn ext4(mut self, found: Found) -> Result<Remnant, Failure> {
+        let head = blank::head(self.device).await?;
+        let Some(superblock) = Ext4Superblock::parse(&head) else {
+            let reason = "its superblock is not one that mke2fs writes";
+            return Ok(self.other(reason, "its magic number is missing"));
+        };
+        match filesystem::soundness(FileSystemType::Ext4, self.device).await? {
+            Soundness::Sound => return Ok(Remnant::Complete { unused: superblock.is_untouched(), found }),
+            Soundness::Unknown(why) => return Ok(self.other(UNKNOWN, why)),
+            Soundness::Unsound(said) => self.evidence.add(said),
+        }
+        if !superblock.is_untouched() {
+            return Ok(self.other("it is incomplete or damaged, and was in use", superblock.history()));
+        }
+        if self.uuid.is_some_and(|uuid| uuid != found.uuid) {
+            return Ok(self.made_by_another());
+        }
+        self.evidence.add("never mounted, and never written since mkfs");
+        self.compare_with_model(&found.uuid).await
+    }
+
+    async fn no_superblock(mut self) -> Result<Remnant, Failure> {
+        let place = match blank::read(self.device, Allowed::Nothing).await? {
+            Reading::Zero { regions, bytes } => {
+                self.evidence
+                    .add(format!("all zero: {bytes} bytes in {regions} regions of {} bytes", self.device.size));
+                return Ok(Remnant::Blank(self.evidence));
+            }
+            Reading::Unreadable { offset, error } => return Err(unreadable(self.device, offset, &error)),
+            Reading::NonZero { offset, region } => format!("the byte at {offset} is not zero ({region})"),
+        };
+        match (self.maker.kind(), self.uuid) {
+            (FileSystemType::Ext4, Some(uuid)) => self.compare_with_model(uuid).await,
+            // Without a recorded UUID there is nothing to compare with.
+            (FileSystemType::Ext4, None) => Ok(self.other("its contents do not show what wrote them", place)),
+            (FileSystemType::Xfs, _) => {
+                self.evidence.add(place);
+                Ok(self.other(UNRECOGNISED, "mkfs.xfs writes its superblock first"))
+            }
+        }
+    }
+
+    /// Compares the disk with the output of the same mkfs.
+    async fn compare_with_model(self, uuid: &str) -> Result<Remnant, Failure> {
+        let model = self.maker.model(self.device.size, uuid).await?;
+        let reading = blank::read(self.device, Allowed::UnfinishedExt4(&model)).await?;
+        let traces = Remains::of_ext4(model).named("reading the model of the filesystem")?.traces();
+        self.judge(reading, traces)
+    }
+
+    fn judge(mut self, reading: Reading, traces: Traces) -> Result<Remnant, Failure> {
+        match reading {
+            Reading::Zero { regions, bytes } => {
+                self.evidence.add(format!("only mkfs's own blocks: {bytes} bytes in {regions} regions"));
+                Ok(Remnant::Unfinished { evidence: self.evidence, traces })
+            }
+            Reading::NonZero { offset, region } => {
+                let line = format!("the byte at {offset} is not zero, and not what mkfs writes there ({region})");
+                Ok(self.other("not all that is on it was written by mkfs", line))
+            }
+            Reading::Unreadable { offset, error } => Err(unreadable(self.device, offset, &error)),
         }
     }
 }
 
-const UNRECOGNISED: &str = "it is not blank, and no known format was recognised on it";
-
-/// Compares the disk with the output of the same mkfs.
-async fn compare_with_model(
-    device: &Device,
-    maker: &Maker,
-    uuid: &str,
-    evidence: Evidence,
-) -> Result<Remnant, Failure> {
-    let model = maker.model(device.size, uuid).await?;
-    let reading = blank::read(device, Allowed::UnfinishedExt4(&model)).await?;
-    let traces = Remains::of_ext4(model).named("reading the model of the filesystem")?.traces();
-    judge(device, reading, traces, evidence)
-}
-
-fn judge(device: &Device, reading: Reading, traces: Traces, mut evidence: Evidence) -> Result<Remnant, Failure> {
-    match reading {
-        Reading::Zero { regions, bytes } => {
-            evidence.add(format!("only mkfs's own blocks: {bytes} bytes in {regions} regions"));
-            Ok(Remnant::Unfinished { evidence, traces })
-        }
-        Reading::NonZero { offset, region } => {
-            let line = format!("the byte at {offset} is not zero, and not what mkfs writes there ({region})");
-            Ok(other("not all that is on it was written by mkfs", evidence, line))
-        }
-        Reading::Unreadable { offset, error } => Err(unreadable(device, offset, &error)),
-    }
-}
+const UNKNOWN: &str = "whether it is complete is unknown";
 
 fn unreadable(device: &Device, offset: u64, error: &str) -> Failure {
     let text = format!("{}: reading at {offset}: {error}", device.path.display());

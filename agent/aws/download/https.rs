@@ -26,7 +26,10 @@ pub(super) async fn fetch(
     scratch: &Path,
 ) -> Result<Fetched, Failure> {
     let proxy = match Url::parse(url) {
-        Ok(url) => proxies.of(&url).map_err(BadProxy::failure)?.map(|proxy| (proxy.clone(), host(&url))),
+        Ok(url) => {
+            let proxy = proxies.of(&url).map_err(BadProxy::failure)?;
+            proxy.map(|proxy| (proxy.clone(), url.host_str().unwrap_or_default().to_owned()))
+        }
         Err(_) => None,
     };
     let answer = client.get(url).send().await;
@@ -104,7 +107,7 @@ pub fn https_client(proxies: &Arc<Proxies>) -> Result<reqwest::Client, Failure> 
     reqwest::Client::builder()
         .https_only(true)
         .redirect(Policy::custom(BadRedirect::check))
-        .proxy(reqwest::Proxy::custom(move |url| proxies.of(url).ok().flatten().map(|proxy| proxy.url().clone())))
+        .proxy(reqwest::Proxy::custom(move |url| proxies.of(url).ok().flatten().map(|proxy| proxy.url.clone())))
         .connect_timeout(Duration::from_secs(5))
         .read_timeout(STALL)
         .build()
@@ -113,10 +116,6 @@ pub fn https_client(proxies: &Arc<Proxies>) -> Result<reqwest::Client, Failure> 
                 .remedy("install the CA certificates (package ca-certificates), then: node-agent retry")
                 .because(error)
         })
-}
-
-fn host(url: &Url) -> String {
-    url.host_str().unwrap_or_default().to_owned()
 }
 
 /// The failure of a broken transfer, through `proxy` to the host beside it.

@@ -25,7 +25,6 @@ use crate::host::read::{self, Pipes, Unreadable};
 pub const LIMIT: u64 = 256 * 1024 * 1024;
 
 /// The clients that fetch files and scripts.
-#[derive(Debug)]
 pub struct Sources {
     s3: S3,
     proxies: Arc<Proxies>,
@@ -38,8 +37,7 @@ pub struct Sources {
 pub struct Fetched {
     /// Read from the start.
     pub file: File,
-    /// Of the contents.
-    pub sha256: Sha256Digest,
+    pub(crate) sha256: Sha256Digest,
     /// In bytes.
     pub size: u64,
 }
@@ -86,9 +84,9 @@ async fn fetch_local(name: String, path: &Path, scratch: &Path, patience: Durati
     let copied = tokio::task::spawn_blocking(move || {
         read::with_deadline(patience, move || {
             let mut file = read::open(&path, LIMIT, Pipes::Refused)?;
-            let mut sink = Sink::new(name, &scratch)?;
+            let mut sink = Sink::new(name, &scratch).map_err(Local::Failed)?;
             read::copy(&mut file, LIMIT, |chunk| sink.take(chunk).map_err(Local::Failed))?;
-            Ok(sink.end()?)
+            sink.end().map_err(Local::Failed)
         })
     });
     match copied.await {
@@ -108,12 +106,6 @@ enum Local {
 impl From<Unreadable> for Local {
     fn from(why: Unreadable) -> Self {
         Local::Unreadable(why)
-    }
-}
-
-impl From<Failure> for Local {
-    fn from(failure: Failure) -> Self {
-        Local::Failed(failure)
     }
 }
 

@@ -17,7 +17,6 @@ pub use table::{Conflict, Line, Ours};
 const PATH: &str = "/etc/fstab";
 
 /// The entry of a mount point.
-#[derive(Debug, PartialEq, Eq)]
 pub enum Entry {
     /// Exactly the wanted line, once.
     AsWanted,

@@ -49,8 +49,7 @@ impl Line<'_> {
 /// Another tool's line for the mount point.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
-    /// The line.
-    pub line: String,
+    pub(crate) line: String,
     /// What it mounts: a path, or `UUID=…`.
     pub source: String,
 }
