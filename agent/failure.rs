@@ -212,7 +212,7 @@ catalogue! {
     BucketElsewhere "bucket-elsewhere" Permanent "copy the object to a bucket of this instance's region (aws s3 cp SOURCE s3://BUCKET/KEY) and correct the source in the configuration; or, where an endpoint of your own is set (AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_S3), unset it, as it serves one region alone; then: node-agent retry";
     /// An S3 bucket is in another region than this instance, and S3 does not answer there.
     BucketUnreachable "bucket-unreachable" Outage "give this subnet a way to S3 in the bucket's region (a gateway endpoint reaches its own region alone: NAT gateway, proxy), or copy the object to a bucket of this instance's region and correct the source in the configuration; then: node-agent retry";
-    /// A web server redirects to an unencrypted address, in a loop, or nowhere.
+    /// A web server redirects to an unencrypted address, in a loop, too often, or without an address.
     RedirectRefused "redirect-refused" Permanent "follow the address (curl -sSIL URL), and write the https:// address of the file itself as the source, then: node-agent retry";
     /// A file or script is not what its checksum says.
     ChecksumMismatch "checksum-mismatch" Permanent "restore the source, or correct the checksum in the configuration, then: node-agent retry";

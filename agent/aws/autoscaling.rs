@@ -44,7 +44,7 @@ pub enum LifecycleState {
 /// The prefix of the states in a warm pool.
 const POOL: &str = "Warmed:";
 
-/// What the states of instances begin with that have been in service and are not any more (FACTS: lifecycle states).
+/// The prefixes of the states of an instance that was in service before (docs/facts.md, "Lifecycle states").
 const OUT_OF_SERVICE: [&str; 5] = ["Standby", "EnteringStandby", "ReplacingRootVolume", "RootVolumeReplaced", "Detach"];
 
 impl fmt::Display for LifecycleState {

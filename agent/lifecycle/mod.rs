@@ -22,41 +22,41 @@ pub struct Launch<'a> {
     pub(crate) config: Option<&'a config::Lifecycle>,
 }
 
-/// What the instance is to be.
+/// What Auto Scaling wants of the instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// The node.
-    Wanted,
-    /// An instance in a warm pool, in this state: nothing is touched, above all not the volume.
-    Warm(State),
+pub enum Purpose {
+    /// To be the node.
+    Node,
+    /// To wait in a warm pool, in this state: nothing is touched, above all not the volume.
+    WarmPool(State),
 }
 
 impl Launch<'_> {
-    /// What the instance is to be. Fails for one that is being terminated, which is left alone.
-    pub async fn standing(&self) -> Result<Standing, Failure> {
+    /// What Auto Scaling wants of the instance. Fails for one that is being terminated, which is left alone.
+    pub async fn purpose(&self) -> Result<Purpose, Failure> {
         let state = match self.config {
             Some(_) => self.autoscaling.state(&self.instance.instance_id).await?,
             None => LifecycleState::Unreadable,
         };
         match state {
             LifecycleState::Terminating(state) => Err(self.terminating(state)),
-            LifecycleState::Warmed(state) => Ok(Standing::Warm(state)),
+            LifecycleState::Warmed(state) => Ok(Purpose::WarmPool(state)),
             LifecycleState::Unreadable => match self.imds.target_lifecycle_state().await? {
                 Some(LifecycleState::Terminating(state)) => {
                     Err(self.terminating(format_args!("on its way to {state}")))
                 }
-                Some(LifecycleState::Warmed(state)) => Ok(Standing::Warm(state)),
-                _ => Ok(Standing::Wanted),
+                Some(LifecycleState::Warmed(state)) => Ok(Purpose::WarmPool(state)),
+                _ => Ok(Purpose::Node),
             },
-            _ => Ok(Standing::Wanted),
+            _ => Ok(Purpose::Node),
         }
     }
 
     /// Fails unless the instance is to be the node now.
     pub async fn must_be_wanted(&self) -> Result<(), Failure> {
-        match self.standing().await? {
-            Standing::Wanted => Ok(()),
-            Standing::Warm(state) => {
+        match self.purpose().await? {
+            Purpose::Node => Ok(()),
+            Purpose::WarmPool(state) => {
                 Err(Failure::new(Code::WarmPool, format!("instance {} is {state}", self.instance.instance_id)))
             }
         }

@@ -26,7 +26,7 @@ pub async fn make(places: &Places, stop: watch::Receiver<bool>) -> Result<Vec<Pl
     let load = settings::load(&places.config, &aws.imds, Scope::ThisHost(&ThisHost));
     let config = unless_stopped(&stop, load).await?;
     // For reading only: `Journal::open` would set an unreadable journal aside.
-    let journal = Journal::look(&places.state_dir);
+    let journal = Journal::read_only(&places.state_dir);
     let scratch = tempfile::tempdir().named("making a temporary directory")?;
     let boot = Boot {
         config: &config,

@@ -147,7 +147,7 @@ impl Session {
     /// service starts after it and retries whatever failed.
     pub async fn mount_at_boot(&self) -> Result<(), Failure> {
         if !reboot::is_in_service(&self.journal) {
-            tracing::info!("this is no node in service: node-agent.service does the rest");
+            tracing::info!("this is not a node in service: node-agent.service does the rest");
             return Ok(());
         }
         // A full disk must not prevent the mount.

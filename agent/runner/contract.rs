@@ -50,7 +50,7 @@ pub struct Header<'a> {
     /// Whether `act` enforces the deadline itself, because a hook or mkfs that it started must not simply be dropped.
     pub keeps_own_deadline: bool,
     /// Whether the step only observes and never acts.
-    pub only_looks: bool,
+    pub observes_only: bool,
     /// For a part that prepares a later part of the same step: the word for its result (`fetched`). The step is not reported
     /// as done at that point.
     pub prepares: Option<&'static str>,
@@ -65,7 +65,7 @@ impl<'a> Header<'a> {
             deadline,
             outlasts: &[],
             keeps_own_deadline: false,
-            only_looks: false,
+            observes_only: false,
             prepares: None,
         }
     }

@@ -21,7 +21,7 @@ pub(super) struct Progress {
     record: StepRecord,
     allowed: Duration,
     changed: bool,
-    only_looks: bool,
+    observes_only: bool,
     prepares: Option<&'static str>,
     /// The present or last action, and its reason.
     doing: Option<String>,
@@ -50,7 +50,7 @@ impl Progress {
             changed: record.outcome == Outcome::Changed && record.prepared.is_none(),
             record: StepRecord { allowed_ms: time::millis(header.deadline), prepared: None, ..record },
             allowed: header.deadline,
-            only_looks: header.only_looks,
+            observes_only: header.observes_only,
             prepares: header.prepares,
             doing: None,
             told: None,
@@ -118,7 +118,7 @@ impl Progress {
                     );
                     return Ok(output);
                 }
-                let how = if self.changed || self.only_looks || self.told.is_some() { "done" } else { "already so" };
+                let how = if self.changed || self.observes_only || self.told.is_some() { "done" } else { "already so" };
                 self.log("done", None, format_args!("{how} ({})", rough(self.began.elapsed())));
                 Ok(output)
             }

@@ -58,7 +58,7 @@ impl Journal {
     }
 
     /// A journal for reading: changes stay in memory, and an unreadable file is left where it is.
-    pub fn look(dir: &Path) -> Self {
+    pub fn read_only(dir: &Path) -> Self {
         Journal::with(None, store::begin_from(dir).0)
     }
 

@@ -22,15 +22,19 @@ pub(super) fn of(state: &State) -> String {
     };
     let (version, node_id) = (env!("CARGO_PKG_VERSION"), state.node.id.as_str());
     let node = vec![("version", version), ("node_id", node_id), ("instance_id", &state.instance_id)];
-    metric("info", "The node this is about.", vec![(node, 1.0)]);
+    metric("info", "The node that the metrics describe.", vec![(node, 1.0)]);
     let flag = |set: bool| f64::from(u8::from(set));
     let states = Phase::ALL.iter().map(|phase| (vec![("state", phase.as_str())], flag(*phase == state.phase)));
-    metric("state", "1 for how the node stands, 0 for all others.", states.collect());
-    metric("state_since_timestamp_seconds", "Since when it stands so.", vec![(Vec::new(), seconds(&state.since))]);
+    metric("state", "1 for the node's state, 0 for every other.", states.collect());
+    metric(
+        "state_since_timestamp_seconds",
+        "Since when the node has been in its state.",
+        vec![(Vec::new(), seconds(&state.since))],
+    );
     let until = || state.lifecycle.hold_until(&state.boot_id, host::since_boot(), SystemTime::now());
     let held = Some(until).filter(|_| state.phase == Phase::Held && state.lifecycle.outcome().is_none());
     let held: Vec<_> = held.and_then(|until| until()).map(|until| (Vec::new(), seconds(&until))).into_iter().collect();
-    metric("hold_until_timestamp_seconds", "When a held node is given up.", held);
+    metric("hold_until_timestamp_seconds", "When the hold ends and ABANDON is sent.", held);
     let steps = |value: &dyn Fn(&StepRecord) -> f64| {
         let records = state.records(Sequence::Boot).iter();
         records.map(|record| (labels(record.step, record.subject.as_deref()), value(record))).collect()
@@ -39,13 +43,13 @@ pub(super) fn of(state: &State) -> String {
     let attempts = steps(&|record| f64::from(record.attempts));
     metric("step_attempts", "Rounds in which something was tried or went wrong.", attempts);
     #[expect(clippy::cast_precision_loss, reason = "milliseconds of a boot are far below 2^52")]
-    metric("step_duration_seconds", "How long the step took so far.", steps(&|record| record.took_ms as f64 / 1e3));
+    metric("step_duration_seconds", "How long the step has taken.", steps(&|record| record.took_ms as f64 / 1e3));
     let warnings = state.warnings.iter().map(|warning| (labels(warning.step, warning.subject.as_deref()), 1.0));
     let mut warnings: Vec<_> = warnings.collect();
     // One sample a name, as the format wants it.
     warnings.sort_by(|a, b| a.0.cmp(&b.0));
     warnings.dedup_by(|a, b| a.0 == b.0);
-    metric("warning", "Something to look at although the node is up.", warnings);
+    metric("warning", "1 for a warning: the node is up, but something needs attention.", warnings);
     text
 }
 

@@ -70,9 +70,9 @@ impl S3 {
             let named = match bucket_region(&error, bucket, ours) {
                 BucketRegion::Same => return Err(refused),
                 BucketRegion::Named(region) if is_region(&region) => Ok(region),
-                BucketRegion::Named(region) => {
-                    elsewhere(format!("S3 says that the bucket {bucket} is in {region:?}, which is no region: {said}"))
-                }
+                BucketRegion::Named(region) => elsewhere(format!(
+                    "S3 says that the bucket {bucket} is in {region:?}, which is not a region: {said}"
+                )),
                 BucketRegion::Unnamed => elsewhere(format!(
                     "the bucket {bucket} is in another region than {ours}, and S3 does not say in which: {said}"
                 )),

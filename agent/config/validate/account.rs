@@ -32,7 +32,7 @@ fn account(given: &Located<'_, &str>, database: Database, scope: Scope) -> Resul
         // chown(2) reads the highest number as "leave unchanged".
         return match text.parse::<u32>() {
             Ok(id) if id != u32::MAX => Ok(Account::Id(id)),
-            _ => Err(location.write(format_args!("{text} is no id"), "a number from 0 to 4294967294, or a name")),
+            _ => Err(location.write(format_args!("{text} is not an id"), "a number from 0 to 4294967294, or a name")),
         };
     }
     if let Some((first, _)) = text.split_once(':') {
@@ -40,7 +40,7 @@ fn account(given: &Located<'_, &str>, database: Database, scope: Scope) -> Resul
         return Err(location.mistake(what, format_args!("write {}, and the group as group", Quoted(first))));
     }
     if text.contains(|c: char| c.is_control() || is_blank(c) || c == '/') {
-        return Err(location.write(format_args!("{} is no name of an account", Quoted(text)), example));
+        return Err(location.write(format_args!("{} is not the name of an account", Quoted(text)), example));
     }
     let Scope::ThisHost(host) = scope else { return Ok(Account::Name(text.to_owned())) };
     // `find` panics on a NUL, which is refused above.

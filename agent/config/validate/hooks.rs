@@ -88,11 +88,11 @@ fn script(reader: &TableReader<'_>, scope: Scope) -> Result<(Script, Option<Vec<
 /// A script's path on this host.
 fn local(text: &str, location: &Location<'_>) -> Result<PathBuf, Reported> {
     if let Some(path) = text.strip_prefix("file://") {
-        return Err(location.write(format_args!("{} is no path", Quoted(text)), Quoted(path)));
+        return Err(location.write(format_args!("{} is not a path", Quoted(text)), Quoted(path)));
     }
     if text.contains("://") {
         let shown = crate::config::model::without_secrets(text);
-        let what = format_args!("{} is no path on this host", Quoted(&shown));
+        let what = format_args!("{} is not a path on this host", Quoted(&shown));
         return Err(location.write(what, "script_source instead, which is fetched"));
     }
     path::absolute(text, Trailing::Refused, location)
@@ -139,7 +139,7 @@ fn function(text: &str, location: &Location<'_>) -> Result<String, Reported> {
         return Ok(text.to_owned());
     }
     let bare = text.trim().trim_end_matches("()").trim_end();
-    let what = format_args!("{} is no name of a bash function", Quoted(text));
+    let what = format_args!("{} is not the name of a bash function", Quoted(text));
     if bare != text && !bare.is_empty() && bare.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
         return Err(location.write(what, format_args!("\"{bare}\"")));
     }

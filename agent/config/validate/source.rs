@@ -51,7 +51,7 @@ fn s3(rest: &str, location: &Location<'_>) -> Result<Source, Reported> {
     let right = (3..=255).contains(&bucket.len())
         && bucket.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
     if !right {
-        return Err(location.write(format_args!("{} is no bucket's name", Quoted(bucket)), "\"s3://bucket/key\""));
+        return Err(location.write(format_args!("{} is not a bucket's name", Quoted(bucket)), "\"s3://bucket/key\""));
     }
     if key.is_empty() || key.ends_with('/') {
         let what = "names no object in the bucket";

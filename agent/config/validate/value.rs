@@ -78,7 +78,7 @@ pub(super) fn sha256(text: &str, location: &Location<'_>) -> Result<Sha256Digest
     }
     let count = text.chars().count();
     let what = match text.chars().find(|c| !c.is_ascii_hexdigit()) {
-        Some(other) => format!("\"{}\" is no hex digit", other.escape_debug()),
+        Some(other) => format!("\"{}\" is not a hex digit", other.escape_debug()),
         None => format!("{count} hex digits instead of 64"),
     };
     Err(location.mistake(what, "write what sha256sum prints"))

@@ -59,12 +59,12 @@ fn id(text: &str, location: &Location<'_>) -> Result<VolumeId, Reported> {
     let lower = text.trim().to_lowercase();
     let guess = [lower.clone(), lower.replacen("vol", "vol-", 1), format!("vol-{lower}")];
     if let Some(right) = guess.iter().find(|guess| guess.parse::<VolumeId>().is_ok()) {
-        return Err(location.write(format_args!("{quoted} is no volume id"), format_args!("\"{right}\"")));
+        return Err(location.write(format_args!("{quoted} is not a volume id"), format_args!("\"{right}\"")));
     }
     if text.starts_with("snap-") {
         return Err(location.write(format_args!("{quoted} is a snapshot"), "the volume's id"));
     }
-    let what = format_args!("{quoted} is no volume id");
+    let what = format_args!("{quoted} is not a volume id");
     Err(location.write(what, format_args!("vol- and 8 or 17 hex digits, as {}", location.key.example)))
 }
 

@@ -44,7 +44,7 @@ impl<'a> Step for FindDevice<'a> {
 
     fn header(&self) -> Header<'_> {
         Header {
-            only_looks: true,
+            observes_only: true,
             prepares: Some("device found"),
             ..Header::of(StepName::Filesystem, self.deadline).about(self.volume.want.id.as_str())
         }

@@ -80,7 +80,7 @@ impl Step for Fetch<'_> {
         // The extra time exceeds the longest pause between two attempts, so that the fallback is used before the deadline.
         Header {
             outlasts: &[Class::Outage],
-            only_looks: true,
+            observes_only: true,
             prepares: Some("fetched"),
             ..Header::of(StepName::Files, self.deadline + Duration::from_secs(30))
         }

@@ -7,7 +7,7 @@ use crate::aws::autoscaling::State;
 use crate::aws::imds::{IdentityDocument, Imds};
 use crate::config;
 use crate::failure::{Code, Failure};
-use crate::lifecycle::{Launch, Standing};
+use crate::lifecycle::{Launch, Purpose};
 use crate::runner::{Header, Observed, Step};
 use crate::sequence::StepName;
 
@@ -21,7 +21,11 @@ impl Step for FindInstance<'_> {
     type Output = IdentityDocument;
 
     fn header(&self) -> Header<'_> {
-        Header { only_looks: true, prepares: Some("instance known"), ..Header::of(StepName::Identity, self.deadline) }
+        Header {
+            observes_only: true,
+            prepares: Some("instance known"),
+            ..Header::of(StepName::Identity, self.deadline)
+        }
     }
 
     async fn observe(&self) -> Result<Observed<IdentityDocument>, Failure> {
@@ -61,7 +65,7 @@ impl Step for Identify<'_> {
     type Output = Identity;
 
     fn header(&self) -> Header<'_> {
-        Header { only_looks: true, ..Header::of(StepName::Identity, self.deadline) }
+        Header { observes_only: true, ..Header::of(StepName::Identity, self.deadline) }
     }
 
     async fn observe(&self) -> Result<Observed<Identity>, Failure> {
@@ -72,9 +76,9 @@ impl Step for Identify<'_> {
                 return Err(wrong_node(ip, &instance.instance_id, &addresses));
             }
         }
-        Ok(Observed::Done(match self.launch.standing().await? {
-            Standing::Wanted => Identity::Node(Node { id: self.config.id.clone(), ip }),
-            Standing::Warm(state) => Identity::Pooled(state),
+        Ok(Observed::Done(match self.launch.purpose().await? {
+            Purpose::Node => Identity::Node(Node { id: self.config.id.clone(), ip }),
+            Purpose::WarmPool(state) => Identity::Pooled(state),
         }))
     }
 }

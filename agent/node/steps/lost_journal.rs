@@ -38,7 +38,7 @@ impl Step for AssessLostJournal<'_> {
     type Output = bool;
 
     fn header(&self) -> Header<'_> {
-        Header { only_looks: true, ..Header::of(StepName::Identity, self.deadline) }
+        Header { observes_only: true, ..Header::of(StepName::Identity, self.deadline) }
     }
 
     async fn observe(&self) -> Result<Observed<bool>, Failure> {
