@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use ec2_sim::{InstanceSpec, VolumeId, VolumeSpec};
+use ec2_sim::{ApiCall, InstanceSpec, VolumeId, VolumeSpec};
 use serde_json::Value;
 use support::{HOOKS, Instance, World, config_for, wait_until};
 
@@ -155,7 +155,8 @@ fn a_plan_can_be_made_while_the_service_holds_the_node() {
     let service = node.start_with(&["run"]);
     service.wait_for("held for");
     // The last call of a held service. The simulator logs a call after it has taken effect.
-    wait_until(|| !world.events().calls("ec2:CreateTags").is_empty(), || service.log());
+    let tags_node = |call: &ApiCall| call.parameters.get("ResourceId.1") == Some(&node.id.to_string());
+    wait_until(|| world.events().calls("ec2:CreateTags").into_iter().any(tags_node), || service.log());
 
     let (document, text, code) = plan(&world, &node);
 

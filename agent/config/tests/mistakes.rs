@@ -120,9 +120,9 @@ const LINES: &[(&str, &str, usize, &str, &str)] = &[
     ("hooks", r#"script_source = "file:///h.sh""#, 17, "is on this host", r#"write script = "/h.sh""#),
     ("hooks", r#"script_source = "http://h/x.sh""#, 17, "could be tampered with", r#""https://h/x.sh""#),
     ("hooks", r#"script_base64 = "IAo=""#, 17, "the script is empty", "defines"),
-    ("hooks", r#"configure = "my func""#, 13, "no name of a bash function", "letters, digits"),
-    ("hooks", r#"configure = "configure()""#, 13, "no name of a bash function", r#"write "configure""#),
-    ("hooks", r#"drain = "then""#, 9, "no name of a bash function", "letters"),
+    ("hooks", r#"configure = "my func""#, 13, "not the name of a bash function", "letters, digits"),
+    ("hooks", r#"configure = "configure()""#, 13, "not the name of a bash function", r#"write "configure""#),
+    ("hooks", r#"drain = "then""#, 9, "not the name of a bash function", "letters"),
     ("hooks", r#"source = "s3://bucket/key""#, 1, "unknown key", "write script_source"),
     // [timeouts]
     ("timeouts", "aws = 300", 7, "is a number, not a string", r#"write aws = "300s""#),
