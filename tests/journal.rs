@@ -115,7 +115,10 @@ fn a_first_launch_that_is_in_service_at_once_runs_its_hooks() {
     ];
     each(&cases, |case @ (hooked, brought)| {
         let world = World::new();
-        world.sim.create_group(GroupSpec { name: "without".to_owned(), hooks: Vec::new() }).unwrap();
+        world
+            .sim
+            .create_group(GroupSpec { name: "without".to_owned(), hooks: Vec::new(), ..GroupSpec::default() })
+            .unwrap();
         let group = if *hooked { GROUP } else { "without" };
         let volume = world.volume(1);
         let node = world.launch_as(InstanceSpec { group: Some(group.to_owned()), ..InstanceSpec::default() });

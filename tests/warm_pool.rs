@@ -132,7 +132,10 @@ fn an_old_description_right_after_continue_is_no_new_launch() {
 fn a_second_hook_that_holds_the_instance_is_no_new_launch() {
     let world = World::new();
     let hooks = [HOOK, "another-hook"].map(|name| HookSpec { name: name.to_owned(), ..HookSpec::default() });
-    world.sim.create_group(GroupSpec { name: TWO_HOOKS.to_owned(), hooks: hooks.to_vec() }).unwrap();
+    world
+        .sim
+        .create_group(GroupSpec { name: TWO_HOOKS.to_owned(), hooks: hooks.to_vec(), ..GroupSpec::default() })
+        .unwrap();
     let (mut node, volume) = launched(&world, TWO_HOOKS);
     // Accepted, but the other hook still holds it: counted as sent once nothing of ours is active.
     node.come_up(&text(&volume, TWO_HOOKS));

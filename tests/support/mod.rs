@@ -112,7 +112,7 @@ impl World {
         change(&mut config);
         let sim = Sim::start_blocking(config).unwrap();
         let hook = HookSpec { name: HOOK.to_owned(), ..hook.clone() };
-        sim.create_group(GroupSpec { name: GROUP.to_owned(), hooks: vec![hook] }).unwrap();
+        sim.create_group(GroupSpec { name: GROUP.to_owned(), hooks: vec![hook], ..GroupSpec::default() }).unwrap();
         World { sim, _tmp: tmp }
     }
 

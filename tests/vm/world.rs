@@ -67,7 +67,7 @@ impl World {
         let _ = fs::remove_dir_all(&dir);
         let sim = Sim::start_blocking(SimConfig { work_dir: dir.clone(), ..SimConfig::default() }).unwrap();
         let hook = HookSpec { name: HOOK.to_owned(), ..HookSpec::default() };
-        sim.create_group(GroupSpec { name: GROUP.to_owned(), hooks: vec![hook] }).unwrap();
+        sim.create_group(GroupSpec { name: GROUP.to_owned(), hooks: vec![hook], ..GroupSpec::default() }).unwrap();
         let platform = Platform {
             kernel: IMAGES.join(format!("{base}.vmlinuz")),
             // What the services say is on the console, too, which outlives the machine.

@@ -1,5 +1,6 @@
 //! Auto Scaling's actions.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::clock::iso;
@@ -15,6 +16,8 @@ use crate::world::{Group, Instance, Kept, Member, World};
 
 const NAMESPACE: &str = "http://autoscaling.amazonaws.com/doc/2011-01-01/";
 const VERSION: &str = "2011-01-01";
+/// The most names that one call of `DescribeAutoScalingGroups` takes.
+const MOST_NAMES: usize = 100;
 
 /// Carries an action out. `back` is how many changes ago a description looks.
 pub(crate) fn call(core: &Arc<Core>, name: &str, params: &Params, back: usize) -> Result<Vec<Node>, ApiError> {
@@ -132,15 +135,27 @@ fn describe_instances(core: &Core, params: &Params, back: usize) -> Result<Vec<N
         .filter_map(|(id, member)| Some((world.instances.get(id)?.back(back), member.back(back))))
         .collect();
     let (members, next) = params.page(members, "MaxRecords")?;
-    let items = members
-        .into_iter()
-        .map(|(instance, member)| member_node(instance, member).with("AutoScalingGroupName", &member.group));
+    let items = members.into_iter().map(|(instance, member)| {
+        member_node(instance, member, Spelling::Capitals).with("AutoScalingGroupName", &member.group)
+    });
     Ok(listing("AutoScalingInstances", items, next))
 }
 
+/// How a description spells the health of an instance: `HEALTHY` among instances, `Healthy` in a group (API reference).
+#[derive(Clone, Copy)]
+enum Spelling {
+    Capitals,
+    Word,
+}
+
 /// What both descriptions tell of a member.
-fn member_node(instance: &Instance, member: &Member) -> Node {
-    let health = if instance.state.is_ending() { "UNHEALTHY" } else { "HEALTHY" };
+fn member_node(instance: &Instance, member: &Member, spelling: Spelling) -> Node {
+    let health = match (member.healthy && !instance.state.is_ending(), spelling) {
+        (true, Spelling::Capitals) => "HEALTHY",
+        (false, Spelling::Capitals) => "UNHEALTHY",
+        (true, Spelling::Word) => "Healthy",
+        (false, Spelling::Word) => "Unhealthy",
+    };
     Node::new("member")
         .with("InstanceId", &instance.id)
         .with("InstanceType", TYPE)
@@ -151,11 +166,19 @@ fn member_node(instance: &Instance, member: &Member) -> Node {
 }
 
 fn describe_groups(core: &Core, params: &Params, back: usize) -> Result<Vec<Node>, ApiError> {
-    known(params, &["AutoScalingGroupNames.member.*", "MaxRecords", "NextToken"])?;
+    known(params, &["AutoScalingGroupNames.member.*", "Filters.member.*", "MaxRecords", "NextToken"])?;
     let wanted = params.list("AutoScalingGroupNames.member");
+    if wanted.len() > MOST_NAMES {
+        return Err(invalid(format!("The number of groups that can be named is {MOST_NAMES}")));
+    }
+    let filters = tag_filters(params)?;
     let world = core.world();
-    let groups: Vec<_> =
-        world.groups.values().filter(|group| wanted.is_empty() || wanted.contains(&group.spec.name.as_str())).collect();
+    let groups: Vec<_> = world
+        .groups
+        .values()
+        .filter(|group| wanted.is_empty() || wanted.contains(&group.spec.name.as_str()))
+        .filter(|group| filters.iter().all(|filter| filter.admits(&group.spec.tags)))
+        .collect();
     let (groups, next) = params.page(groups, "MaxRecords")?;
     let items = groups.into_iter().map(|group| group_node(core, &world, group, back));
     Ok(listing("AutoScalingGroups", items, next))
@@ -166,9 +189,9 @@ fn group_node(core: &Core, world: &World, group: &Group, back: usize) -> Node {
     let of_group = |(id, kept): (&InstanceId, &Kept<Member>)| {
         let member = kept.back(back);
         let instance = world.instances.get(id)?.back(back);
-        (&member.group == name).then(|| member_node(instance, member))
+        (&member.group == name).then(|| member_node(instance, member, Spelling::Word))
     };
-    Node::new("member")
+    let mut node = Node::new("member")
         .with("AutoScalingGroupName", name)
         .with(
             "AutoScalingGroupARN",
@@ -178,15 +201,60 @@ fn group_node(core: &Core, world: &World, group: &Group, back: usize) -> Node {
                 core.config.region
             ),
         )
-        .with("MinSize", 1)
-        .with("MaxSize", 1)
-        .with("DesiredCapacity", 1)
+        .with("MinSize", group.spec.wants)
+        .with("MaxSize", group.spec.wants)
+        .with("DesiredCapacity", group.spec.wants)
         .with("DefaultCooldown", 300)
         .child(Node::new("AvailabilityZones").with("member", &core.config.zone))
         .with("HealthCheckType", "EC2")
         .with("HealthCheckGracePeriod", 0)
         .child(Node::new("Instances").children(world.members.iter().filter_map(of_group)))
-        .with("CreatedTime", iso(group.created))
+        .child(Node::new("Tags").children(group.spec.tags.iter().map(|(key, value)| tag_node(name, key, value))))
+        .with("CreatedTime", iso(group.created));
+    if group.spec.deleting {
+        node = node.with("Status", "Delete in progress");
+    }
+    if let Some((least, most)) = group.spec.maintenance_policy {
+        let policy = Node::new("InstanceMaintenancePolicy");
+        node = node.child(policy.with("MinHealthyPercentage", least).with("MaxHealthyPercentage", most));
+    }
+    node
+}
+
+fn tag_node(group: &str, key: &str, value: &str) -> Node {
+    Node::new("member")
+        .with("ResourceId", group)
+        .with("ResourceType", "auto-scaling-group")
+        .with("Key", key)
+        .with("Value", value)
+        .with("PropagateAtLaunch", false)
+}
+
+/// A filter of `DescribeAutoScalingGroups`: `tag:KEY` or `tag-key`, with the values of which one must match.
+struct TagFilter<'a> {
+    key: Option<&'a str>,
+    values: Vec<&'a str>,
+}
+
+impl TagFilter<'_> {
+    fn admits(&self, tags: &BTreeMap<String, String>) -> bool {
+        match self.key {
+            Some(key) => tags.get(key).is_some_and(|value| self.values.contains(&value.as_str())),
+            None => self.values.iter().any(|key| tags.contains_key(*key)),
+        }
+    }
+}
+
+fn tag_filters(params: &Params) -> Result<Vec<TagFilter<'_>>, ApiError> {
+    let read = |prefix: String| {
+        let name = params.get(&format!("{prefix}.Name")).unwrap_or_default();
+        let key = name.strip_prefix("tag:");
+        if key.is_none() && name != "tag-key" {
+            return Err(invalid(format!("The filter {name} is not simulated")));
+        }
+        Ok(TagFilter { key, values: params.list(&format!("{prefix}.Values.member")) })
+    };
+    params.structures("Filters.member").into_iter().map(read).collect()
 }
 
 fn describe_hooks(core: &Core, params: &Params) -> Result<Vec<Node>, ApiError> {

@@ -36,6 +36,8 @@ pub struct SimConfig {
     /// How many seconds the services' clock is ahead of the machine's (negative: behind). AWS refuses requests signed
     /// more than 5 minutes off.
     pub clock_ahead_seconds: i64,
+    /// What every [`Spread`] is drawn by; random where absent.
+    pub seed: Option<u64>,
 }
 
 impl Default for SimConfig {
@@ -51,6 +53,7 @@ impl Default for SimConfig {
             // What the metadata service of a real instance hands out lives about six hours.
             credential_lifetime: Duration::from_hours(6),
             clock_ahead_seconds: 0,
+            seed: None,
         }
     }
 }
@@ -77,6 +80,11 @@ pub struct Latencies {
     /// From `Pending:Proceed` to `InService`.
     #[serde(deserialize_with = "duration")]
     pub proceed_to_in_service: Duration,
+    /// From `Terminating` to `Terminating:Wait`.
+    pub terminating_to_wait: Spread,
+    /// From a new lifecycle state until the metadata service's `autoscaling/target-lifecycle-state` follows it. AWS
+    /// documents no bound.
+    pub target_state: Spread,
     /// Added to every call of EC2, Auto Scaling and S3.
     #[serde(deserialize_with = "duration")]
     pub api: Duration,
@@ -91,6 +99,8 @@ impl Default for Latencies {
             shutting_down: Duration::from_millis(500),
             pending_to_wait: Duration::from_millis(100),
             proceed_to_in_service: Duration::from_millis(100),
+            terminating_to_wait: Spread::default(),
+            target_state: Spread::default(),
             api: Duration::ZERO,
         }
     }
@@ -106,8 +116,48 @@ impl Latencies {
             shutting_down: Duration::ZERO,
             pending_to_wait: Duration::ZERO,
             proceed_to_in_service: Duration::ZERO,
+            terminating_to_wait: Spread::default(),
+            target_state: Spread::default(),
             api: Duration::ZERO,
         }
+    }
+}
+
+/// A time that AWS does not document: drawn anew each time between two bounds. In TOML `"2s"` or `"1s..10s"`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spread {
+    /// The shortest.
+    pub least: Duration,
+    /// The longest.
+    pub most: Duration,
+}
+
+impl Spread {
+    /// Between these two, both included.
+    pub const fn between(least: Duration, most: Duration) -> Self {
+        Self { least, most }
+    }
+
+    /// Draws one.
+    pub(crate) fn draw(self, random: &mut fastrand::Rng) -> Duration {
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let (least, most) = (milliseconds(self.least), milliseconds(self.most.max(self.least)));
+        Duration::from_millis(random.u64(least..=most))
+    }
+}
+
+impl From<Duration> for Spread {
+    fn from(time: Duration) -> Self {
+        Self::between(time, time)
+    }
+}
+
+impl<'de> Deserialize<'de> for Spread {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(input)?;
+        let parse = |text: &str| humantime::parse_duration(text).map_err(serde::de::Error::custom);
+        let (least, most) = text.split_once("..").unwrap_or((&text, &text));
+        Ok(Self::between(parse(least)?, parse(most)?))
     }
 }
 
@@ -150,13 +200,53 @@ impl Default for VolumeSpec {
 }
 
 /// An Auto Scaling group to make.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GroupSpec {
     /// Its name.
     pub name: String,
     /// Its lifecycle hooks.
     pub hooks: Vec<HookSpec>,
+    /// Its tags; none of them is given to its instances.
+    pub tags: BTreeMap<String, String>,
+    /// How many instances it wants: its minimum, its maximum and its desired capacity.
+    pub wants: usize,
+    /// Its instance maintenance policy: the minimum and the maximum healthy percentage.
+    pub maintenance_policy: Option<(u32, u32)>,
+    /// Whether an instance whose termination hook ends in ABANDON is kept, in `Terminating:Retained`.
+    pub retains: bool,
+    /// Whether it is being deleted: `Delete in progress`.
+    pub deleting: bool,
+    /// What it launches where it has fewer instances than it wants. Absent: nothing, the scenario launches.
+    pub launches: Option<Launches>,
+}
+
+impl Default for GroupSpec {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            hooks: Vec::new(),
+            tags: BTreeMap::new(),
+            wants: 1,
+            maintenance_policy: None,
+            retains: false,
+            deleting: false,
+            launches: None,
+        }
+    }
+}
+
+/// How a group replaces an instance. It does not wait for the old one: while that one still has the network interface (the
+/// first private address), the launch fails and is tried again.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Launches {
+    /// The instance, as its launch template has it.
+    pub instance: InstanceSpec,
+    /// From the loss of an instance until the first launch.
+    pub after: Spread,
+    /// From the first launch that fails until the next one. Each further failure doubles it.
+    pub retry: Spread,
 }
 
 /// Which transition a hook holds.

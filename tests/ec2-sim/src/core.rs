@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use crate::clock::Clock;
-use crate::config::SimConfig;
+use crate::config::{SimConfig, Spread};
 use crate::credentials::Issuer;
 use crate::devices::Devices;
 use crate::events::{EventLog, What};
@@ -36,11 +36,17 @@ pub(crate) struct Core {
     pub(crate) https: SocketAddr,
     pub(crate) runtime: Handle,
     pub(crate) state: Mutex<World>,
+    pub(crate) random: Mutex<fastrand::Rng>,
 }
 
 impl Core {
     pub(crate) fn world(&self) -> MutexGuard<'_, World> {
         lock(&self.state)
+    }
+
+    /// Draws a time.
+    pub(crate) fn draw(&self, spread: Spread) -> Duration {
+        spread.draw(&mut lock(&self.random))
     }
 
     /// Does something after a while, unless the simulator ends before.

@@ -45,6 +45,8 @@ pub enum What {
     Instance(InstanceChange),
     /// A group member changed its lifecycle state.
     Lifecycle(LifecycleChange),
+    /// A group tried to launch an instance.
+    Activity(Activity),
     /// A fault or a quota struck a call, whose own event follows.
     Fault(FaultHit),
 }
@@ -141,6 +143,17 @@ pub struct LifecycleChange {
     pub to: String,
     /// Why: `CompleteLifecycleAction CONTINUE`, `heartbeat timeout`, …
     pub cause: String,
+}
+
+/// A group tried to launch an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activity {
+    /// The group.
+    pub group: String,
+    /// The instance; none where the launch failed.
+    pub instance: Option<String>,
+    /// Auto Scaling's own words.
+    pub status: String,
 }
 
 /// A fault or a quota struck a call.

@@ -18,7 +18,7 @@ use crate::lock;
 use crate::pages::{PlainWords, plain};
 use crate::serve;
 use crate::wire::{Outcome, Request, Response, Service};
-use crate::world::Instance;
+use crate::world::{Instance, Kept, Member};
 
 const TTL_HEADER: &str = "x-aws-ec2-metadata-token-ttl-seconds";
 const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";
@@ -64,7 +64,12 @@ impl Imds {
     fn look(&self) -> Option<(Instance, Option<String>)> {
         let world = self.core.world();
         let instance = world.instance(&self.instance).ok()?.clone();
-        let state = world.members.get(&self.instance).map(|member| member.get().state.clone());
+        let now = Instant::now();
+        let shown = |kept: &Kept<Member>| {
+            let member = kept.history().find(|member| member.shown_from <= now)?;
+            Some(member.state.clone())
+        };
+        let state = world.members.get(&self.instance).and_then(shown);
         Some((instance, state))
     }
 

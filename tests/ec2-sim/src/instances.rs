@@ -1,20 +1,63 @@
 //! The life of instances: launched, terminated.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::config::InstanceSpec;
 use crate::core::Core;
+use crate::error::SimError;
 use crate::events::{InstanceChange, What};
 use crate::ids::{InstanceId, VolumeId};
+use crate::imds::Imds;
 use crate::lifecycle;
 use crate::volumes;
+use crate::wire;
 use crate::world::{Attachment, Instance, InstanceState, Kept, World};
 
 /// How often an instance that shuts down looks whether its volumes are free.
 const FREE_POLL: Duration = Duration::from_millis(5);
 
+/// Launches an instance with a metadata service of its own.
+pub(crate) fn launch(core: &Arc<Core>, mut spec: InstanceSpec) -> Result<InstanceId, SimError> {
+    let id = spec.id.take().map_or_else(InstanceId::random, InstanceId::from);
+    if spec.slots.is_none() && spec.by_id_dir.as_os_str().is_empty() {
+        return Err(SimError::Invalid("by_id_dir is required".to_owned()));
+    }
+    if core.world().instances.contains_key(&id) {
+        return Err(SimError::Invalid(format!("the instance {id} exists already")));
+    }
+    if let Some(group) = spec.group.as_ref().filter(|group| !core.world().groups.contains_key(*group)) {
+        return Err(SimError::Invalid(format!("there is no group {group:?}")));
+    }
+    if spec.slots.is_none() {
+        let made = format!("create {}", spec.by_id_dir.display());
+        std::fs::create_dir_all(&spec.by_id_dir).map_err(SimError::io(made))?;
+    }
+    let (listener, imds) = wire::bind()?;
+    wire::set_hop_limit(&listener, spec.hop_limit)?;
+    let instance = Instance {
+        id: id.clone(),
+        state: spec.state,
+        zone: spec.zone.clone().unwrap_or_else(|| core.config.zone.clone()),
+        mac: spec.mac.clone().unwrap_or_else(random_mac),
+        launched: core.clock.now(),
+        imds,
+        tokens_since: Instant::now(),
+        spec,
+    };
+    enter(core, instance);
+    wire::serve(&core.runtime, listener, None, Imds::new(Arc::clone(core), id.clone()));
+    Ok(id)
+}
+
+/// A locally administered address, as EC2's interfaces have them.
+fn random_mac() -> String {
+    let rest: Vec<String> = (0..5).map(|_| format!("{:02x}", fastrand::u8(..))).collect();
+    format!("02:{}", rest.join(":"))
+}
+
 /// Adds a launched instance and, where it has one, has its group take it in.
-pub(crate) fn enter(core: &Arc<Core>, instance: Instance) {
+fn enter(core: &Arc<Core>, instance: Instance) {
     let mut world = core.world();
     tell(core, &instance.id, None, instance.state, "launch");
     let (id, group) = (instance.id.clone(), instance.spec.group.clone());

@@ -10,7 +10,7 @@
 //!
 //! let sim = Sim::start(SimConfig { work_dir: "/tmp/world".into(), ..SimConfig::default() }).await?;
 //! let volume = sim.create_volume(VolumeSpec { size_bytes: 1 << 30, ..VolumeSpec::default() })?;
-//! let group = sim.create_group(GroupSpec { name: "kafka-00".into(), hooks: vec![HookSpec::default()] })?;
+//! let group = sim.create_group(GroupSpec { name: "kafka-00".into(), hooks: vec![HookSpec::default()], ..GroupSpec::default() })?;
 //! let instance = sim.launch(InstanceSpec {
 //!     group: Some(group),
 //!     by_id_dir: "/tmp/world/by-id".into(),
@@ -40,6 +40,7 @@ mod faults;
 mod ids;
 mod imds;
 mod instances;
+mod launches;
 mod lifecycle;
 pub mod machine;
 mod pages;
@@ -56,12 +57,15 @@ mod wire;
 mod world;
 
 pub use actions::actions;
-pub use config::{ActionResult, GroupSpec, HookSpec, InstanceSpec, Latencies, SimConfig, Transition, VolumeSpec};
+pub use config::{
+    ActionResult, GroupSpec, HookSpec, InstanceSpec, Latencies, Launches, SimConfig, Spread, Transition, VolumeSpec,
+};
 pub use credentials::Credentials;
 pub use devices::Slots;
 pub use error::{ApiError, SimError};
 pub use events::{
-    ApiCall, DeviceChange, Event, Events, FaultHit, InstanceChange, LifecycleChange, VolumeChange, WebCall, What,
+    Activity, ApiCall, DeviceChange, Event, Events, FaultHit, InstanceChange, LifecycleChange, VolumeChange, WebCall,
+    What,
 };
 pub use faults::{Fault, FaultRule, RandomFaults, Times};
 pub use ids::{InstanceId, VolumeId};

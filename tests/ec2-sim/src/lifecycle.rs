@@ -9,6 +9,7 @@ use crate::error::{ApiError, SimError};
 use crate::events::{LifecycleChange, What};
 use crate::ids::{InstanceId, random_uuid};
 use crate::instances;
+use crate::launches;
 use crate::world::{InstanceState, Kept, LifecycleAction, Member, World};
 
 /// AWS's global limit: the smaller of 48 hours and 100 times the heartbeat timeout.
@@ -28,7 +29,9 @@ pub(crate) enum Which<'a> {
 
 /// Takes a launched instance into its group.
 pub(crate) fn enroll(core: &Arc<Core>, world: &mut World, id: &InstanceId, group: &str) {
-    let member = Member { group: group.to_owned(), state: "Pending".to_owned(), actions: Vec::new() };
+    let shown_from = Instant::now() + core.draw(core.config.latencies.target_state);
+    let member =
+        Member { group: group.to_owned(), state: "Pending".to_owned(), actions: Vec::new(), healthy: true, shown_from };
     tell(core, id, &member, None, "launch");
     world.members.insert(id.clone(), Kept::new(member));
     step_later(core, id, "Pending", core.config.latencies.pending_to_wait, |core, world, id| {
@@ -194,8 +197,11 @@ fn finish(core: &Arc<Core>, world: &mut World, id: &InstanceId, hook: &str, resu
     });
     let state = kept.get().state.clone();
     let launching = !state.contains("Terminating");
+    let retains = world.groups.get(&kept.get().group).is_some_and(|group| group.spec.retains);
     if launching && result == ActionResult::Abandon {
         terminate(core, world, id, cause);
+    } else if retains && result == ActionResult::Abandon {
+        move_to(core, world, id, "Terminating:Retained", cause, Vec::new());
     } else if all_done || result == ActionResult::Abandon {
         proceed(core, world, id, &state, cause);
     }
@@ -231,7 +237,13 @@ pub(crate) fn terminate(core: &Arc<Core>, world: &mut World, id: &InstanceId, ca
         return;
     }
     move_to(core, world, id, "Terminating", cause, Vec::new());
-    hold(core, world, id, Transition::Terminating, "Terminating:Wait", "terminating hook");
+    let begin = |core: &Arc<Core>, world: &mut World, id: &InstanceId| {
+        hold(core, world, id, Transition::Terminating, "Terminating:Wait", "terminating hook");
+    };
+    match core.draw(core.config.latencies.terminating_to_wait) {
+        Duration::ZERO => begin(core, world, id),
+        after => step_later(core, id, "Terminating", after, begin),
+    }
 }
 
 /// The instance ends by itself: its group can only follow.
@@ -243,12 +255,21 @@ pub(crate) fn instance_ends(core: &Arc<Core>, world: &mut World, id: &InstanceId
 }
 
 /// The instance is terminated: its group forgets it.
-pub(crate) fn leave(core: &Core, world: &mut World, id: &InstanceId) {
+pub(crate) fn leave(core: &Arc<Core>, world: &mut World, id: &InstanceId) {
     if let Some(kept) = world.members.remove(id) {
         let mut member = kept.get().clone();
         let from = std::mem::replace(&mut member.state, "Terminated".to_owned());
         tell(core, id, &member, Some(from), "the instance is terminated");
+        launches::check(core, world, &member.group);
     }
+}
+
+/// What its group thinks of the instance's health.
+pub(crate) fn set_health(core: &Core, id: &InstanceId, healthy: bool) -> Result<(), SimError> {
+    let mut world = core.world();
+    let kept = world.members.get_mut(id).ok_or_else(|| SimError::Invalid(format!("{id} is in no group")))?;
+    kept.change(|member| member.healthy = healthy);
+    Ok(())
 }
 
 /// Puts a member into any state, also ones the simulator does not reach by itself. A waiting state gets its actions.
@@ -270,16 +291,27 @@ pub(crate) fn set_state(core: &Arc<Core>, id: &InstanceId, state: &str) -> Resul
     Ok(())
 }
 
-fn move_to(core: &Core, world: &mut World, id: &InstanceId, state: &str, cause: &str, actions: Vec<LifecycleAction>) {
+fn move_to(
+    core: &Arc<Core>,
+    world: &mut World,
+    id: &InstanceId,
+    state: &str,
+    cause: &str,
+    actions: Vec<LifecycleAction>,
+) {
     let Some(kept) = world.members.get_mut(id) else {
         return;
     };
     let from = kept.get().state.clone();
+    let shown_from = Instant::now() + core.draw(core.config.latencies.target_state);
     kept.change(|member| {
         state.clone_into(&mut member.state);
         member.actions = actions;
+        member.shown_from = shown_from;
     });
-    tell(core, id, kept.get(), Some(from), cause);
+    let member = kept.get().clone();
+    tell(core, id, &member, Some(from), cause);
+    launches::check(core, world, &member.group);
 }
 
 fn tell(core: &Core, id: &InstanceId, member: &Member, from: Option<String>, cause: &str) {

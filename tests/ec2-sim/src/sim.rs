@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::api::ApiServer;
-use crate::clock::Clock;
+use crate::clock::{Clock, iso};
 use crate::config::{GroupSpec, InstanceSpec, SimConfig, VolumeSpec};
 use crate::core::Core;
 use crate::credentials::{Credentials, Issuer};
@@ -19,8 +19,8 @@ use crate::error::{ApiError, SimError};
 use crate::events::{Event, EventLog, Events, What};
 use crate::faults::{FaultRule, Faults};
 use crate::ids::{InstanceId, VolumeId};
-use crate::imds::Imds;
 use crate::instances;
+use crate::launches;
 use crate::lifecycle;
 use crate::lock;
 use crate::pages::{self, PageServer, Pages};
@@ -28,7 +28,7 @@ use crate::quota::Quotas;
 use crate::s3::{Objects, WrongRegion};
 use crate::volumes;
 use crate::wire;
-use crate::world::{Group, Instance, InstanceState};
+use crate::world::{Group, InstanceState};
 
 /// A running simulator. Clones share it; when the last one is dropped, also by a panic, its servers stop, its loop
 /// devices are detached and its links removed. What it wrote into the work directory stays.
@@ -113,6 +113,7 @@ impl Sim {
         let (api_https_listener, api_https) = wire::bind()?;
         let (https_listener, https) = wire::bind()?;
         let (engine, runtime) = Engine::start()?;
+        let random = config.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
         let core = Arc::new(Core {
             work_dir,
             clock: Clock::new(config.clock_ahead_seconds),
@@ -129,6 +130,7 @@ impl Sim {
             https,
             runtime: runtime.clone(),
             state: Mutex::default(),
+            random: Mutex::new(random),
         });
         wire::serve(&runtime, api_listener, None, ApiServer { core: Arc::clone(&core) });
         wire::serve(&runtime, api_https_listener, Some(acceptor.clone()), ApiServer { core: Arc::clone(&core) });
@@ -156,49 +158,31 @@ impl Sim {
         volumes::create(self.core(), spec)
     }
 
-    /// Makes an Auto Scaling group; its name is its identifier. It launches nothing by itself.
+    /// Makes an Auto Scaling group; its name is its identifier. It launches only what [`GroupSpec::launches`] says.
     pub fn create_group(&self, spec: GroupSpec) -> Result<String, SimError> {
         let mut world = self.core().world();
         let name = spec.name.clone();
         if name.is_empty() || world.groups.contains_key(&name) {
             return Err(SimError::Invalid(format!("the group {name:?} has no name or exists already")));
         }
-        world.groups.insert(name.clone(), Group { spec, created: self.core().clock.now() });
+        let created = self.core().clock.now();
+        world.groups.insert(name.clone(), Group { spec, created, launching: false });
+        launches::check(self.core(), &mut world, &name);
         Ok(name)
     }
 
+    /// Changes a group: its tags, its capacity, what it launches.
+    pub fn change_group(&self, name: &str, change: impl FnOnce(&mut GroupSpec)) -> Result<(), SimError> {
+        let mut world = self.core().world();
+        let group = world.groups.get_mut(name);
+        change(&mut group.ok_or_else(|| SimError::Invalid(format!("there is no group {name:?}")))?.spec);
+        launches::check(self.core(), &mut world, name);
+        Ok(())
+    }
+
     /// Launches an instance with a metadata service of its own. In a group it begins in `Pending`.
-    pub fn launch(&self, mut spec: InstanceSpec) -> Result<InstanceId, SimError> {
-        let core = self.core();
-        let id = spec.id.take().map_or_else(InstanceId::random, InstanceId::from);
-        if spec.slots.is_none() && spec.by_id_dir.as_os_str().is_empty() {
-            return Err(SimError::Invalid("by_id_dir is required".to_owned()));
-        }
-        if core.world().instances.contains_key(&id) {
-            return Err(SimError::Invalid(format!("the instance {id} exists already")));
-        }
-        if let Some(group) = spec.group.as_ref().filter(|group| !core.world().groups.contains_key(*group)) {
-            return Err(SimError::Invalid(format!("there is no group {group:?}")));
-        }
-        if spec.slots.is_none() {
-            let made = format!("create {}", spec.by_id_dir.display());
-            std::fs::create_dir_all(&spec.by_id_dir).map_err(SimError::io(made))?;
-        }
-        let (listener, imds) = wire::bind()?;
-        wire::set_hop_limit(&listener, spec.hop_limit)?;
-        let instance = Instance {
-            id: id.clone(),
-            state: spec.state,
-            zone: spec.zone.clone().unwrap_or_else(|| core.config.zone.clone()),
-            mac: spec.mac.clone().unwrap_or_else(random_mac),
-            launched: core.clock.now(),
-            imds,
-            tokens_since: Instant::now(),
-            spec,
-        };
-        instances::enter(core, instance);
-        wire::serve(&core.runtime, listener, None, Imds::new(Arc::clone(core), id.clone()));
-        Ok(id)
+    pub fn launch(&self, spec: InstanceSpec) -> Result<InstanceId, SimError> {
+        instances::launch(self.core(), spec)
     }
 
     /// The environment of a process on that instance. Region and credentials come from its metadata service.
@@ -326,6 +310,21 @@ impl Sim {
     /// their actions with their timeouts.
     pub fn set_lifecycle_state(&self, instance: &InstanceId, state: &str) -> Result<(), SimError> {
         lifecycle::set_state(self.core(), instance, state)
+    }
+
+    /// Says whether the group calls the instance healthy, as `SetInstanceHealth` and failed health checks do.
+    pub fn set_health(&self, instance: &InstanceId, healthy: bool) -> Result<(), SimError> {
+        lifecycle::set_health(self.core(), instance, healthy)
+    }
+
+    /// Gives the spot notice: the metadata service announces the end of the instance, which comes after this time without
+    /// a lifecycle action. AWS gives two minutes.
+    pub fn interrupt(&self, instance: &InstanceId, after: Duration) -> Result<(), ApiError> {
+        let notice = format!(r#"{{"action":"terminate","time":"{}"}}"#, iso(self.core().clock.now() + after));
+        self.change_instance(instance, |spec| {
+            spec.metadata.insert("spot/instance-action".to_owned(), notice);
+        })?;
+        self.terminate_later(instance, after)
     }
 
     /// Changes anything about an instance that its metadata and its permissions are derived from: the role that comes
@@ -467,10 +466,4 @@ pub struct AttachmentView {
     pub device: String,
     /// `attaching`, `attached`, `detaching` or `busy`.
     pub status: &'static str,
-}
-
-/// A locally administered address, as EC2's interfaces have them.
-fn random_mac() -> String {
-    let rest: Vec<String> = (0..5).map(|_| format!("{:02x}", fastrand::u8(..))).collect();
-    format!("02:{}", rest.join(":"))
 }

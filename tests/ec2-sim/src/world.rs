@@ -34,6 +34,11 @@ impl<T: Clone> Kept<T> {
         change(&mut self.now)
     }
 
+    /// All its states, the newest first.
+    pub(crate) fn history(&self) -> impl Iterator<Item = &T> {
+        std::iter::once(&self.now).chain(self.past.iter().rev())
+    }
+
     /// Changes what no answer shows.
     pub(crate) fn adjust<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> R {
         change(&mut self.now)
@@ -196,6 +201,10 @@ pub(crate) struct Member {
     pub(crate) group: String,
     pub(crate) state: String,
     pub(crate) actions: Vec<LifecycleAction>,
+    /// Whether its group calls it healthy.
+    pub(crate) healthy: bool,
+    /// When the metadata service begins to show this state's target.
+    pub(crate) shown_from: Instant,
 }
 
 /// An Auto Scaling group.
@@ -203,6 +212,8 @@ pub(crate) struct Member {
 pub(crate) struct Group {
     pub(crate) spec: GroupSpec,
     pub(crate) created: OffsetDateTime,
+    /// Whether it is launching in the place of a lost instance.
+    pub(crate) launching: bool,
 }
 
 impl Group {

@@ -108,7 +108,7 @@ impl World<'_> {
             SimConfig { work_dir: sandbox.dir().join("aws"), latencies: Latencies::none(), ..SimConfig::default() };
         let sim = Sim::start_blocking(config)?;
         let hook = HookSpec { name: HOOK.to_owned(), ..HookSpec::default() };
-        sim.create_group(GroupSpec { name: GROUP.to_owned(), hooks: vec![hook] })?;
+        sim.create_group(GroupSpec { name: GROUP.to_owned(), hooks: vec![hook], ..GroupSpec::default() })?;
         let other = sim.launch(InstanceSpec { by_id_dir: sandbox.dir().join("other"), ..InstanceSpec::default() })?;
         Ok(World { sandbox, sim, other, size_bytes })
     }
@@ -190,7 +190,7 @@ impl World<'_> {
     /// shortest that Auto Scaling has, so that there are as many heartbeats as there can be.
     fn hold(&self, runs: usize, idle: Duration) -> Result<()> {
         let hook = HookSpec { name: HOOK.to_owned(), heartbeat_timeout: SHORTEST, ..HookSpec::default() };
-        self.sim.create_group(GroupSpec { name: HELD.to_owned(), hooks: vec![hook] })?;
+        self.sim.create_group(GroupSpec { name: HELD.to_owned(), hooks: vec![hook], ..GroupSpec::default() })?;
         let node =
             self.sandbox.launch(&self.sim, InstanceSpec { group: Some(HELD.to_owned()), ..InstanceSpec::default() })?;
         let volume = self.sim.create_volume(VolumeSpec { size_bytes: self.size_bytes, ..VolumeSpec::default() })?;

@@ -182,7 +182,7 @@ impl World<'_> {
         };
         let sim = Sim::start_blocking(config)?;
         let hook = HookSpec { name: HOOK.to_owned(), ..HookSpec::default() };
-        sim.create_group(GroupSpec { name: GROUP.to_owned(), hooks: vec![hook] })?;
+        sim.create_group(GroupSpec { name: GROUP.to_owned(), hooks: vec![hook], ..GroupSpec::default() })?;
         sim.put_object("kafka-config", "node-00/server.properties", FILE);
         let volume = sim.create_volume(VolumeSpec { id: Some(VOLUME.to_owned()), ..VolumeSpec::default() })?;
         let by_id_dir = sandbox.dir().join("first-holder");

@@ -41,7 +41,8 @@ impl World {
         config(&mut settings);
         let sim = Sim::start_blocking(settings).unwrap();
         let volume = sim.create_volume(VolumeSpec { size_bytes: 64 << 20, ..VolumeSpec::default() }).unwrap();
-        let mut spec = GroupSpec { name: GROUP.to_owned(), hooks: vec![hook(Transition::Launching)] };
+        let mut spec =
+            GroupSpec { name: GROUP.to_owned(), hooks: vec![hook(Transition::Launching)], ..GroupSpec::default() };
         group(&mut spec);
         sim.create_group(spec).unwrap();
         let instance = sim
@@ -71,6 +72,16 @@ impl World {
             .unwrap_or_else(|| panic!("never {state}: {:?}", self.sim.lifecycle_state(instance)));
     }
 
+    /// A value of the instance's metadata; none where the service answers 404.
+    pub(crate) fn metadata(&self, path: &str) -> Option<String> {
+        let url = self.sim.imds_url(&self.instance);
+        let ttl = [("x-aws-ec2-metadata-token-ttl-seconds", "60")];
+        let token = request("PUT", &url, "/latest/api/token", &ttl, b"", PATIENCE).unwrap().text();
+        let header = [("x-aws-ec2-metadata-token", token.as_str())];
+        let reply = request("GET", &url, &format!("/latest/meta-data/{path}"), &header, b"", PATIENCE).unwrap();
+        (reply.status == 200).then(|| reply.text())
+    }
+
     pub(crate) fn client(&self) -> Client {
         Client { url: self.sim.api_url(), credentials: self.sim.static_credentials(), stamp: None }
     }
@@ -85,7 +96,7 @@ pub(crate) fn quick() -> Latencies {
         shutting_down: step * 3,
         pending_to_wait: step,
         proceed_to_in_service: step,
-        api: Duration::ZERO,
+        ..Latencies::none()
     }
 }
 
