@@ -109,6 +109,9 @@ fn values(kind: Kind) -> Value {
         Kind::FlagOr(words) => json!({ "anyOf": [{ "type": "boolean" }, { "enum": words }] }),
         Kind::Choice(words) => json!({ "enum": words }),
         Kind::List => json!({ "type": "array", "items": text(&format!(r#"^[^\s,"'\\{CONTROL}]+$"#)) }),
+        Kind::Names => json!({ "type": "array", "minItems": 1, "items": values(Kind::Text) }),
+        // The key and the value: at most 128 and 256 characters (EC2 user guide, "Tag restrictions").
+        Kind::Tag => text(&format!("^[^={CONTROL}]{{1,128}}=[^{CONTROL}]{{0,256}}$")),
         // chown(2) reads the highest number as "leave unchanged".
         Kind::Account => json!({ "anyOf": [
             text(&format!(r"^[^\s:/{CONTROL}]+$")),

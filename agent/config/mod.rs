@@ -4,6 +4,7 @@
 //! declares, `validate` checks their values, and all add their mistakes to one `report`. `json_schema` prints the
 //! declarations for editors.
 
+mod digest;
 pub mod fault;
 pub mod json_schema;
 mod layers;
@@ -27,10 +28,11 @@ use toml::de::DeTable;
 
 pub(crate) use model::without_secrets;
 
+pub use digest::{BadDigest, Sha256Digest};
 pub use mistake::{Mistake, Mistakes};
 pub use model::{
-    Account, BadDigest, BadVolumeId, Config, Contents, File, FileSystemType, Format, Hooks, Lifecycle, Node, OnFailure,
-    Recursive, Script, Sha256Digest, Source, Timeouts, Volume, VolumeId,
+    Account, BadVolumeId, Cluster, Config, Contents, File, FileSystemType, Format, Groups, Hooks, Lifecycle, Node,
+    OnFailure, Recursive, Script, Source, Timeouts, Volume, VolumeId,
 };
 pub use schema::{EXT4, XFS};
 pub use surroundings::{Database, Host, Unfound, Unread};

@@ -6,8 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
-
+use super::digest::Sha256Digest;
 use super::mistake::Mistake;
 use super::schema::{EXT4, XFS};
 
@@ -18,6 +17,8 @@ pub struct Config {
     pub node: Node,
     /// The Auto Scaling group and hook to report to; `None` where there is no Auto Scaling hook.
     pub lifecycle: Option<Lifecycle>,
+    /// The other nodes; `None` where this one leaves without asking for them.
+    pub cluster: Option<Cluster>,
     /// The data volumes, in the order of the text. No two share an id or a mount path.
     pub volumes: Vec<Volume>,
     /// The files to write, in the order of the text. No two share a destination.
@@ -58,6 +59,29 @@ pub struct Lifecycle {
     pub heartbeat_timeout: Option<Duration>,
     /// The termination lifecycle hook.
     pub terminate_hook_name: Option<String>,
+}
+
+/// `[cluster]`: the nodes of which one at a time may be away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cluster {
+    /// The nodes' Auto Scaling groups.
+    pub groups: Groups,
+    /// How long a leaving node waits, at most, while another one is away. Zero: not at all.
+    pub gate: Duration,
+}
+
+/// How a cluster's Auto Scaling groups are found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Groups {
+    /// By a tag of theirs.
+    Tagged {
+        /// Its key.
+        key: String,
+        /// Its value.
+        value: String,
+    },
+    /// By name; not empty.
+    Named(Vec<String>),
 }
 
 /// The response to a failed boot sequence.
@@ -282,50 +306,6 @@ pub(crate) fn without_secrets(url: &str) -> String {
     format!("{scheme}{host}{path}{query}")
 }
 
-/// A SHA-256 digest.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Sha256Digest(pub(crate) [u8; 32]);
-
-impl Sha256Digest {
-    /// The digest of `bytes`.
-    pub fn of(bytes: &[u8]) -> Self {
-        Self(Sha256::digest(bytes).into())
-    }
-}
-
-impl fmt::Display for Sha256Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Sha256Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Sha256Digest({self})")
-    }
-}
-
-/// A text is not a SHA-256 digest.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a SHA-256 digest (64 hex digits)")]
-pub struct BadDigest;
-
-impl FromStr for Sha256Digest {
-    type Err = BadDigest;
-
-    fn from_str(text: &str) -> Result<Self, BadDigest> {
-        // from_str_radix below would take a sign.
-        if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(BadDigest);
-        }
-        let mut digest = [0; 32];
-        for (byte, at) in digest.iter_mut().zip((0..64).step_by(2)) {
-            *byte = u8::from_str_radix(&text[at..at + 2], 16).map_err(|_| BadDigest)?;
-        }
-        Ok(Self(digest))
-    }
-}
-
 /// `[hooks]`: the user's script and its functions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hooks {
@@ -383,6 +363,8 @@ pub struct Timeouts {
     pub downloads: Duration,
     /// Completing the lifecycle action.
     pub complete: Duration,
-    /// Unmounting on termination.
+    /// The drain function, on termination.
+    pub drain: Duration,
+    /// Unmounting, on termination.
     pub unmount: Duration,
 }

@@ -267,7 +267,7 @@ fn wrong_type(location: Location<'_>, item: &Item) -> Reported {
     let key = location.key;
     let expected = match key.kind {
         Kind::Flag | Kind::FlagOr(_) => "a boolean",
-        Kind::List => "a list of strings",
+        Kind::List | Kind::Names => "a list of strings",
         Kind::Account => "a name or a number",
         _ => "a string",
     };
@@ -288,6 +288,9 @@ fn wrong_type(location: Location<'_>, item: &Item) -> Reported {
             if (1..=4).contains(&digits.len()) && digits.bytes().all(|b| matches!(b, b'0'..=b'7')) =>
         {
             format!("\"{digits:0>4}\"")
+        }
+        (Kind::Names, Item::Text(text)) if !text.contains(|c: char| c.is_control() || matches!(c, '"' | '\\')) => {
+            format!("[\"{text}\"]")
         }
         (Kind::Text, Item::Integer(digits, 10)) => format!("\"{digits}\""),
         _ => key.example.to_owned(),

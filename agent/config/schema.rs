@@ -56,7 +56,7 @@ pub struct Key {
     doc: &'static str,
 }
 
-/// The kind of a value. All but [`Kind::Flag`], [`Kind::FlagOr`], [`Kind::List`] and [`Kind::Account`] are written as a string.
+/// The kind of a value. All but [`Kind::Flag`], [`Kind::FlagOr`], the lists and [`Kind::Account`] are written as a string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A plain text, not empty, without control characters.
@@ -79,6 +79,10 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// A list of words: strings without white space, commas, quotes and backslashes.
     List,
+    /// A list of plain texts, not empty.
+    Names,
+    /// A tag of AWS: `KEY=VALUE`.
+    Tag,
     /// A user's or group's name, or its number.
     Account,
     /// Permission bits in octal digits.
@@ -201,8 +205,8 @@ macro_rules! table {
 }
 
 /// The tables below the top level.
-pub static TABLES: [&Table; 6] =
-    [&node::TABLE, &lifecycle::TABLE, &volume::TABLE, &file::TABLE, &hooks::TABLE, &timeouts::TABLE];
+pub static TABLES: [&Table; 7] =
+    [&node::TABLE, &lifecycle::TABLE, &cluster::TABLE, &volume::TABLE, &file::TABLE, &hooks::TABLE, &timeouts::TABLE];
 
 table! {
     /// The top level.
@@ -234,7 +238,18 @@ table! {
     /// The hook's heartbeat timeout, only where IAM does not let the hook be read.
     HEARTBEAT_TIMEOUT "heartbeat_timeout" Duration, Optional, "all", "\"15m\"";
     /// The termination lifecycle hook's name.
-    TERMINATE_HOOK_NAME "terminate_hook_name" Text, Optional, "termination", "\"kafka-node-terminate-hook\"";
+    TERMINATE_HOOK_NAME "terminate_hook_name" Text, Optional, "leave", "\"kafka-node-terminate-hook\"";
+}
+
+table! {
+    /// The other nodes of the cluster: this one does not leave while one of them is away.
+    cluster "cluster" Shape::Optional, one_of &["tag", "asg_names"], pair None;
+    /// The tag of the cluster's Auto Scaling groups: a new node changes no other node's configuration.
+    TAG "tag" Tag, Optional, "gate", "\"stateful-cluster=kafka\"";
+    /// The cluster's Auto Scaling groups by name.
+    ASG_NAMES "asg_names" Names, Optional, "gate", "[\"kafka-node-00\", \"kafka-node-01\"]";
+    /// How long a leaving node waits while another one is away; `0s`: not at all.
+    GATE "gate" Duration, Default(L::Text("2h")), "gate", "\"2h\"";
 }
 
 table! {
@@ -257,7 +272,7 @@ table! {
     /// Whether owner and group are set on everything below the mount point on every boot, or whenever the mount point's own differ.
     RECURSIVE "recursive" FlagOr(&["when-owner-differs"]), Default(L::Flag(false)), "ownership", "false";
     /// Whether the volume is detached before the instance terminates.
-    DETACH_ON_TERMINATE "detach_on_terminate" Flag, Default(L::Flag(false)), "termination", "false";
+    DETACH_ON_TERMINATE "detach_on_terminate" Flag, Default(L::Flag(false)), "detach", "false";
     /// Whether a volume that is proven blank is formatted, or is an error.
     FORMAT "format" Choice(&["if-blank", "never"]), Default(L::Text("if-blank")), "filesystem", "\"if-blank\"";
     /// Whether xfsprogs or e2fsprogs is installed by dnf, yum or apt-get when mkfs is missing.
@@ -303,7 +318,7 @@ table! {
     HEALTH_CHECK "health_check" Function, Default(L::Text("wait_for_healthy_cluster")), "health-check",
         "\"wait_for_healthy_cluster\"";
     /// The function that drains the node before termination, run where the script defines it.
-    DRAIN "drain" Function, Default(L::Text("drain_cluster_node")), "termination", "\"drain_cluster_node\"";
+    DRAIN "drain" Function, Default(L::Text("drain_cluster_node")), "drain", "\"drain_cluster_node\"";
 }
 
 table! {
@@ -319,6 +334,8 @@ table! {
     DOWNLOADS "downloads" Duration, Default(L::Text("5m")), "files", "\"5m\"";
     /// Telling Auto Scaling.
     COMPLETE "complete" Duration, Default(L::Text("1h")), "complete", "\"1h\"";
-    /// Unmounting on termination.
-    UNMOUNT "unmount" Duration, Default(L::Text("1m")), "termination", "\"1m\"";
+    /// The drain function, on termination.
+    DRAIN "drain" Duration, Default(L::Text("10m")), "drain", "\"10m\"";
+    /// Unmounting, on termination.
+    UNMOUNT "unmount" Duration, Default(L::Text("1m")), "unmount", "\"1m\"";
 }

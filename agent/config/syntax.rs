@@ -246,7 +246,7 @@ fn lacking(key: &Key, raw: &str, in_list: bool, start: usize, error: usize) -> O
     let raw = Quoted(raw.trim_matches(['”', '“', '‘', '’', '„', '«', '»']));
     let instead = match key.kind {
         _ if in_list => format!("write {raw}"),
-        Kind::List => format!("write {} = [{raw}]", key.name),
+        Kind::List | Kind::Names => format!("write {} = [{raw}]", key.name),
         _ => format!("write {} = {raw}", key.name),
     };
     Some((start, format!("{raw} lacks its quotes"), instead))

@@ -112,6 +112,16 @@ const LINES: &[(&str, &str, usize, &str, &str)] = &[
     ("lifecycle", r#"hold_for = "0s""#, 12, "is zero", r#"write "1h""#),
     ("lifecycle", "heartbeat_timeout = 15m", 21, "lacks its quotes", r#"heartbeat_timeout = "15m""#),
     ("lifecycle", r#"terminate_hook_name = """#, 23, "is empty", "kafka-node-terminate-hook"),
+    // [cluster]
+    ("cluster", r#"tag = "kafka""#, 7, r#""kafka" is not a tag"#, "write KEY=VALUE"),
+    ("cluster", r#"tag = "=kafka""#, 7, "is not a tag", "stateful-cluster=kafka"),
+    ("cluster", r#"tag = "a\tb=c""#, 7, "control character", "remove it"),
+    ("cluster", "asg_names = []", 13, "is empty", "leave out [cluster]"),
+    ("cluster", r#"asg_names = "kafka node 00""#, 13, "is a string, not a list", r#"["kafka node 00"]"#),
+    ("cluster", r#"asg_names = [" "]"#, 14, "is empty", "kafka-node-00"),
+    ("cluster", "asg_names = [kafka-node-00]", 14, "lacks its quotes", r#"write "kafka-node-00""#),
+    ("cluster", r#"gate = "soon""#, 8, "is not a time span", r#"write "2h""#),
+    ("cluster", r#"gate = "0s""#, 0, "", ""),
     // [hooks]
     ("hooks", r#"script = "hooks.sh""#, 10, "is not absolute", r#"write "/hooks.sh""#),
     ("hooks", r#"script = "s3://b/k""#, 10, "is not a path on this host", "script_source"),
@@ -141,6 +151,7 @@ fn with_line(table: &str, line: &str) -> (String, usize) {
         "file" => "destination = \"/etc/x\"\ncontents = \"x\"\n",
         "lifecycle" => "asg_name = \"a\"\nhook_name = \"h\"\n",
         "hooks" => "script = \"/h.sh\"\n",
+        "cluster" => "tag = \"stateful-cluster=kafka\"\n",
         _ => "",
     };
     // The line takes the place of the same key and of one it excludes.

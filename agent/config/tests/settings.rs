@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::*;
 use crate::config::schema::{self, Kind, Presence};
 use crate::config::{
-    Account, Contents, FileSystemType, Format, OnFailure, Recursive, Script, Sha256Digest, Source, VolumeId,
+    Account, Contents, FileSystemType, Format, Groups, OnFailure, Recursive, Script, Sha256Digest, Source, VolumeId,
     wants_user_data,
 };
 use crate::host::this_host::ThisHost;
@@ -25,6 +25,10 @@ on_failure = "hold"                      # hold (default) | abandon
 hold_for   = "1h"
 heartbeat_timeout = "15m"
 terminate_hook_name = "kafka-node-terminate-hook"
+
+[cluster]
+tag = "stateful-cluster=kafka"           # or asg_names = ["kafka-node-00", "kafka-node-01"]
+gate = "0s"
 
 [[volume]]
 id = "vol-0123456789abcdef0"
@@ -87,6 +91,7 @@ volume = "30m"
 hooks = "1h 30m"
 downloads = "5m"
 complete = "1h"
+drain = "10m"
 unmount = "500ms"
 "#;
 
@@ -103,6 +108,10 @@ fn every_key_is_read() {
     assert_eq!(lifecycle.on_failure, OnFailure::Hold);
     assert_eq!(lifecycle.heartbeat_timeout, Some(15 * MINUTE));
     assert_eq!(lifecycle.terminate_hook_name.as_deref(), Some("kafka-node-terminate-hook"));
+
+    let cluster = config.cluster.unwrap();
+    assert_eq!(cluster.groups, Groups::Tagged { key: "stateful-cluster".into(), value: "kafka".into() });
+    assert_eq!(cluster.gate, Duration::ZERO);
 
     let [first, second] = config.volumes.as_slice() else { panic!("{:?}", config.volumes) };
     assert_eq!((first.id.as_str(), first.id.serial().as_str()), ("vol-0123456789abcdef0", "vol0123456789abcdef0"));
@@ -305,7 +314,7 @@ fn the_schema_is_consistent_and_the_text_above_complete() {
         for key in table.keys {
             assert!(std::ptr::eq(*key, table.key(key.name).unwrap()), "{} twice in {}", key.name, table.name);
             assert!(key.doc().ends_with('.'), "{}", key.name);
-            let literal = matches!(key.kind, Kind::Flag | Kind::FlagOr(_) | Kind::List);
+            let literal = matches!(key.kind, Kind::Flag | Kind::FlagOr(_) | Kind::List | Kind::Names);
             assert_eq!(literal, !key.example.starts_with('"'), "{}", key.name);
             assert!(key.presence != Presence::Required || !table.one_of.contains(&key.name), "{}", key.name);
         }
@@ -319,7 +328,8 @@ fn the_schema_is_consistent_and_the_text_above_complete() {
         let value = root.get_ref().get(table.name).unwrap().get_ref();
         let entries: Vec<_> =
             value.as_array().map_or_else(|| vec![value], |list| list.iter().map(toml::Spanned::get_ref).collect());
-        for key in table.keys.iter().filter(|key| (key.table, key.name) != ("hooks", "script")) {
+        let others = [("hooks", "script"), ("cluster", "asg_names")];
+        for key in table.keys.iter().filter(|key| !others.contains(&(key.table, key.name))) {
             let there = entries.iter().any(|entry| entry.as_table().unwrap().get(key.name).is_some());
             assert!(there, "{} {}", table.header(), key.name);
         }

@@ -1,6 +1,7 @@
 //! Validates the tree into settings: a file for each table, and the shared checks.
 
 mod account;
+mod cluster;
 mod file;
 mod hooks;
 mod lifecycle;
@@ -44,6 +45,8 @@ pub(super) fn config(report: &Report, fields: &Fields, scope: Scope, digest: Str
         let what = "[hooks]: missing, and [lifecycle] needs it to know when the node is ready";
         report.mistake(lifecycle.header(), what, "write [hooks] with script = \"/usr/local/lib/node/hooks.sh\"");
     }
+    let cluster = root.table(&schema::cluster::TABLE);
+    let cluster = cluster.and_then(|reader| reader.map(|reader| cluster::read(&reader)).transpose());
     let lifecycle = lifecycle.and_then(|reader| reader.map(|reader| lifecycle::read(&reader)).transpose());
     let hooks = hooks.and_then(|reader| reader.map(|reader| hooks::read(&reader, scope)).transpose());
     let unwritten = Fields::default();
@@ -63,6 +66,7 @@ pub(super) fn config(report: &Report, fields: &Fields, scope: Scope, digest: Str
     Ok(Config {
         node: node?,
         lifecycle: lifecycle?,
+        cluster: cluster?,
         volumes: volumes?,
         files: files?,
         hooks: hooks?,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::{GeneralPurpose, GeneralPurposeConfig, general_purpose};
 
-use crate::config::model::Sha256Digest;
+use crate::config::digest::Sha256Digest;
 use crate::config::reader::Located;
 use crate::config::report::{Location, Quoted, Reported};
 
@@ -34,6 +34,14 @@ const SUSPICIOUS: Duration = Duration::from_hours(7 * 24);
 
 /// A time span that is not zero.
 pub(super) fn duration(text: &str, location: &Location<'_>) -> Result<Duration, Reported> {
+    match duration_or_zero(text, location)? {
+        Duration::ZERO => Err(location.write("is zero, and would time out at once", location.key.example)),
+        span => Ok(span),
+    }
+}
+
+/// A time span that may be zero.
+pub(super) fn duration_or_zero(text: &str, location: &Location<'_>) -> Result<Duration, Reported> {
     let example = location.key.example;
     let right = if !text.is_empty() && text.len() < 16 && text.bytes().all(|b| b.is_ascii_digit()) {
         format!("\"{text}s\"")
@@ -45,9 +53,6 @@ pub(super) fn duration(text: &str, location: &Location<'_>) -> Result<Duration, 
     let Ok(span) = humantime::parse_duration(text) else {
         return Err(location.write(format_args!("{} is not a time span", Quoted(text)), right));
     };
-    if span.is_zero() {
-        return Err(location.write("is zero, and would time out at once", example));
-    }
     if span > LONGEST {
         return Err(location.write(format_args!("{} is longer than a year", Quoted(text)), right));
     }

@@ -111,7 +111,7 @@ fn long_enough(lifecycle: &Lifecycle, timeout: Duration) -> Finding {
 /// it.
 fn limit(lifecycle: &Lifecycle, timeouts: &Timeouts, limit: Duration) -> Finding {
     let name = "launch hook's time limit";
-    let Timeouts { aws, volume, hooks, downloads, complete, unmount: _ } = *timeouts;
+    let Timeouts { aws, volume, hooks, downloads, complete, drain: _, unmount: _ } = *timeouts;
     let steps = [
         ("timeouts.aws", aws),
         ("timeouts.volume", volume),
