@@ -12,6 +12,7 @@ pub mod ext4;
 pub mod filesystem;
 pub mod fstab;
 pub mod group;
+pub mod holders;
 pub mod hook_log;
 pub mod hook_reader;
 pub mod mount;
