@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 pub enum Sequence {
     /// Brings the node up.
     Boot,
+    /// Takes the node out of its cluster before the instance is terminated.
+    Departure,
 }
 
 impl Sequence {
@@ -28,6 +30,9 @@ impl Sequence {
                 StepName::HealthCheck,
                 StepName::Complete,
             ],
+            Sequence::Departure => {
+                &[StepName::Gate, StepName::Drain, StepName::Unmount, StepName::Detach, StepName::Leave]
+            }
         }
     }
 }
@@ -56,6 +61,21 @@ pub enum StepName {
     HealthCheck,
     /// The result has been reported to Auto Scaling.
     Complete,
+    /// No other node of the cluster is away.
+    #[value(skip)]
+    Gate,
+    /// The drain hook has run.
+    #[value(skip)]
+    Drain,
+    /// Each volume is unmounted.
+    #[value(skip)]
+    Unmount,
+    /// Each volume that is to be detached is detached.
+    #[value(skip)]
+    Detach,
+    /// Auto Scaling has been told that the instance may be terminated.
+    #[value(skip)]
+    Leave,
 }
 
 impl StepName {
@@ -72,6 +92,9 @@ impl StepName {
             | StepName::Configure
             | StepName::HealthCheck
             | StepName::Complete => Sequence::Boot,
+            StepName::Gate | StepName::Drain | StepName::Unmount | StepName::Detach | StepName::Leave => {
+                Sequence::Departure
+            }
         }
     }
 
@@ -98,7 +121,18 @@ impl StepName {
             StepName::Configure => "configure",
             StepName::HealthCheck => "health-check",
             StepName::Complete => "complete",
+            StepName::Gate => "gate",
+            StepName::Drain => "drain",
+            StepName::Unmount => "unmount",
+            StepName::Detach => "detach",
+            StepName::Leave => "leave",
         }
+    }
+
+    /// The step of this name, in any sequence.
+    pub fn named(name: &str) -> Option<StepName> {
+        let steps = [Sequence::Boot, Sequence::Departure].into_iter().flat_map(Sequence::steps);
+        steps.copied().find(|step| step.as_str() == name)
     }
 }
 
@@ -114,8 +148,21 @@ mod tests {
 
     #[test]
     fn steps_are_sorted_as_their_sequence_runs_them() {
-        let steps = Sequence::Boot.steps();
-        assert!(steps.is_sorted() && steps.iter().all(|step| step.sequence() == Sequence::Boot));
-        assert_eq!(steps, StepName::value_variants());
+        for sequence in [Sequence::Boot, Sequence::Departure] {
+            let steps = sequence.steps();
+            assert!(steps.is_sorted() && steps.iter().all(|step| step.sequence() == sequence));
+            for step in steps {
+                assert_eq!(StepName::named(step.as_str()), Some(*step));
+                assert_eq!(serde_json::to_value(step).unwrap(), step.as_str());
+            }
+        }
+        assert_eq!(StepName::named("unknown"), None);
+    }
+
+    #[test]
+    fn operators_name_the_steps_of_the_boot_alone() {
+        let named: Vec<_> =
+            StepName::value_variants().iter().filter(|step| step.to_possible_value().is_some()).collect();
+        assert_eq!(named, Sequence::Boot.steps().iter().collect::<Vec<_>>());
     }
 }

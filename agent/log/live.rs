@@ -20,7 +20,6 @@ use std::io::{self, IsTerminal};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use clap::ValueEnum as _;
 use console::{Term, truncate_str};
 
 use super::outlet::{Backlog, Item as _, Outlet};
@@ -84,7 +83,7 @@ impl Live {
     }
 
     pub(super) fn show(&mut self, line: &Line) {
-        let step = line.step.as_deref().and_then(|name| StepName::from_str(name, false).ok());
+        let step = line.step.as_deref().and_then(StepName::named);
         match (line.kind, step) {
             (Kind::Begin | Kind::Start | Kind::Wait, Some(step)) => self.running(step, line),
             (Kind::Done, Some(step)) => self.done(step, line),

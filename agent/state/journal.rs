@@ -10,9 +10,10 @@ use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::lifecycle::{Action, HoldDeadline, LaunchOutcome, LifecycleRecord};
-use super::model::{FailedStepRecord, Lost, ONCE, Phase, Process, State, StepRecord, Subject, VolumeRecord, Warning};
+use super::lifecycle::{Action, Deadline, LaunchOutcome, LifecycleRecord};
+use super::model::{Lost, ONCE, Phase, Process, State, Subject, VolumeRecord, Warning};
 use super::publish::Publisher;
+use super::record::{FailedStepRecord, StepRecord};
 use super::store::{self, FILE, SCHEMA, STALE, Unreadable};
 use crate::config::{self, Config};
 use crate::failure::{Code, Failure};
@@ -112,7 +113,7 @@ impl Journal {
         let boot_id = self.read(|state| state.boot_id.clone());
         let before = self.read(|state| state.lifecycle.hold_left(&boot_id, since_boot, now));
         let left = before.unwrap_or(lifecycle.hold_for);
-        let hold_for_ms = |state: &State| state.lifecycle.hold_deadline.as_ref().map(|end| end.hold_for_ms);
+        let hold_for_ms = |state: &State| state.lifecycle.hold_deadline.as_ref().map(|end| end.whole_ms);
         let hold_for_ms = self.read(hold_for_ms).unwrap_or(millis(lifecycle.hold_for));
         let left = left.min(Duration::from_millis(hold_for_ms));
         self.note(|state| {
@@ -120,7 +121,8 @@ impl Journal {
             record.action = Some(lifecycle.into());
             if record.hold_deadline.as_ref().is_none_or(|end| end.boot_id != boot_id) {
                 let since_boot_ms = millis(since_boot + left);
-                record.hold_deadline = Some(HoldDeadline { boot_id: boot_id.clone(), since_boot_ms, hold_for_ms });
+                record.hold_deadline =
+                    Some(Deadline { boot_id: boot_id.clone(), since_boot_ms, whole_ms: hold_for_ms });
             }
             let until = record.hold_until(&boot_id, since_boot, now);
             let until = until.unwrap_or_else(|| humantime::format_rfc3339_millis(now + left).to_string());
@@ -529,17 +531,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let newer = serde_json::json!({
             "schema": 1, "instance_id": "i-1", "boot_id": "boot-1", "config_digest": "d", "revision": 7,
-            "phase": "departing",
-            "departure": { "phase": "draining" },
-            "redo_from": "drain",
-            "fault": { "step": "drain", "exit_code": 1, "error": { "code": "x", "message": "m", "remedy": "r", "public": "m" } },
-            "warnings": [{ "step": "drain", "message": "m" }, { "step": "mount", "message": "m" }],
+            "phase": "relocating",
+            "relocation": { "phase": "surveying" },
+            "redo_from": "survey",
+            "fault": { "step": "survey", "exit_code": 1, "error": { "code": "x", "message": "m", "remedy": "r", "public": "m" } },
+            "warnings": [{ "step": "survey", "message": "m" }, { "step": "mount", "message": "m" }],
             "steps": [
-                { "step": "gate", "outcome": "changed", "attempts": 1, "started_at": "", "took_ms": 1 },
+                { "step": "survey", "outcome": "changed", "attempts": 1, "started_at": "", "took_ms": 1 },
                 { "step": "mount", "outcome": "adopted", "attempts": 1, "started_at": "", "took_ms": 1 },
                 { "step": "grow", "outcome": "changed", "attempts": 1, "started_at": "", "took_ms": 1 },
             ],
-            "output": { "drain": ["a"], "configure": ["b"] },
+            "output": { "survey": ["a"], "configure": ["b"] },
             "once": { "files": "1", "configure": "2", "health-check": "3", "enrol": "4" },
             "lost": "eaten",
             "lifecycle": { "outcome": "transferred", "terminate": { "intent": "CONTINUE" } },
@@ -557,7 +559,8 @@ mod tests {
         journal.keep(|_| {});
 
         let kept: Value = serde_json::from_slice(&fs::read(dir.path().join(FILE)).unwrap()).unwrap();
-        let paths = "/departure /redo_from /output /once /lifecycle/outcome /lifecycle/terminate /volumes/vol-1/sealed";
+        let paths =
+            "/relocation /redo_from /output /once /lifecycle/outcome /lifecycle/terminate /volumes/vol-1/sealed";
         for path in paths.split(' ') {
             assert_eq!(kept.pointer(path), newer.pointer(path), "{path}: {kept}");
         }

@@ -34,7 +34,7 @@ pub struct LifecycleRecord {
     pub action: Option<Action>,
     /// The end of the hold by the boot's own clock. `hold_until` is the same time for people and for other boots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hold_deadline: Option<HoldDeadline>,
+    pub hold_deadline: Option<Deadline>,
     /// The journal was lost on a node in service: its steps count as done without a record.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub presumed: bool,
@@ -83,14 +83,15 @@ impl From<&Action> for config::Lifecycle {
     }
 }
 
-/// The end of a hold by the boot's own clock. The wall clock can be stepped at any time, and is often wrong early in a boot.
+/// The end of a hold or a departure by the boot's own clock. The wall clock can be stepped at any time, and is often wrong early in a boot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HoldDeadline {
+pub struct Deadline {
     pub(crate) boot_id: String,
     /// The end, in milliseconds since that boot (`CLOCK_BOOTTIME`).
     pub(crate) since_boot_ms: u64,
-    /// The whole hold in milliseconds: in another boot at most this much is left.
-    pub(crate) hold_for_ms: u64,
+    /// The whole time in milliseconds: in another boot at most this much is left.
+    #[serde(rename = "hold_for_ms")]
+    pub(crate) whole_ms: u64,
 }
 
 impl LifecycleRecord {
@@ -110,7 +111,7 @@ impl LifecycleRecord {
         if let Some(end) = self.hold_deadline.as_ref().filter(|end| end.boot_id == boot_id) {
             return Some(Duration::from_millis(end.since_boot_ms).saturating_sub(since_boot));
         }
-        let promised = self.hold_deadline.as_ref().map(|end| end.hold_for_ms);
+        let promised = self.hold_deadline.as_ref().map(|end| end.whole_ms);
         // Earlier versions recorded the wall clock's end alone.
         let promised = promised.or(self.action.as_ref().map(|action| action.hold_for_ms));
         let most = promised.map_or(Duration::MAX, Duration::from_millis);
@@ -177,10 +178,10 @@ mod tests {
         let now = humantime::parse_rfc3339("2026-01-01T00:00:00Z").unwrap();
         let record = |until: &str, boot: Option<&str>| LifecycleRecord {
             hold_until: Some(until.to_owned()),
-            hold_deadline: boot.map(|boot_id| HoldDeadline {
+            hold_deadline: boot.map(|boot_id| Deadline {
                 boot_id: boot_id.to_owned(),
                 since_boot_ms: 5_000_000,
-                hold_for_ms: 3_600_000,
+                whole_ms: 3_600_000,
             }),
             ..LifecycleRecord::default()
         };

@@ -3,7 +3,8 @@
 use std::fmt::{Display, Write as _};
 use std::time::SystemTime;
 
-use super::model::{Outcome, Phase, State, StepRecord};
+use super::model::{Phase, State};
+use super::record::{Outcome, StepRecord};
 use crate::host;
 use crate::readable;
 use crate::sequence::{Sequence, StepName};
@@ -36,7 +37,7 @@ pub(super) fn of(state: &State) -> String {
     let held: Vec<_> = held.and_then(|until| until()).map(|until| (Vec::new(), seconds(&until))).into_iter().collect();
     metric("hold_until_timestamp_seconds", "When the hold ends and ABANDON is sent.", held);
     let steps = |value: &dyn Fn(&StepRecord) -> f64| {
-        let records = state.records(Sequence::Boot).iter();
+        let records = [Sequence::Boot, Sequence::Departure].into_iter().flat_map(|sequence| state.records(sequence));
         records.map(|record| (labels(record.step, record.subject.as_deref()), value(record))).collect()
     };
     metric("step_failed", "1 where the step failed.", steps(&|record| flag(record.outcome == Outcome::Failed)));

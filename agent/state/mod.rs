@@ -1,18 +1,19 @@
-//! What is known of the node: what is written down ([`model`], [`lifecycle`]), how it is read and kept ([`store`], [`journal`]),
-//! and what is published from it ([`publish`], `metrics`, `summary`).
+//! What is known of the node: what is written down ([`model`], [`record`], [`lifecycle`], [`departure`]), how it is read and kept
+//! ([`store`], [`journal`]), and what is published from it ([`publish`], `metrics`, `summary`).
 
+pub mod departure;
 pub mod journal;
 pub mod lifecycle;
 mod metrics;
 pub mod model;
 pub mod publish;
+pub mod record;
 pub mod store;
 mod summary;
 pub mod words;
 
+pub use departure::{DepartureOutcome, DepartureRecord, Reason};
 pub use journal::Journal;
 pub use lifecycle::{LaunchOutcome, LifecycleRecord};
-pub use model::{
-    FailedStepRecord, FormatIntent, Lost, MountRecord, Outcome, Phase, Process, State, StepRecord, Subject,
-    VolumeRecord, Warning,
-};
+pub use model::{FormatIntent, Lost, MountRecord, Phase, Process, State, Subject, VolumeRecord, Warning};
+pub use record::{FailedStepRecord, Outcome, StepRecord};

@@ -6,76 +6,12 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::departure::DepartureRecord;
 use super::lifecycle::{LaunchOutcome, LifecycleRecord};
+use super::record::{FailedStepRecord, Outcome, StepRecord};
 use super::words::{self, Word};
-use crate::failure::{FailedStep, Failure};
 use crate::host::group;
 use crate::sequence::{Sequence, StepName};
-
-/// How a step ended, or that it is still running.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Outcome {
-    /// Running, or interrupted by the agent's end.
-    Running,
-    /// The effect held before.
-    AlreadySo,
-    /// The step brought the effect about.
-    Changed,
-    /// The step ended with the record's error.
-    Failed,
-}
-
-/// The record of one step, and of one volume if the step is about volumes.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct StepRecord {
-    pub(crate) step: StepName,
-    /// The volume's id, where there is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) subject: Option<String>,
-    pub(crate) outcome: Outcome,
-    /// What it waits for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) waiting: Option<String>,
-    /// How long it may take, in milliseconds.
-    #[serde(default)]
-    pub(crate) allowed_ms: u64,
-    /// Rounds in which the step acted or an attempt failed.
-    pub(crate) attempts: u32,
-    /// When it began, RFC 3339.
-    pub(crate) started_at: String,
-    /// How long it took so far, in milliseconds.
-    pub(crate) took_ms: u64,
-    /// The result of the step's first part while its last part is to come, in a word: `fetched`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) prepared: Option<String>,
-    /// What went wrong and what to do, if it failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) error: Option<FailureRecord>,
-}
-
-/// A [`Failure`] as the state file has it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct FailureRecord {
-    /// The code's name in the table of failures.
-    pub(crate) code: String,
-    /// What happened and what was seen.
-    pub(crate) message: String,
-    pub(crate) remedy: String,
-    /// The message without a hook's output, for places that users other than root can read.
-    pub(crate) public: String,
-}
-
-impl From<&Failure> for FailureRecord {
-    fn from(failure: &Failure) -> Self {
-        FailureRecord {
-            code: failure.code.name().to_owned(),
-            message: failure.to_string(),
-            remedy: failure.what_to_do().to_owned(),
-            public: failure.in_public(),
-        }
-    }
-}
 
 /// What this agent did to a volume and cannot observe afterwards.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -178,11 +114,24 @@ pub enum Phase {
     Warm,
     /// The agent received the stop signal before the end.
     Stopped,
+    /// The instance is to go: the departure runs.
+    Leaving,
+    /// The departure has ended.
+    Left,
 }
 
 impl Phase {
     /// All of them.
-    pub const ALL: [Phase; 6] = [Phase::Running, Phase::Held, Phase::Failed, Phase::Done, Phase::Warm, Phase::Stopped];
+    pub const ALL: [Phase; 8] = [
+        Phase::Running,
+        Phase::Held,
+        Phase::Failed,
+        Phase::Done,
+        Phase::Warm,
+        Phase::Stopped,
+        Phase::Leaving,
+        Phase::Left,
+    ];
 
     /// As in the state file.
     pub fn as_str(self) -> &'static str {
@@ -193,38 +142,9 @@ impl Phase {
             Phase::Done => "done",
             Phase::Warm => "warm",
             Phase::Stopped => "stopped",
+            Phase::Leaving => "leaving",
+            Phase::Left => "left",
         }
-    }
-}
-
-/// A [`FailedStep`] as the state file has it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct FailedStepRecord {
-    /// The step; none for a failure outside of the steps.
-    #[serde(default, deserialize_with = "words::known", skip_serializing_if = "Option::is_none")]
-    pub step: Option<StepName>,
-    /// The exit code of its class.
-    pub exit_code: u8,
-    /// What went wrong and what to do.
-    pub error: FailureRecord,
-}
-
-impl From<&FailedStep> for FailedStepRecord {
-    fn from(failed: &FailedStep) -> Self {
-        let FailedStep { step, failure } = failed;
-        FailedStepRecord { step: *step, exit_code: failure.class().exit_code(), error: failure.into() }
-    }
-}
-
-impl From<FailedStep> for FailedStepRecord {
-    fn from(failed: FailedStep) -> Self {
-        (&failed).into()
-    }
-}
-
-impl From<Failure> for FailedStepRecord {
-    fn from(failure: Failure) -> Self {
-        FailedStep::from(failure).into()
     }
 }
 
@@ -314,6 +234,9 @@ pub struct State {
     /// The launch lifecycle action.
     #[serde(default)]
     pub lifecycle: LifecycleRecord,
+    /// The departure, once the instance is to go. A key of its own: version 0.1 passes it over.
+    #[serde(default, deserialize_with = "words::known", skip_serializing_if = "Option::is_none")]
+    pub departure: Option<DepartureRecord>,
     /// Fields of a newer version, kept as they are.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
@@ -336,7 +259,13 @@ impl State {
     pub fn records(&self, sequence: Sequence) -> &[StepRecord] {
         match sequence {
             Sequence::Boot => &self.steps,
+            Sequence::Departure => self.departure.as_ref().map_or(&[], |departure| &departure.steps),
         }
+    }
+
+    /// The sequence that runs or ran last.
+    pub fn sequence(&self) -> Sequence {
+        if self.departure.is_some() { Sequence::Departure } else { Sequence::Boot }
     }
 
     /// A step's record, for one volume where the step is about volumes.
@@ -351,7 +280,8 @@ impl State {
 
     /// The step from which on everything is to be redone. A step that only a newer version knows counts as none.
     pub fn redone_from(&self) -> Option<StepName> {
-        self.redo_from.as_ref().and_then(Word::known)
+        let step = self.redo_from.as_ref().and_then(Word::known);
+        step.filter(|step| step.sequence() == Sequence::Boot)
     }
 
     /// Records how the launch ended, in this boot.
@@ -363,8 +293,11 @@ impl State {
 
     /// Adds a step's record, or replaces an earlier one.
     pub(super) fn put(&mut self, record: StepRecord) {
-        let records = match record.step.sequence() {
-            Sequence::Boot => &mut self.steps,
+        let records = match (record.step.sequence(), &mut self.departure) {
+            (Sequence::Departure, Some(departure)) => &mut departure.steps,
+            // No departure has been recorded: neither are its steps.
+            (Sequence::Departure, None) => return,
+            (Sequence::Boot, _) => &mut self.steps,
         };
         if let Some(old) = records.iter_mut().find(|old| old.step == record.step && old.subject == record.subject) {
             *old = record;

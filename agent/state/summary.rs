@@ -2,17 +2,17 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::model::{Outcome, Phase, State};
+use super::model::{Phase, State};
+use super::record::Outcome;
 use crate::failure;
 use crate::host;
 use crate::readable;
-use crate::sequence::Sequence;
 use crate::time::rough;
 
 /// The state in one line, for `systemctl status`.
 pub(super) fn in_a_line(state: &State) -> String {
     let at_work = || {
-        let running = state.records(Sequence::Boot).iter().rev().find(|record| record.outcome == Outcome::Running);
+        let running = state.records(state.sequence()).iter().rev().find(|record| record.outcome == Outcome::Running);
         let Some(record) = running else { return "beginning".to_owned() };
         let volume = record.subject.as_deref().map(|volume| format!(" {volume}")).unwrap_or_default();
         let allowed = rough(Duration::from_millis(record.allowed_ms));
@@ -36,5 +36,7 @@ pub(super) fn in_a_line(state: &State) -> String {
         Phase::Done => "the node is up".to_owned(),
         Phase::Warm => "in a warm pool: nothing is touched".to_owned(),
         Phase::Stopped => "stopped before the end; the next start resumes".to_owned(),
+        Phase::Leaving => format!("the node leaves: {}", at_work()),
+        Phase::Left => "the node has left; the instance may be terminated".to_owned(),
     }
 }

@@ -15,7 +15,7 @@ pub(super) fn check(places: &Places) -> Option<Finding> {
     };
     match report.state {
         Overall::NeverStarted => None,
-        Overall::Phase(Phase::Done | Phase::Warm | Phase::Running) => {
+        Overall::Phase(Phase::Done | Phase::Warm | Phase::Running | Phase::Leaving | Phase::Left) => {
             Some(Finding::ok(name, status::headline(&report)))
         }
         Overall::Phase(Phase::Held | Phase::Failed | Phase::Stopped) | Overall::Dead => {

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use serde::{Serialize, Serializer};
 
 use crate::host;
-use crate::sequence::{Sequence, StepName};
+use crate::sequence::StepName;
 use crate::state::{FailedStepRecord, LaunchOutcome, Outcome, Phase, State, StepRecord, Subject, Warning};
 
 /// The version of this document. A reader can rely on every field of a version; new ones may be added to it.
@@ -40,15 +40,17 @@ impl Overall {
 
     /// Whether the node is up or has failed.
     pub fn is_decided(self) -> bool {
-        matches!(self, Overall::Phase(Phase::Held | Phase::Failed | Phase::Done | Phase::Warm))
+        matches!(self, Overall::Phase(Phase::Held | Phase::Failed | Phase::Done | Phase::Warm | Phase::Left))
     }
 
     /// The exit code of `status`.
     pub fn exit_code(self) -> u8 {
         match self {
-            Overall::Phase(Phase::Done | Phase::Warm) => 0,
+            Overall::Phase(Phase::Done | Phase::Warm | Phase::Left) => 0,
             Overall::Phase(Phase::Held | Phase::Failed) => 1,
-            Overall::Phase(Phase::Running | Phase::Stopped) | Overall::Dead | Overall::NeverStarted => 3,
+            Overall::Phase(Phase::Running | Phase::Stopped | Phase::Leaving)
+            | Overall::Dead
+            | Overall::NeverStarted => 3,
         }
     }
 }
@@ -153,7 +155,7 @@ impl Report {
         let overall = match state.phase {
             // The state is of an earlier boot: in this one the agent has not run.
             _ if state.boot_id != boot_id => Overall::NeverStarted,
-            Phase::Running | Phase::Held if agent.is_none() => Overall::Dead,
+            Phase::Running | Phase::Held | Phase::Leaving if agent.is_none() => Overall::Dead,
             phase => Overall::Phase(phase),
         };
         let promised =
@@ -180,11 +182,12 @@ impl Report {
     }
 }
 
-/// The recorded steps of the sequence and those that are still to come.
+/// The recorded steps of the present sequence and those that are still to come.
 fn steps(state: &State, overall: Overall, now: SystemTime) -> Vec<StepReport> {
     let ended = |record: &StepRecord| matches!(record.outcome, Outcome::AlreadySo | Outcome::Changed);
     // A step before one that is done is through, even if its record only shows its first part.
-    let records = state.records(Sequence::Boot);
+    let sequence = state.sequence();
+    let records = state.records(sequence);
     let done = records.iter().filter(|record| ended(record) && record.prepared.is_none());
     let last_done = done.map(|record| record.step).max();
     let is_through = |record: &StepRecord| {
@@ -193,11 +196,11 @@ fn steps(state: &State, overall: Overall, now: SystemTime) -> Vec<StepReport> {
     let at_work = records.iter().find(|record| !is_through(record)).map(|record| record.step);
     let to_come = |step: StepName| {
         // Steps that are not configured leave no record.
-        !matches!(overall, Overall::Phase(Phase::Done | Phase::Warm))
+        !matches!(overall, Overall::Phase(Phase::Done | Phase::Warm | Phase::Left))
             && (at_work.is_some_and(|at_work| step.follows(at_work)) || last_done.is_none_or(|last| step.follows(last)))
     };
     let mut reports = Vec::new();
-    for &step in Sequence::Boot.steps() {
+    for &step in sequence.steps() {
         let mut records = records.iter().filter(|record| record.step == step).peekable();
         if records.peek().is_none() {
             reports.extend(to_come(step).then(|| pending(step)));
@@ -230,7 +233,7 @@ fn pending(step: StepName) -> StepReport {
 
 fn of_record(state: &State, record: &StepRecord, overall: Overall, now: SystemTime) -> StepReport {
     let outcome = match record.outcome {
-        Outcome::Running if overall == Overall::Phase(Phase::Running) => StepOutcome::Running,
+        Outcome::Running if matches!(overall, Overall::Phase(Phase::Running | Phase::Leaving)) => StepOutcome::Running,
         Outcome::Running => StepOutcome::Interrupted,
         Outcome::AlreadySo => StepOutcome::AlreadySo,
         Outcome::Changed => StepOutcome::Changed,

@@ -58,7 +58,9 @@ pub(super) fn render(report: &Report, colours: bool) -> String {
     }
     let remedy =
         report.failure.as_ref().map(|failure| failure.error.remedy.as_str()).or_else(|| what_to_do(report.state));
-    if let Some(remedy) = remedy.filter(|_| report.state != Overall::Phase(Phase::Running)) {
+    if let Some(remedy) =
+        remedy.filter(|_| !matches!(report.state, Overall::Phase(Phase::Running | Phase::Leaving | Phase::Left)))
+    {
         let _ = writeln!(text, "what to do: {}", readable::remedy(remedy));
     }
     text.into_text()
@@ -66,9 +68,9 @@ pub(super) fn render(report: &Report, colours: bool) -> String {
 
 fn colour(state: Overall) -> &'static str {
     match state {
-        Overall::Phase(Phase::Done | Phase::Warm) => GREEN,
+        Overall::Phase(Phase::Done | Phase::Warm | Phase::Left) => GREEN,
         Overall::Phase(Phase::Held | Phase::Failed) | Overall::Dead => RED,
-        Overall::Phase(Phase::Running | Phase::Stopped) | Overall::NeverStarted => YELLOW,
+        Overall::Phase(Phase::Running | Phase::Stopped | Phase::Leaving) | Overall::NeverStarted => YELLOW,
     }
 }
 
@@ -110,6 +112,8 @@ pub fn headline(report: &Report) -> String {
         },
         (Overall::Phase(Phase::Warm), _) => "in a warm pool, nothing is touched".to_owned(),
         (Overall::Phase(Phase::Stopped), _) => "stopped before the end".to_owned(),
+        (Overall::Phase(Phase::Leaving), _) => "leaving: the instance is to go".to_owned(),
+        (Overall::Phase(Phase::Left), _) => "has left: the instance may be terminated".to_owned(),
         (Overall::Dead, _) => "DEAD, never finished".to_owned(),
         (Overall::NeverStarted, _) => "never started in this boot".to_owned(),
     }
