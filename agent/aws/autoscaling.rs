@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use aws_sdk_autoscaling::Client;
-use aws_sdk_autoscaling::types::LifecycleHook;
+use aws_sdk_autoscaling::operation::describe_auto_scaling_groups::builders::DescribeAutoScalingGroupsFluentBuilder as DescribeGroups;
 pub use aws_sdk_autoscaling::types::LifecycleState as State;
+use aws_sdk_autoscaling::types::{AutoScalingGroup, Filter, LifecycleHook};
 
 use super::error::{self, CallError};
+use crate::config::Groups;
 use crate::failure::{Code, Failure};
 
 /// The Auto Scaling client.
@@ -103,6 +105,24 @@ pub struct Membership {
     pub(crate) state: LifecycleState,
 }
 
+/// An Auto Scaling group as Auto Scaling describes it. The description lags behind, and can step backwards in time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    pub(crate) name: String,
+    /// How many instances it wants.
+    pub(crate) desired: usize,
+    pub(crate) is_being_deleted: bool,
+    pub(crate) members: Vec<Member>,
+}
+
+/// An instance of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub(crate) instance_id: String,
+    pub(crate) state: LifecycleState,
+    pub(crate) is_healthy: bool,
+}
+
 /// A lifecycle hook as Auto Scaling describes it.
 pub struct LaunchHook {
     /// Its name, unique in the group.
@@ -116,6 +136,10 @@ pub struct LaunchHook {
     /// How long an action waits at most, whatever its heartbeats.
     pub global_timeout: Duration,
 }
+
+/// How many groups one call may name, and return (docs/facts.md, "Groups").
+const MOST_GROUPS: usize = 100;
+const PAGE: i32 = 100;
 
 /// The transition of a launch hook.
 pub const LAUNCHING: &str = "autoscaling:EC2_INSTANCE_LAUNCHING";
@@ -169,6 +193,43 @@ impl AutoScaling {
         Ok(self.hooks(group).await?.unwrap_or_default().into_iter().find(|hook| hook.name == name))
     }
 
+    /// The groups of a cluster and, whatever the cluster, the group `own`. Fails with `AccessDenied` where IAM denies it.
+    pub async fn groups(&self, cluster: &Groups, own: &str) -> Result<Vec<Group>, Failure> {
+        let mut groups = match cluster {
+            Groups::Tagged { key, value } => {
+                let filter = Filter::builder().name(format!("tag:{key}")).values(value).build();
+                self.describe_groups(|call| call.filters(filter.clone())).await?
+            }
+            Groups::Named(names) => {
+                let mut groups = Vec::new();
+                for names in names.chunks(MOST_GROUPS) {
+                    let set = |call: DescribeGroups| call.set_auto_scaling_group_names(Some(names.to_vec()));
+                    groups.extend(self.describe_groups(set).await?);
+                }
+                groups
+            }
+        };
+        if groups.iter().all(|group| group.name != own) {
+            groups.extend(self.describe_groups(|call| call.auto_scaling_group_names(own)).await?);
+        }
+        Ok(groups)
+    }
+
+    async fn describe_groups(&self, which: impl Fn(DescribeGroups) -> DescribeGroups) -> Result<Vec<Group>, Failure> {
+        let (mut groups, mut next) = (Vec::new(), None);
+        loop {
+            let call = which(self.client.describe_auto_scaling_groups()).max_records(PAGE).set_next_token(next);
+            let answer = call.send().await;
+            let answer =
+                answer.map_err(|error| error::read("autoscaling:DescribeAutoScalingGroups", &error).failure)?;
+            groups.extend(answer.auto_scaling_groups().iter().map(group));
+            next = answer.next_token().filter(|token| !token.is_empty()).map(str::to_owned);
+            if next.is_none() {
+                return Ok(groups);
+            }
+        }
+    }
+
     /// All lifecycle hooks of the group; `None` if the group does not exist.
     pub async fn hooks(&self, group: &str) -> Result<Option<Vec<LaunchHook>>, Failure> {
         let answer = self.client.describe_lifecycle_hooks().auto_scaling_group_name(group).send().await;
@@ -216,6 +277,22 @@ fn accepted<T>(answer: Result<T, CallError>, group: &str, hook: &str) -> Result<
             Ok(Completion::NoActiveAction(error.message))
         }
         Err(error) => Err(error.about(format_args!("hook {hook} of {group}"))),
+    }
+}
+
+fn group(group: &AutoScalingGroup) -> Group {
+    let members = group.instances().iter().map(|instance| Member {
+        instance_id: instance.instance_id().unwrap_or_default().to_owned(),
+        state: LifecycleState::parse(instance.lifecycle_state().map_or("", State::as_str)),
+        // `Healthy` here, `HEALTHY` in DescribeAutoScalingInstances.
+        is_healthy: instance.health_status().is_some_and(|health| health.eq_ignore_ascii_case("healthy")),
+    });
+    Group {
+        name: group.auto_scaling_group_name().unwrap_or_default().to_owned(),
+        desired: group.desired_capacity().and_then(|desired| usize::try_from(desired).ok()).unwrap_or_default(),
+        // `Delete in progress`; a group has no other status.
+        is_being_deleted: group.status().is_some_and(|status| !status.is_empty()),
+        members: members.collect(),
     }
 }
 

@@ -5,8 +5,8 @@ use std::fmt;
 
 use aws_config::SdkConfig;
 use aws_sdk_ec2::Client;
+use aws_sdk_ec2::types::{Filter, Instance, Reservation, Tag, Volume};
 pub use aws_sdk_ec2::types::{InstanceStateName, VolumeAttachmentState, VolumeState};
-use aws_sdk_ec2::types::{Reservation, Tag, Volume};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
@@ -144,6 +144,35 @@ impl Ec2 {
     pub async fn try_tag(&self, resource: &str, key: &str) -> Result<(), Failure> {
         let tag = Tag::builder().key(key).value("dry run").build();
         dry_run("ec2:CreateTags", self.client.create_tags().resources(resource).tags(tag).dry_run(true).send().await)
+    }
+
+    /// The value of one tag of each of these instances, where it is set. Instances that are gone have none.
+    pub async fn instance_tags(&self, ids: &[&str], key: &str) -> Result<BTreeMap<String, String>, Failure> {
+        // By filter: an id that EC2 does not know any more fails no call.
+        let of = |name: &str, values: &[&str]| {
+            let values = values.iter().map(|value| (*value).to_owned()).collect();
+            Filter::builder().name(name).set_values(Some(values)).build()
+        };
+        let call = self.client.describe_instances().filters(of("instance-id", ids)).filters(of("tag-key", &[key]));
+        let answer = call.send().await;
+        let answer = answer.map_err(|error| error::read("ec2:DescribeInstances", &error).failure)?;
+        let instances = answer.reservations().iter().flat_map(Reservation::instances);
+        let tag = |instance: &Instance| {
+            let tag = instance.tags().iter().find(|tag| tag.key() == Some(key))?;
+            Some((instance.instance_id()?.to_owned(), tag.value()?.to_owned()))
+        };
+        Ok(instances.filter_map(tag).collect())
+    }
+
+    /// Begins to detach a volume from this instance, never by force. True where it is attached no more.
+    pub async fn detach(&self, volume: &str, instance: &str) -> Result<bool, Failure> {
+        let answer = self.client.detach_volume().volume_id(volume).instance_id(instance).send().await;
+        let Err(error) = answer else { return Ok(false) };
+        let error = error::read("ec2:DetachVolume", &error);
+        // `IncorrectState`: the volume is `available`; `InvalidAttachment.NotFound`: it is attached elsewhere.
+        let is_free =
+            error.is("InvalidAttachment.NotFound") || error.is("IncorrectState") && error.message.contains("available");
+        if is_free { Ok(true) } else { Err(error.about(format_args!("volume {volume}"))) }
     }
 
     /// Begins to attach a volume.

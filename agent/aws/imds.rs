@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aws_config::imds::Client;
 use aws_config::imds::client::error::{ImdsError, TokenError};
@@ -45,6 +45,15 @@ pub struct IdentityDocument {
     /// The primary private IPv4 address.
     pub private_ip: Option<IpAddr>,
 }
+
+/// A spot instance's notice: `{"action": "terminate", "time": "2017-09-18T08:22:00Z"}`.
+#[derive(Deserialize)]
+struct SpotNotice {
+    time: String,
+}
+
+/// How long before the end of a spot instance EC2 gives its notice (EC2 user guide, "Spot Instance interruption notices").
+const SPOT_NOTICE: Duration = Duration::from_mins(2);
 
 impl Imds {
     pub(super) fn new(provider: &ProviderConfig) -> Self {
@@ -111,6 +120,21 @@ impl Imds {
     pub async fn target_lifecycle_state(&self) -> Result<Option<LifecycleState>, Failure> {
         let state = self.optional("/latest/meta-data/autoscaling/target-lifecycle-state").await?;
         Ok(state.as_deref().map(LifecycleState::parse))
+    }
+
+    /// When EC2 takes this spot instance back; `None` without such a notice. EC2 gives it two minutes before.
+    pub async fn spot_notice(&self) -> Result<Option<SystemTime>, Failure> {
+        let path = "/latest/meta-data/spot/instance-action";
+        let Some(text) = self.optional(path).await? else { return Ok(None) };
+        let notice: serde_json::Result<SpotNotice> = serde_json::from_str(&text);
+        let time = notice.ok().and_then(|notice| humantime::parse_rfc3339(&notice.time).ok());
+        // A notice that cannot be read is one all the same: it has come just now.
+        Ok(Some(time.unwrap_or_else(|| SystemTime::now() + SPOT_NOTICE)))
+    }
+
+    /// Whether EC2 recommends to replace this spot instance, because it is more likely to take it back soon.
+    pub async fn is_rebalance_recommended(&self) -> Result<bool, Failure> {
+        Ok(self.optional("/latest/meta-data/events/recommendations/rebalance").await?.is_some())
     }
 
     /// The role of the instance profile; `None` if the instance has no profile.
