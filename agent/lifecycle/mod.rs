@@ -1,5 +1,6 @@
 //! A lifecycle action of this instance: whether the instance is wanted, its results, and the heartbeats that keep it waiting.
 
+pub mod cluster;
 pub mod heartbeat;
 
 use std::fmt;
