@@ -166,7 +166,7 @@ fn user_data_brings_a_node_up_at_its_first_boot_at_a_reboot_and_on_its_successor
     let mut machine = world.launch(&image, instance(&fetched_from("packaging/user-data/cloud-config.yaml")));
     machine.power_on();
     let mut shell = machine.shell();
-    shell.wait_for("systemctl show --property StatusText node-agent.service | grep 'health-check: at work'");
+    shell.wait_for("systemctl show --property StatusText node-agent.service | grep 'health-check: running since'");
     let status = shell.run("systemctl status --no-pager node-agent.service");
     assert!(status.contains("Status: \"health-check: running since"), "{status}");
     // Neither the boot nor the user data waits for the node.
