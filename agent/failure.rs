@@ -198,6 +198,8 @@ catalogue! {
     ReadOnly "read-only" Permanent "see why in dmesg; take a snapshot first: aws ec2 create-snapshot --volume-id VOLUME; stop what uses it (fuser -vm PLACE), then: umount PLACE && node-agent retry, which checks the filesystem and mounts it again";
     /// A volume that the agent mounted is no longer mounted.
     NotMounted "not-mounted" Permanent "find out what unmounted it (journalctl -b); to mount it again: node-agent retry";
+    /// A volume cannot be unmounted, because something holds it.
+    MountBusy "mount-busy" Waiting "stop what holds it; the instance goes all the same, and the next mount replays the filesystem's log";
     /// The target that starts the applications was stopped.
     TargetStopped "target-stopped" Permanent "find out what stopped it (journalctl -b -u node-agent-mounted.target); to start it and the applications again: systemctl start node-agent-mounted.target";
     /// A local file operation failed.

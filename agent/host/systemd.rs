@@ -62,6 +62,34 @@ pub async fn start(unit: &str) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Begins to stop a unit, and with it what is part of it or requires it.
+pub async fn stop(unit: &str) -> Result<(), Failure> {
+    must("systemctl", &["stop", "--no-block", unit]).await.map(drop)
+}
+
+/// Whether a unit is neither active nor about to be started or stopped. True also where no systemd runs.
+pub async fn has_ended(unit: &str) -> bool {
+    if !is_running() {
+        return true;
+    }
+    let Ok(shown) = must("systemctl", &["show", "--property=ActiveState,Job", unit]).await else { return false };
+    shows_ended(&String::from_utf8_lossy(&shown.stdout))
+}
+
+/// Has systemd stop the unit of a mount, if it knows one, and waits until it has tried. That the unit may not be stopped is not
+/// said here: the mount itself shows it.
+pub async fn stop_mount(place: &Path) {
+    if !is_running() {
+        return;
+    }
+    let escaped = must("systemd-escape", &["--path", "--suffix=mount", &place.to_string_lossy()]).await;
+    let Ok(escaped) = escaped else { return };
+    let unit = String::from_utf8_lossy(&escaped.stdout).trim().to_owned();
+    if let Err(failure) = must("systemctl", &["stop", &unit]).await {
+        tracing::debug!("{failure}");
+    }
+}
+
 /// Whether a unit is installed.
 pub async fn has_unit(unit: &str) -> bool {
     is_running() && must("systemctl", &["cat", unit]).await.is_ok()
@@ -91,10 +119,15 @@ pub fn is_stopped(unit: &str) -> Option<bool> {
 
 /// Whether these properties are of an installed unit that is neither started nor about to be.
 fn shows_stopped(shown: &str) -> bool {
+    shown.lines().any(|line| line == "LoadState=loaded") && shows_ended(shown)
+}
+
+/// Whether these properties are of a unit that is neither active nor about to be started or stopped.
+fn shows_ended(shown: &str) -> bool {
     let has = |line: &str| shown.lines().any(|shown| shown == line);
     // Without a job, versions of systemd omit the line, the number, or show 0.
     let has_job = shown.lines().filter_map(|line| line.strip_prefix("Job=")).any(|job| !matches!(job, "" | "0"));
-    has("LoadState=loaded") && (has("ActiveState=inactive") || has("ActiveState=failed")) && !has_job
+    (has("ActiveState=inactive") || has("ActiveState=failed")) && !has_job
 }
 
 /// Whether a unit was started.

@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod complete;
+pub mod detach;
 pub mod device;
 pub mod fetch;
 pub mod files;
@@ -13,4 +14,5 @@ pub mod identity;
 pub mod lost_journal;
 pub mod mount;
 pub mod ownership;
+pub mod unmount;
 pub mod warm_pool;
