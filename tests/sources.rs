@@ -218,7 +218,7 @@ fn a_bucket_elsewhere_that_cannot_be_read_fails_at_once_and_names_both_regions()
     let cases = [
         ("us-west-2", Some(again), vec!["config", "is in us-west-2", "eu-west-1"]),
         ("eu-west-1", Some(nowhere), vec!["config", "is in another region", "eu-west-1"]),
-        ("evil.example.com/", None, vec!["config", "evil.example.com/", "is no region"]),
+        ("evil.example.com/", None, vec!["config", "evil.example.com/", "is not a region"]),
     ];
     for (region, fault, said) in cases {
         let world = World::new();

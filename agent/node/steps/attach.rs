@@ -103,7 +103,7 @@ impl<'a> Step for Attach<'a> {
             _ => {}
         }
         match view.state {
-            // EC2 also validates the key after accepting the request (EBS user guide, "EventBridge events", attachVolume).
+            // EC2 also validates the key after accepting the request (docs/facts.md, "Attaching a volume").
             VolumeState::Available if self.accepted.get() >= ACCEPTED_AND_DROPPED && view.kms_key_id.is_some() => {
                 let said = format!(
                     "EC2 has accepted {} requests to attach volume {id}, which is encrypted, but the volume became available again each time",
@@ -170,7 +170,7 @@ impl Attach<'_> {
         let taken = self.taken.borrow();
         let configured = self.want.device_name.clone();
         let stem = if configured.starts_with("/dev/xvd") { "/dev/xvd" } else { "/dev/sd" };
-        // f to p: EC2 user guide, "Device names for volumes".
+        // f to p: docs/facts.md, "Attaching a volume".
         std::iter::once(configured)
             .chain(('f'..='p').map(|letter| format!("{stem}{letter}")))
             .find(|name| !taken.contains(name))
