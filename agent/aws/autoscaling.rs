@@ -7,7 +7,7 @@ use aws_config::SdkConfig;
 use aws_sdk_autoscaling::Client;
 use aws_sdk_autoscaling::operation::describe_auto_scaling_groups::builders::DescribeAutoScalingGroupsFluentBuilder as DescribeGroups;
 pub use aws_sdk_autoscaling::types::LifecycleState as State;
-use aws_sdk_autoscaling::types::{AutoScalingGroup, Filter, LifecycleHook};
+use aws_sdk_autoscaling::types::{AutoScalingGroup, Filter, LifecycleHook, RetentionAction};
 
 use super::error::{self, CallError};
 use crate::config::Groups;
@@ -124,14 +124,14 @@ pub struct Member {
 }
 
 /// A lifecycle hook as Auto Scaling describes it.
-pub struct LaunchHook {
+pub struct Hook {
     /// Its name, unique in the group.
     pub name: String,
     /// How long an action waits without a heartbeat.
     pub heartbeat_timeout: Duration,
     /// The result of an action that times out: `ABANDON` or `CONTINUE`.
     pub default_result: String,
-    /// [`LAUNCHING`] or `autoscaling:EC2_INSTANCE_TERMINATING`.
+    /// [`LAUNCHING`] or [`TERMINATING`].
     pub transition: String,
     /// How long an action waits at most, whatever its heartbeats.
     pub global_timeout: Duration,
@@ -143,11 +143,18 @@ const PAGE: i32 = 100;
 
 /// The transition of a launch hook.
 pub const LAUNCHING: &str = "autoscaling:EC2_INSTANCE_LAUNCHING";
+/// The transition of a termination hook.
+pub const TERMINATING: &str = "autoscaling:EC2_INSTANCE_TERMINATING";
 
-impl LaunchHook {
+impl Hook {
     /// Whether this is a launch hook.
     pub fn is_for_launches(&self) -> bool {
         self.transition == LAUNCHING
+    }
+
+    /// Whether this is a termination hook.
+    pub fn is_for_terminations(&self) -> bool {
+        self.transition == TERMINATING
     }
 }
 
@@ -189,16 +196,25 @@ impl AutoScaling {
     }
 
     /// The group's hook of this name; `None` without such a hook or group. Fails with `AccessDenied` where IAM denies it.
-    pub async fn hook(&self, group: &str, name: &str) -> Result<Option<LaunchHook>, Failure> {
+    pub async fn hook(&self, group: &str, name: &str) -> Result<Option<Hook>, Failure> {
         Ok(self.hooks(group).await?.unwrap_or_default().into_iter().find(|hook| hook.name == name))
     }
 
     /// The groups of a cluster and, whatever the cluster, the group `own`. Fails with `AccessDenied` where IAM denies it.
     pub async fn groups(&self, cluster: &Groups, own: &str) -> Result<Vec<Group>, Failure> {
-        let mut groups = match cluster {
+        let mut groups = self.cluster(cluster).await?;
+        if groups.iter().all(|group| group.name != own) {
+            groups.extend(self.describe_groups(|call| call.auto_scaling_group_names(own)).await?);
+        }
+        Ok(groups)
+    }
+
+    /// The groups of a cluster: those that have its tag, or those of its names that exist.
+    pub async fn cluster(&self, cluster: &Groups) -> Result<Vec<Group>, Failure> {
+        match cluster {
             Groups::Tagged { key, value } => {
                 let filter = Filter::builder().name(format!("tag:{key}")).values(value).build();
-                self.describe_groups(|call| call.filters(filter.clone())).await?
+                self.describe_groups(|call| call.filters(filter.clone())).await
             }
             Groups::Named(names) => {
                 let mut groups = Vec::new();
@@ -206,13 +222,20 @@ impl AutoScaling {
                     let set = |call: DescribeGroups| call.set_auto_scaling_group_names(Some(names.to_vec()));
                     groups.extend(self.describe_groups(set).await?);
                 }
-                groups
+                Ok(groups)
             }
-        };
-        if groups.iter().all(|group| group.name != own) {
-            groups.extend(self.describe_groups(|call| call.auto_scaling_group_names(own)).await?);
         }
-        Ok(groups)
+    }
+
+    /// Whether the group keeps an instance whose termination is abandoned, by its instance lifecycle policy (docs/facts.md,
+    /// "Lifecycle hooks").
+    pub async fn retains(&self, group: &str) -> Result<bool, Failure> {
+        let answer = self.client.describe_auto_scaling_groups().auto_scaling_group_names(group).send().await;
+        let answer = answer.map_err(|error| error::read("autoscaling:DescribeAutoScalingGroups", &error).failure)?;
+        Ok(answer.auto_scaling_groups().iter().any(|group| {
+            let triggers = group.instance_lifecycle_policy().and_then(|policy| policy.retention_triggers());
+            triggers.and_then(|triggers| triggers.terminate_hook_abandon()) == Some(&RetentionAction::Retain)
+        }))
     }
 
     async fn describe_groups(&self, which: impl Fn(DescribeGroups) -> DescribeGroups) -> Result<Vec<Group>, Failure> {
@@ -231,10 +254,10 @@ impl AutoScaling {
     }
 
     /// All lifecycle hooks of the group; `None` if the group does not exist.
-    pub async fn hooks(&self, group: &str) -> Result<Option<Vec<LaunchHook>>, Failure> {
+    pub async fn hooks(&self, group: &str) -> Result<Option<Vec<Hook>>, Failure> {
         let answer = self.client.describe_lifecycle_hooks().auto_scaling_group_name(group).send().await;
         match answer.map_err(|error| error::read("autoscaling:DescribeLifecycleHooks", &error)) {
-            Ok(answer) => Ok(Some(answer.lifecycle_hooks().iter().map(launch_hook).collect())),
+            Ok(answer) => Ok(Some(answer.lifecycle_hooks().iter().map(hook_of).collect())),
             // Not modelled by the SDK: "AutoScalingGroup name not found - …".
             Err(error) if error.is("ValidationError") && error.message.contains("not found") => Ok(None),
             Err(error) => Err(error.failure),
@@ -296,11 +319,11 @@ fn group(group: &AutoScalingGroup) -> Group {
     }
 }
 
-fn launch_hook(hook: &LifecycleHook) -> LaunchHook {
+fn hook_of(hook: &LifecycleHook) -> Hook {
     let seconds = |value: Option<i32>| value.and_then(|value| u64::try_from(value).ok()).map(Duration::from_secs);
     // AWS's defaults, where the answer omits them.
     let heartbeat_timeout = seconds(hook.heartbeat_timeout()).unwrap_or(Duration::from_hours(1));
-    LaunchHook {
+    Hook {
         name: hook.lifecycle_hook_name().unwrap_or_default().to_owned(),
         heartbeat_timeout,
         default_result: hook.default_result().unwrap_or("ABANDON").to_owned(),

@@ -140,6 +140,12 @@ impl Ec2 {
         dry_run("ec2:AttachVolume", call.dry_run(true).send().await)
     }
 
+    /// Tries a dry run of `DetachVolume` for this volume and instance.
+    pub async fn try_detach(&self, volume: &str, instance: &str) -> Result<(), Failure> {
+        let call = self.client.detach_volume().volume_id(volume).instance_id(instance);
+        dry_run("ec2:DetachVolume", call.dry_run(true).send().await)
+    }
+
     /// Tries a dry run of `CreateTags` with this key.
     pub async fn try_tag(&self, resource: &str, key: &str) -> Result<(), Failure> {
         let tag = Tag::builder().key(key).value("dry run").build();

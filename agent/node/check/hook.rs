@@ -6,7 +6,7 @@ use humantime::format_duration;
 use tokio::join;
 
 use super::{Context, Finding, ask};
-use crate::aws::autoscaling::{LAUNCHING, LaunchHook, LifecycleState, global_limit};
+use crate::aws::autoscaling::{Hook, LAUNCHING, LifecycleState, global_limit};
 use crate::config::{Lifecycle, OnFailure, Timeouts};
 use crate::failure::{Code, Failure};
 use crate::lifecycle::LaunchResult;
@@ -77,7 +77,7 @@ fn put(lifecycle: &Lifecycle, change: Option<&str>) -> String {
     )
 }
 
-fn default_result(lifecycle: &Lifecycle, hook: &LaunchHook) -> Finding {
+fn default_result(lifecycle: &Lifecycle, hook: &Hook) -> Finding {
     let name = "launch hook's default result";
     let abandon = LaunchResult::Abandon.to_string();
     if hook.default_result == abandon {
@@ -87,7 +87,7 @@ fn default_result(lifecycle: &Lifecycle, hook: &LaunchHook) -> Finding {
     Finding::attention(name, seen, put(lifecycle, Some("--default-result ABANDON")))
 }
 
-fn heartbeat(lifecycle: &Lifecycle, hook: &LaunchHook) -> Finding {
+fn heartbeat(lifecycle: &Lifecycle, hook: &Hook) -> Finding {
     match lifecycle.heartbeat_timeout {
         Some(told) if told != hook.heartbeat_timeout => {
             let (is, told) = (format_duration(hook.heartbeat_timeout), format_duration(told));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::aws::autoscaling::{LaunchHook, LifecycleState};
+use crate::aws::autoscaling::{Hook, LifecycleState};
 use crate::config;
 use crate::failure::{Code, Failure};
 use crate::host::fstab;
@@ -51,7 +51,7 @@ impl Step for AssessLostJournal<'_> {
         }
         // The trace may come from an image. If the group has a launch hook, CONTINUE was sent for this instance.
         match autoscaling.hooks(&self.config.asg_name).await {
-            Ok(hooks) => Ok(Observed::Done(hooks.is_some_and(|hooks| hooks.iter().any(LaunchHook::is_for_launches)))),
+            Ok(hooks) => Ok(Observed::Done(hooks.is_some_and(|hooks| hooks.iter().any(Hook::is_for_launches)))),
             Err(failure) if failure.code == Code::AccessDenied => {
                 tracing::debug!("whether the group has a launch hook is unknown: {failure}");
                 Ok(Observed::Done(true))

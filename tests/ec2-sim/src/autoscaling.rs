@@ -218,6 +218,10 @@ fn group_node(core: &Core, world: &World, group: &Group, back: usize) -> Node {
         let policy = Node::new("InstanceMaintenancePolicy");
         node = node.child(policy.with("MinHealthyPercentage", least).with("MaxHealthyPercentage", most));
     }
+    if group.spec.retains {
+        let triggers = Node::new("RetentionTriggers").with("TerminateHookAbandon", "retain");
+        node = node.child(Node::new("InstanceLifecyclePolicy").child(triggers));
+    }
     node
 }
 

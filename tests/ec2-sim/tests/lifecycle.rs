@@ -223,6 +223,7 @@ fn groups_are_found_by_tag_and_say_what_they_want() {
         |group| {
             group.tags.insert("stateful-cluster".to_owned(), "kafka".to_owned());
             group.maintenance_policy = Some((0, 100));
+            group.retains = true;
         },
     );
     let by_tag = |value: &str| {
@@ -235,6 +236,7 @@ fn groups_are_found_by_tag_and_say_what_they_want() {
         "<AutoScalingGroupName>kafka-00<",
         "<DesiredCapacity>1<",
         "<MaxHealthyPercentage>100<",
+        "<RetentionTriggers><TerminateHookAbandon>retain<",
         "<Key>stateful-cluster</Key><Value>kafka<",
         "<HealthStatus>Healthy<",
     ] {
