@@ -133,10 +133,10 @@ fn same_file(path: &Path) -> Option<(u64, u64)> {
     path.metadata().ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
-/// Quotes the path for a shell.
-fn quoted(path: &str) -> String {
+/// Quotes a word for a shell, if it needs quotes.
+pub fn quoted(word: &str) -> String {
     let plain = |char: char| char.is_ascii_alphanumeric() || "/._-+".contains(char);
-    if path.chars().all(plain) { path.to_owned() } else { format!("'{}'", path.replace('\'', r"'\''")) }
+    if word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }
 
 /// Replaces the agent's name by `program` in commands, but not in the names of units, directories or packages.

@@ -10,11 +10,12 @@ use crate::aws::autoscaling::{Hook, LAUNCHING, LifecycleState, global_limit};
 use crate::config::{Lifecycle, OnFailure, Timeouts};
 use crate::failure::{Code, Failure};
 use crate::lifecycle::LaunchResult;
+use crate::readable::quoted;
 use crate::time::rough;
 
 const HEARTBEAT: &str = "launch hook's heartbeat timeout";
 /// A shorter timeout may end before a slow start of the agent.
-const SHORTEST: Duration = Duration::from_mins(1);
+pub(super) const SHORTEST: Duration = Duration::from_mins(1);
 
 /// Checks the hook and this instance's lifecycle state.
 pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
@@ -70,10 +71,16 @@ async fn hook(context: &Context<'_>, lifecycle: &Lifecycle) -> Vec<Finding> {
 /// The command that makes or changes the hook.
 fn put(lifecycle: &Lifecycle, change: Option<&str>) -> String {
     let change = change.unwrap_or("--default-result ABANDON --heartbeat-timeout 3600");
+    put_hook(&lifecycle.asg_name, &lifecycle.hook_name, LAUNCHING, change)
+}
+
+/// The command that makes or changes a hook of this transition.
+pub(super) fn put_hook(group: &str, hook: &str, transition: &str, change: &str) -> String {
     format!(
         "aws autoscaling put-lifecycle-hook --auto-scaling-group-name {} --lifecycle-hook-name {} \
-         --lifecycle-transition {LAUNCHING} {change}",
-        lifecycle.asg_name, lifecycle.hook_name
+         --lifecycle-transition {transition} {change}",
+        quoted(group),
+        quoted(hook)
     )
 }
 

@@ -6,6 +6,7 @@
 mod configuration;
 mod hook;
 mod host;
+mod leaving;
 mod metadata;
 mod permissions;
 mod report;
@@ -22,7 +23,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::aws::imds::IdentityDocument;
 use crate::aws::{Aws, Services};
-use crate::config::Config;
+use crate::config::{Cluster, Config};
 use crate::failure::{Class, Code, Failure};
 use crate::log::{self, Format};
 use crate::node::places::{PlaceOptions, Places};
@@ -52,6 +53,13 @@ struct Context<'a> {
     instance: &'a IdentityDocument,
     services: &'a Services,
     reachable: &'a Reachable,
+}
+
+impl Context<'_> {
+    /// The cluster that the node belongs to. It has no effect without a group of its own.
+    fn cluster(&self) -> Option<&Cluster> {
+        self.config.lifecycle.as_ref().and(self.config.cluster.as_ref())
+    }
 }
 
 impl Check {
@@ -100,15 +108,16 @@ impl Check {
         report.add(reached);
         let Some(config) = &config else {
             let text = "not tried: they need a valid configuration";
-            return report.add([Finding::unknown("IAM, volumes, launch hook", text)]);
+            return report.add([Finding::unknown("IAM, volumes, lifecycle hooks, cluster", text)]);
         };
 
         let context = &Context { config, instance, services, reachable: &reachable };
-        let (permissions, volumes, hook) =
-            join!(permissions::check(context), volumes::check(context), hook::check(context));
+        let (permissions, volumes, hook, leaving) =
+            join!(permissions::check(context), volumes::check(context), hook::check(context), leaving::check(context));
         report.add(permissions);
         report.add(volumes);
         report.add(hook);
+        report.add(leaving);
     }
 }
 

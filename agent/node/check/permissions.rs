@@ -8,51 +8,79 @@ use tokio::join;
 
 use super::services::{Reachability, sources};
 use super::{Context, Finding, ask};
-use crate::aws::ec2::{VolumeView, tag};
+use crate::aws::ec2::tag;
 use crate::config::{self, Source};
 use crate::failure::{Code, Failure};
 
 /// One finding per action.
 pub(super) async fn check(context: &Context<'_>) -> Vec<Finding> {
-    let (ec2, autoscaling, s3) = join!(ec2(context), autoscaling(context), s3(context));
-    [ec2, autoscaling, s3].concat()
+    let (volumes, instances, autoscaling, groups, s3) =
+        join!(volumes(context), instances(context), autoscaling(context), groups(context), s3(context));
+    [volumes, instances, autoscaling, Vec::from_iter(groups), s3].concat()
 }
 
 /// The actions that volumes need.
-async fn ec2(context: &Context<'_>) -> Vec<Finding> {
+async fn volumes(context: &Context<'_>) -> Vec<Finding> {
     let (volumes, ec2, reachability) = (&context.config.volumes, &context.services.ec2, &context.reachable.ec2);
     if volumes.is_empty() {
         return Vec::new();
     }
-    let instance = &context.instance.instance_id;
-    let arns = Arns(context);
-    let these: Vec<String> = volumes.iter().map(|volume| arns.volume(volume.id.as_str())).collect();
-    let mut tagged: Vec<_> = volumes.iter().map(|volume| (volume.id.as_str(), tag::FORMATTED)).collect();
-    tagged.push((instance, tag::STATUS));
-    let (describe, attach, instances, tags) = join!(
+    let to_detach: Vec<_> = volumes.iter().filter(|volume| volume.detach_on_terminate).collect();
+    let (describe, attach, detach) = join!(
         attempt(reachability, async || ec2.try_describe_volumes().await),
         each(volumes.iter().map(|volume| attach(context, reachability, volume))),
+        each(to_detach.iter().map(|volume| detach(context, reachability, volume))),
+    );
+    let arns = Arns(context);
+    let on_both = |action: &str, volumes: &[String]| arns.on_both(action, volumes, &Map::new());
+    let mut findings = vec![
+        finding("ec2:DescribeVolumes", describe, None, &allow("ec2:DescribeVolumes", &json!("*"))),
+        finding("ec2:AttachVolume", attach, None, &on_both("ec2:AttachVolume", &arns.volumes(volumes))),
+    ];
+    if !to_detach.is_empty() {
+        let aside = "optional; without it the replacement waits until this instance is terminated";
+        let statement = on_both("ec2:DetachVolume", &arns.volumes(to_detach));
+        findings.push(finding("ec2:DetachVolume", detach, Some(aside), &statement));
+    }
+    findings
+}
+
+/// The other actions of EC2, which volumes and `[cluster]` need.
+async fn instances(context: &Context<'_>) -> Vec<Finding> {
+    let (volumes, ec2, reachability) = (&context.config.volumes, &context.services.ec2, &context.reachable.ec2);
+    let cluster = context.cluster();
+    if volumes.is_empty() && cluster.is_none() {
+        return Vec::new();
+    }
+    let mut tagged: Vec<_> = volumes.iter().map(|volume| (volume.id.as_str(), tag::FORMATTED)).collect();
+    tagged.push((&context.instance.instance_id, tag::STATUS));
+    let (instances, tags) = join!(
         attempt(reachability, async || ec2.try_describe_instances().await),
         each(tagged.iter().map(|(resource, key)| attempt(reachability, async || ec2.try_tag(resource, key).await))),
     );
+    let both_wait = cluster.map(|_| "two nodes that leave at once wait for each other until cluster.gate ends");
+    let without = |effects: &[Option<&str>]| {
+        let effects: Vec<_> = effects.iter().copied().flatten().collect();
+        format!("optional; without it {}", effects.join(", and "))
+    };
+    let of_volumes = |effect| (!volumes.is_empty()).then_some(effect);
+    let holder = of_volumes("the state of an instance that holds the volume is not shown");
+    let format = of_volumes("only this root disk records that a volume was formatted");
+    let status = Some("no tag of the instance shows why a node failed");
+    let arns = Arns(context);
     let our_tags = Map::from_iter([("ForAllValues:StringLike".to_owned(), json!({ "aws:TagKeys": tag::ALL }))]);
     vec![
-        finding("ec2:DescribeVolumes", describe, None, &allow("ec2:DescribeVolumes", &json!("*"))),
-        finding("ec2:AttachVolume", attach, None, &arns.on_both("ec2:AttachVolume", &these, &Map::new())),
         finding(
             "ec2:DescribeInstances",
             instances,
-            Some("optional; without it the state of an instance that holds the volume is not shown"),
+            Some(&without(&[holder, both_wait])),
             &allow("ec2:DescribeInstances", &json!("*")),
         ),
         finding(
             "ec2:CreateTags",
             tags,
-            Some(
-                "optional; without it only this root disk records that a volume was formatted, and no tag of the instance \
-                 shows why a node failed",
-            ),
-            &arns.on_both("ec2:CreateTags", &these, &our_tags),
+            Some(&without(&[format, status, both_wait])),
+            &arns.on_both("ec2:CreateTags", &arns.volumes(volumes), &our_tags),
         ),
     ]
 }
@@ -62,12 +90,30 @@ async fn attach(context: &Context<'_>, reachability: &Reachability, want: &confi
     let (ec2, instance) = (&context.services.ec2, &context.instance.instance_id);
     let answer =
         attempt(reachability, async || ec2.try_attach(want.id.as_str(), instance, &want.device_name).await).await;
-    if !matches!(&answer, Answer::Failed(failure) if failure.code == Code::ApiRefused) {
-        return answer;
+    match answer {
+        Answer::Failed(failure) if failure.code == Code::ApiRefused && is_here(context, want).await == Some(true) => {
+            Answer::Needless
+        }
+        answer => answer,
     }
-    let view = ask(async || ec2.volume(want.id.as_str()).await).await;
-    let here = |view: &VolumeView| view.attachments.iter().any(|attachment| attachment.instance_id == *instance);
-    if view.is_ok_and(|view| here(&view)) { Answer::Needless } else { answer }
+}
+
+/// EC2's dry run may fail for a volume that is not attached here, but IAM's denial comes first.
+async fn detach(context: &Context<'_>, reachability: &Reachability, want: &config::Volume) -> Answer {
+    let (ec2, instance) = (&context.services.ec2, &context.instance.instance_id);
+    let answer = attempt(reachability, async || ec2.try_detach(want.id.as_str(), instance).await).await;
+    match answer {
+        Answer::Failed(failure) if failure.code == Code::ApiRefused && is_here(context, want).await == Some(false) => {
+            Answer::NotTried(format!("{} is not attached here", want.id))
+        }
+        answer => answer,
+    }
+}
+
+/// Whether the volume is attached to this instance, if that can be read.
+async fn is_here(context: &Context<'_>, want: &config::Volume) -> Option<bool> {
+    let view = ask(async || context.services.ec2.volume(want.id.as_str()).await).await.ok()?;
+    Some(view.attachments.iter().any(|attachment| attachment.instance_id == context.instance.instance_id))
 }
 
 /// The actions that `[lifecycle]` needs.
@@ -110,6 +156,16 @@ async fn autoscaling(context: &Context<'_>) -> Vec<Finding> {
         ),
         hooks,
     ]
+}
+
+/// The action that the gate of `[cluster]` needs.
+async fn groups(context: &Context<'_>) -> Option<Finding> {
+    let (cluster, action) = (context.cluster()?, "autoscaling:DescribeAutoScalingGroups");
+    let client = &context.services.autoscaling;
+    let answer =
+        attempt(&context.reachable.autoscaling, async || client.cluster(&cluster.groups).await.map(drop)).await;
+    let aside = "optional; without it the node leaves without knowing whether another one is away";
+    Some(finding(action, answer, Some(aside), &allow(action, &json!("*"))))
 }
 
 async fn s3(context: &Context<'_>) -> Vec<Finding> {
@@ -236,8 +292,8 @@ impl Arns<'_> {
         format!("arn:{}:{service}:{}:{}:{resource}", partition(&instance.region), instance.region, instance.account_id)
     }
 
-    fn volume(&self, id: &str) -> String {
-        self.of("ec2", &format!("volume/{id}"))
+    fn volumes<'v>(&self, volumes: impl IntoIterator<Item = &'v config::Volume>) -> Vec<String> {
+        volumes.into_iter().map(|volume| self.of("ec2", &format!("volume/{}", volume.id))).collect()
     }
 
     /// The wildcard stands for the group's id, which only Auto Scaling knows.
@@ -256,7 +312,11 @@ impl Arns<'_> {
         let mut of_group = Map::from_iter([("StringEquals".to_owned(), group)]);
         of_group.extend(condition.clone());
         let instances = allow(action, &json!(self.of("ec2", "instance/*")));
-        json!([with_condition(allow(action, &json!(volumes)), condition.clone()), with_condition(instances, of_group)])
+        let instances = with_condition(instances, of_group);
+        if volumes.is_empty() {
+            return instances;
+        }
+        json!([with_condition(allow(action, &json!(volumes)), condition.clone()), instances])
     }
 }
 
