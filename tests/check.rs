@@ -7,8 +7,11 @@ mod support;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
+use std::time::Duration;
 
-use ec2_sim::{ActionResult, HookSpec, InstanceSpec, SimConfig, Transition, VolumeId, VolumeSpec};
+use ec2_sim::{
+    ActionResult, Fault, FaultRule, GroupSpec, HookSpec, InstanceSpec, SimConfig, Transition, VolumeId, VolumeSpec,
+};
 use serde_json::Value;
 use support::{AGENT, CA, CONFIG_PATH, GROUP, HOOK, Instance, PROGRAM, World, config_with, volume_at};
 
@@ -39,6 +42,45 @@ source = "s3://kafka-config/node-00/log4j.properties"
 "#;
         let config = config_with(lifecycle, &volumes, file);
         Fixture { world, node, volume, config }
+    }
+
+    /// A node that is ready to leave, too: a termination hook, two groups with the cluster's tag, a volume to detach.
+    fn leaving() -> Fixture {
+        let lifecycle = format!("terminate_hook_name = \"{TERMINATE_HOOK}\"");
+        let mut fixture = Fixture::with(&HookSpec::default(), &lifecycle, |_| {});
+        fixture.terminate_hook(|_| {});
+        fixture.world.sim.change_group(GROUP, |group| group.tags = tags("kafka")).unwrap();
+        fixture.group("kafka-node-01", "kafka");
+        fixture.config = fixture.config.replacen("file_system = ", "detach_on_terminate = true\nfile_system = ", 1);
+        fixture.config.push_str(CLUSTER);
+        fixture
+    }
+
+    /// Gives the group this termination hook.
+    fn terminate_hook(&self, change: impl FnOnce(&mut HookSpec)) {
+        let mut hook = HookSpec {
+            name: TERMINATE_HOOK.to_owned(),
+            transition: Transition::Terminating,
+            heartbeat_timeout: Duration::from_mins(5),
+            default_result: ActionResult::Continue,
+        };
+        change(&mut hook);
+        let put = |group: &mut GroupSpec| {
+            group.hooks.truncate(1);
+            group.hooks.push(hook);
+        };
+        self.world.sim.change_group(GROUP, put).unwrap();
+    }
+
+    /// Another group, with this value of the cluster's tag.
+    fn group(&self, name: &str, value: &str) {
+        let spec = GroupSpec { name: name.to_owned(), tags: tags(value), ..GroupSpec::default() };
+        self.world.sim.create_group(spec).unwrap();
+    }
+
+    fn deny(&self, actions: &[&str]) {
+        let denied = actions.iter().map(|action| (*action).to_owned()).collect();
+        self.world.sim.change_instance(&self.node.id, |spec| spec.denied = denied).unwrap();
     }
 
     fn check(&self) -> Checked {
@@ -81,6 +123,13 @@ source = "s3://kafka-config/node-00/log4j.properties"
         checked.must_be_only(name, seen, remedy);
         checked
     }
+}
+
+const TERMINATE_HOOK: &str = "kafka-node-terminate-hook";
+const CLUSTER: &str = "[cluster]\ntag = \"stateful-cluster=kafka\"\n";
+
+fn tags(value: &str) -> std::collections::BTreeMap<String, String> {
+    [("stateful-cluster".to_owned(), value.to_owned())].into()
 }
 
 struct Checked {
@@ -324,10 +373,7 @@ fn an_address_that_is_not_this_instances_is_found() {
 
 #[test]
 fn a_launch_hook_that_does_not_fit_is_found() {
-    let hook = |heartbeat: u64| HookSpec {
-        heartbeat_timeout: std::time::Duration::from_secs(heartbeat),
-        ..HookSpec::default()
-    };
+    let hook = |heartbeat: u64| HookSpec { heartbeat_timeout: Duration::from_secs(heartbeat), ..HookSpec::default() };
 
     let mut fixture = Fixture::new();
     fixture.config = fixture.config.replace(HOOK, "kafka-hook");
@@ -558,4 +604,204 @@ fn an_encrypted_volumes_key_is_named_with_what_it_needs_and_what_stays_unknown()
     {
         assert!(remedy.contains(part), "{part} is missing in {remedy}");
     }
+}
+
+#[test]
+fn a_node_that_can_leave_is_ok_and_nothing_is_detached_or_completed() {
+    let fixture = Fixture::leaving();
+    fixture.world.sim.attach(&fixture.volume, &fixture.node.id, "/dev/sdf").unwrap();
+
+    let checked = fixture.check();
+
+    assert_eq!((checked.code, checked.with("attention")), (0, vec![]), "{:#?}", checked.lines);
+    assert_eq!(checked.with("unknown"), UNTRIED);
+    let expected = [
+        ("IAM ec2:DetachVolume", "allowed"),
+        ("IAM autoscaling:DescribeAutoScalingGroups", "allowed"),
+        ("termination hook", "kafka-node-terminate-hook of kafka-node-00"),
+        ("termination hook's default result", "CONTINUE"),
+        ("termination hook's heartbeat timeout", "5m, which is also how long a dead node keeps its network interface"),
+        ("termination hook's time limit", "timeouts.drain 10m + timeouts.unmount 1m + 1m to detach fit into 8h 20m"),
+        ("cluster", "stateful-cluster=kafka: kafka-node-00 and kafka-node-01"),
+        (
+            "drain",
+            "drain_cluster_node is not defined by /usr/local/lib/node/hooks.sh: nothing is drained before termination",
+        ),
+    ];
+    for (name, seen) in expected {
+        assert_eq!(checked.seen(name), seen);
+    }
+    let events = fixture.world.events();
+    let tried = events.attempts("ec2:DetachVolume");
+    assert!(tried.len() == 1 && tried.iter().all(|call| call.dry_run && !call.done), "{tried:?}");
+}
+
+#[test]
+fn a_termination_hook_that_does_not_fit_is_found_with_the_command_that_mends_it() {
+    let fixture = Fixture::leaving();
+    let put = "aws autoscaling put-lifecycle-hook --auto-scaling-group-name kafka-node-00 --lifecycle-hook-name \
+               kafka-node-terminate-hook --lifecycle-transition autoscaling:EC2_INSTANCE_TERMINATING";
+    let name = |of: &str| format!("termination hook{of}");
+
+    fixture.terminate_hook(|hook| hook.name = "other-hook".to_owned());
+    let make = format!("{put} --default-result CONTINUE --heartbeat-timeout 300");
+    fixture.must_find(&name(""), "no termination hook kafka-node-terminate-hook, it has only other-hook", &make);
+    fixture.terminate_hook(|hook| hook.transition = Transition::Launching);
+    fixture.must_find(&name(""), "for autoscaling:EC2_INSTANCE_LAUNCHING, not for", "lifecycle.terminate_hook_name");
+
+    fixture.terminate_hook(|hook| hook.heartbeat_timeout = Duration::from_secs(30));
+    let change = format!("{put} --heartbeat-timeout 300");
+    fixture.must_find(&name("'s heartbeat timeout"), "is 30s: a restart of the agent may take longer", &change);
+}
+
+#[test]
+fn a_drain_that_is_longer_than_the_hook_can_ever_wait_is_found() {
+    let mut fixture = Fixture::leaving();
+    let name = "termination hook's time limit";
+    // The heartbeat timeout is 5 min, and heartbeats carry the drain beyond it: 100 × 5 min.
+    let timeouts = |drain: &str| format!("[timeouts]\ndrain = \"{drain}\"\n");
+    let config = fixture.config.clone();
+    fixture.config = config.clone() + &timeouts("8h");
+    let checked = fixture.check();
+    assert_eq!((checked.code, checked.with("attention")), (0, vec![]), "{:#?}", checked.lines);
+    let shortened =
+        "timeouts.drain 8h + timeouts.unmount 1m + 1m to detach fit into 8h 20m; cluster.gate 2h is shortened to 18m";
+    assert_eq!(checked.seen(name), shortened);
+
+    fixture.config = config.clone() + &timeouts("9h");
+    let raise = "lower the two, or raise the hook's heartbeat timeout: aws autoscaling put-lifecycle-hook";
+    let checked = fixture.must_find(name, "do not fit into 8h 20m", raise);
+    // (9 h + 2 min) / 100
+    assert!(checked.line(name)["remedy"].as_str().unwrap().contains("--heartbeat-timeout 326"), "{:#?}", checked.lines);
+
+    fixture.config = config + &timeouts("2days");
+    let remedy = fixture.must_find(name, "do not fit into 8h 20m", "lower the two");
+    assert!(!remedy.line(name)["remedy"].as_str().unwrap().contains("raise"), "{:#?}", remedy.lines);
+}
+
+#[test]
+fn an_abandoning_termination_hook_is_found_with_what_it_would_keep() {
+    let fixture = Fixture::leaving();
+    fixture.terminate_hook(|hook| hook.default_result = ActionResult::Abandon);
+    let (name, remedy) = ("termination hook's default result", "--default-result CONTINUE");
+    fixture.must_find(name, "ABANDON: an action that times out ends the group's other termination hooks", remedy);
+    fixture.world.sim.change_group(GROUP, |group| group.retains = true).unwrap();
+    let kept = "keeps the old instance in Terminating:Retained, its network interface is never free, and so the node stays \
+                away for ever";
+    fixture.must_find(name, &format!("policy retains: an action that is abandoned or times out {kept}"), remedy);
+
+    fixture.deny(&["autoscaling:DescribeAutoScalingGroups"]);
+    let checked = fixture.check();
+    assert_eq!(checked.with("attention"), ["IAM autoscaling:DescribeAutoScalingGroups", name]);
+    assert!(checked.seen(name).contains("not checked: autoscaling:DescribeAutoScalingGroups is not allowed"));
+}
+
+#[test]
+fn a_termination_hook_that_nobody_completes_is_found() {
+    let mut fixture = Fixture::new();
+    fixture.terminate_hook(|_| {});
+    let seen = "each termination waits 5m for its timeout, unless something else completes it";
+    fixture.must_find(
+        "termination hook",
+        seen,
+        "add to [lifecycle]: terminate_hook_name = \"kafka-node-terminate-hook\"",
+    );
+
+    // Without any termination hook nothing waits, which is a finding only where the configuration wants more.
+    fixture.world.sim.change_group(GROUP, |group| group.hooks.truncate(1)).unwrap();
+    assert_eq!(fixture.check().code, 0);
+    fixture.world.sim.change_group(GROUP, |group| group.tags = tags("kafka")).unwrap();
+    fixture.group("kafka-node-01", "kafka");
+    fixture.config.push_str(CLUSTER);
+    fixture.must_find(
+        "termination hook",
+        "[cluster] has no effect",
+        "--lifecycle-hook-name kafka-node-00-terminate-hook",
+    );
+}
+
+#[test]
+fn a_cluster_without_other_nodes_or_without_this_one_is_found() {
+    let mut fixture = Fixture::leaving();
+    let tag = "aws autoscaling create-or-update-tags --tags 'ResourceId=";
+    let config = fixture.config.clone();
+    let mut must_find = |cluster: &str, seen: &str, remedy: &str| {
+        fixture.config = config.replace("tag = \"stateful-cluster=kafka\"", cluster);
+        fixture.must_find("cluster", seen, remedy);
+    };
+    must_find("tag = \"stateful-cluster=zoo\"", "no Auto Scaling group has the tag stateful-cluster=zoo", tag);
+    must_find(
+        "asg_names = [\"kafka-node-01\", \"kafka-node-02\"]",
+        "there is no Auto Scaling group kafka-node-02 in eu-west-1",
+        "correct cluster.asg_names",
+    );
+    must_find("asg_names = [\"kafka-node-00\"]", "names only this node's own group", "add the other nodes' groups");
+    fixture.config = config.replace("tag = \"stateful-cluster=kafka\"", "asg_names = [\"kafka-node-01\"]");
+    assert_eq!(fixture.check().seen("cluster"), "kafka-node-01");
+
+    fixture.config = config;
+    let change =
+        |group: &str, value: &str| fixture.world.sim.change_group(group, |group| group.tags = tags(value)).unwrap();
+    change("kafka-node-01", "other");
+    fixture.must_find("cluster", "only this node's own group has the tag stateful-cluster=kafka", tag);
+    change("kafka-node-01", "kafka");
+    change(GROUP, "other");
+    let seen = "kafka-node-00 does not have the tag stateful-cluster=kafka, which kafka-node-01 have";
+    fixture.must_find(
+        "cluster",
+        seen,
+        &format!("{tag}kafka-node-00,ResourceType=auto-scaling-group,Key=stateful-cluster,"),
+    );
+}
+
+#[test]
+fn the_actions_of_leaving_are_tried_and_a_denied_one_is_named_with_its_effect() {
+    let mut fixture = Fixture::leaving();
+    let volume = format!("arn:aws:ec2:eu-west-1:123456789012:volume/{}", fixture.volume);
+    let both_wait = "two nodes that leave at once wait for each other until cluster.gate ends";
+    let cases = [
+        ("ec2:DetachVolume", "the replacement waits until this instance is terminated", volume.as_str()),
+        ("ec2:DescribeInstances", both_wait, r#""Resource":"*""#),
+        ("ec2:CreateTags", both_wait, r#""aws:TagKeys":"node-agent:*""#),
+        ("autoscaling:DescribeAutoScalingGroups", "without knowing whether another one is away", r#""Resource":"*""#),
+    ];
+    for (action, effect, statement) in cases {
+        fixture.deny(&[action]);
+        let name = format!("IAM {action}");
+        let checked = fixture.must_find(&name, effect, &format!(r#""Action":"{action}""#));
+        let remedy = checked.line(&name)["remedy"].as_str().unwrap();
+        assert!(remedy.contains(statement), "{remedy}");
+        let statement = remedy.strip_prefix("add to the role's policy ").unwrap();
+        serde_json::from_str::<Value>(statement).unwrap();
+    }
+    // Also without a volume.
+    fixture.config = fixture.config.split("[[volume]]").next().unwrap().to_owned()
+        + &format!("[[file]]{}", fixture.config.split_once("[[file]]").unwrap().1);
+    for action in ["ec2:DescribeInstances", "ec2:CreateTags"] {
+        fixture.deny(&[action]);
+        fixture.must_find(&format!("IAM {action}"), both_wait, &format!(r#""Action":"{action}""#));
+    }
+}
+
+#[test]
+fn a_volume_that_is_not_attached_here_cannot_be_tried_for_detaching() {
+    let fixture = Fixture::leaving();
+    let refuse = Fault::Error { http: 400, code: "IncorrectState".to_owned(), message: "is 'available'".to_owned() };
+    fixture.world.sim.add_fault(FaultRule::once("ec2:DetachVolume", refuse)).unwrap();
+    let checked = fixture.check();
+    assert_eq!(checked.code, 0, "{:#?}", checked.lines);
+    let name = "IAM ec2:DetachVolume";
+    assert_eq!(checked.line(name)["result"], "unknown");
+    assert_eq!(checked.seen(name), format!("not tried: {} is not attached here", fixture.volume));
+}
+
+#[test]
+fn the_drain_function_is_looked_for_in_the_script() {
+    let fixture = Fixture::leaving();
+    let with = |more: &str| {
+        fixture.node.hooks(format!("{}{more}\n", support::HOOKS));
+        fixture.check().seen("drain").to_owned()
+    };
+    assert_eq!(with("drain_cluster_node() { :; }"), "drain_cluster_node is defined by /usr/local/lib/node/hooks.sh");
+    assert!(with("source /opt/drain.sh").contains("is not visibly defined by /usr/local/lib/node/hooks.sh"));
 }

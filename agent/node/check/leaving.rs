@@ -95,7 +95,9 @@ async fn configured(context: &Context<'_>, lifecycle: &Lifecycle, name: &str, ho
 fn unconfigured(context: &Context<'_>, lifecycle: &Lifecycle, hooks: &[Hook]) -> Option<Finding> {
     let group = &lifecycle.asg_name;
     let add = |name: &str| format!("add to [lifecycle]: terminate_hook_name = {name:?}");
-    if let [hook, ..] = *terminations(hooks) {
+    // If lifecycle.hook_name is a termination hook, the launch hook's finding says so.
+    let unattended = terminations(hooks).into_iter().find(|hook| hook.name != lifecycle.hook_name);
+    if let Some(hook) = unattended {
         let (name, timeout) = (&hook.name, rough(hook.heartbeat_timeout));
         let seen = format!(
             "{group} has the termination hook {name}, which the agent does not complete: each termination waits {timeout} for \
