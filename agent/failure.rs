@@ -200,6 +200,8 @@ catalogue! {
     NotMounted "not-mounted" Permanent "find out what unmounted it (journalctl -b); to mount it again: node-agent retry";
     /// A volume cannot be unmounted, because something holds it.
     MountBusy "mount-busy" Waiting "stop what holds it; the instance goes all the same, and the next mount replays the filesystem's log";
+    /// Another node of the cluster is away, so this one must not leave yet.
+    ClusterAway "cluster-away" Waiting "see what keeps the other node away (its tag node-agent:status; node-agent status there); this one leaves once that one is InService and healthy, and at the latest when cluster.gate is over";
     /// The target that starts the applications was stopped.
     TargetStopped "target-stopped" Permanent "find out what stopped it (journalctl -b -u node-agent-mounted.target); to start it and the applications again: systemctl start node-agent-mounted.target";
     /// A local file operation failed.

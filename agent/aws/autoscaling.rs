@@ -46,6 +46,11 @@ pub enum LifecycleState {
 /// The prefix of the states in a warm pool.
 const POOL: &str = "Warmed:";
 
+/// The states of an instance whose root volume is replaced, from the time at which its hooks have been completed.
+const REPLACES_ROOT_VOLUME: &str = "ReplacingRootVolume";
+const ROOT_VOLUME_PROCEEDS: &str = "ReplacingRootVolume:Proceed";
+const ROOT_VOLUME_REPLACED: &str = "RootVolumeReplaced";
+
 /// The prefixes of the states of an instance that was in service before (docs/facts.md, "Lifecycle states").
 const OUT_OF_SERVICE: [&str; 5] = ["Standby", "EnteringStandby", "ReplacingRootVolume", "RootVolumeReplaced", "Detach"];
 
@@ -83,6 +88,26 @@ impl LifecycleState {
             state if OUT_OF_SERVICE.iter().any(starts_with) => LifecycleState::OutOfService(state),
             state => LifecycleState::Other(state),
         }
+    }
+
+    /// Whether the instance does not wait for its termination hooks any more: their actions are over, or it is in no group.
+    pub fn has_left(&self) -> bool {
+        use State::{Terminating, TerminatingWait, WarmedTerminating, WarmedTerminatingWait};
+        match self {
+            LifecycleState::NoGroup => true,
+            LifecycleState::Terminating(state) => {
+                !matches!(state, Terminating | TerminatingWait | WarmedTerminating | WarmedTerminatingWait)
+            }
+            LifecycleState::OutOfService(state) => {
+                matches!(state.as_str(), ROOT_VOLUME_PROCEEDS | ROOT_VOLUME_REPLACED)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the instance is about to lose its root volume, and keeps its other volumes and its network interface.
+    pub fn replaces_root_volume(&self) -> bool {
+        matches!(self, LifecycleState::OutOfService(state) if state.as_str().starts_with(REPLACES_ROOT_VOLUME))
     }
 
     /// Whether the instance is in a warm pool, even while it terminates.

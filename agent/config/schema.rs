@@ -125,12 +125,17 @@ impl Key {
         self.doc.trim_start()
     }
 
+    /// The default text, where the configuration cannot be read.
+    pub fn default_text(&self) -> &'static str {
+        match self.presence {
+            Presence::Default(Literal::Text(text)) => text,
+            _ => "",
+        }
+    }
+
     /// The default duration, also used where the configuration cannot be read.
     pub fn default_span(&self) -> Duration {
-        match self.presence {
-            Presence::Default(Literal::Text(text)) => humantime::parse_duration(text).unwrap_or_default(),
-            _ => Duration::ZERO,
-        }
+        humantime::parse_duration(self.default_text()).unwrap_or_default()
     }
 }
 

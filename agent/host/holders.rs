@@ -37,6 +37,8 @@ pub enum Holder {
     },
     /// Something is mounted inside it.
     Mount(PathBuf),
+    /// It is mounted in a second place, too.
+    Place(PathBuf),
     /// A swap file on it is in use.
     Swap(PathBuf),
     /// A loop device reads a file on it.
@@ -59,6 +61,7 @@ impl fmt::Display for Holder {
                 write!(f, "process {pid} ({command}) has a mount namespace in which it is mounted at {place}")
             }
             Holder::Mount(place) => write!(f, "a filesystem is mounted inside it, at {}", place.display()),
+            Holder::Place(place) => write!(f, "it is mounted at {}, too", place.display()),
             Holder::Swap(file) => write!(f, "the swap file {} is in use", file.display()),
             Holder::Loop { device, file } => write!(f, "{} is a loop device of {}", device.display(), file.display()),
         }
@@ -67,7 +70,8 @@ impl fmt::Display for Holder {
 
 /// Everything that holds the filesystem on the device with this number, mounted at `place`. Blocks the thread.
 pub fn of(device: u64, place: &Path) -> Vec<Holder> {
-    let mut holders: Vec<_> = inner_mounts(place).chain(swap_files(device)).chain(loop_devices(device)).collect();
+    let kernel = swap_files(device).chain(loop_devices(device));
+    let mut holders: Vec<_> = inner_mounts(place).chain(other_mounts(device, place)).chain(kernel).collect();
     let own = namespace("self");
     let mut namespaces = BTreeSet::new();
     let mut pids: Vec<i32> = names("/proc").into_iter().filter_map(|name| name.parse().ok()).collect();
@@ -112,6 +116,12 @@ fn inner_mounts(place: &Path) -> impl Iterator<Item = Holder> {
     let inside = mounts_of("self").into_iter().map(|mount| mount.mount_point);
     let inside = inside.filter(|inner| inner != place && inner.starts_with(place));
     inside.collect::<Vec<_>>().into_iter().map(Holder::Mount)
+}
+
+fn other_mounts(device: u64, place: &Path) -> impl Iterator<Item = Holder> {
+    let places = mounts_of("self").into_iter().filter(move |mount| mount.device == device);
+    let others = places.map(|mount| mount.mount_point).filter(|other| other != place);
+    others.collect::<Vec<_>>().into_iter().map(Holder::Place)
 }
 
 /// /proc/swaps (proc(5)): a line of names, then `path type size used priority`.

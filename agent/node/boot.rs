@@ -1,6 +1,6 @@
 //! The boot sequence, top to bottom.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::pin::pin;
@@ -20,6 +20,7 @@ use crate::node::steps::device::FindDevice;
 use crate::node::steps::fetch::{Fetch, Staged};
 use crate::node::steps::files::WriteFiles;
 use crate::node::steps::filesystem::{Formatted, MakeFilesystem};
+use crate::node::steps::function::Call;
 use crate::node::steps::grow::Grow;
 use crate::node::steps::hook_environment;
 use crate::node::steps::hooks::Hook;
@@ -30,7 +31,7 @@ use crate::node::steps::warm_pool::EnterPool;
 use crate::runner::Runner;
 use crate::runner::allowance::Allowance;
 use crate::runner::plan::Planned;
-use crate::sequence::StepName;
+use crate::sequence::{Sequence, StepName};
 use crate::state::Journal;
 
 /// The inputs of a run.
@@ -71,7 +72,7 @@ impl Boot<'_> {
         let site = self.find_site(run).await?;
         let launch = &site.launch(self.aws, config.lifecycle.as_ref());
 
-        let heart = Heart { launch, journal, allowance: self.allowance };
+        let heart = Heart { launch, journal, allowance: self.allowance, of: Sequence::Boot };
         let mut work = pin!(self.sequence(run, site, launch));
         let result = tokio::select! {
             result = &mut work => result,
@@ -181,24 +182,29 @@ impl Boot<'_> {
         let write = WriteFiles { journal, files: &config.files, contents: &staged.files };
         let mut inputs = run.step(write).await?;
         let (Some(hooks), Some(script)) = (&config.hooks, &staged.script) else { return Ok(()) };
-        let environment = &hook_environment::of(config, launch.instance, node, volumes);
+        if !run.is_planning() {
+            script.keep(self.state_dir);
+        }
+        let named = volumes.iter().map(|volume| (volume.want, volume.device_name.as_str()));
+        let environment = &hook_environment::of(config, launch.instance, node.ip, named);
         let functions = [(StepName::Configure, &hooks.configure), (StepName::HealthCheck, &hooks.health_check)];
         for (step, function) in functions {
-            let hook = Hook {
+            let call = Call {
                 step,
                 journal,
-                launch,
                 script,
                 config: &config.origin,
                 function,
+                optional: false,
                 arguments: [&node.id, &node.ip.to_string()],
                 environment,
                 state_dir: self.state_dir,
-                after: &inputs,
                 boot_id: self.boot_id,
                 deadline: config.timeouts.hooks,
+                cut: &Cell::default(),
                 stop: self.stop.clone(),
             };
+            let hook = Hook { launch, call, after: &inputs };
             inputs = run.step(hook).await?;
         }
         Ok(())

@@ -25,11 +25,13 @@ use crate::state::{Journal, LaunchOutcome};
 const FOUND_WITHIN: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(50);
 
-/// Whether this machine's own journal shows a node in service, and no step up to the mount is to be redone.
+/// Whether this machine's own journal shows a node in service that is not about to leave, and no step up to the mount is to be
+/// redone.
 pub fn is_in_service(journal: &Journal) -> bool {
     journal.read(|state| {
         let launched = state.lifecycle.outcome().is_some_and(|outcome| outcome != LaunchOutcome::Abandoned);
         launched
+            && state.departure.is_none()
             && state.redone_from().is_none_or(|step| step.follows(StepName::Mount))
             && host::instance_id().is_some_and(|id| id == state.instance_id)
     })

@@ -19,16 +19,17 @@ use crate::lifecycle::heartbeat::Heart;
 use crate::lifecycle::{Launch, LaunchResult};
 use crate::node::boot::{Boot, BootOutcome};
 use crate::node::lock::Lock;
+use crate::node::order::Order;
 use crate::node::places::{Places, take_lock};
 use crate::node::reboot;
 use crate::node::settings;
 use crate::node::site::Site;
 use crate::node::steps::complete::Complete;
 use crate::node::steps::fetch::prepare_scratch;
-use crate::node::steps::hooks::end_leftover;
+use crate::node::steps::function::end_leftover;
 use crate::runner::allowance::Allowance;
 use crate::runner::{Runner, stopped, unless_stopped};
-use crate::sequence::StepName;
+use crate::sequence::{Sequence, StepName};
 use crate::state::publish::Publisher;
 use crate::state::{Journal, LaunchOutcome, Phase, Process, store};
 
@@ -44,8 +45,8 @@ pub struct Session {
     pub(crate) allowance: Allowance,
     /// Becomes true at the stop signal.
     pub(crate) stop: watch::Receiver<bool>,
-    boot_id: String,
-    scratch: PathBuf,
+    pub(super) boot_id: String,
+    pub(super) scratch: PathBuf,
     /// Why the state could not be written at the start of the present attempt.
     unwritable: RefCell<Option<Failure>>,
     _lock: Lock,
@@ -58,6 +59,16 @@ pub struct Attempt {
     pub(crate) config: Option<Config>,
     /// `[lifecycle]`, even of a configuration with mistakes elsewhere; without a configuration, the journal's record of it.
     pub(crate) lifecycle: Option<config::Lifecycle>,
+    /// `[cluster]`, likewise.
+    pub(crate) cluster: Option<config::Cluster>,
+    /// The order to go, if it came meanwhile and ended the attempt.
+    pub(crate) order: Option<Order>,
+}
+
+impl Attempt {
+    fn new(result: Result<BootOutcome, FailedStep>, config: Option<Config>) -> Self {
+        Attempt { result, config, lifecycle: None, cluster: None, order: None }
+    }
 }
 
 /// Heartbeats begin only if reading the configuration takes longer: they need a request for the hook's timeout first.
@@ -96,8 +107,8 @@ impl Session {
         })
     }
 
-    /// Brings the node up, with this configuration or else with the one that is read now. The caller records a failure
-    /// ([`Session::record_failure`]).
+    /// Brings the node up, with this configuration or else, in the service, with the one that is read now. The caller records a
+    /// failure ([`Session::record_failure`]).
     pub async fn attempt(&self, config: Option<Config>) -> Attempt {
         if let Some(site) = self.site.get() {
             // The instance's role may have been replaced since.
@@ -109,8 +120,8 @@ impl Session {
         // Even without a configuration: no run waits for the hook of a killed agent any more.
         end_leftover(&self.journal, &self.boot_id).await;
         let mut attempt = match (Box::pin(self.mount_offline(config.as_ref())).await, config) {
-            (Err(failed), config) => Attempt { result: Err(failed), config, lifecycle: None },
-            (Ok(()), Some(config)) => Box::pin(self.bring_up(config)).await,
+            (Err(failed), config) => Attempt::new(Err(failed), config),
+            (Ok(()), Some(config)) => Box::pin(self.bring_up(config, false)).await,
             (Ok(()), None) => Box::pin(self.read_and_bring_up()).await,
         };
         if attempt.lifecycle.is_none() {
@@ -118,10 +129,12 @@ impl Session {
             let promised = || self.journal.promised_action();
             attempt.lifecycle = if attempt.config.is_some() { promised() } else { self.journal.action() };
         }
+        let configured = attempt.config.as_ref().filter(|config| config.lifecycle.is_some());
+        attempt.cluster = configured.map_or_else(|| self.journal.cluster(), |config| config.cluster.clone());
         let ended = match &attempt.result {
             Ok(BootOutcome::Up) => self.journal.end(Phase::Done, None),
             Ok(BootOutcome::WarmPool) => self.journal.end(Phase::Warm, None),
-            Err(failed) if failed.was_stopped() => self.record_stop(),
+            Err(failed) if failed.was_stopped() && attempt.order.is_none() => self.record_stop(),
             Err(_) => Ok(()),
         };
         if let (Err(failure), Ok(_)) = (ended, &attempt.result) {
@@ -208,7 +221,7 @@ impl Session {
         match unless_stopped(&self.stop, validate).await {
             Ok(config) => {
                 texts.keep(&self.places.state_dir);
-                self.bring_up(config).await
+                self.bring_up(config, true).await
             }
             Err(failure) => Box::pin(self.without_configuration(failure, texts.lifecycle())).await,
         }
@@ -218,7 +231,8 @@ impl Session {
     async fn send_heartbeats(&self, launch: Option<&Launch<'_>>) -> Infallible {
         if let Some(launch) = launch {
             sleep(READ_WITHOUT_HEARTBEATS).await;
-            let _lost = Box::pin(Heart { launch, journal: &self.journal, allowance: &self.allowance }.beat()).await;
+            let (journal, allowance) = (&self.journal, &self.allowance);
+            let _lost = Box::pin(Heart { launch, journal, allowance, of: Sequence::Boot }.beat()).await;
         }
         std::future::pending().await
     }
@@ -231,17 +245,18 @@ impl Session {
             let run = Runner::new(&self.journal, IDENTIFY_BEFORE_HOLD, self.stop.clone(), &self.allowance);
             drop(Site::find(&self.site, &run, &self.aws, &self.journal, IDENTIFY_BEFORE_HOLD).await);
         }
-        Attempt { result: Err(failure.into()), config: None, lifecycle }
+        Attempt { lifecycle, ..Attempt::new(Err(failure.into()), None) }
     }
 
-    async fn bring_up(&self, mut config: Config) -> Attempt {
+    /// Brings the node up; the service leaves when it is told to go meanwhile.
+    async fn bring_up(&self, mut config: Config, leaves: bool) -> Attempt {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
         if config.lifecycle.is_none() && self.journal.promised_action().is_some() {
             let run = Runner::new(&self.journal, config.timeouts.aws, self.stop.clone(), &self.allowance);
             if let Err(failed) = Box::pin(self.identify(&run)).await {
-                return Attempt { result: Err(failed), config: Some(config), lifecycle: None };
+                return Attempt::new(Err(failed), Some(config));
             }
             config.lifecycle = self.journal.promised_action();
             if let Some(promised) = &config.lifecycle {
@@ -254,9 +269,12 @@ impl Session {
             }
         }
         self.journal.configured(&config);
-        let result = Box::pin(self.boot(&config).bring_up()).await;
-        let lifecycle = config.lifecycle.clone();
-        Attempt { result, config: Some(config), lifecycle }
+        let (result, order) = if leaves {
+            Box::pin(self.bring_up_unless_ordered(&config)).await
+        } else {
+            (Box::pin(self.boot(&config).bring_up()).await, None)
+        };
+        Attempt { lifecycle: config.lifecycle.clone(), order, ..Attempt::new(result, Some(config)) }
     }
 
     /// The boot sequence with this configuration.

@@ -16,6 +16,11 @@ const TAG_PAUSE: Duration = Duration::from_secs(30);
 /// The longest value a tag can have (EC2 user guide, "Tag restrictions").
 const TAG_LENGTH: usize = 256;
 
+/// The first line of a text, as a tag can have it.
+pub fn value(text: &str) -> String {
+    readable::line(text.lines().next().unwrap_or_default()).chars().take(TAG_LENGTH).collect()
+}
+
 impl Session {
     /// Retries [`Session::tag`] until it has succeeded or cannot succeed.
     pub async fn keep_tagging(&self, failed: Option<&FailedStep>) {
@@ -38,8 +43,7 @@ impl Session {
             None => "done".to_owned(),
             Some(failed) => {
                 let step = failure::place(failed.step);
-                let text = format!("{step}: {}", failed.failure.in_public().lines().next().unwrap_or_default());
-                readable::line(&text).chars().take(TAG_LENGTH).collect()
+                value(&format!("{step}: {}", failed.failure.in_public()))
             }
         };
         if failed.is_some() {

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -15,6 +16,14 @@ pub struct Allowance {
     ///
     /// [`Heart`]: crate::lifecycle::heartbeat::Heart
     pub beat: Cell<Option<Instant>>,
+    /// When Auto Scaling last took a heartbeat.
+    pub taken: Cell<Option<Instant>>,
+    /// Whether it has not taken the last one that was sent.
+    pub is_refused: Cell<bool>,
+    /// The hook's heartbeat timeout, once it is known.
+    pub timeout: Cell<Option<Duration>>,
+    /// Whether the action that heartbeats are sent for is over, whatever this machine does.
+    pub is_over: Cell<bool>,
 }
 
 /// Allows heartbeats until it is dropped or its deadline has passed.
@@ -25,7 +34,16 @@ pub struct Permit<'a> {
 
 impl Default for Allowance {
     fn default() -> Self {
-        Allowance { began: Instant::now(), given: RefCell::default(), last: Cell::default(), beat: Cell::default() }
+        Allowance {
+            began: Instant::now(),
+            given: RefCell::default(),
+            last: Cell::default(),
+            beat: Cell::default(),
+            taken: Cell::default(),
+            is_refused: Cell::default(),
+            timeout: Cell::default(),
+            is_over: Cell::default(),
+        }
     }
 }
 
@@ -36,6 +54,13 @@ impl Allowance {
         self.last.set(number);
         self.given.borrow_mut().insert(number, deadline);
         Permit { allowance: self, number }
+    }
+
+    /// How long Auto Scaling goes on waiting if it takes no heartbeat any more, and the whole timeout; none while it takes them.
+    pub fn left_without_heartbeats(&self) -> Option<(Duration, Duration)> {
+        let timeout = self.timeout.get().filter(|_| self.is_refused.get())?;
+        let since = self.taken.get().unwrap_or(self.began);
+        Some((timeout.saturating_sub(since.elapsed()), timeout))
     }
 
     /// Whether heartbeats may be sent now.

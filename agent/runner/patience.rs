@@ -98,6 +98,12 @@ pub fn exponential(first: Duration, most: Duration, factor: f32) -> impl Iterato
     builder.without_max_times().with_jitter().build()
 }
 
+/// A pause of about this length, at random up to a tenth shorter or longer: the machines of a host must not all ask at once.
+pub fn jitter(pause: Duration) -> Duration {
+    let mut drawn = exponential(pause / 5, pause / 5, 1.0);
+    pause * 7 / 10 + drawn.next().unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,7 +18,10 @@ pub struct DepartureRecord {
     /// Its steps, in their order.
     #[serde(default, deserialize_with = "words::known_among")]
     pub(super) steps: Vec<StepRecord>,
-    /// The drain hook was called: it is not called again, whatever became of it.
+    /// The gate is behind this node.
+    #[serde(default)]
+    pub(crate) passed: bool,
+    /// The drain hook has ended: it is not called again, whatever became of it.
     #[serde(default)]
     pub(crate) drained: bool,
     /// CONTINUE was sent; its answer is not known yet.

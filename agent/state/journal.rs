@@ -8,18 +8,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use super::lifecycle::{Action, Deadline, LaunchOutcome, LifecycleRecord};
+use super::lifecycle::{Action, Clock, Deadline, LaunchOutcome, LifecycleRecord};
 use super::model::{Lost, ONCE, Phase, Process, State, Subject, VolumeRecord, Warning};
 use super::publish::Publisher;
 use super::record::{FailedStepRecord, StepRecord};
 use super::store::{self, FILE, SCHEMA, STALE, Unreadable};
 use crate::config::{self, Config};
 use crate::failure::{Code, Failure};
-use crate::host::{self, atomic};
+use crate::host::atomic;
 use crate::sequence::StepName;
-use crate::time::{millis, now};
+use crate::time::now;
 
 /// The open journal. Single-threaded: the agent's runtime is one thread.
 pub struct Journal {
@@ -89,7 +89,8 @@ impl Journal {
                 ip: config.node.ip.to_string(),
                 asg_name: config.lifecycle.as_ref().map(|lifecycle| lifecycle.asg_name.clone()),
             };
-            state.lifecycle.action = config.lifecycle.as_ref().map(Action::from);
+            let cluster = config.cluster.as_ref();
+            state.lifecycle.action = config.lifecycle.as_ref().map(|lifecycle| Action::new(lifecycle, cluster));
         });
     }
 
@@ -100,33 +101,48 @@ impl Journal {
         self.read(open).as_ref().map(config::Lifecycle::from)
     }
 
+    /// `[cluster]` as the configuration last named it.
+    pub fn cluster(&self) -> Option<config::Cluster> {
+        self.read(|state| Some(state.lifecycle.action.as_ref()?.cluster.as_ref()?.into()))
+    }
+
+    /// The lifecycle action as the configuration last named it, whatever has become of the launch.
+    pub fn last_action(&self) -> Option<config::Lifecycle> {
+        self.read(|state| state.lifecycle.action.as_ref().map(config::Lifecycle::from))
+    }
+
     /// [`Journal::action`], if the end of a hold was promised for it.
     pub fn promised_action(&self) -> Option<config::Lifecycle> {
         self.action().filter(|_| self.read(|state| state.lifecycle.hold_until.is_some()))
     }
 
+    /// The present time in this boot.
+    pub fn clock(&self) -> Clock {
+        self.read(|state| Clock::now(&state.boot_id))
+    }
+
     /// The time that is left of the hold. The first failure promises its end for this action; later failures keep that end and
     /// only update the action's names. The promise becomes durable with the failure's record, and does not depend on a disk
     /// that may be full.
-    pub fn hold(&self, lifecycle: &config::Lifecycle) -> Duration {
-        let (since_boot, now) = (host::since_boot(), SystemTime::now());
-        let boot_id = self.read(|state| state.boot_id.clone());
-        let before = self.read(|state| state.lifecycle.hold_left(&boot_id, since_boot, now));
-        let left = before.unwrap_or(lifecycle.hold_for);
-        let hold_for_ms = |state: &State| state.lifecycle.hold_deadline.as_ref().map(|end| end.whole_ms);
-        let hold_for_ms = self.read(hold_for_ms).unwrap_or(millis(lifecycle.hold_for));
-        let left = left.min(Duration::from_millis(hold_for_ms));
+    pub fn hold(&self, action: Action) -> Duration {
+        let clock = self.clock();
+        let hold_for = Duration::from_millis(action.hold_for_ms);
+        let gate = action.gate();
+        let before = self.read(|state| state.lifecycle.hold_left(&clock));
+        let whole = |state: &State| state.lifecycle.hold_deadline.as_ref().map(|end| end.whole_ms);
+        let whole = self.read(whole).map_or(hold_for, Duration::from_millis);
+        let left = before.unwrap_or(hold_for).min(whole);
         self.note(|state| {
             let record = &mut state.lifecycle;
-            record.action = Some(lifecycle.into());
-            if record.hold_deadline.as_ref().is_none_or(|end| end.boot_id != boot_id) {
-                let since_boot_ms = millis(since_boot + left);
-                record.hold_deadline =
-                    Some(Deadline { boot_id: boot_id.clone(), since_boot_ms, whole_ms: hold_for_ms });
+            record.action = Some(action);
+            if record.abandon_by.is_none() {
+                record.abandon_by =
+                    gate.map(|gate| (clock.after(left + gate), Deadline::new(&clock, left + gate, whole + gate)));
             }
-            let until = record.hold_until(&boot_id, since_boot, now);
-            let until = until.unwrap_or_else(|| humantime::format_rfc3339_millis(now + left).to_string());
-            record.hold_until = Some(until);
+            if record.hold_deadline.as_ref().is_none_or(|end| end.boot_id != clock.boot_id) {
+                record.hold_deadline = Some(Deadline::new(&clock, left, whole));
+            }
+            record.hold_until = Some(record.hold_until(&clock).unwrap_or_else(|| clock.after(left)));
         });
         left
     }

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::words::Word;
-use crate::config::{self, OnFailure};
+use crate::config::{self, Cluster, Groups, OnFailure};
+use crate::host;
 use crate::time::millis;
 
 /// The launch lifecycle action.
@@ -35,6 +36,9 @@ pub struct LifecycleRecord {
     /// The end of the hold by the boot's own clock. `hold_until` is the same time for people and for other boots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold_deadline: Option<Deadline>,
+    /// When ABANDON is sent at the latest, although another node of the cluster is away: RFC 3339, and by the boot's own clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub abandon_by: Option<(String, Deadline)>,
     /// The journal was lost on a node in service: its steps count as done without a record.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub presumed: bool,
@@ -56,17 +60,66 @@ pub struct Action {
     /// `heartbeat_timeout`, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) heartbeat_timeout_ms: Option<u64>,
+    /// `terminate_hook_name`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) terminate_hook_name: Option<String>,
+    /// `[cluster]`, for the gate before ABANDON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cluster: Option<ClusterRecord>,
 }
 
-impl From<&config::Lifecycle> for Action {
-    fn from(lifecycle: &config::Lifecycle) -> Self {
+/// `[cluster]` as it was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterRecord {
+    /// `tag`, as key and value; without it the groups' names count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tag: Option<(String, String)>,
+    /// `asg_names`
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    asg_names: Vec<String>,
+    /// `gate`, in milliseconds.
+    gate_ms: u64,
+}
+
+impl From<&Cluster> for ClusterRecord {
+    fn from(cluster: &Cluster) -> Self {
+        let (tag, asg_names) = match &cluster.groups {
+            Groups::Tagged { key, value } => (Some((key.clone(), value.clone())), Vec::new()),
+            Groups::Named(names) => (None, names.clone()),
+        };
+        ClusterRecord { tag, asg_names, gate_ms: millis(cluster.gate) }
+    }
+}
+
+impl From<&ClusterRecord> for Cluster {
+    fn from(record: &ClusterRecord) -> Self {
+        let groups = match &record.tag {
+            Some((key, value)) => Groups::Tagged { key: key.clone(), value: value.clone() },
+            None => Groups::Named(record.asg_names.clone()),
+        };
+        Cluster { groups, gate: Duration::from_millis(record.gate_ms) }
+    }
+}
+
+impl Action {
+    /// The action as it is configured, and the cluster whose nodes it concerns.
+    pub fn new(lifecycle: &config::Lifecycle, cluster: Option<&Cluster>) -> Self {
         Action {
             asg_name: lifecycle.asg_name.clone(),
             hook_name: lifecycle.hook_name.clone(),
             abandons: lifecycle.on_failure == OnFailure::Abandon,
             hold_for_ms: millis(lifecycle.hold_for),
             heartbeat_timeout_ms: lifecycle.heartbeat_timeout.map(millis),
+            terminate_hook_name: lifecycle.terminate_hook_name.clone(),
+            cluster: cluster.map(ClusterRecord::from),
         }
+    }
+}
+
+impl Action {
+    /// How long the end of the hold may wait for other nodes of the cluster.
+    pub(super) fn gate(&self) -> Option<Duration> {
+        self.cluster.as_ref().map(|cluster| Duration::from_millis(cluster.gate_ms))
     }
 }
 
@@ -78,7 +131,7 @@ impl From<&Action> for config::Lifecycle {
             on_failure: if action.abandons { OnFailure::Abandon } else { OnFailure::Hold },
             hold_for: Duration::from_millis(action.hold_for_ms),
             heartbeat_timeout: action.heartbeat_timeout_ms.map(Duration::from_millis),
-            terminate_hook_name: None,
+            terminate_hook_name: action.terminate_hook_name.clone(),
         }
     }
 }
@@ -94,6 +147,51 @@ pub struct Deadline {
     pub(crate) whole_ms: u64,
 }
 
+impl Deadline {
+    /// The end after `whole`, of which `left` is left now.
+    pub fn new(clock: &Clock, left: Duration, whole: Duration) -> Self {
+        let since_boot_ms = millis(clock.since_boot + left);
+        Deadline { boot_id: clock.boot_id.clone(), since_boot_ms, whole_ms: millis(whole) }
+    }
+
+    /// The time that is left until this end, which is `until` (RFC 3339) by the wall clock.
+    pub fn left(&self, until: &str, clock: &Clock) -> Duration {
+        if self.boot_id == clock.boot_id {
+            return Duration::from_millis(self.since_boot_ms).saturating_sub(clock.since_boot);
+        }
+        let most = Duration::from_millis(self.whole_ms);
+        clock.until(until).unwrap_or(most).min(most)
+    }
+}
+
+/// The present time, by both clocks.
+#[derive(Clone, Debug)]
+pub struct Clock {
+    pub(crate) boot_id: String,
+    /// Since that boot.
+    pub(crate) since_boot: Duration,
+    /// The wall clock.
+    pub(crate) now: SystemTime,
+}
+
+impl Clock {
+    /// The time now, in this boot.
+    pub fn now(boot_id: &str) -> Self {
+        Clock { boot_id: boot_id.to_owned(), since_boot: host::since_boot(), now: SystemTime::now() }
+    }
+
+    /// The time until this one (RFC 3339) by the wall clock; zero if it is over, none if it cannot be read.
+    fn until(&self, time: &str) -> Option<Duration> {
+        let time = humantime::parse_rfc3339(time).ok()?;
+        Some(time.duration_since(self.now).unwrap_or_default())
+    }
+
+    /// The time after `left`, RFC 3339.
+    pub fn after(&self, left: Duration) -> String {
+        humantime::format_rfc3339_millis(self.now + left).to_string()
+    }
+}
+
 impl LifecycleRecord {
     /// How the launch ended, if it has.
     pub fn outcome(&self) -> Option<LaunchOutcome> {
@@ -102,27 +200,30 @@ impl LifecycleRecord {
 
     /// Forgets the promised end of a hold.
     pub(super) fn take_back_hold(&mut self) {
-        (self.hold_until, self.hold_deadline) = (None, None);
+        (self.hold_until, self.hold_deadline, self.abandon_by) = (None, None, None);
+    }
+
+    /// How long the end of the hold may still wait for other nodes of the cluster, by the promise that was made for it.
+    pub fn abandon_left(&self, clock: &Clock) -> Option<Duration> {
+        self.abandon_by.as_ref().map(|(until, deadline)| deadline.left(until, clock))
     }
 
     /// The time that is left of the promised hold at this moment of this boot, if one was promised.
-    pub fn hold_left(&self, boot_id: &str, since_boot: Duration, now: SystemTime) -> Option<Duration> {
+    pub fn hold_left(&self, clock: &Clock) -> Option<Duration> {
         let until = self.hold_until.as_ref()?;
-        if let Some(end) = self.hold_deadline.as_ref().filter(|end| end.boot_id == boot_id) {
-            return Some(Duration::from_millis(end.since_boot_ms).saturating_sub(since_boot));
+        if let Some(end) = &self.hold_deadline {
+            return Some(end.left(until, clock));
         }
-        let promised = self.hold_deadline.as_ref().map(|end| end.whole_ms);
         // Earlier versions recorded the wall clock's end alone.
-        let promised = promised.or(self.action.as_ref().map(|action| action.hold_for_ms));
-        let most = promised.map_or(Duration::MAX, Duration::from_millis);
-        let left = humantime::parse_rfc3339(until).map(|until| until.duration_since(now).unwrap_or_default());
-        Some(left.unwrap_or(most).min(most))
+        let most = self.action.as_ref().map_or(Duration::MAX, |action| Duration::from_millis(action.hold_for_ms));
+        Some(clock.until(until).unwrap_or(most).min(most))
     }
 
     /// The end of the hold for people, RFC 3339: as promised, corrected where the wall clock was stepped since.
-    pub fn hold_until(&self, boot_id: &str, since_boot: Duration, now: SystemTime) -> Option<String> {
+    pub fn hold_until(&self, clock: &Clock) -> Option<String> {
         let promised = self.hold_until.clone()?;
-        let end = now + self.hold_left(boot_id, since_boot, now)?;
+        let now = clock.now;
+        let end = now + self.hold_left(clock)?;
         let promised_end = humantime::parse_rfc3339(&promised).ok();
         let keeps = promised_end.is_some_and(|promised| {
             let apart = promised.duration_since(end).or_else(|_| end.duration_since(promised)).unwrap_or_default();
@@ -196,14 +297,15 @@ mod tests {
             ("never", Some("a"), seconds(3600)),
             ("2026-01-01T00:20:00Z", None, seconds(1200)),
         ];
+        let clock = Clock { boot_id: "b".to_owned(), since_boot: seconds(4_400), now };
         for (until, boot, left) in cases {
             let record = record(until, boot);
-            assert_eq!(record.hold_left("b", seconds(4_400), now), Some(left), "{until} {boot:?}");
+            assert_eq!(record.hold_left(&clock), Some(left), "{until} {boot:?}");
             // What people are told is the same.
-            let told = record.hold_until("b", seconds(4_400), now).unwrap();
+            let told = record.hold_until(&clock).unwrap();
             let end = humantime::parse_rfc3339(&told).unwrap_or_else(|error| panic!("{told}: {error}"));
             assert_eq!(end.duration_since(now).unwrap_or_default(), left, "{until} {boot:?}: {told}");
         }
-        assert_eq!(LifecycleRecord::default().hold_left("b", seconds(1), now), None);
+        assert_eq!(LifecycleRecord::default().hold_left(&clock), None);
     }
 }

@@ -3,9 +3,9 @@
 use std::fmt::{Display, Write as _};
 use std::time::SystemTime;
 
+use super::lifecycle::Clock;
 use super::model::{Phase, State};
 use super::record::{Outcome, StepRecord};
-use crate::host;
 use crate::readable;
 use crate::sequence::{Sequence, StepName};
 
@@ -32,10 +32,12 @@ pub(super) fn of(state: &State) -> String {
         "Since when the node has been in its state.",
         vec![(Vec::new(), seconds(&state.since))],
     );
-    let until = || state.lifecycle.hold_until(&state.boot_id, host::since_boot(), SystemTime::now());
+    let until = || state.lifecycle.hold_until(&Clock::now(&state.boot_id));
     let held = Some(until).filter(|_| state.phase == Phase::Held && state.lifecycle.outcome().is_none());
     let held: Vec<_> = held.and_then(|until| until()).map(|until| (Vec::new(), seconds(&until))).into_iter().collect();
     metric("hold_until_timestamp_seconds", "When the hold ends and ABANDON is sent.", held);
+    let rebalance = vec![(Vec::new(), flag(state.rebalance_recommended))];
+    metric("rebalance_recommended", "1 while EC2 recommends to replace this spot instance.", rebalance);
     let steps = |value: &dyn Fn(&StepRecord) -> f64| {
         let records = [Sequence::Boot, Sequence::Departure].into_iter().flat_map(|sequence| state.records(sequence));
         records.map(|record| (labels(record.step, record.subject.as_deref()), value(record))).collect()

@@ -1,8 +1,9 @@
 //! What is known of the node: what is written down ([`model`], [`record`], [`lifecycle`], [`departure`]), how it is read and kept
-//! ([`store`], [`journal`]), and what is published from it ([`publish`], `metrics`, `summary`).
+//! ([`store`], [`journal`], `leaving`), and what is published from it ([`publish`], `metrics`, `summary`).
 
 pub mod departure;
 pub mod journal;
+mod leaving;
 pub mod lifecycle;
 mod metrics;
 pub mod model;
@@ -14,6 +15,6 @@ pub mod words;
 
 pub use departure::{DepartureOutcome, DepartureRecord, Reason};
 pub use journal::Journal;
-pub use lifecycle::{LaunchOutcome, LifecycleRecord};
+pub use lifecycle::{Action, Clock, LaunchOutcome, LifecycleRecord};
 pub use model::{FormatIntent, Lost, MountRecord, Phase, Process, State, Subject, VolumeRecord, Warning};
 pub use record::{FailedStepRecord, Outcome, StepRecord};

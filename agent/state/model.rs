@@ -237,6 +237,9 @@ pub struct State {
     /// The departure, once the instance is to go. A key of its own: version 0.1 passes it over.
     #[serde(default, deserialize_with = "words::known", skip_serializing_if = "Option::is_none")]
     pub departure: Option<DepartureRecord>,
+    /// Whether EC2 recommends to replace this spot instance.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rebalance_recommended: bool,
     /// Fields of a newer version, kept as they are.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,

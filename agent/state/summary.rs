@@ -1,11 +1,11 @@
 //! The state in one line, for systemd's status.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use super::lifecycle::Clock;
 use super::model::{Phase, State};
 use super::record::Outcome;
 use crate::failure;
-use crate::host;
 use crate::readable;
 use crate::time::rough;
 
@@ -28,7 +28,7 @@ pub(super) fn in_a_line(state: &State) -> String {
     };
     match state.phase {
         Phase::Running => at_work(),
-        Phase::Held => match state.lifecycle.hold_until(&state.boot_id, host::since_boot(), SystemTime::now()) {
+        Phase::Held => match state.lifecycle.hold_until(&Clock::now(&state.boot_id)) {
             Some(until) if state.lifecycle.outcome().is_none() => format!("held until {until}: {}", failed()),
             _ => format!("held: {}", failed()),
         },

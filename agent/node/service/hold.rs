@@ -4,19 +4,24 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::requests::Wanted;
 use super::{Next, Service};
 use crate::config;
-use crate::failure::{Class, FailedStep, Failure};
+use crate::failure::{Class, Code, FailedStep, Failure};
 use crate::lifecycle::heartbeat::Heart;
 use crate::lifecycle::{LaunchResult, may_abandon};
+use crate::node::order::Order;
 use crate::node::session::Session;
-use crate::runner::stopped;
-use crate::sequence::StepName;
-use crate::state::{FailedStepRecord, LaunchOutcome, Phase, State};
+use crate::node::steps::gate::{Gate, Looks, Passage};
+use crate::runner::{Observed, Step, stopped};
+use crate::sequence::{Sequence, StepName};
+use crate::state::{Action, FailedStepRecord, LaunchOutcome, Phase, State, Warning};
 use crate::time::rough;
+
+/// How often a hold that is over looks whether it may end.
+const GATE_POLL: Duration = Duration::from_secs(1);
 
 /// What ends a hold.
 enum HoldEnd {
@@ -30,6 +35,8 @@ enum HoldEnd {
     GivenUp,
     /// Auto Scaling gave it up.
     Lost(Failure),
+    /// The instance is to go.
+    Leave(Order),
 }
 
 impl Service {
@@ -40,13 +47,10 @@ impl Service {
     }
 
     /// Holds the failed node for repair, with heartbeats, until the hold ends.
-    pub(super) async fn hold(
-        &mut self,
-        failed: FailedStep,
-        lifecycle: Option<&config::Lifecycle>,
-        completing: Duration,
-    ) -> Next {
-        let left = self.hold_left(&failed, lifecycle);
+    pub(super) async fn hold(&mut self, failed: FailedStep, action: Option<Action>, completing: Duration) -> Next {
+        let lifecycle = action.as_ref().map(config::Lifecycle::from);
+        let lifecycle = lifecycle.as_ref();
+        let left = self.hold_left(&failed, action.clone());
         let how_long = left.map_or_else(String::new, |left| {
             format!(" for repair: {} left, then ABANDON, which terminates this instance", rough(left))
         });
@@ -60,6 +64,10 @@ impl Service {
             HoldEnd::Again => Next::Again,
             HoldEnd::Stopped => self.stopped(),
             HoldEnd::GivenUp => self.given_up(failed),
+            HoldEnd::Leave(order) => Next::Leave(order),
+            HoldEnd::Lost(failure) if failure.code == Code::Terminating && leaves(lifecycle) => {
+                Next::Leave(Order::TERMINATED)
+            }
             HoldEnd::Lost(failure) => self.given_up(FailedStep::at(StepName::Complete, failure)),
             HoldEnd::Over => {
                 tracing::warn!("the hold has ended: ABANDON is sent, and Auto Scaling terminates this instance");
@@ -90,6 +98,8 @@ impl Service {
         let mut contact = pin!(keep_contact(session, failed, lifecycle.filter(|_| end.is_some())));
         let abandon_by = end.map(|end| end + completing);
         let (mut warned, mut stop) = (false, session.stop.clone());
+        let mut is_over = false;
+        let mut gate = pin!(pass_the_gate(session, failed, lifecycle));
         loop {
             tokio::select! {
                 // A request that arrived in time takes precedence over the end.
@@ -106,7 +116,7 @@ impl Service {
                         match (done, result) {
                             (Ok(()), LaunchResult::Abandon) => return HoldEnd::GivenUp,
                             // The hold has no end any more: the node is in service, though still broken.
-                            (Ok(()), LaunchResult::Continue) => end = None,
+                            (Ok(()), LaunchResult::Continue) => (end, is_over) = (None, false),
                             (Err(_), _) => {}
                         }
                     }
@@ -115,7 +125,8 @@ impl Service {
                 () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => {
                     let now = Instant::now();
                     if session.site.get().is_some() || abandon_by.is_none_or(|abandon_by| now >= abandon_by) {
-                        return HoldEnd::Over;
+                        (end, is_over) = (None, true);
+                        continue;
                     }
                     // ABANDON needs the instance's id. Until the metadata service returns it, the node can still be repaired.
                     if !std::mem::replace(&mut warned, true) {
@@ -127,22 +138,23 @@ impl Service {
                     }
                     end = Some(now + Duration::from_secs(1));
                 }
+                () = &mut gate, if is_over => return HoldEnd::Over,
                 () = sleep_until(retry_at.unwrap_or_else(Instant::now)), if retry_at.is_some() => return HoldEnd::Again,
             }
         }
     }
 
     /// How much is left of the hold. Its end is set at the first failure; without a launch that can be abandoned it has none.
-    pub(super) fn hold_left(&self, failed: &FailedStep, lifecycle: Option<&config::Lifecycle>) -> Option<Duration> {
+    pub(super) fn hold_left(&self, failed: &FailedStep, action: Option<Action>) -> Option<Duration> {
         let journal = &self.session.journal;
         if journal.launch_outcome().is_some() || !may_abandon(failed) {
             return None;
         }
-        if lifecycle.is_none() {
+        if action.is_none() {
             // Recorded by an earlier version, which did not record the lifecycle action.
             journal.take_back_hold();
         }
-        lifecycle.map(|lifecycle| journal.hold(lifecycle))
+        action.map(|action| journal.hold(action))
     }
 
     /// The stop signal arrived before the node is up.
@@ -167,11 +179,62 @@ async fn keep_contact(session: &Session, failed: &FailedStep, lifecycle: Option<
     let tag = session.keep_tagging(Some(failed)).then(|()| std::future::pending());
     let heart = async {
         let Some(launch) = session.launch(lifecycle) else { return std::future::pending().await };
-        let heart = Heart { launch: &launch, journal: &session.journal, allowance: &session.allowance };
+        let (journal, allowance) = (&session.journal, &session.allowance);
+        let heart = Heart { launch: &launch, journal, allowance, of: Sequence::Boot };
         HoldEnd::Lost(Box::pin(heart.beat()).await)
     };
     tokio::select! {
         end_of_hold = tag => end_of_hold,
         end_of_hold = heart => end_of_hold,
+        order = session.wait_for_order(lifecycle) => HoldEnd::Leave(order),
+    }
+}
+
+fn leaves(lifecycle: Option<&config::Lifecycle>) -> bool {
+    lifecycle.is_some_and(|lifecycle| lifecycle.terminate_hook_name.is_some())
+}
+
+/// At the end of a hold, waits while another node of the cluster is away: the held node may be one that the quorum needs. Until the
+/// time that was promised at the first failure.
+async fn pass_the_gate(session: &Session, failed: &FailedStep, lifecycle: Option<&config::Lifecycle>) {
+    let journal = &session.journal;
+    let cluster = journal.cluster().filter(|cluster| !cluster.gate.is_zero());
+    let (Some(cluster), Some(lifecycle), Some(site)) = (&cluster, lifecycle, session.site.get()) else { return };
+    let launch = &site.launch(&session.aws, Some(lifecycle));
+    let clock = journal.clock();
+    let deadline = journal.read(|state| state.lifecycle.abandon_left(&clock)).unwrap_or(cluster.gate);
+    let (ec2, looks, began) = (&site.services.ec2, &Looks::default(), Instant::now());
+    let (group, passage) = (lifecycle.asg_name.as_str(), Passage::HoldOver);
+    let gate = Gate { journal, launch, ec2, cluster, group, passage, deadline, began, looks };
+    let _permit = session.allowance.permit(Some(began + deadline));
+    let mut shown: Option<Warning> = None;
+    let show = |shown: &mut Option<Warning>, text: Option<String>| {
+        if shown.as_ref().map(|warning| &warning.message) == text.as_ref() {
+            return;
+        }
+        if let Some(gone) = shown.take() {
+            journal.take_back(&gone);
+        }
+        if let Some(message) = text {
+            journal.warn(StepName::Gate, None, message.clone());
+            *shown = Some(Warning { step: StepName::Gate, subject: None, message });
+        }
+    };
+    loop {
+        let why = match timeout_at(began + deadline, gate.observe()).await {
+            Err(_) | Ok(Ok(Observed::Done(()) | Observed::Todo(_))) => break,
+            Ok(Ok(Observed::NotYet(why)) | Err(why)) => why,
+        };
+        show(&mut shown, Some(format!("the hold is over, and ABANDON waits: {why}")));
+        sleep(GATE_POLL.min(deadline.saturating_sub(began.elapsed()))).await;
+        if began.elapsed() >= deadline {
+            tracing::warn!("ABANDON is sent now, after {}: {why}", rough(deadline));
+            break;
+        }
+    }
+    show(&mut shown, None);
+    if looks.has_word() {
+        // Whoever reads the word would go, too.
+        session.tag(Some(failed)).await;
     }
 }

@@ -4,28 +4,35 @@
 pub mod client;
 pub mod control;
 mod hold;
+mod leave;
 mod pauses;
 pub mod requests;
 pub mod retry;
 mod warm;
 mod watch;
 
+use std::rc::Rc;
+
 use tokio::sync::watch as signal;
 
 use self::control::Control;
 use self::pauses::Pauses;
+use crate::config::Config;
 use crate::config::schema::timeouts;
 use crate::failure::FailedStep;
 use crate::host::notify;
 use crate::node::boot::BootOutcome;
+use crate::node::order::Order;
 use crate::node::process::last_words;
 use crate::node::session::{Attempt, Session};
-use crate::state::{FailedStepRecord, Phase};
+use crate::state::{Action, FailedStepRecord, Phase};
 
-/// What follows a wait.
+/// What follows.
 enum Next {
     /// Another attempt.
     Again,
+    /// The departure.
+    Leave(Order),
     /// The end of the process.
     End(Result<(), FailedStep>),
 }
@@ -35,6 +42,8 @@ pub struct Service {
     session: Session,
     control: Control,
     pauses: Pauses,
+    /// The last configuration that was valid.
+    config: Option<Rc<Config>>,
 }
 
 impl Service {
@@ -44,52 +53,67 @@ impl Service {
         notify::ready();
         notify_watchdog();
         notify_when_stopping(session.stop.clone());
-        Service { session, control, pauses: Pauses::new() }
+        Service { session, control, pauses: Pauses::new(), config: None }
     }
 
-    /// Runs until the stop signal or the end of a hold. The stop signal is no failure once the node is up.
+    /// Runs until the stop signal, the end of a hold, or the node's departure. The stop signal is no failure once the node is up.
     pub async fn run(mut self) -> Result<(), FailedStep> {
+        let mut next = self.begin().await;
         loop {
-            let attempt = self.control.requests.during(self.session.attempt(None)).await;
-            if attempt.result.is_ok() {
-                self.pauses = Pauses::new();
-            }
-            let failed = attempt.result.as_ref().err().map(FailedStepRecord::from);
-            // Recorded before any client is answered: a query that follows must see the failure and the end of the hold.
-            if let Err(failed) = &attempt.result
-                && !failed.was_stopped()
-            {
-                let held = self.is_held(failed);
-                if held {
-                    self.hold_left(failed, attempt.lifecycle.as_ref());
+            next = match next {
+                Next::Again => self.attempt().await,
+                Next::Leave(order) => self.leave(order).await,
+                Next::End(result) => {
+                    match &result {
+                        // After the stop signal the result is unknown.
+                        Ok(()) => self.control.requests.drop_followers(),
+                        Err(failed) if failed.was_stopped() => self.control.requests.drop_followers(),
+                        Err(failed) => self.control.requests.answer_followers(Some(&failed.into())),
+                    }
+                    self.control.finish().await;
+                    return result;
                 }
-                self.session.record_failure(failed, if held { Phase::Held } else { Phase::Failed });
-            }
-            if !attempt.result.as_ref().is_err_and(FailedStep::was_stopped) {
-                last_words(failed.as_ref());
-            }
-            self.control.requests.answer_followers(failed.as_ref());
-            if let Next::End(result) = self.wait_after(attempt).await {
-                match &result {
-                    // After the stop signal the result is unknown.
-                    Ok(()) => self.control.requests.drop_followers(),
-                    Err(failed) if failed.was_stopped() => self.control.requests.drop_followers(),
-                    Err(failed) => self.control.requests.answer_followers(Some(&failed.into())),
-                }
-                self.control.finish().await;
-                return result;
-            }
+            };
         }
     }
 
-    async fn wait_after(&mut self, attempt: Attempt) -> Next {
-        let Attempt { result, config, lifecycle } = attempt;
-        let completing = config.map_or_else(|| timeouts::COMPLETE.default_span(), |config| config.timeouts.complete);
+    /// Brings the node up, and waits for what follows.
+    async fn attempt(&mut self) -> Next {
+        let attempt = self.control.requests.during(self.session.attempt(None)).await;
+        let Attempt { result, config, lifecycle, cluster, order } = attempt;
+        let completing = config.as_ref().map_or_else(|| timeouts::COMPLETE.default_span(), |it| it.timeouts.complete);
+        if let Some(config) = config {
+            self.config = Some(Rc::new(config));
+        }
+        if let Some(order) = order.filter(|_| !*self.session.stop.borrow()).or(self.is_told_to_go(&result, &lifecycle))
+        {
+            return Next::Leave(order);
+        }
+        if result.is_ok() {
+            self.pauses = Pauses::new();
+        }
+        let action = lifecycle.as_ref().map(|lifecycle| Action::new(lifecycle, cluster.as_ref()));
+        // Recorded before any client is answered: a query that follows must see the failure and the end of the hold.
+        if let Err(failed) = &result
+            && !failed.was_stopped()
+        {
+            let held = self.is_held(failed);
+            if held {
+                self.hold_left(failed, action.clone());
+            }
+            self.session.record_failure(failed, if held { Phase::Held } else { Phase::Failed });
+        }
+        let failed = result.as_ref().err().map(FailedStepRecord::from);
+        if !result.as_ref().is_err_and(FailedStep::was_stopped) {
+            last_words(failed.as_ref());
+        }
+        self.control.requests.answer_followers(failed.as_ref());
         match result {
             Ok(BootOutcome::Up) => self.watch(lifecycle.as_ref(), completing).await,
             Ok(BootOutcome::WarmPool) => self.wait_in_pool().await,
-            Err(failed) if failed.was_stopped() => Next::End(Err(failed)),
-            Err(failed) if self.is_held(&failed) => self.hold(failed, lifecycle.as_ref(), completing).await,
+            Err(failed) if !failed.was_stopped() && self.is_held(&failed) => {
+                self.hold(failed, action, completing).await
+            }
             Err(failed) => Next::End(Err(failed)),
         }
     }

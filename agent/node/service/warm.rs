@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::requests::Wanted;
 use super::{Next, Service};
 use crate::aws::autoscaling::LifecycleState;
-use crate::config;
 use crate::failure::{Code, Failure};
-use crate::node::session::Session;
 
 /// How often the metadata service is asked whether the instance enters or leaves a warm pool. The request stays on the host.
 const WARM_POLL: Duration = Duration::from_secs(5);
@@ -39,22 +37,6 @@ impl Service {
                     Err(failure) => tracing::debug!("{failure}"),
                 },
             }
-        }
-    }
-}
-
-/// Waits until Auto Scaling returns an instance in service to its warm pool, and returns the state that it enters. Such an
-/// instance can be launched again without another boot.
-pub(super) async fn wait_for_pool(session: &Session, lifecycle: Option<&config::Lifecycle>) -> LifecycleState {
-    if lifecycle.is_none() {
-        return std::future::pending().await;
-    }
-    loop {
-        sleep(WARM_POLL).await;
-        match session.aws.imds.target_lifecycle_state().await {
-            Ok(Some(target)) if target.is_in_pool() => return target,
-            Ok(_) => {}
-            Err(failure) => tracing::debug!("{failure}"),
         }
     }
 }

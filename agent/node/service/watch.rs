@@ -8,9 +8,9 @@ use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 use super::requests::Wanted;
-use super::warm::wait_for_pool;
 use super::{Next, Service};
 use crate::config;
+use crate::node::order::News;
 use crate::node::session::Session;
 use crate::node::status::mounts;
 use crate::sequence::StepName;
@@ -25,7 +25,7 @@ impl Service {
         let session = &self.session;
         let mut stop = session.stop.clone();
         let mut tag = pin!(session.keep_tagging(None).fuse());
-        let mut pooled = pin!(wait_for_pool(session, lifecycle));
+        let mut news = pin!(session.wait_for_news(lifecycle));
         let mut observe = tokio::time::interval_at(Instant::now() + OBSERVE_INTERVAL, OBSERVE_INTERVAL);
         let mut warning = None;
         loop {
@@ -33,10 +33,13 @@ impl Service {
                 _ = stop.wait_for(|stop| *stop) => return Next::End(Ok(())),
                 () = &mut tag => {}
                 _ = observe.tick() => warning = observe_mounts(session, warning).await,
-                target = &mut pooled => {
-                    tracing::info!("the instance leaves service for its warm pool ({target})");
-                    return Next::Again;
-                }
+                news = &mut news => match news {
+                    News::Leave(order) => return Next::Leave(order),
+                    News::Pool(target) => {
+                        tracing::info!("the instance leaves service for its warm pool ({target})");
+                        return Next::Again;
+                    }
+                },
                 Some(wanted) = self.control.requests.next(&session.journal, None) => match wanted {
                     Wanted::Retry => return Next::Again,
                     Wanted::Complete(asked, result) => {

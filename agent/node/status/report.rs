@@ -4,9 +4,8 @@ use std::time::SystemTime;
 
 use serde::{Serialize, Serializer};
 
-use crate::host;
 use crate::sequence::StepName;
-use crate::state::{FailedStepRecord, LaunchOutcome, Outcome, Phase, State, StepRecord, Subject, Warning};
+use crate::state::{Clock, FailedStepRecord, LaunchOutcome, Outcome, Phase, State, StepRecord, Subject, Warning};
 
 /// The version of this document. A reader can rely on every field of a version; new ones may be added to it.
 pub const SCHEMA: u32 = 1;
@@ -160,10 +159,10 @@ impl Report {
         };
         let promised =
             state.lifecycle.outcome().is_none() && !matches!(overall, Overall::Phase(Phase::Done | Phase::Failed));
-        let since_boot = host::since_boot();
+        let clock = Clock::now(boot_id);
         let hold = Some(&state.lifecycle).filter(|_| promised).and_then(|lifecycle| {
-            let seconds_left = lifecycle.hold_left(boot_id, since_boot, now)?.as_secs();
-            Some(Hold { until: lifecycle.hold_until(boot_id, since_boot, now)?, seconds_left })
+            let seconds_left = lifecycle.hold_left(&clock)?.as_secs();
+            Some(Hold { until: lifecycle.hold_until(&clock)?, seconds_left })
         });
         Report {
             schema: SCHEMA,

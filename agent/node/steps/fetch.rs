@@ -23,9 +23,18 @@ const FALL_BACK_AFTER: Duration = Duration::from_secs(30);
 
 /// The key of a script that is embedded in the configuration.
 const EMBEDDED: &str = "hooks.script_base64";
+/// The key of a script that is fetched.
+const REMOTE: &str = "hooks.script_source";
+/// The key of a script that is a file of this machine.
+const LOCAL: &str = "hooks.script";
+
+/// The copy of a script that is not a file of this machine, in the state directory: by it the node is drained, whatever has become
+/// of its source.
+const KEPT: &str = "hooks.sh";
 
 /// Fetches everything.
 pub struct Fetch<'a> {
+    step: StepName,
     sources: &'a Sources,
     files: &'a [config::File],
     hooks: Option<&'a Hooks>,
@@ -62,6 +71,7 @@ impl<'a> Fetch<'a> {
     /// Fetches the files and the script of this configuration into `scratch`.
     pub fn new(sources: &'a Sources, config: &'a Config, scratch: &'a Path) -> Self {
         Fetch {
+            step: StepName::Files,
             sources,
             files: &config.files,
             hooks: config.hooks.as_ref(),
@@ -70,6 +80,42 @@ impl<'a> Fetch<'a> {
             began: Instant::now(),
             fetched_so_far: RefCell::default(),
         }
+    }
+
+    /// Fetches the script alone, for `drain`.
+    pub fn script_alone(sources: &'a Sources, config: &'a Config, scratch: &'a Path, deadline: Duration) -> Self {
+        Fetch { step: StepName::Drain, files: &[], deadline, ..Fetch::new(sources, config, scratch) }
+    }
+}
+
+impl StagedScript {
+    /// Keeps a copy in the state directory, unless the script is a file of this machine. Without it the script is fetched anew.
+    pub fn keep(&self, state_dir: &Path) {
+        if self.key == LOCAL {
+            return;
+        }
+        let kept = state_dir.join(KEPT);
+        let copied = fs::read(&self.path).and_then(|contents| Replacement::new(&kept).mode(0o600).write(&contents));
+        if let Err(error) = copied {
+            tracing::warn!("the hook script is not kept for the node's departure: {}: {error}", kept.display());
+        }
+    }
+
+    /// The copy that was kept of a configured script that is not a file of this machine.
+    pub fn kept(script: &Script, state_dir: &Path) -> Option<Self> {
+        let (name, key) = match script {
+            Script::Path(_) => return None,
+            Script::Inline(_) => (EMBEDDED.to_owned(), EMBEDDED),
+            Script::Remote { source, .. } => (source.to_string(), REMOTE),
+        };
+        let path = state_dir.join(KEPT);
+        let sha256 = Sha256Digest::of(&fs::read(&path).ok()?);
+        Some(StagedScript { path, name, key, sha256 })
+    }
+
+    /// Whether it defines a function, as far as reading it shows.
+    pub fn may_define(&self, function: &str) -> bool {
+        fs::read(&self.path).is_ok_and(|contents| defines(&contents, function) != Definition::No)
     }
 }
 
@@ -82,7 +128,7 @@ impl Step for Fetch<'_> {
             outlasts: &[Class::Outage],
             observes_only: true,
             prepares: Some("fetched"),
-            ..Header::of(StepName::Files, self.deadline + Duration::from_secs(30))
+            ..Header::of(self.step, self.deadline + Duration::from_secs(30))
         }
     }
 
@@ -99,7 +145,9 @@ impl Step for Fetch<'_> {
             let script = self.script(hooks).await?;
             self.fetched_so_far.borrow_mut().script = Some(script);
         }
-        tracing::info!(step = "files", kind = "wait", "fetched; to be written once the volumes are mounted");
+        if self.step == StepName::Files {
+            tracing::info!(step = "files", kind = "wait", "fetched; to be written once the volumes are mounted");
+        }
         Ok(Observed::Done(self.fetched_so_far.take()))
     }
 }
@@ -124,12 +172,12 @@ impl Fetch<'_> {
                     contents.map_err(|why| unreadable(&format!("the hook script {}", path.display()), &why))?;
                 let (name, sha256) = (path.display().to_string(), Sha256Digest::of(&contents));
                 must_define_functions(&name, &contents, hooks)?;
-                return Ok(StagedScript { path: path.clone(), name, key: "hooks.script", sha256 });
+                return Ok(StagedScript { path: path.clone(), name, key: LOCAL, sha256 });
             }
             Script::Inline(contents) => (EMBEDDED.to_owned(), EMBEDDED, contents.clone()),
             Script::Remote { source, fallback } => {
                 match (self.remote(&source.to_string(), source, hooks).await, fallback) {
-                    (Ok(contents), _) => (source.to_string(), "hooks.script_source", contents),
+                    (Ok(contents), _) => (source.to_string(), REMOTE, contents),
                     (Err(failure), Some(fallback)) if self.falls_back(&failure) => {
                         tracing::warn!("{failure}; falling back to {EMBEDDED}");
                         (EMBEDDED.to_owned(), EMBEDDED, fallback.clone())

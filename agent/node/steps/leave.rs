@@ -1,6 +1,5 @@
 //! `leave`: Auto Scaling is told that the instance may be terminated.
 
-use std::cell::Cell;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -23,8 +22,6 @@ pub struct Leave<'a> {
     pub(crate) deadline: Duration,
     /// When the step began, for the decision at its deadline.
     pub(crate) began: Instant,
-    /// Whether Auto Scaling has accepted CONTINUE.
-    pub(crate) accepted: Cell<bool>,
 }
 
 impl Step for Leave<'_> {
@@ -39,7 +36,7 @@ impl Step for Leave<'_> {
     }
 
     async fn observe(&self) -> Result<Observed<()>, Failure> {
-        if self.journal.read(|state| state.departure.as_ref().is_some_and(|departure| departure.ended.is_some())) {
+        if self.journal.has_left() {
             return Ok(Observed::Done(()));
         }
         Ok(Observed::Todo(format!("CONTINUE for hook {} of {}", self.hook, self.group)))
@@ -48,9 +45,8 @@ impl Step for Leave<'_> {
     async fn act(&self) -> Result<Acted, Failure> {
         let (autoscaling, instance) = (self.launch.autoscaling, &self.launch.instance.instance_id);
         // An intent of an earlier attempt: its call may have taken effect without an answer.
-        let unconfirmed =
-            self.journal.read(|state| state.departure.as_ref().is_some_and(|departure| departure.intent));
-        if unconfirmed && has_moved_on(&autoscaling.state(instance).await?) {
+        let unconfirmed = self.journal.intends_to_leave();
+        if unconfirmed && autoscaling.state(instance).await?.has_left() {
             return Ok(self.record(DepartureOutcome::Continued));
         }
         self.journal.intend_to_leave(true);
@@ -64,7 +60,7 @@ impl Step for Leave<'_> {
             Err(failure) => {
                 // A refused call has no effect; after an outage the effect is unknown.
                 self.journal.intend_to_leave(unconfirmed || failure.class() == Class::Outage);
-                Err(failure)
+                Err(self.refused(failure))
             }
         }
     }
@@ -81,9 +77,10 @@ impl Leave<'_> {
         };
         let ended = if unconfirmed { DepartureOutcome::Continued } else { DepartureOutcome::NothingToComplete };
         match state {
-            _ if has_moved_on(&state) => Ok(self.record(ended)),
+            _ if state.has_left() => Ok(self.record(ended)),
             LifecycleState::Terminating(State::TerminatingWait) if unconfirmed => waiting(
-                "is Terminating:Wait after an earlier call whose answer was lost: another hook may be waiting".to_owned(),
+                "is Terminating:Wait after an earlier call whose answer was lost: another hook may be waiting"
+                    .to_owned(),
             ),
             LifecycleState::Terminating(State::TerminatingWait) => waiting(format!(
                 "is Terminating:Wait, so the name of the hook ({hook}) or of the group ({group}) may be wrong"
@@ -98,28 +95,33 @@ impl Leave<'_> {
                     if unconfirmed { DepartureOutcome::Unconfirmed } else { DepartureOutcome::NothingToComplete };
                 Ok(self.record(ended))
             }
-            LifecycleState::Unreadable => waiting(
-                "has an unknown state: autoscaling:DescribeAutoScalingInstances is not allowed".to_owned(),
-            ),
+            LifecycleState::Unreadable => {
+                waiting("has an unknown state: autoscaling:DescribeAutoScalingInstances is not allowed".to_owned())
+            }
             // The metadata service is ahead of the group's own description.
             state => waiting(format!("is {state}")),
         }
     }
 
+    /// A refused report is tried again until the deadline: an operator may correct the cause meanwhile.
+    fn refused(&self, failure: Failure) -> Failure {
+        if failure.code != Code::AccessDenied && failure.class() != Class::Permanent {
+            return failure;
+        }
+        let (hook, group) = (self.hook, self.group);
+        Failure::new(Code::ReportRefused, format!("CONTINUE cannot be sent for hook {hook} of {group}: {failure}")).remedy(
+            format!(
+                "allow autoscaling:CompleteLifecycleAction on the group {group} in the instance role's policy, or correct \
+                 lifecycle.asg_name and terminate_hook_name; or send it by hand: aws autoscaling complete-lifecycle-action \
+                 --lifecycle-action-result CONTINUE --auto-scaling-group-name {group} --lifecycle-hook-name {hook} \
+                 --instance-id {}",
+                self.launch.instance.instance_id
+            ),
+        )
+    }
+
     fn record(&self, outcome: DepartureOutcome) -> Acted {
-        self.accepted.set(outcome == DepartureOutcome::Continued);
         self.journal.left(outcome);
         Acted::Changed
-    }
-}
-
-/// Whether the instance does not wait for its termination hooks any more.
-fn has_moved_on(state: &LifecycleState) -> bool {
-    match state {
-        LifecycleState::NoGroup => true,
-        LifecycleState::Terminating(state) => {
-            !matches!(state, State::Terminating | State::TerminatingWait | State::WarmedTerminating | State::WarmedTerminatingWait)
-        }
-        _ => false,
     }
 }

@@ -51,8 +51,8 @@ impl Step for StopApplications {
 /// Unmounts one volume.
 pub struct Unmount<'a> {
     pub(crate) want: &'a config::Volume,
-    /// Its device; none where the volume has none on this machine, so that nothing can be mounted.
-    pub(crate) device: Option<&'a Device>,
+    /// The number of the device that was mounted in this boot.
+    pub(crate) known: Option<u64>,
     /// `timeouts.unmount`
     pub(crate) deadline: Duration,
 }
@@ -69,33 +69,43 @@ impl Step for Unmount<'_> {
     }
 
     async fn observe(&self) -> Result<Observed<()>, Failure> {
-        let Some(device) = self.device else { return Ok(Observed::Done(())) };
-        let places = mount::of_device(device.number)?;
-        if places.iter().any(|mounted| mounted.mount_point == self.place()) {
-            return Ok(Observed::Todo(format!("{} is mounted at {}", device.path.display(), self.place().display())));
+        let device = self.device();
+        let Some(number) = device.as_ref().map(|device| device.number).or(self.known) else {
+            return Ok(Observed::Done(()));
+        };
+        let (places, place) = (mount::of_device(number)?, self.place());
+        if places.iter().any(|mounted| mounted.mount_point == place) {
+            return Ok(Observed::Todo(format!("{} is mounted at {}", self.want.id, place.display())));
         }
         // Mounted elsewhere, or in another mount namespace, the filesystem is still in use.
-        if !places.is_empty() || device.is_held() {
-            return Ok(Observed::NotYet(self.held(device).await));
+        if !places.is_empty() || device.is_some_and(|device| device.is_held()) {
+            return Ok(Observed::NotYet(self.held(number).await));
         }
         Ok(Observed::Done(()))
     }
 
     async fn act(&self) -> Result<Acted, Failure> {
-        let Some(device) = self.device else { return Ok(Acted::Changed) };
         let place = self.place();
         // systemd stops what has RequiresMountsFor= the place, and unmounts. What it does not know is unmounted here.
         systemd::stop_mount(&place).await;
         match mount::unmount(&place).await {
             // EINVAL: unmounted meanwhile.
-            Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(Acted::Changed),
-            Err(Errno::EBUSY) => Err(self.held(device).await),
+            Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(Acted::Again),
+            Err(Errno::EBUSY) => {
+                let number = self.device().map(|device| device.number).or(self.known);
+                Err(self.held(number.unwrap_or_default()).await)
+            }
             Err(errno) => Err(Failure::io(format_args!("unmounting {}", place.display()), errno.into())),
         }
     }
 }
 
 impl Unmount<'_> {
+    /// Its device; none where it has gone, or never came.
+    fn device(&self) -> Option<Device> {
+        Device::find(&self.want.id.serial(), &self.want.device_name).ok().flatten()
+    }
+
     /// The mount point's real path, as the kernel lists it.
     fn place(&self) -> PathBuf {
         let path: &Path = &self.want.mount_path;
@@ -103,8 +113,8 @@ impl Unmount<'_> {
     }
 
     /// The failure of a filesystem that something holds.
-    async fn held(&self, device: &Device) -> Failure {
-        let (number, place) = (device.number, self.place());
+    async fn held(&self, number: u64) -> Failure {
+        let place = self.place();
         let shown = place.display().to_string();
         let search = spawn_blocking(move || holders::of(number, &place));
         let found = timeout(SEARCH, search).await.ok().and_then(Result::ok).unwrap_or_default();
