@@ -19,8 +19,8 @@ use hcl::structure::{BlockLabel, Body};
 use module::{Instance, Object, attribute};
 use support::World;
 
-/// What only a departure calls. The scenario of [`calls`] has none yet; once a node leaves in it, with `detach_on_terminate`,
-/// this list is to be removed.
+/// Actions that only a departure calls. The scenario of [`calls`] has no departure yet. Remove this list once a node leaves in
+/// the scenario, with `[cluster]` and `detach_on_terminate`.
 const DEPARTURE: [&str; 2] = ["autoscaling:DescribeAutoScalingGroups", "ec2:DetachVolume"];
 
 const SCRIPT_URL: &str = "s3://config/hooks/script.sh";

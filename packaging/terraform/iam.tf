@@ -68,7 +68,7 @@ data "aws_iam_policy_document" "node_policy" {
     resources = ["*"]
   }
 
-  # To attach and to detach needs leave on both ends.
+  # Attaching and detaching need permission on both the volume and the instance.
   statement {
     sid       = "MoveVolumesOfThisCluster"
     actions   = ["ec2:AttachVolume", "ec2:DetachVolume"]
@@ -119,7 +119,7 @@ data "aws_iam_policy_document" "node_policy" {
     }
   }
 
-  # Why a node is stuck, for those who cannot log in; and for which other one a leaving node waits, for that one.
+  # Why a node is stuck, for people who cannot log in; and which node a leaving node waits for, for the other nodes.
   statement {
     sid       = "NoteOnNodesOfThisCluster"
     actions   = ["ec2:CreateTags"]

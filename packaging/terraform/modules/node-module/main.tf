@@ -1,7 +1,7 @@
 locals {
   name          = "${var.app_name}-node-${var.node_id}"
   asg_hook_name = "${var.app_name}-node-asg-hook"
-  # Not a lifecycle hook of the launch: it holds an instance that is to go, until the agent has drained and unmounted it.
+  # The termination hook holds an instance that is to go until the agent has drained it and unmounted its volume.
   terminate_hook_name = "${var.app_name}-node-terminate-hook"
 
   # The provider does not put its default tags on groups.
@@ -159,7 +159,7 @@ resource "aws_autoscaling_group" "node_asg" {
     heartbeat_timeout    = var.asg_lifecycle_hook_heartbeat_timeout
   }
 
-  # The interface has one address: a successor can be launched only when the old instance is gone.
+  # A replacement can be launched only when the old instance is gone, because the two share one network interface.
   instance_maintenance_policy {
     min_healthy_percentage = 0
     max_healthy_percentage = 100
@@ -177,8 +177,8 @@ resource "aws_autoscaling_group" "node_asg" {
   }
 
   lifecycle {
-    # aws_autoscaling_group_tag keeps the module's own tags current. Here an apply would take away all others, among them the
-    # tag node-agent:roll-pause, with which somebody stops a rolling update.
+    # aws_autoscaling_group_tag keeps the module's tags current. An apply of the tags above would remove all others, among them
+    # node-agent:roll-pause, by which an operator pauses a rolling update.
     ignore_changes = [tag]
   }
 }
@@ -194,14 +194,14 @@ resource "aws_autoscaling_group_tag" "node_asg" {
   }
 }
 
-# A resource of its own: an initial hook reaches only a group that is yet to be made. It misses no termination, because a new
-# group has no instance to lose.
+# A resource of its own: Terraform sets an initial_lifecycle_hook only when it creates a group, and existing groups need this
+# hook, too.
 resource "aws_autoscaling_lifecycle_hook" "terminate" {
   name                   = local.terminate_hook_name
   autoscaling_group_name = aws_autoscaling_group.node_asg.name
   lifecycle_transition   = "autoscaling:EC2_INSTANCE_TERMINATING"
-  # The instance is lost either way. ABANDON could keep it, and with it the node's address and volume.
+  # The instance is lost either way. Under a retain policy, ABANDON would keep it, and with it the node's interface and volume.
   default_result = "CONTINUE"
-  # Short for a node without an agent. The agent's heartbeats make it longer.
+  # The agent's heartbeats extend it; a node that has no agent yet goes after five minutes.
   heartbeat_timeout = 300
 }
