@@ -17,13 +17,13 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use cluster::{Modules, NODE, ROOT, SCRIPT, cluster, config_text, user_data, volume, volume_id, with};
+use cluster::{DEFAULT_TAG, Modules, NODE, ROOT, SCRIPT, cluster, config_text, user_data, volume, volume_id, with};
 use hcl::Value;
 use hcl::eval::{Context, Evaluate};
 use hcl::expr::Expression;
 use hcl::structure::Block;
 use module::{Module, attribute, expression, object, try_expression};
-use node_agent::config::{self, Account, Config, Contents, FileSystemType, OnFailure, Scope, Script, Text};
+use node_agent::config::{self, Account, Config, Contents, FileSystemType, Groups, OnFailure, Scope, Script, Text};
 
 /// What the seed's document says in its tables.
 const SEED: &str = include_str!("terraform/seed-tables.txt");
@@ -164,6 +164,29 @@ fn every_output_and_resource_of_the_seed_is_there_at_its_address() {
     node.block("resource", &["aws_network_interface", "node_network_interface"]);
 }
 
+#[test]
+fn a_migration_creates_only_termination_hooks_and_group_tags() {
+    let resources = |dir: &str| -> BTreeSet<String> {
+        let module = Module::read(dir);
+        let blocks = module.blocks("resource", &["*", "*"]);
+        blocks.iter().map(|block| format!("{}.{}", block.labels()[0].as_str(), block.labels()[1].as_str())).collect()
+    };
+    let (_, rows) = SEED.split_once("Resources\n\nName Type\n").unwrap();
+    let rows = rows.split("\n\n").next().unwrap().lines();
+    let of_the_seed = rows.filter_map(|row| row.strip_suffix(" resource"));
+    let kept: BTreeSet<_> =
+        of_the_seed.filter(|address| *address != "null_resource.roll_instances").map(str::to_owned).collect();
+    assert_eq!(resources(ROOT), kept);
+    let of_a_node = [
+        "aws_autoscaling_group.node_asg",
+        "aws_ebs_volume.node_data",
+        "aws_launch_template.node",
+        "aws_network_interface.node_network_interface",
+    ];
+    let new = ["aws_autoscaling_group_tag.node_asg", "aws_autoscaling_lifecycle_hook.terminate"];
+    assert_eq!(resources(NODE), of_a_node.into_iter().chain(new).map(str::to_owned).collect());
+}
+
 // What nodes get.
 
 /// The configuration in user data, as the agent reads it.
@@ -177,7 +200,7 @@ fn every_node_gets_a_configuration_that_the_agent_accepts() {
     let all = user_data(&cluster()).unwrap();
     assert_eq!(all.len(), 3);
     for (id, text) in &all {
-        let Config { node, lifecycle, volumes, files, hooks, timeouts, .. } = accepted(text);
+        let Config { node, lifecycle, cluster, volumes, files, hooks, timeouts, .. } = accepted(text);
         assert_eq!((node.id.as_str(), node.ip.to_string()), (id.as_str(), format!("10.0.1.1{}", &id[1..])));
 
         let lifecycle = lifecycle.unwrap();
@@ -185,6 +208,10 @@ fn every_node_gets_a_configuration_that_the_agent_accepts() {
         assert_eq!(lifecycle.hook_name, "cluster-test-setup-node-asg-hook");
         // The launch hook's timeout was how long a failed node could be repaired.
         assert_eq!((lifecycle.on_failure, lifecycle.hold_for), (OnFailure::Hold, Duration::from_secs(3600)));
+
+        assert_eq!(lifecycle.terminate_hook_name.as_deref(), Some("cluster-test-setup-node-terminate-hook"));
+        let tag = Groups::Tagged { key: "stateful-cluster".to_owned(), value: "cluster-test-setup".to_owned() };
+        assert_eq!(cluster.unwrap().groups, tag);
 
         let [volume] = volumes.as_slice() else { panic!("{volumes:?}") };
         assert_eq!(volume.id.as_str(), volume_id(id));
@@ -204,6 +231,25 @@ fn every_node_gets_a_configuration_that_the_agent_accepts() {
         assert_eq!(hooks.health_check, "wait_for_healthy_cluster");
         let retried = [timeouts.aws, timeouts.volume, timeouts.downloads];
         assert_eq!((retried, timeouts.hooks), ([Duration::from_secs(1800); 3], Duration::from_secs(3600)));
+    }
+}
+
+#[test]
+fn the_agent_accepts_every_drain_timeout_that_the_plan_accepts() {
+    assert_eq!(accepted(&user_data(&cluster()).unwrap()["00"]).timeouts.drain, Duration::from_mins(10));
+    for (text, seconds) in
+        [("90s", 90), ("10m", 600), ("1h30m", 5400), ("1h 30m", 5400), ("999h 9999m 999999s", 5_196_339)]
+    {
+        let all = user_data(&with(cluster(), "drain_timeout", text)).unwrap();
+        assert_eq!(accepted(&all["00"]).timeouts.drain, Duration::from_secs(seconds), "{text}");
+    }
+    for text in ["", " ", "0s", "0h 00m", "10", "5M", "-1m", "1.5h", "10m0", "soon"] {
+        let error = user_data(&with(cluster(), "drain_timeout", text)).unwrap_err();
+        assert!(error.contains("drain_timeout must be a time"), "{text:?}: {error}");
+    }
+    // White space around a time is harmless.
+    for text in [" 10m", "1h "] {
+        accepted(&user_data(&with(cluster(), "drain_timeout", text)).unwrap()["00"]);
     }
 }
 
@@ -430,6 +476,73 @@ fn each_node_is_a_group_of_one_with_a_launch_hook_that_abandons_and_imdsv2_only(
     is(hook, "heartbeat_timeout", "var.asg_lifecycle_hook_heartbeat_timeout");
 }
 
+#[test]
+fn each_group_has_a_termination_hook_that_continues() {
+    let modules = Modules::read();
+    let hook = modules.node.block("resource", &["aws_autoscaling_lifecycle_hook", "terminate"]);
+    assert!(attribute(&hook.body, "count").is_none() && attribute(&hook.body, "for_each").is_none());
+    let group = attribute(&hook.body, "autoscaling_group_name").unwrap().to_string();
+    assert_eq!(group, "aws_autoscaling_group.node_asg.name");
+    for (id, node) in modules.nodes(&cluster()).unwrap() {
+        let value = |name: &str| node.value(&hook.body, name);
+        assert_eq!(value("lifecycle_transition"), "autoscaling:EC2_INSTANCE_TERMINATING".into());
+        assert_eq!((value("default_result"), value("heartbeat_timeout")), ("CONTINUE".into(), 300.into()));
+        let config = accepted(node.local("user_data").as_str().unwrap());
+        assert_eq!(value("name").as_str(), config.lifecycle.unwrap().terminate_hook_name.as_deref(), "{id}");
+    }
+}
+
+#[test]
+fn no_group_launches_a_successor_before_its_old_node_is_gone() {
+    let node = Module::read(NODE);
+    let group = node.block("resource", &["aws_autoscaling_group", "node_asg"]);
+    let policy = &inner(group, "instance_maintenance_policy").body;
+    let given: Vec<_> = ["min_healthy_percentage", "max_healthy_percentage"]
+        .map(|name| attribute(policy, name).unwrap().to_string())
+        .into();
+    assert_eq!(given, ["0", "100"]);
+}
+
+#[test]
+fn groups_have_the_clusters_tag_and_an_apply_takes_no_other_tag_away() {
+    let modules = Modules::read();
+    let group = modules.node.block("resource", &["aws_autoscaling_group", "node_asg"]);
+    let kept = modules.node.block("resource", &["aws_autoscaling_group_tag", "node_asg"]);
+    let at_launch = inner(group, "dynamic");
+    assert_eq!(at_launch.labels()[0].as_str(), "tag");
+    assert!(group.body.blocks().all(|block| block.identifier() != "tag"), "a tag that nothing keeps current");
+    let ignored = attribute(&inner(group, "lifecycle").body, "ignore_changes").unwrap();
+    assert_eq!(*ignored, expression("[tag]"));
+
+    for (id, node) in modules.nodes(&cluster()).unwrap() {
+        let name = format!("cluster-test-setup-node-{id}");
+        let tags = [("Name", name.as_str()), ("stateful-cluster", "cluster-test-setup"), DEFAULT_TAG];
+        let tags = object(tags.map(|(key, value)| (key, value.into())));
+        assert_eq!(node.value(&at_launch.body, "for_each"), tags);
+        assert_eq!(node.value(&kept.body, "for_each"), tags);
+    }
+    for (block, each) in [(inner(at_launch, "content"), "tag"), (inner(kept, "tag"), "each")] {
+        let is = |name: &str, text: &str| assert_eq!(*attribute(&block.body, name).unwrap(), expression(text));
+        is("key", &format!("{each}.key"));
+        is("value", &format!("{each}.value"));
+        is("propagate_at_launch", "true");
+    }
+}
+
+#[test]
+fn the_provider_that_is_asked_for_has_the_maintenance_policy() {
+    let readme = fs::read_to_string(Module::read(ROOT).dir.join("README.md")).unwrap();
+    assert!(readme.contains("AWS provider 5.26.0"));
+    for dir in [ROOT, NODE] {
+        let module = Module::read(dir);
+        let providers = &inner(module.block("terraform", &[]), "required_providers").body;
+        assert_eq!(
+            *attribute(providers, "aws").unwrap(),
+            expression("{ source = \"hashicorp/aws\", version = \">= 5.26.0\" }")
+        );
+    }
+}
+
 // What `terraform validate` would find.
 
 #[test]
@@ -442,7 +555,7 @@ fn every_argument_and_block_is_one_that_the_provider_has() {
                 let name = block.labels()[0].as_str();
                 let known = &schema[kind][name]["arguments"];
                 assert!(known.is_object(), "{kind} {name}: run tests/terraform/provider-schema.js again");
-                check_body(&format!("{kind} {name}"), &block.body, known, &["lifecycle"]);
+                check_body(&format!("{kind} {name}"), &block.body, known, &["lifecycle", "for_each"]);
                 seen += 1;
                 if let Some(lifecycle) = block.body.blocks().find(|block| block.identifier() == "lifecycle")
                     && let Some(Expression::Array(ignored)) = attribute(&lifecycle.body, "ignore_changes")
@@ -463,9 +576,9 @@ fn schema() -> serde_json::Value {
     serde_json::from_str(include_str!("terraform/provider-schema.json")).unwrap()
 }
 
-/// An argument is null in the schema, a block an object.
+/// An argument is null in the schema, a block an object. Terraform's own arguments and blocks are `meta`.
 fn check_body(place: &str, body: &hcl::Body, known: &serde_json::Value, meta: &[&str]) {
-    for attribute in body.attributes() {
+    for attribute in body.attributes().filter(|attribute| !meta.contains(&attribute.key.as_str())) {
         assert!(known.get(attribute.key.as_str()).is_some(), "{place}: there is no {}", attribute.key);
     }
     for block in body.blocks().filter(|block| !meta.contains(&block.identifier())) {

@@ -162,7 +162,7 @@ pub struct Hook {
     pub global_timeout: Duration,
 }
 
-/// How many groups one call may name, and return (docs/facts.md, "Groups").
+/// How many groups one call may name, and return (docs/facts.md, "Auto Scaling groups").
 const MOST_GROUPS: usize = 100;
 const PAGE: i32 = 100;
 

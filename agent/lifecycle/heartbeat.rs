@@ -76,28 +76,10 @@ impl Heart<'_> {
                     tracing::debug!("heartbeat; the next one in {}", rough(third));
                     contradictions = 0;
                 }
-                // One such answer does not end the heartbeats: the hook may not have begun to wait, and a description may be
-                // older than the answer. The `complete` step decides what the answer means for the launch.
-                Ok(Completion::NoActiveAction(message)) => match autoscaling.state(instance).await {
-                    Ok(state) if self.is_lost(&state) => return self.launch.terminating(state),
-                    Ok(state) if self.waits(&state) => {
-                        contradictions += 1;
-                        if contradictions < CONTRADICTIONS {
-                            pause = third.min(AFTER_CONTRADICTION);
-                        }
-                        if contradictions == CONTRADICTIONS {
-                            let text = format!(
-                                "heartbeats are refused: {message}; {instance} is {state}, so lifecycle.{} or asg_name may be wrong",
-                                self.key()
-                            );
-                            self.journal.warn(self.step(), None, text);
-                        }
-                    }
-                    Ok(state) => {
-                        tracing::debug!("no heartbeat: {message}; {instance} is {state}");
-                        contradictions = 0;
-                    }
-                    Err(failure) => tracing::debug!("no heartbeat: {message}; {failure}"),
+                Ok(Completion::NoActiveAction(message)) => match self.refused(&message, &mut contradictions).await {
+                    Ok(false) => {}
+                    Ok(true) => pause = third.min(AFTER_CONTRADICTION),
+                    Err(lost) => return lost,
                 },
                 // IAM may allow it later.
                 Err(failure) if failure.code == Code::AccessDenied => {
@@ -112,6 +94,34 @@ impl Heart<'_> {
                 }
             }
         }
+    }
+
+    /// What the answer means that no action waits: whether to ask soon again, or the failure of a lost action.
+    ///
+    /// One such answer does not end the heartbeats: the hook may not have begun to wait, and a description may be older than the
+    /// answer. The step that completes the action decides what the answer means for it.
+    async fn refused(&self, message: &str, contradictions: &mut u32) -> Result<bool, Failure> {
+        let instance = &self.launch.instance.instance_id;
+        match self.launch.autoscaling.state(instance).await {
+            Ok(state) if self.is_lost(&state) => return Err(self.launch.terminating(state)),
+            Ok(state) if self.waits(&state) => {
+                *contradictions += 1;
+                if *contradictions == CONTRADICTIONS {
+                    let text = format!(
+                        "heartbeats are refused: {message}; {instance} is {state}, so lifecycle.{} or asg_name may be wrong",
+                        self.key()
+                    );
+                    self.journal.warn(self.step(), None, text);
+                }
+                return Ok(*contradictions < CONTRADICTIONS);
+            }
+            Ok(state) => {
+                tracing::debug!("no heartbeat: {message}; {instance} is {state}");
+                *contradictions = 0;
+            }
+            Err(failure) => tracing::debug!("no heartbeat: {message}; {failure}"),
+        }
+        Ok(false)
     }
 
     /// Waits for an action that is not completed.

@@ -94,7 +94,7 @@ impl Departure<'_> {
         cut: &Cell<Option<Instant>>,
     ) -> Result<(), FailedStep> {
         self.pass_the_gate(run, launch).await?;
-        self.drain(run, cut).await?;
+        Box::pin(self.drain(run, cut)).await?;
         let unmounted = self.unmount(run).await?;
         self.detach(run, unmounted).await?;
         self.complete(run, launch).await
@@ -133,7 +133,7 @@ impl Departure<'_> {
         let Some(hooks) = config.hooks.as_ref().filter(|_| journal.was_configured() && !journal.is_drained()) else {
             return Ok(());
         };
-        let Some(script) = self.script(run, &hooks.script).await? else { return Ok(()) };
+        let Some(script) = Box::pin(self.script(run, &hooks.script)).await? else { return Ok(()) };
         if !script.may_define(&hooks.drain) {
             tracing::info!(step = "drain", "{} does not define {}: nothing is called", script.name, hooks.drain);
             return Ok(());
@@ -300,6 +300,7 @@ pub fn until_spot(at: SystemTime) -> Duration {
 }
 
 /// Only the stop signal ends a departure early. Any other failure is recorded, and the next step runs.
+#[expect(clippy::result_large_err, reason = "as every step's result; once per step")]
 fn goes_on<T>(result: Result<T, FailedStep>) -> Result<Option<T>, FailedStep> {
     match result {
         Err(failed) if failed.was_stopped() => Err(failed),

@@ -59,6 +59,7 @@ data "aws_iam_policy_document" "node_policy" {
   statement {
     sid = "Look"
     actions = [
+      "autoscaling:DescribeAutoScalingGroups",
       "autoscaling:DescribeAutoScalingInstances",
       "autoscaling:DescribeLifecycleHooks",
       "ec2:DescribeInstances",
@@ -67,10 +68,10 @@ data "aws_iam_policy_document" "node_policy" {
     resources = ["*"]
   }
 
-  # To attach needs leave on both ends.
+  # Attaching and detaching need permission on both the volume and the instance.
   statement {
-    sid       = "AttachVolumesOfThisCluster"
-    actions   = ["ec2:AttachVolume"]
+    sid       = "MoveVolumesOfThisCluster"
+    actions   = ["ec2:AttachVolume", "ec2:DetachVolume"]
     resources = ["${local.ec2}:volume/*"]
 
     condition {
@@ -81,8 +82,8 @@ data "aws_iam_policy_document" "node_policy" {
   }
 
   statement {
-    sid       = "AttachToNodesOfThisCluster"
-    actions   = ["ec2:AttachVolume"]
+    sid       = "MoveBetweenNodesOfThisCluster"
+    actions   = ["ec2:AttachVolume", "ec2:DetachVolume"]
     resources = ["${local.ec2}:instance/*"]
 
     condition {
@@ -118,7 +119,7 @@ data "aws_iam_policy_document" "node_policy" {
     }
   }
 
-  # Why a node is stuck, for those who cannot log in.
+  # Why a node is stuck, for people who cannot log in; and which node a leaving node waits for, for the other nodes.
   statement {
     sid       = "NoteOnNodesOfThisCluster"
     actions   = ["ec2:CreateTags"]

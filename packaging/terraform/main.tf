@@ -5,7 +5,7 @@ locals {
   # By their names, not by reference: a group's creation waits for its node, which waits for the policy that names the group.
   asg_names = [for node_id in sort(keys(local.nodes)) : "${var.app_name}-node-${node_id}"]
 
-  # On every data volume: what the nodes' policy knows this cluster's volumes by.
+  # On every data volume, where the nodes' policy goes by it, and on every group, where the nodes find each other by it.
   cluster_tag = "stateful-cluster"
 }
 
@@ -20,6 +20,7 @@ module "cluster_nodes" {
   cluster_tag                          = local.cluster_tag
   command_timeout_seconds              = var.command_timeout_seconds
   data_volume                          = merge(var.default_data_volume, each.value.node_data_disk)
+  drain_timeout                        = var.drain_timeout
   http_put_response_hop_limit          = var.http_put_response_hop_limit
   instance_type                        = var.instance_type
   node_agent_sha256                    = var.node_agent_sha256

@@ -176,6 +176,18 @@ variable "node_agent_sha256" {
   }
 }
 
+variable "drain_timeout" {
+  type        = string
+  default     = null
+  description = "How long the script's function drain_cluster_node may take before a node terminates, as 90s, 10m or 1h30m. Left out, it is the agent's default, 10m."
+
+  validation {
+    # No longer than the agent takes, and never zero.
+    condition     = var.drain_timeout == null || can(regex("^([0-9]{1,3}h)? ?([0-9]{1,4}m)? ?([0-9]{1,6}s)?$", var.drain_timeout)) && can(regex("[1-9]", var.drain_timeout))
+    error_message = "drain_timeout must be a time such as 90s, 10m or 1h30m, and longer than zero."
+  }
+}
+
 variable "kms_key_arn" {
   type        = string
   default     = null

@@ -15,6 +15,8 @@ pub const NODE: &str = "packaging/terraform/modules/node-module";
 /// Where the module is told that it is.
 pub const REGION: &str = "eu-central-1";
 pub const ACCOUNT: &str = "123456789012";
+/// The provider's default tags.
+pub const DEFAULT_TAG: (&str, &str) = ("team", "data");
 
 /// A user's hook script.
 pub const SCRIPT: &str = "configure_cluster_node() {\n  systemctl start kafka\n}\nwait_for_healthy_cluster() {\n  kafka-check \"$1\" \"$2\"\n}\n";
@@ -99,8 +101,10 @@ impl Modules {
             let given: Result<Object, String> =
                 given.map(|given| Ok((given.key.to_string(), root.evaluate(&given.expr)?))).collect();
             let volume = object([("node_data", object([("id", volume_id(id).into())]))]);
-            let node =
-                self.node.instantiate(&given?, &[("aws_ebs_volume".to_owned(), volume)].into_iter().collect())?;
+            let tags = object([(DEFAULT_TAG.0, DEFAULT_TAG.1.into())]);
+            let data = object([("aws_default_tags", object([("current", object([("tags", tags)]))]))]);
+            let world = [("aws_ebs_volume".to_owned(), volume), ("data".to_owned(), data)];
+            let node = self.node.instantiate(&given?, &world.into_iter().collect())?;
             node.preconditions(&["aws_launch_template", "node"])?;
             nodes.insert(id.clone(), node);
         }

@@ -60,7 +60,7 @@ impl Service {
             None => "repair it, then: node-agent retry".to_owned(),
         };
         tracing::warn!("held{how_long}; {what_next}");
-        match self.wait_in_hold(&failed, lifecycle, left, pause, completing).await {
+        match Box::pin(self.wait_in_hold(&failed, lifecycle, left, pause, completing)).await {
             HoldEnd::Again => Next::Again,
             HoldEnd::Stopped => self.stopped(),
             HoldEnd::GivenUp => self.given_up(failed),

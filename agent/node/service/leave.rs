@@ -22,7 +22,7 @@ impl Service {
             session.wait_until_known().await;
             Ok(())
         });
-        if self.control.requests.during(known).await.is_err() {
+        if self.control.requests.during(Box::pin(known)).await.is_err() {
             return Next::End(Err(stopped().into()));
         }
         match session.journal.departure_reason() {
@@ -35,9 +35,9 @@ impl Service {
     pub(super) fn is_told_to_go(
         &self,
         result: &Result<BootOutcome, FailedStep>,
-        lifecycle: &Option<config::Lifecycle>,
+        lifecycle: Option<&config::Lifecycle>,
     ) -> Option<Order> {
-        let leaves = lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.terminate_hook_name.is_some());
+        let leaves = lifecycle.is_some_and(|lifecycle| lifecycle.terminate_hook_name.is_some());
         let is_terminating = result.as_ref().is_err_and(|failed| failed.failure.code == Code::Terminating);
         (leaves && is_terminating && self.session.site.get().is_some()).then_some(Order::TERMINATED)
     }

@@ -58,10 +58,10 @@ impl Service {
 
     /// Runs until the stop signal, the end of a hold, or the node's departure. The stop signal is no failure once the node is up.
     pub async fn run(mut self) -> Result<(), FailedStep> {
-        let mut next = self.begin().await;
+        let mut next = Box::pin(self.begin()).await;
         loop {
             next = match next {
-                Next::Again => self.attempt().await,
+                Next::Again => Box::pin(self.attempt()).await,
                 Next::Leave(order) => self.leave(order).await,
                 Next::End(result) => {
                     match &result {
@@ -85,7 +85,8 @@ impl Service {
         if let Some(config) = config {
             self.config = Some(Rc::new(config));
         }
-        if let Some(order) = order.filter(|_| !*self.session.stop.borrow()).or(self.is_told_to_go(&result, &lifecycle))
+        if let Some(order) =
+            order.filter(|_| !*self.session.stop.borrow()).or(self.is_told_to_go(&result, lifecycle.as_ref()))
         {
             return Next::Leave(order);
         }
@@ -112,7 +113,7 @@ impl Service {
             Ok(BootOutcome::Up) => self.watch(lifecycle.as_ref(), completing).await,
             Ok(BootOutcome::WarmPool) => self.wait_in_pool().await,
             Err(failed) if !failed.was_stopped() && self.is_held(&failed) => {
-                self.hold(failed, action, completing).await
+                Box::pin(self.hold(failed, action, completing)).await
             }
             Err(failed) => Next::End(Err(failed)),
         }

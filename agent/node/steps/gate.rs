@@ -71,13 +71,29 @@ pub struct Looks {
     /// When the first of the looks in a row was made that would open it.
     open_since: Cell<Option<Instant>>,
     /// What was last written into the status tag.
-    written: RefCell<Option<Option<Word>>>,
+    written: RefCell<Written>,
+}
+
+/// What is known to stand in the status tag.
+#[derive(Default, PartialEq)]
+enum Written {
+    #[default]
+    Unknown,
+    /// No word, or none any more.
+    None,
+    Word(Word),
+}
+
+impl From<Option<Word>> for Written {
+    fn from(word: Option<Word>) -> Self {
+        word.map_or(Written::None, Written::Word)
+    }
 }
 
 impl Looks {
     /// Whether a word of this node stands in its status tag.
     pub fn has_word(&self) -> bool {
-        matches!(&*self.written.borrow(), Some(Some(_)))
+        matches!(&*self.written.borrow(), Written::Word(_))
     }
 }
 
@@ -195,13 +211,14 @@ impl Gate<'_> {
     async fn write(&self, word: Option<Word>, seen: Option<&BTreeMap<String, Word>>) {
         let shown = seen.map(|seen| seen.get(self.instance_id()));
         let is_shown = shown.is_none_or(|shown| shown == word.as_ref());
-        let is_written = self.looks.written.borrow().as_ref().is_some_and(|written| *written == word);
-        if is_shown && (is_written || word.is_none()) || matches!(self.passage, Passage::Plan) {
+        let is_none = word.is_none();
+        let text = word.as_ref().map_or_else(|| "gate: goes first".to_owned(), ToString::to_string);
+        let word = Written::from(word);
+        if is_shown && (is_none || *self.looks.written.borrow() == word) || matches!(self.passage, Passage::Plan) {
             return;
         }
-        let text = word.as_ref().map_or_else(|| "gate: goes first".to_owned(), ToString::to_string);
         if tell(self.ec2, self.instance_id(), &text).await {
-            self.looks.written.replace(Some(word));
+            self.looks.written.replace(word);
         }
     }
 

@@ -1,6 +1,11 @@
 locals {
   name          = "${var.app_name}-node-${var.node_id}"
   asg_hook_name = "${var.app_name}-node-asg-hook"
+  # The termination hook holds an instance that is to go until the agent has drained it and unmounted its volume.
+  terminate_hook_name = "${var.app_name}-node-terminate-hook"
+
+  # The provider does not put its default tags on groups.
+  group_tags = merge(data.aws_default_tags.current.tags, { Name = local.name, (var.cluster_tag) = var.app_name })
 
   user_data = templatefile("${path.module}/user-data.yaml.tftpl", {
     node_agent_sha256 = var.node_agent_sha256
@@ -8,17 +13,20 @@ locals {
     config = templatefile("${path.module}/config.toml.tftpl", {
       asg_hook_name = local.asg_hook_name
       asg_name      = local.name
+      cluster       = "${var.cluster_tag}=${var.app_name}"
       data_volume   = var.data_volume
+      drain_timeout = var.drain_timeout
       files         = var.node_files_toupload
       # mount(8) takes several in one entry, the agent one an entry.
-      mount_options    = [for option in split(",", join(",", var.data_volume.mount_params)) : trimspace(option) if trimspace(option) != ""]
-      node_id          = var.node_id
-      node_ip          = var.node_ip
-      script           = var.node_config_script
-      script_source    = var.node_config_script_s3_url
-      seconds_to_mend  = var.asg_lifecycle_hook_heartbeat_timeout
-      seconds_to_retry = var.command_timeout_seconds
-      volume_id        = aws_ebs_volume.node_data.id
+      mount_options       = [for option in split(",", join(",", var.data_volume.mount_params)) : trimspace(option) if trimspace(option) != ""]
+      node_id             = var.node_id
+      node_ip             = var.node_ip
+      script              = var.node_config_script
+      script_source       = var.node_config_script_s3_url
+      seconds_to_mend     = var.asg_lifecycle_hook_heartbeat_timeout
+      seconds_to_retry    = var.command_timeout_seconds
+      terminate_hook_name = local.terminate_hook_name
+      volume_id           = aws_ebs_volume.node_data.id
     })
   })
   # EC2 takes 16 KiB before the encoding, which makes four characters of three bytes.
@@ -151,15 +159,15 @@ resource "aws_autoscaling_group" "node_asg" {
     heartbeat_timeout    = var.asg_lifecycle_hook_heartbeat_timeout
   }
 
-  tag {
-    key                 = "Name"
-    value               = local.name
-    propagate_at_launch = true
+  # A replacement can be launched only when the old instance is gone, because the two share one network interface.
+  instance_maintenance_policy {
+    min_healthy_percentage = 0
+    max_healthy_percentage = 100
   }
 
-  # The provider does not put its default tags on groups.
+  # For the first instance, which is launched with the group.
   dynamic "tag" {
-    for_each = data.aws_default_tags.current.tags
+    for_each = local.group_tags
 
     content {
       key                 = tag.key
@@ -167,4 +175,33 @@ resource "aws_autoscaling_group" "node_asg" {
       propagate_at_launch = true
     }
   }
+
+  lifecycle {
+    # aws_autoscaling_group_tag keeps the module's tags current. An apply of the tags above would remove all others, among them
+    # node-agent:roll-pause, by which an operator pauses a rolling update.
+    ignore_changes = [tag]
+  }
+}
+
+resource "aws_autoscaling_group_tag" "node_asg" {
+  for_each               = local.group_tags
+  autoscaling_group_name = aws_autoscaling_group.node_asg.name
+
+  tag {
+    key                 = each.key
+    value               = each.value
+    propagate_at_launch = true
+  }
+}
+
+# A resource of its own: Terraform sets an initial_lifecycle_hook only when it creates a group, and existing groups need this
+# hook, too.
+resource "aws_autoscaling_lifecycle_hook" "terminate" {
+  name                   = local.terminate_hook_name
+  autoscaling_group_name = aws_autoscaling_group.node_asg.name
+  lifecycle_transition   = "autoscaling:EC2_INSTANCE_TERMINATING"
+  # The instance is lost either way. Under a retain policy, ABANDON would keep it, and with it the node's interface and volume.
+  default_result = "CONTINUE"
+  # The agent's heartbeats extend it; a node that has no agent yet goes after five minutes.
+  heartbeat_timeout = 300
 }

@@ -10,7 +10,7 @@ variable "asg_lifecycle_hook_heartbeat_timeout" {
 
 variable "cluster_tag" {
   type        = string
-  description = "Key of the tag that has app_name as its value on the data volume; the nodes' policy goes by it."
+  description = "Key of the tag that has app_name as its value: on the data volume, where the nodes' policy goes by it, and on the group, where the nodes find each other by it."
 }
 
 variable "command_timeout_seconds" {
@@ -36,6 +36,10 @@ variable "data_volume" {
     condition     = contains(["ext4", "xfs"], var.data_volume.file_system_type)
     error_message = "file_system_type must be ext4 or xfs."
   }
+}
+
+variable "drain_timeout" {
+  type = string
 }
 
 variable "http_put_response_hop_limit" {
