@@ -93,7 +93,7 @@ enum Command {
     ReadBlank { arguments: Vec<String> },
     /// Reads a hook's output on the standard input until its last writer ends, for the log and the agent
     #[command(name = hook_reader::READER, hide = true)]
-    ReadHook { state_dir: PathBuf, step: StepName },
+    ReadHook { state_dir: PathBuf, step: String },
 }
 
 #[derive(Debug, Args)]
@@ -229,7 +229,7 @@ impl Cli {
                 }))
             }
             Command::ReadBlank { arguments } => finish_child(blank::read_stdin(&arguments)),
-            Command::ReadHook { state_dir, step } => finish_child(hook_reader::read_stdin(&state_dir, step.as_str())),
+            Command::ReadHook { state_dir, step } => finish_child(hook_reader::read_stdin(&state_dir, &step)),
         }
     }
 }
