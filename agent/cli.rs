@@ -23,6 +23,7 @@ use crate::node::session::Session;
 use crate::node::status::report::Overall;
 use crate::node::{install, plan, status};
 use crate::readable;
+use crate::runner::plan::Planned;
 use crate::sequence::StepName;
 use crate::state::{FailedStepRecord, Phase};
 
@@ -61,6 +62,10 @@ A retry does not extend the time for which the node is held, but one that is run
 fails, the node is held for the remaining time, then the agent sends ABANDON: Auto Scaling terminates the instance. If it \
 succeeds, the agent sends CONTINUE and the hold is over. The service does the work: it continues when your session is cut off.";
 
+const AFTER_LEAVE: &str = "A node leaves by itself: when its Auto Scaling group terminates the instance and \
+lifecycle.terminate_hook_name is set, the service waits while another node of [cluster] is away, calls the script's drain \
+function, unmounts the volumes, detaches those with detach_on_terminate, and sends CONTINUE.";
+
 /// How long an ending service waits while systemd does not read its notifications.
 const LAST_NOTICE: Duration = Duration::from_secs(1);
 
@@ -76,6 +81,8 @@ enum Command {
     Complete(Complete),
     /// Shows what a run would do now, and changes nothing
     Plan(Plan),
+    /// Shows what this node would do if its instance were terminated now, and changes nothing
+    Leave(Leave),
     /// Installs this binary and its systemd units
     Install(Install),
     /// Checks that this node can come up, and changes nothing
@@ -163,6 +170,16 @@ struct Plan {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = AFTER_LEAVE)]
+struct Leave {
+    #[command(flatten)]
+    plan: Plan,
+    /// Only show it: a node leaves by itself once its group terminates the instance
+    #[arg(long, required = true)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Args)]
 struct Install {
     /// Start the service now, without waiting for it
     #[arg(long)]
@@ -213,6 +230,7 @@ impl Cli {
             Command::Retry(retry) => retry.start(),
             Command::Complete(complete) => complete.send(),
             Command::Plan(plan) => plan.show(),
+            Command::Leave(leave) => leave.show(),
             Command::Install(Install { now, root }) => {
                 log::init(Format::Text, false);
                 report(block_on(async { Ok(install::install(&root, now).await?) }))
@@ -243,6 +261,7 @@ impl Command {
             Command::Retry(_) => Some("retry"),
             Command::Complete(_) => Some("complete"),
             Command::Plan(_) => Some("plan"),
+            Command::Leave(_) => Some("leave"),
             Command::Install(_) => Some("install"),
             Command::MountAtBoot(_) => Some("mount-at-boot"),
             Command::Check(check) if check.is_of_this_host() => Some("check"),
@@ -344,18 +363,29 @@ fn confirmed(question: &str) -> bool {
 impl Plan {
     fn show(self) -> ExitCode {
         let places = self.common.begin();
-        let planned = block_on(async { Ok(Box::pin(plan::make(&places, stop_signal()?)).await?) });
-        match planned {
-            Ok(planned) => {
-                let text = if self.json {
-                    serde_json::to_string_pretty(&planned).unwrap_or_default() + "\n"
-                } else {
-                    plan::render(&planned)
-                };
-                print(text.as_bytes(), ExitCode::from(plan::exit_code(&planned)))
-            }
-            Err(fault) => report_failure(fault),
+        show_plan(self.json, block_on(async { Ok(Box::pin(plan::make(&places, stop_signal()?)).await?) }))
+    }
+}
+
+impl Leave {
+    fn show(self) -> ExitCode {
+        let places = self.plan.common.begin();
+        let planned = block_on(async { Ok(Box::pin(plan::make_of_departure(&places, stop_signal()?)).await?) });
+        show_plan(self.plan.json, planned)
+    }
+}
+
+fn show_plan(json: bool, planned: Result<Vec<Planned>, FailedStepRecord>) -> ExitCode {
+    match planned {
+        Ok(planned) => {
+            let text = if json {
+                serde_json::to_string_pretty(&planned).unwrap_or_default() + "\n"
+            } else {
+                plan::render(&planned)
+            };
+            print(text.as_bytes(), ExitCode::from(plan::exit_code(&planned)))
         }
+        Err(fault) => report_failure(fault),
     }
 }
 

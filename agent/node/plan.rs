@@ -11,12 +11,14 @@ use crate::failure::{Failure, Named};
 use crate::host;
 use crate::host::this_host::ThisHost;
 use crate::node::boot::Boot;
+use crate::node::leave::Departure;
 use crate::node::places::Places;
 use crate::node::settings;
+use crate::node::site::Site;
 use crate::readable::{self, Page};
 use crate::runner::allowance::Allowance;
 use crate::runner::plan::{Finding, Planned};
-use crate::runner::unless_stopped;
+use crate::runner::{Runner, unless_stopped};
 use crate::sequence::{Sequence, StepName};
 use crate::state::Journal;
 
@@ -46,6 +48,66 @@ pub async fn make(places: &Places, stop: watch::Receiver<bool>) -> Result<Vec<Pl
         planned.remedy = planned.remedy.as_deref().map(readable::remedy);
     }
     Ok(plan)
+}
+
+/// Makes the plan of a departure, beside the running service. Changes nothing, either.
+pub async fn make_of_departure(places: &Places, stop: watch::Receiver<bool>) -> Result<Vec<Planned>, Failure> {
+    let aws = Aws::new();
+    // Whether its accounts exist does not matter to a node that leaves.
+    let config = unless_stopped(&stop, settings::load(&places.config, &aws.imds, Scope::Offline)).await?;
+    if config.lifecycle.as_ref().is_none_or(|lifecycle| lifecycle.terminate_hook_name.is_none()) {
+        let why = "nothing is done: lifecycle.terminate_hook_name is not set";
+        return Ok(Sequence::Departure.steps().iter().map(|step| already_so(*step, why)).collect());
+    }
+    let journal = Journal::read_only(&places.state_dir);
+    let scratch = tempfile::tempdir().named("making a temporary directory")?;
+    let allowance = &Allowance::default();
+    let run = Runner::planning(&journal, stop.clone(), allowance);
+    let known = OnceCell::new();
+    let site = Site::find(&known, &run, &aws, &journal, config.timeouts.aws).await.map_err(|failed| failed.failure)?;
+    let departure = Departure {
+        config: &config,
+        journal: &journal,
+        aws: &aws,
+        site,
+        allowance,
+        scratch: scratch.path(),
+        state_dir: &places.state_dir,
+        boot_id: &host::boot_id()?,
+        stop,
+    };
+    let mut plan = Box::pin(departure.plan()).await;
+    for &step in Sequence::Departure.steps() {
+        if plan.iter().all(|planned| planned.step != step) {
+            plan.push(already_so(step, idle(step, &config, &journal)));
+        }
+    }
+    plan.sort_by_key(|planned| planned.step);
+    for planned in &mut plan {
+        planned.remedy = planned.remedy.as_deref().map(readable::remedy);
+        // Whatever fails, the node leaves.
+        planned.exit_code = 0;
+    }
+    Ok(plan)
+}
+
+/// Why a departure would do nothing in this step.
+fn idle(step: StepName, config: &Config, journal: &Journal) -> &'static str {
+    match step {
+        StepName::Gate if config.cluster.is_none() => "nothing to wait for: no [cluster] is configured",
+        StepName::Gate => "nothing to wait for: cluster.gate is 0s, or the node has passed",
+        StepName::Drain if config.hooks.is_none() => "nothing is called: no [hooks] are configured",
+        StepName::Drain if !journal.was_configured() => "nothing is called: this instance was not configured yet",
+        StepName::Drain => "nothing is called: the hook script does not define the function, or it was called",
+        StepName::Unmount => "no volume is configured",
+        StepName::Detach => "no volume has detach_on_terminate",
+        _ => "done",
+    }
+}
+
+fn already_so(step: StepName, because: &str) -> Planned {
+    let (finding, because) = (Finding::AlreadySo, because.to_owned());
+    Planned { step, volume: None, finding, because, remedy: None, exit_code: 0 }
 }
 
 /// Adds the steps of which nothing can be known yet.

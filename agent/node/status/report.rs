@@ -5,7 +5,9 @@ use std::time::SystemTime;
 use serde::{Serialize, Serializer};
 
 use crate::sequence::StepName;
-use crate::state::{Clock, FailedStepRecord, LaunchOutcome, Outcome, Phase, State, StepRecord, Subject, Warning};
+use crate::state::{
+    Clock, FailedStepRecord, FailureRecord, LaunchOutcome, Outcome, Phase, State, StepRecord, Subject, Warning,
+};
 
 /// The version of this document. A reader can rely on every field of a version; new ones may be added to it.
 pub const SCHEMA: u32 = 1;
@@ -87,6 +89,8 @@ pub struct Report {
     pub(crate) steps: Vec<StepReport>,
     /// Problems that do not keep the node from being up.
     pub(crate) warnings: Vec<Warning>,
+    /// Whether EC2 recommends to replace this spot instance.
+    pub(crate) rebalance_recommended: bool,
 }
 
 /// The hold of a failed node.
@@ -115,6 +119,9 @@ pub struct StepReport {
     pub(crate) took_ms: u64,
     /// How long it may take.
     pub(crate) allowed_ms: u64,
+    /// What went wrong and what to do, if it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<FailureRecord>,
     /// What it waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) waiting: Option<String>,
@@ -177,6 +184,7 @@ impl Report {
             failure: state.fault.clone(),
             steps: if has_run { steps(&state, overall, now) } else { Vec::new() },
             warnings: state.warnings,
+            rebalance_recommended: state.rebalance_recommended,
         }
     }
 }
@@ -224,6 +232,7 @@ fn pending(step: StepName) -> StepReport {
         started_at: None,
         took_ms: 0,
         allowed_ms: 0,
+        error: None,
         waiting: None,
         prepared: None,
         output: Vec::new(),
@@ -248,6 +257,7 @@ fn of_record(state: &State, record: &StepRecord, overall: Overall, now: SystemTi
         started_at: Some(record.started_at.clone()),
         took_ms: so_far.filter(|_| outcome == StepOutcome::Running).unwrap_or(record.took_ms),
         allowed_ms: record.allowed_ms,
+        error: record.error.clone().filter(|_| outcome == StepOutcome::Failed),
         waiting: record.waiting.clone(),
         prepared: None,
         output: state.output.get(&record.step.into()).cloned().unwrap_or_default(),

@@ -37,14 +37,20 @@ pub(super) fn render(report: &Report, colours: bool) -> String {
             let _ = writeln!(text, "        waits: {why}");
         }
         let is_failed_step = matches!(step.outcome, StepOutcome::Failed | StepOutcome::Interrupted);
-        if let Some(failure) = unreported.take_if(|failure| is_failed_step && failure.step == Some(step.step)) {
+        let decisive = unreported.take_if(|failure| is_failed_step && failure.step == Some(step.step));
+        // The remedy of the failure that has ended the sequence stands at the end.
+        let remedy = step.error.as_ref().filter(|_| decisive.is_none()).map(|error| &error.remedy);
+        if let Some(error) = decisive.map(|failure| &failure.error).or(step.error.as_ref()) {
             // The output follows line by line.
-            for line in failure.error.public.lines() {
+            for line in error.public.lines() {
                 let _ = writeln!(text, "        {line}");
             }
             for line in &step.output {
                 let _ = writeln!(text, "        | {}", readable::last_state(line));
             }
+        }
+        if let Some(remedy) = remedy {
+            let _ = writeln!(text, "        what to do: {}", readable::remedy(remedy));
         }
     }
     for line in unreported.iter().flat_map(|failure| failure.error.message.lines()) {
@@ -55,6 +61,9 @@ pub(super) fn render(report: &Report, colours: bool) -> String {
         let line = format!("warning: {}{volume}: {}", warning.step, readable::commands(&warning.message));
         text.paint(YELLOW, &line);
         let _ = text.write_str("\n");
+    }
+    if report.rebalance_recommended {
+        let _ = writeln!(text, "EC2 recommends to replace this spot instance: it may take it soon");
     }
     let remedy =
         report.failure.as_ref().map(|failure| failure.error.remedy.as_str()).or_else(|| what_to_do(report.state));
