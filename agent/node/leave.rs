@@ -160,8 +160,8 @@ impl Departure<'_> {
 
     /// The hook script: as the node was configured with it, or else as it can be had now.
     async fn script(&self, run: &Runner<'_>, script: &Script) -> Result<Option<StagedScript>, FailedStep> {
-        if let Some(kept) = StagedScript::kept(script, self.state_dir) {
-            return Ok(Some(kept));
+        if let Some(at_hand) = StagedScript::at_hand(script, self.state_dir).await {
+            return Ok(Some(at_hand));
         }
         let deadline = self.at_most(self.config.timeouts.downloads.min(FETCH), self.reserve());
         let fetch = Fetch::script_alone(&self.site.services.sources, self.config, self.scratch, deadline);

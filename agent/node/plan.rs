@@ -77,6 +77,8 @@ pub async fn make_of_departure(places: &Places, stop: watch::Receiver<bool>) -> 
         stop,
     };
     let mut plan = Box::pin(departure.plan()).await;
+    // A step's first part that has nothing to do says nothing.
+    plan.retain(|planned| planned.volume.is_some() || planned.finding != Finding::AlreadySo);
     for &step in Sequence::Departure.steps() {
         if plan.iter().all(|planned| planned.step != step) {
             plan.push(already_so(step, idle(step, &config, &journal)));
@@ -94,14 +96,17 @@ pub async fn make_of_departure(places: &Places, stop: watch::Receiver<bool>) -> 
 /// Why a departure would do nothing in this step.
 fn idle(step: StepName, config: &Config, journal: &Journal) -> &'static str {
     match step {
+        StepName::Gate if config.cluster.as_ref().is_some_and(|cluster| !cluster.gate.is_zero()) => {
+            "no other node is away"
+        }
         StepName::Gate if config.cluster.is_none() => "nothing to wait for: no [cluster] is configured",
-        StepName::Gate => "nothing to wait for: cluster.gate is 0s, or the node has passed",
+        StepName::Gate => "nothing to wait for: cluster.gate is 0s",
         StepName::Drain if config.hooks.is_none() => "nothing is called: no [hooks] are configured",
         StepName::Drain if !journal.was_configured() => "nothing is called: this instance was not configured yet",
         StepName::Drain => "nothing is called: the hook script does not define the function, or it was called",
         StepName::Unmount => "no volume is configured",
         StepName::Detach => "no volume has detach_on_terminate",
-        _ => "done",
+        _ => "CONTINUE was sent",
     }
 }
 

@@ -101,16 +101,15 @@ impl StagedScript {
         }
     }
 
-    /// The copy that was kept of a configured script that is not a file of this machine.
-    pub fn kept(script: &Script, state_dir: &Path) -> Option<Self> {
-        let (name, key) = match script {
-            Script::Path(_) => return None,
-            Script::Inline(_) => (EMBEDDED.to_owned(), EMBEDDED),
-            Script::Remote { source, .. } => (source.to_string(), REMOTE),
+    /// The configured script as it is on this machine: a file, or the copy that was kept of another one.
+    pub async fn at_hand(script: &Script, state_dir: &Path) -> Option<Self> {
+        let (path, name, key) = match script {
+            Script::Path(path) => (path.clone(), path.display().to_string(), LOCAL),
+            Script::Inline(_) => (state_dir.join(KEPT), EMBEDDED.to_owned(), EMBEDDED),
+            Script::Remote { source, .. } => (state_dir.join(KEPT), source.to_string(), REMOTE),
         };
-        let path = state_dir.join(KEPT);
-        let sha256 = Sha256Digest::of(&fs::read(&path).ok()?);
-        Some(StagedScript { path, name, key, sha256 })
+        let contents = read::text_async(path.clone(), Pipes::Refused).await.ok()?;
+        Some(StagedScript { path, name, key, sha256: Sha256Digest::of(&contents) })
     }
 
     /// Whether it defines a function, as far as reading it shows.
