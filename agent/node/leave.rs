@@ -108,7 +108,9 @@ impl Departure<'_> {
         };
         let reserve = config.timeouts.drain + config.timeouts.unmount + DETACH;
         let deadline = self.left().map_or(cluster.gate, |left| cluster.gate.min(left.saturating_sub(reserve)));
-        if journal.has_passed() || cluster.gate.is_zero() || journal.departure_reason() == Some(Reason::Spot) {
+        // Before a hold's ABANDON there was a gate already; an operator's passes none.
+        let is_free = matches!(journal.departure_reason(), Some(Reason::Spot | Reason::GivenUp));
+        if is_free || journal.has_passed() || cluster.gate.is_zero() {
             return Ok(());
         }
         let departure = Passage::Departure { reserve, allowance: self.allowance };
@@ -273,7 +275,7 @@ impl Departure<'_> {
                 None => sleep(POLL).await,
             }
         };
-        let left = global_limit(timeout).saturating_sub(self.allowance.began.elapsed());
+        let left = global_limit(timeout).saturating_sub(self.journal.departure_age());
         self.journal.hasten_departure(None, left);
         std::future::pending().await
     }

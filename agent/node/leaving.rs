@@ -84,8 +84,9 @@ impl Session {
         }
     }
 
-    /// Takes the node out of its cluster. Fails at the stop signal, and for an instance whose launch was not completed.
-    pub async fn leave(&self, config: &Config, order: Order) -> Result<(), FailedStep> {
+    /// Takes the node out of its cluster. Fails at the stop signal, for an instance whose launch was not completed, and with the
+    /// failure for which the instance was given up.
+    pub async fn leave(&self, config: &Config, order: Order, given_up: Option<FailedStep>) -> Result<(), FailedStep> {
         let mut stop = self.stop.clone();
         tokio::select! {
             () = self.wait_until_known() => {}
@@ -117,11 +118,13 @@ impl Session {
             return Err(self.record_stop().map_or_else(FailedStep::from, |()| failed));
         }
         let is_lost = self.journal.read(|state| matches!(state.lost, Some(Lost::Unreadable | Lost::Missing)));
-        let result = if self.journal.launch_outcome().is_some() || is_lost {
-            Ok(())
-        } else {
-            let text = format!("instance {} is to go, and its launch was not completed", site.instance.instance_id);
-            Err(FailedStep::from(Failure::new(Code::Terminating, text)))
+        let result = match given_up {
+            Some(failed) => Err(failed),
+            None if self.journal.launch_outcome().is_some() || is_lost => Ok(()),
+            None => {
+                let text = format!("instance {} is to go, and its launch was not completed", site.instance.instance_id);
+                Err(FailedStep::from(Failure::new(Code::Terminating, text)))
+            }
         };
         if let Err(failure) = self.journal.end(Phase::Left, result.as_ref().err().map(Into::into)) {
             tracing::error!("{failure}");
@@ -138,7 +141,13 @@ impl Session {
             texts => texts,
         };
         match texts.and_then(|texts| texts.validate(Scope::Offline)) {
-            Ok(config) => config,
+            Ok(mut config) => {
+                if config.lifecycle.as_ref().is_none_or(|lifecycle| lifecycle.terminate_hook_name.is_none()) {
+                    // The departure was begun for a hook that the configuration names no more.
+                    config.lifecycle = self.journal.last_action();
+                }
+                config
+            }
             Err(failure) => {
                 tracing::warn!("the node leaves as its journal remembers its configuration: {failure}");
                 self.remembered_config()

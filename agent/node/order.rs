@@ -39,6 +39,8 @@ pub struct Order {
 impl Order {
     /// The group terminates the instance.
     pub const TERMINATED: Order = Order { reason: Reason::Terminated, at: None };
+    /// The node's own ABANDON has the group terminate the instance.
+    pub const GIVEN_UP: Order = Order { reason: Reason::GivenUp, at: None };
 }
 
 /// Asks the metadata service, again and again.

@@ -42,6 +42,8 @@ pub enum Reason {
     Spot,
     /// Its root volume is replaced: it keeps its volumes.
     RootVolume,
+    /// ABANDON was sent for its launch.
+    GivenUp,
 }
 
 /// How the termination hook's action ended.

@@ -1,10 +1,10 @@
 //! How the journal keeps a departure.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::departure::{DepartureOutcome, DepartureRecord, Reason};
 use super::journal::Journal;
-use super::lifecycle::Deadline;
+use super::lifecycle::{Deadline, LaunchOutcome};
 use super::model::{Lost, Phase, Process};
 use crate::sequence::{Sequence, StepName};
 use crate::time::now;
@@ -58,6 +58,16 @@ impl Journal {
         self.read(|state| state.departure.as_ref().map(|departure| departure.reason))
     }
 
+    /// The time since the order to go, by the wall clock.
+    pub fn departure_age(&self) -> Duration {
+        let now = SystemTime::now();
+        self.read(|state| {
+            let ordered = humantime::parse_rfc3339(&state.departure.as_ref()?.ordered_at).ok()?;
+            now.duration_since(ordered).ok()
+        })
+        .unwrap_or_default()
+    }
+
     /// The time that is left of the departure.
     pub fn departure_left(&self) -> Option<Duration> {
         let clock = self.clock();
@@ -104,7 +114,7 @@ impl Journal {
             is_lost
                 || state.once_complete == Some(true)
                 || state.once.contains_key(&StepName::Configure.into())
-                || state.lifecycle.outcome().is_some()
+                || state.lifecycle.outcome().is_some_and(|outcome| outcome != LaunchOutcome::Abandoned)
         })
     }
 

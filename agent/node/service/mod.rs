@@ -44,6 +44,8 @@ pub struct Service {
     pauses: Pauses,
     /// The last configuration that was valid.
     config: Option<Rc<Config>>,
+    /// Why the instance was given up, until it has left.
+    given_up: Option<FailedStep>,
 }
 
 impl Service {
@@ -53,7 +55,7 @@ impl Service {
         notify::ready();
         notify_watchdog();
         notify_when_stopping(session.stop.clone());
-        Service { session, control, pauses: Pauses::new(), config: None }
+        Service { session, control, pauses: Pauses::new(), config: None, given_up: None }
     }
 
     /// Runs until the stop signal, the end of a hold, or the node's departure. The stop signal is no failure once the node is up.
@@ -63,6 +65,10 @@ impl Service {
             next = match next {
                 Next::Again => Box::pin(self.attempt()).await,
                 Next::Leave(order) => self.leave(order).await,
+                Next::End(Err(failed)) if self.leaves_given_up(&failed) => {
+                    self.given_up = Some(failed);
+                    self.leave(Order::GIVEN_UP).await
+                }
                 Next::End(result) => {
                     match &result {
                         // After the stop signal the result is unknown.
@@ -85,9 +91,11 @@ impl Service {
         if let Some(config) = config {
             self.config = Some(Rc::new(config));
         }
-        if let Some(order) =
-            order.filter(|_| !*self.session.stop.borrow()).or(self.is_told_to_go(&result, lifecycle.as_ref()))
-        {
+        let order = match order.filter(|_| !*self.session.stop.borrow()) {
+            None => Box::pin(self.is_told_to_go(&result, lifecycle.as_ref())).await,
+            order => order,
+        };
+        if let Some(order) = order {
             return Next::Leave(order);
         }
         if result.is_ok() {
