@@ -14,6 +14,7 @@ use crate::aws::Aws;
 use crate::aws::autoscaling::global_limit;
 use crate::config::{Config, Lifecycle, Script, Volume};
 use crate::failure::FailedStep;
+use crate::host::systemd;
 use crate::lifecycle::Launch;
 use crate::lifecycle::heartbeat::Heart;
 use crate::node::order::Watch;
@@ -178,7 +179,9 @@ impl Departure<'_> {
         }
         let end = Instant::now() + self.at_most(self.config.timeouts.unmount, self.reserve_for_detach());
         let left = || end.saturating_duration_since(Instant::now());
-        goes_on(run.step(StopApplications { deadline: left() }).await)?;
+        if systemd::is_running() {
+            goes_on(run.step(StopApplications { deadline: left() }).await)?;
+        }
         // A mount point may lie inside another volume: the inner one is unmounted first.
         volumes.sort_by_key(|volume| Reverse(&volume.mount_path));
         let mut unmounted = Vec::new();

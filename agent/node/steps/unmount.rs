@@ -32,7 +32,7 @@ impl Step for StopApplications {
     type Output = ();
 
     fn header(&self) -> Header<'_> {
-        Header { prepares: Some("applications stopped"), ..Header::of(StepName::Unmount, self.deadline) }
+        Header::of(StepName::Unmount, self.deadline)
     }
 
     async fn observe(&self) -> Result<Observed<()>, Failure> {
