@@ -1,0 +1,98 @@
+//! The gate: of a cluster's nodes at most one is away, whatever is told to go.
+
+#![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
+#[path = "gate/cluster.rs"]
+mod cluster;
+#[path = "gate/common.rs"]
+mod common;
+#[path = "departure/common.rs"]
+mod departure;
+mod support;
+
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cluster::{Absence, Behaviour, Cluster, never_two_away};
+use ec2_sim::{Latencies, Spread};
+
+/// How many seeds run in `make test`. All of them, before a release: GATE_SEEDS=40.
+const SEEDS: u64 = 4;
+/// How many clusters run at once: they wait more than they work.
+const AT_ONCE: usize = 10;
+
+/// How often a describe is answered from the past, at most. Never twice in a row for the same node: the gate bears no more.
+const STALE_EVERY: std::ops::Range<u64> = 5..12;
+
+#[test]
+fn at_no_time_are_two_nodes_away_whenever_two_are_told_to_go() {
+    let given = std::env::var("GATE_SEEDS").ok().and_then(|text| text.parse().ok());
+    let count = given.unwrap_or(SEEDS);
+    // A handful has little time: their orders come close together, which is what is hard.
+    let longest_gap = if given.is_some() { 60_000 } else { 10_000 };
+    let (next, results) = (Mutex::new(0..count), Mutex::new(Vec::new()));
+    let began = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE.min(usize::try_from(count).unwrap()) {
+            scope.spawn(|| {
+                loop {
+                    let Some(seed) = next.lock().unwrap().next() else { break };
+                    let absences = two_told_to_go(seed, longest_gap);
+                    results.lock().unwrap().push((seed, absences));
+                }
+            });
+        }
+    });
+    let results = results.into_inner().unwrap();
+    assert_eq!(results.len() as u64, count);
+    let waits = results.iter().flat_map(|(_, absences)| absences).map(|absence| absence.drained - absence.told);
+    let longest = waits.fold(0.0, f64::max);
+    println!("{count} seeds in {:.0?}: the longest wait from order to drain was {longest:.0} s", began.elapsed());
+    let violations: Vec<_> =
+        results.iter().filter_map(|(seed, absences)| Some((seed, never_two_away(absences).err()?))).collect();
+    assert!(violations.is_empty(), "{violations:#?}");
+}
+
+/// Two of three nodes are told to go, by either order of their names, at times and in a world drawn by the seed.
+fn two_told_to_go(seed: u64, longest_gap: u64) -> Vec<Absence> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut up_to = |milliseconds: u64| Duration::from_millis(random.u64(0..=milliseconds));
+    let latencies = Latencies {
+        target_state: Spread::between(Duration::ZERO, up_to(8_000)),
+        terminating_to_wait: Spread::between(Duration::ZERO, up_to(4_000)),
+        ..Latencies::default()
+    };
+    let launch = (Spread::from(up_to(8_000)), Spread::from(Duration::from_secs(1) + up_to(3_000)));
+    let (configure, drain, gap) = (up_to(6_000), up_to(3_000), up_to(longest_gap));
+    let mut stale = Vec::new();
+    for action in
+        ["autoscaling:DescribeAutoScalingGroups", "autoscaling:DescribeAutoScalingInstances", "ec2:DescribeInstances"]
+    {
+        let mut before = random.u64(STALE_EVERY);
+        while before < 200 {
+            stale.push((action, u32::try_from(before).unwrap(), random.usize(1..=3)));
+            before += random.u64(STALE_EVERY);
+        }
+    }
+    let mut nodes = vec![0, 1, 2];
+    random.shuffle(&mut nodes);
+    let mut cluster =
+        Cluster::new(3, Behaviour { seed, latencies, launch, configure, drain, stale, ..Behaviour::default() });
+    let absences = cluster.tell(&[(Duration::ZERO, nodes[0]), (gap, nodes[1])]);
+    println!("seed {seed}: {:?} after {gap:.1?}, {absences:?}", &nodes[..2]);
+    absences
+}
+
+#[test]
+fn three_nodes_told_to_go_at_once_leave_one_after_the_other() {
+    let mut cluster = Cluster::new(3, Behaviour::default());
+
+    let absences = cluster.tell(&[0, 1, 2].map(|node| (Duration::ZERO, node)));
+
+    never_two_away(&absences).unwrap();
+    let mut order = absences.clone();
+    order.sort_by(|one, other| one.drained.total_cmp(&other.drained));
+    let order: Vec<_> = order.iter().map(|absence| absence.group.as_str()).collect();
+    assert_eq!(order, ["kafka-node-00", "kafka-node-01", "kafka-node-02"], "{absences:?}");
+}
