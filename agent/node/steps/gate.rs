@@ -79,15 +79,7 @@ pub struct Looks {
 enum Written {
     #[default]
     Unknown,
-    /// No word, or none any more.
-    None,
     Word(Word),
-}
-
-impl From<Option<Word>> for Written {
-    fn from(word: Option<Word>) -> Self {
-        word.map_or(Written::None, Written::Word)
-    }
 }
 
 impl Looks {
@@ -207,18 +199,20 @@ impl Gate<'_> {
         }
     }
 
-    /// Writes for whom this node waits, or takes its word back: `seen` are the words that the tags show, where they can be read.
-    async fn write(&self, word: Option<Word>, seen: Option<&BTreeMap<String, Word>>) {
+    /// Writes this node's word: `seen` are the words that the tags show, where they can be read.
+    async fn write(&self, word: Word, seen: Option<&BTreeMap<String, Word>>) {
         let shown = seen.map(|seen| seen.get(self.instance_id()));
-        let is_shown = shown.is_none_or(|shown| shown == word.as_ref());
-        let is_none = word.is_none();
-        let text = word.as_ref().map_or_else(|| "gate: goes first".to_owned(), ToString::to_string);
-        let word = Written::from(word);
-        if is_shown && (is_none || *self.looks.written.borrow() == word) || matches!(self.passage, Passage::Plan) {
+        let is_shown = shown.is_none_or(|shown| shown == Some(&word));
+        // That a node goes first is what the others believe of one that has said nothing, unless its hold is over.
+        let says_nothing = !word.hold_over && word.waits_for.is_none() && shown.is_none_or(|shown| shown.is_none());
+        let is_written = |written: &Written| *written == Written::Word(word.clone());
+        let is_known = says_nothing && !matches!(&*self.looks.written.borrow(), Written::Word(_))
+            || is_shown && is_written(&self.looks.written.borrow());
+        if is_known || matches!(self.passage, Passage::Plan) {
             return;
         }
-        if tell(self.ec2, self.instance_id(), &text).await {
-            self.looks.written.replace(word);
+        if tell(self.ec2, self.instance_id(), &word.to_string()).await {
+            self.looks.written.replace(Written::Word(word));
         }
     }
 
