@@ -77,15 +77,18 @@ pub struct Looks {
 /// What is known to stand in the status tag.
 #[derive(Default, PartialEq)]
 enum Written {
+    /// Perhaps a word that this node wrote before it was started again.
     #[default]
     Unknown,
+    /// No word.
+    None,
     Word(Word),
 }
 
 impl Looks {
-    /// Whether a word of this node stands in its status tag.
-    pub fn has_word(&self) -> bool {
-        matches!(&*self.written.borrow(), Written::Word(_))
+    /// Whether a word of this node may stand in its status tag.
+    pub fn may_have_word(&self) -> bool {
+        *self.written.borrow() != Written::None
     }
 }
 
@@ -170,6 +173,12 @@ impl Gate<'_> {
         let tags = tags.inspect_err(|failure| tracing::debug!("the status tags cannot be read: {failure}")).ok();
         let words = tags.iter().flatten().filter_map(|(id, text)| Some((id.clone(), Word::parse(text)?)));
         let seen = Seen { words: words.collect(), groups };
+        if tags.is_some() && !seen.words.contains_key(self.instance_id()) {
+            let mut written = self.looks.written.borrow_mut();
+            if *written == Written::Unknown {
+                *written = Written::None;
+            }
+        }
 
         let hold_over = matches!(self.passage, Passage::HoldOver);
         let own = Own { group: self.group, instance_id: self.instance_id(), hold_over };
