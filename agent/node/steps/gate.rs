@@ -70,6 +70,8 @@ pub struct Looks {
     last: RefCell<Option<(Instant, String)>>,
     /// When the first of the looks in a row was made that would open it.
     open_since: Cell<Option<Instant>>,
+    /// When the first of the looks in a row was made that IAM denied.
+    denied_since: Cell<Option<Instant>>,
     /// What was last written into the status tag.
     written: RefCell<Written>,
 }
@@ -114,15 +116,18 @@ impl Step for Gate<'_> {
         let waits = match self.look().await {
             Ok(None) => return Ok(Observed::Done(())),
             Ok(Some(waits)) => waits,
-            Err(failure) if failure.code == Code::AccessDenied && self.began.elapsed() >= DENIED => {
-                self.warn(&format!("{failure}; {}", failure.what_to_do()));
-                return Ok(Observed::Done(()));
-            }
             Err(failure) => {
                 self.looks.open_since.set(None);
+                let since = self.looks.denied_since.get().unwrap_or_else(Instant::now);
+                self.looks.denied_since.set((failure.code == Code::AccessDenied).then_some(since));
+                if failure.code == Code::AccessDenied && since.elapsed() >= DENIED {
+                    self.warn(&format!("{failure}; {}", failure.what_to_do()));
+                    return Ok(Observed::Done(()));
+                }
                 return Err(failure);
             }
         };
+        self.looks.denied_since.set(None);
         self.looks.last.replace(Some((Instant::now(), waits.clone())));
         Ok(Observed::NotYet(Failure::new(Code::ClusterAway, waits)))
     }
