@@ -144,7 +144,9 @@ impl Gate<'_> {
             return Some("Auto Scaling does not wait for this instance any more".to_owned());
         }
         if self.journal.departure_left().is_some_and(|left| left <= reserve) {
-            return Some(format!("the time that is left, {}, is needed to drain and unmount", rough(reserve)));
+            let last = self.looks.last.borrow().as_ref().map(|(_, waits)| format!("; {waits}"));
+            let waited = rough(self.began.elapsed());
+            return Some(format!("its time at the gate is over, after {waited}{}", last.unwrap_or_default()));
         }
         let (left, whole) = allowance.left_without_heartbeats()?;
         // Where the rest does not fit into the timeout anyway, it gets half of it.
