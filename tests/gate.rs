@@ -22,6 +22,21 @@ const SEEDS: u64 = 4;
 /// How many clusters run at once: they wait more than they work.
 const AT_ONCE: usize = 10;
 
+/// How long things take at most, in milliseconds.
+struct Pace {
+    /// From one order to the other.
+    gap: u64,
+    /// From the loss of an instance to the launch in its place.
+    launch: u64,
+    configure: u64,
+    /// Until the metadata service shows that an instance is to go.
+    target_state: u64,
+}
+
+const ALL: Pace = Pace { gap: 60_000, launch: 20_000, configure: 15_000, target_state: 20_000 };
+/// A handful has little time. The orders come close together, which is what is hard.
+const HANDFUL: Pace = Pace { gap: 8_000, launch: 5_000, configure: 3_000, target_state: 4_000 };
+
 /// How often a describe is answered from the past, at most. Never twice in a row for the same node: the gate bears no more.
 const STALE_EVERY: std::ops::Range<u64> = 5..12;
 
@@ -29,8 +44,7 @@ const STALE_EVERY: std::ops::Range<u64> = 5..12;
 fn at_no_time_are_two_nodes_away_whenever_two_are_told_to_go() {
     let given = std::env::var("GATE_SEEDS").ok().and_then(|text| text.parse().ok());
     let count = given.unwrap_or(SEEDS);
-    // A handful has little time: their orders come close together, which is what is hard.
-    let longest_gap = if given.is_some() { 60_000 } else { 10_000 };
+    let pace = if given.is_some() { ALL } else { HANDFUL };
     let (next, results) = (Mutex::new(0..count), Mutex::new(Vec::new()));
     let began = Instant::now();
     thread::scope(|scope| {
@@ -38,7 +52,7 @@ fn at_no_time_are_two_nodes_away_whenever_two_are_told_to_go() {
             scope.spawn(|| {
                 loop {
                     let Some(seed) = next.lock().unwrap().next() else { break };
-                    let absences = two_told_to_go(seed, longest_gap);
+                    let absences = two_told_to_go(seed, &pace);
                     results.lock().unwrap().push((seed, absences));
                 }
             });
@@ -55,16 +69,16 @@ fn at_no_time_are_two_nodes_away_whenever_two_are_told_to_go() {
 }
 
 /// Two of three nodes are told to go, by either order of their names, at times and in a world drawn by the seed.
-fn two_told_to_go(seed: u64, longest_gap: u64) -> Vec<Absence> {
+fn two_told_to_go(seed: u64, pace: &Pace) -> Vec<Absence> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut up_to = |milliseconds: u64| Duration::from_millis(random.u64(0..=milliseconds));
     let latencies = Latencies {
-        target_state: Spread::between(Duration::ZERO, up_to(8_000)),
+        target_state: Spread::between(Duration::ZERO, up_to(pace.target_state)),
         terminating_to_wait: Spread::between(Duration::ZERO, up_to(4_000)),
         ..Latencies::default()
     };
-    let launch = (Spread::from(up_to(20_000)), Spread::from(Duration::from_secs(1) + up_to(3_000)));
-    let (configure, drain, gap) = (up_to(15_000), up_to(3_000), up_to(longest_gap));
+    let launch = (Spread::from(up_to(pace.launch)), Spread::from(Duration::from_secs(1) + up_to(3_000)));
+    let (configure, drain, gap) = (up_to(pace.configure), up_to(3_000), up_to(pace.gap));
     let mut stale = Vec::new();
     for action in
         ["autoscaling:DescribeAutoScalingGroups", "autoscaling:DescribeAutoScalingInstances", "ec2:DescribeInstances"]

@@ -214,13 +214,13 @@ fn the_word_for_whom_a_held_node_waits_is_taken_back_before_abandon() {
 
     let events = world.events();
     let sent = events.iter().position(|event| sends_abandon(&event.what, node)).unwrap();
-    let statuses = events[..sent].iter().filter_map(|event| match &event.what {
+    let mut statuses = events[..sent].iter().filter_map(|event| match &event.what {
         What::Api(call) if call.action == "ec2:CreateTags" && call.done => {
             call.parameters.values().find(|value| value.starts_with("gate: ") || value.starts_with("configure: "))
         }
         _ => None,
     });
-    let last = statuses.last().unwrap();
+    let last = statuses.next_back().unwrap();
     assert!(last.starts_with("configure: "), "{last:?} was there when ABANDON was sent\n{}", service.log());
 }
 

@@ -142,7 +142,7 @@ fn the_node_that_its_group_calls_unhealthy_goes_first() {
     must_leave_after(released, &node, service);
     // The word was taken back before the drain.
     let word = |call: &&ec2_sim::ApiCall| call.parameters.values().any(|value| value == "gate: goes first");
-    assert!(world.events().calls("ec2:CreateTags").iter().any(|call| word(&call)), "{:?}", world.events());
+    assert!(world.events().calls("ec2:CreateTags").iter().any(word), "{:?}", world.events());
 }
 
 #[test]

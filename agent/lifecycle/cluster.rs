@@ -298,6 +298,16 @@ mod tests {
         assert_eq!(judged("b", &[("b", first), ("a", waiting)]), Verdict::Go);
     }
 
+    /// How far a node's departure came.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    enum Went {
+        #[default]
+        Not,
+        Away,
+        /// Its replacement serves.
+        Back,
+    }
+
     /// One node of the simulated cluster.
     #[derive(Clone, Debug, Default)]
     struct Node {
@@ -305,9 +315,7 @@ mod tests {
         held: bool,
         sick: bool,
         told: bool,
-        gone: bool,
-        /// Its replacement serves.
-        returned: bool,
+        went: Went,
         /// How many looks in a row said that it may go.
         looks: u32,
         word: Option<Word>,
@@ -316,14 +324,15 @@ mod tests {
     impl Node {
         /// Whether the cluster misses it.
         fn is_away(&self) -> bool {
-            (self.held || self.gone) && !self.returned
+            self.went == Went::Away || self.held && self.went == Went::Not
         }
 
         fn state(&self) -> &'static str {
-            match (self.returned, self.gone || self.told && !self.held, self.held) {
-                (true, ..) | (false, false, false) => "InService",
-                (false, true, _) => "Terminating:Wait",
-                (false, false, true) => "Pending:Wait",
+            match self.went {
+                Went::Back => "InService",
+                Went::Not if self.held => "Pending:Wait",
+                Went::Not if !self.told => "InService",
+                Went::Not | Went::Away => "Terminating:Wait",
             }
         }
     }
@@ -341,15 +350,18 @@ mod tests {
             let view = &self.past[self.past.len().saturating_sub(1 + back)];
             let own = view[who].clone();
             let groups = view.iter().enumerate();
-            let groups = groups.map(|(node, seen)| group(&name(node), seen.state(), !seen.sick || seen.returned));
+            let groups =
+                groups.map(|(node, seen)| group(&name(node), seen.state(), !seen.sick || seen.went == Went::Back));
             let words = view.iter().enumerate().filter_map(|(node, seen)| {
-                Some((format!("i-{}", name(node)), seen.word.clone().filter(|_| !seen.returned)?))
+                Some((format!("i-{}", name(node)), seen.word.clone().filter(|_| seen.went != Went::Back)?))
             });
             let seen = Seen { words: words.collect(), groups: groups.collect() };
             let node = &mut self.nodes[who];
-            if node.gone {
+            if node.went != Went::Not {
                 // Its replacement comes into service only some time after it has gone.
-                node.returned |= node.looks == 5;
+                if node.looks == 5 {
+                    node.went = Went::Back;
+                }
                 node.looks += 1;
             } else if node.told && own.told {
                 let (group, instance_id) = (name(who), format!("i-{}", name(who)));
@@ -359,11 +371,11 @@ mod tests {
                 }
                 // Two answers in a row, the second newer than the first: here by more than any look can be old.
                 if node.looks == 4 {
-                    (node.gone, node.looks, node.word) = (true, 0, None);
+                    (node.went, node.looks, node.word) = (Went::Away, 0, None);
                     let held = node.held;
                     let others = self.nodes.iter().enumerate().filter(|(other, _)| *other != who);
                     // A held node was away before it went: then only those that went count.
-                    let away = others.filter(|(_, it)| if held { it.gone && !it.returned } else { it.is_away() });
+                    let away = others.filter(|(_, it)| if held { it.went == Went::Away } else { it.is_away() });
                     let away: Vec<_> = away.collect();
                     prop_assert!(away.is_empty(), "{} goes, and {away:?}", name(who));
                 }
@@ -396,7 +408,7 @@ mod tests {
             for step in 0..100 * count {
                 cluster.look(step % count, 0)?;
             }
-            prop_assert!(cluster.nodes.iter().all(|node| node.returned), "{:?}", cluster.nodes);
+            prop_assert!(cluster.nodes.iter().all(|node| node.went == Went::Back), "{:?}", cluster.nodes);
         }
     }
 }

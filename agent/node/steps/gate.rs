@@ -217,16 +217,18 @@ impl Gate<'_> {
 
     /// Writes this node's word: `seen` are the words that the tags show, where they can be read.
     async fn write(&self, word: Word, seen: Option<&BTreeMap<String, Word>>) {
-        let shown = seen.map(|seen| seen.get(self.instance_id()));
-        let is_shown = shown.is_none_or(|shown| shown == Some(&word));
-        // That a node goes first is what the others believe of one that has said nothing, unless its hold is over.
-        let says_nothing = !word.hold_over && word.waits_for.is_none() && shown.is_none_or(|shown| shown.is_none());
-        let is_written = |written: &Written| *written == Written::Word(word.clone());
-        let is_known = says_nothing && !matches!(&*self.looks.written.borrow(), Written::Word(_))
-            || is_shown && is_written(&self.looks.written.borrow());
-        if is_known || matches!(self.passage, Passage::Plan) {
+        let shown = seen.and_then(|seen| seen.get(self.instance_id()));
+        let may_have_word = matches!(&*self.looks.written.borrow(), Written::Word(_)) || shown.is_some();
+        // A node that leaves and has said nothing goes first, for all that the others know.
+        let is_understood = word == Word::first(false) && !may_have_word;
+        // Where the tags cannot be read, what was written counts.
+        let stands =
+            *self.looks.written.borrow() == Written::Word(word.clone()) && (seen.is_none() || shown == Some(&word));
+        if is_understood || stands || matches!(self.passage, Passage::Plan) {
             return;
         }
+        // The call may have had its effect although its answer was lost.
+        self.looks.written.replace(Written::Unknown);
         if tell(self.ec2, self.instance_id(), &word.to_string()).await {
             self.looks.written.replace(Written::Word(word));
         }
