@@ -121,11 +121,11 @@ impl Departure<'_> {
             Gate { journal, launch, ec2, cluster, group: asg_name, passage, deadline, began: Instant::now(), looks };
         goes_on(run.step(gate).await)?;
         if !run.is_planning() {
-            journal.passed();
-            if looks.has_word() {
+            if looks.may_have_word() {
                 // Whoever reads the word would go, too.
                 tell(ec2, &launch.instance.instance_id, "drain: the node leaves").await;
             }
+            journal.passed();
         }
         Ok(())
     }

@@ -142,9 +142,15 @@ impl World {
 
     /// Launches an instance with a fresh root disk, and boots its machine, which has [`HOOKS`] in place.
     pub fn launch_as(&self, spec: InstanceSpec) -> Instance {
-        let dir = tempfile::Builder::new().prefix("machine-").tempdir_in(self.dir()).unwrap().keep();
-        let by_id = dir.join("by-id");
+        let by_id = self.folder("links-");
         let id = self.sim.launch(InstanceSpec { by_id_dir: by_id.clone(), ..spec }).unwrap();
+        self.boot(id, by_id)
+    }
+
+    /// Boots the machine of an instance that was launched with this folder for the links of its volumes, as
+    /// [`World::launch_as`] does.
+    pub fn boot(&self, id: InstanceId, by_id: PathBuf) -> Instance {
+        let dir = self.folder("machine-");
         let disk = RootDisk::create(dir.join("disk")).unwrap();
         let machine = PrivateTmp::boot(&disk, &by_id);
         let instance = Instance { id, sim: self.sim.clone(), dir, disk, by_id, machine: Some(machine) };
@@ -152,6 +158,11 @@ impl World {
         instance.write(CA, fs::read(self.sim.ca_pem_path()).unwrap());
         instance.hooks(HOOKS);
         instance
+    }
+
+    /// A new folder for the scenario's files.
+    pub fn folder(&self, prefix: &str) -> PathBuf {
+        tempfile::Builder::new().prefix(prefix).tempdir_in(self.dir()).unwrap().keep()
     }
 
     pub fn events(&self) -> Events {

@@ -233,7 +233,7 @@ async fn pass_the_gate(session: &Session, failed: &FailedStep, lifecycle: Option
         }
     }
     show(&mut shown, None);
-    if looks.has_word() {
+    if looks.may_have_word() {
         // Whoever reads the word would go, too.
         session.tag(Some(failed)).await;
     }

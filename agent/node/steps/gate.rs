@@ -70,6 +70,8 @@ pub struct Looks {
     last: RefCell<Option<(Instant, String)>>,
     /// When the first of the looks in a row was made that would open it.
     open_since: Cell<Option<Instant>>,
+    /// When the first of the looks in a row was made that IAM denied.
+    denied_since: Cell<Option<Instant>>,
     /// What was last written into the status tag.
     written: RefCell<Written>,
 }
@@ -77,23 +79,18 @@ pub struct Looks {
 /// What is known to stand in the status tag.
 #[derive(Default, PartialEq)]
 enum Written {
+    /// Perhaps a word that this node wrote before it was started again.
     #[default]
     Unknown,
-    /// No word, or none any more.
+    /// No word.
     None,
     Word(Word),
 }
 
-impl From<Option<Word>> for Written {
-    fn from(word: Option<Word>) -> Self {
-        word.map_or(Written::None, Written::Word)
-    }
-}
-
 impl Looks {
-    /// Whether a word of this node stands in its status tag.
-    pub fn has_word(&self) -> bool {
-        matches!(&*self.written.borrow(), Written::Word(_))
+    /// Whether a word of this node may stand in its status tag.
+    pub fn may_have_word(&self) -> bool {
+        *self.written.borrow() != Written::None
     }
 }
 
@@ -119,15 +116,18 @@ impl Step for Gate<'_> {
         let waits = match self.look().await {
             Ok(None) => return Ok(Observed::Done(())),
             Ok(Some(waits)) => waits,
-            Err(failure) if failure.code == Code::AccessDenied && self.began.elapsed() >= DENIED => {
-                self.warn(&format!("{failure}; {}", failure.what_to_do()));
-                return Ok(Observed::Done(()));
-            }
             Err(failure) => {
                 self.looks.open_since.set(None);
+                let since = self.looks.denied_since.get().unwrap_or_else(Instant::now);
+                self.looks.denied_since.set((failure.code == Code::AccessDenied).then_some(since));
+                if failure.code == Code::AccessDenied && since.elapsed() >= DENIED {
+                    self.warn(&format!("{failure}; {}", failure.what_to_do()));
+                    return Ok(Observed::Done(()));
+                }
                 return Err(failure);
             }
         };
+        self.looks.denied_since.set(None);
         self.looks.last.replace(Some((Instant::now(), waits.clone())));
         Ok(Observed::NotYet(Failure::new(Code::ClusterAway, waits)))
     }
@@ -144,7 +144,9 @@ impl Gate<'_> {
             return Some("Auto Scaling does not wait for this instance any more".to_owned());
         }
         if self.journal.departure_left().is_some_and(|left| left <= reserve) {
-            return Some(format!("the time that is left, {}, is needed to drain and unmount", rough(reserve)));
+            let last = self.looks.last.borrow().as_ref().map(|(_, waits)| format!("; {waits}"));
+            let waited = rough(self.began.elapsed());
+            return Some(format!("its time at the gate is over, after {waited}{}", last.unwrap_or_default()));
         }
         let (left, whole) = allowance.left_without_heartbeats()?;
         // Where the rest does not fit into the timeout anyway, it gets half of it.
@@ -178,6 +180,12 @@ impl Gate<'_> {
         let tags = tags.inspect_err(|failure| tracing::debug!("the status tags cannot be read: {failure}")).ok();
         let words = tags.iter().flatten().filter_map(|(id, text)| Some((id.clone(), Word::parse(text)?)));
         let seen = Seen { words: words.collect(), groups };
+        if tags.is_some() && !seen.words.contains_key(self.instance_id()) {
+            let mut written = self.looks.written.borrow_mut();
+            if *written == Written::Unknown {
+                *written = Written::None;
+            }
+        }
 
         let hold_over = matches!(self.passage, Passage::HoldOver);
         let own = Own { group: self.group, instance_id: self.instance_id(), hold_over };
@@ -207,18 +215,22 @@ impl Gate<'_> {
         }
     }
 
-    /// Writes for whom this node waits, or takes its word back: `seen` are the words that the tags show, where they can be read.
-    async fn write(&self, word: Option<Word>, seen: Option<&BTreeMap<String, Word>>) {
-        let shown = seen.map(|seen| seen.get(self.instance_id()));
-        let is_shown = shown.is_none_or(|shown| shown == word.as_ref());
-        let is_none = word.is_none();
-        let text = word.as_ref().map_or_else(|| "gate: goes first".to_owned(), ToString::to_string);
-        let word = Written::from(word);
-        if is_shown && (is_none || *self.looks.written.borrow() == word) || matches!(self.passage, Passage::Plan) {
+    /// Writes this node's word: `seen` are the words that the tags show, where they can be read.
+    async fn write(&self, word: Word, seen: Option<&BTreeMap<String, Word>>) {
+        let shown = seen.and_then(|seen| seen.get(self.instance_id()));
+        let may_have_word = matches!(&*self.looks.written.borrow(), Written::Word(_)) || shown.is_some();
+        // A node that leaves and has said nothing goes first, for all that the others know.
+        let is_understood = word == Word::first(false) && !may_have_word;
+        // Where the tags cannot be read, what was written counts.
+        let stands =
+            *self.looks.written.borrow() == Written::Word(word.clone()) && (seen.is_none() || shown == Some(&word));
+        if is_understood || stands || matches!(self.passage, Passage::Plan) {
             return;
         }
-        if tell(self.ec2, self.instance_id(), &text).await {
-            self.looks.written.replace(word);
+        // The call may have had its effect although its answer was lost.
+        self.looks.written.replace(Written::Unknown);
+        if tell(self.ec2, self.instance_id(), &word.to_string()).await {
+            self.looks.written.replace(Written::Word(word));
         }
     }
 
