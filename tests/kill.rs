@@ -640,3 +640,40 @@ fn a_kill_at_a_random_instant_of_a_departure_loses_nothing_and_repeats_no_contin
     });
     println!("{} kills in {wanted} departures; drained more than once in {}", kills.into_inner(), again.into_inner());
 }
+
+#[test]
+fn a_kill_before_and_after_each_effect_of_a_departure_is_harmless() {
+    let leaving = || {
+        let (fixture, service) = LeavingFixture::new("xfs", true, None);
+        support::stop(service);
+        fixture.ordered();
+        fixture
+    };
+    let seen = || {
+        let fixture = leaving();
+        let running = fixture.start();
+        let mut effects = Vec::new();
+        let ended = trace::follow(&running, |effect| {
+            // How often the agent has to ask AWS depends on the time.
+            if fixture.is_leaving() && !effect.starts_with("send a request") {
+                effects.push(effect.to_owned());
+            }
+            true
+        });
+        assert!(ended);
+        fixture.must_have_left(&running.end(), "without a kill");
+        effects
+    };
+    let effects = thread::scope(|scope| scope.spawn(seen).join()).unwrap();
+    assert!(effects.iter().any(|effect| effect.starts_with("unmount /mydata")) && effects.len() > 15, "{effects:?}");
+    let missed = AtomicUsize::new(0);
+    each(&effects, |effect| {
+        let mut fixture = leaving();
+        let running = fixture.start();
+        let ended = trace::follow(&running, |seen| !(fixture.is_leaving() && seen == effect));
+        missed.fetch_add(usize::from(ended), Ordering::Relaxed);
+        fixture.kill(running, Victim::Agent);
+        fixture.must_have_left(&fixture.start().end(), effect);
+    });
+    assert!(missed.into_inner() <= 2, "some were not met again: {effects:?}");
+}

@@ -108,6 +108,16 @@ impl LeavingFixture {
             self.drained = Some(self.drains());
         }
         if victim == Victim::Machine {
+            // A machine's boot takes longer than what EC2 was at.
+            thread::sleep(Duration::from_secs(1));
+            let goes = {
+                let events = self.world.events();
+                events.calls("ec2:DetachVolume").len() + events.calls(COMPLETE).len() > 1
+            };
+            wait_until(
+                || !goes || self.world.sim.device(&self.volume, &self.node.id).is_none(),
+                || "the device stays".to_owned(),
+            );
             self.node.reboot();
             // By fstab, as systemd does, with nofail: the volume may have gone already.
             self.node.shell("mount -a");
