@@ -90,7 +90,8 @@ dist-reproducible: ## Build once more elsewhere, for x86_64: the same bytes as t
 	@.ci/dist-reproducible
 
 .PHONY: release-check
-release-check: demo lint-packaging test test-rollback dist dist-test dist-reproducible ## Before a release: all that CI runs, and what is shipped through the same and twenty power cuts; three hours
+release-check: export NODE_AGENT_DEPARTURE_KILLS = 100
+release-check: demo lint-packaging test test-rollback dist dist-test dist-reproducible ## Before a release: all that CI runs, and what is shipped through the same, more kills and twenty power cuts; three hours
 	$(call headline,gate: two of three nodes told to go; forty clusters)
 	@GATE_SEEDS=40 cargo nextest run --workspace --test gate --success-output final
 	$(call headline,vm: the packages on machines that boot and lose their power)

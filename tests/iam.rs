@@ -13,17 +13,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cluster::{ACCOUNT, Modules, REGION, cluster, config_text, volume, volume_id, with};
-use ec2_sim::{ApiCall, Event, HookSpec, VolumeSpec, What};
+use ec2_sim::{ActionResult, ApiCall, Event, HookSpec, Transition, VolumeSpec, What};
 use hcl::Value;
 use hcl::structure::{BlockLabel, Body};
 use module::{Instance, Object, attribute};
-use support::World;
-
-/// Actions that only a departure calls. The scenario of [`calls`] has no departure yet. Remove this list once a node leaves in
-/// the scenario, with `[cluster]` and `detach_on_terminate`.
-const DEPARTURE: [&str; 2] = ["autoscaling:DescribeAutoScalingGroups", "ec2:DetachVolume"];
+use support::{GROUP, World};
 
 const SCRIPT_URL: &str = "s3://config/hooks/script.sh";
+/// The module's termination hook.
+const TERMINATE_HOOK: &str = "kafka-node-terminate-hook";
 
 /// The cluster that the scenarios' node 00 belongs to.
 fn kafka() -> Object {
@@ -147,7 +145,7 @@ fn requests(call: &ApiCall, inputs: &Object) -> Vec<Request> {
         if id.starts_with("vol-") {
             (ec2("volume", id), volume_tags(inputs, "00"))
         } else {
-            (ec2("instance", id), instance_tags(support::GROUP))
+            (ec2("instance", id), instance_tags(GROUP))
         }
     };
     let parameter = |name: &str| call.parameters.get(name).unwrap_or_else(|| panic!("{name}: {:?}", call.parameters));
@@ -181,13 +179,21 @@ fn requests(call: &ApiCall, inputs: &Object) -> Vec<Request> {
     }
 }
 
-/// Every call the agent made, from a first boot, a replacement that waits for the volume, and a failure.
+/// Every call the agent made, from a first boot, a replacement that waits for the volume and leaves in its turn, and a failure.
 fn calls() -> Vec<ApiCall> {
     // Long enough for a busy machine, short enough for a heartbeat (a third of it) during the slow function.
     let hook = HookSpec { heartbeat_timeout: Duration::from_secs(18), ..HookSpec::default() };
     // Before the world has a /tmp of its own: the checkout may lie there.
     let config = config_text(&cluster::user_data(&kafka()).unwrap()["00"]);
+    assert!(config.contains("[cluster]") && config.contains(TERMINATE_HOOK), "{config}");
     let world = World::with_hook(&hook, |config| config.latencies.shutting_down = Duration::from_secs(3));
+    let terminate = HookSpec {
+        name: TERMINATE_HOOK.to_owned(),
+        transition: Transition::Terminating,
+        default_result: ActionResult::Continue,
+        ..hook
+    };
+    world.sim.change_group(GROUP, |group| group.hooks.push(terminate)).unwrap();
     let id = Some(volume_id("00"));
     world.sim.create_volume(VolumeSpec { id, ..VolumeSpec::default() }).unwrap();
     let script = |configure: &str, health: &str| {
@@ -200,12 +206,15 @@ fn calls() -> Vec<ApiCall> {
     first.come_up(&config);
     script("true", "true");
     let second = world.launch();
-    let coming = second.start(&config);
-    coming.wait_for(&format!("is attached to {}", first.id));
+    second.configure(config.replace("\n[[volume]]\n", "\n[[volume]]\ndetach_on_terminate = true\n"));
+    let service = second.start_with(&["run"]);
+    service.wait_for(&format!("is attached to {}", first.id));
     first.terminate();
-    let came = coming.end();
-    assert_eq!(came.code, Some(0), "{}", came.log);
-    second.terminate();
+    service.wait_for("result=done");
+    world.sim.terminate_in_group(&second.id).unwrap();
+    let left = service.end();
+    assert_eq!(left.code, Some(0), "{}", left.log);
+    assert!(left.log.contains("the node has left"), "{}", left.log);
     script("true", "false");
     world.launch().run(&config).must_fail(1, &["code=hook-failed"]);
 
@@ -225,8 +234,7 @@ fn the_policy_allows_the_calls_that_the_agent_makes_no_more_and_no_fewer() {
 
     let called: BTreeSet<&str> = calls.iter().map(|call| call.action.as_str()).collect();
     let allowed: BTreeSet<&str> = policy.iter().flat_map(|statement| &statement.actions).map(String::as_str).collect();
-    assert!(DEPARTURE.iter().all(|action| !called.contains(action)), "the scenario has a departure: remove the list");
-    assert_eq!(allowed, called.into_iter().chain(DEPARTURE).collect());
+    assert_eq!(allowed, called);
 
     for call in &calls {
         for request in requests(call, &inputs) {

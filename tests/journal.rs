@@ -216,15 +216,15 @@ fn unknown_words_in_the_journal_of_a_node_in_service_run_nothing_again() {
     let changes: [fn(&mut Value); 6] = [
         |journal| journal["lifecycle"]["outcome"] = "handed-over".into(),
         |journal| journal["phase"] = "departing".into(),
-        |journal| journal["steps"][0]["step"] = "gate".into(),
+        |journal| journal["steps"][0]["step"] = "hand-over".into(),
         |journal| journal["steps"][0]["outcome"] = "skipped".into(),
         |journal| journal["once"]["enrol"] = "0".into(),
-        |journal| journal["redo_from"] = "drain".into(),
+        |journal| journal["redo_from"] = "hand-over".into(),
     ];
     for change in changes {
         let world = World::new();
         let node = rebooted_with_a_changed_journal(&world, |journal| {
-            journal["departure"] = serde_json::json!({ "steps": [] });
+            journal["handover"] = serde_json::json!({ "steps": [] });
             change(journal);
         });
 
@@ -233,7 +233,7 @@ fn unknown_words_in_the_journal_of_a_node_in_service_run_nothing_again() {
         outcome.must_fail(0, &["result=done"]);
         nothing_ran_again(&world, &node);
         assert!(!outcome.log.contains("set aside"), "{}", outcome.log);
-        assert!(node.journal()["departure"].is_object());
+        assert!(node.journal()["handover"].is_object());
     }
 }
 

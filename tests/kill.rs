@@ -6,8 +6,12 @@
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
+#[path = "departure/common.rs"]
+mod common;
 #[path = "kill/fixture.rs"]
 mod fixture;
+#[path = "kill/leaving.rs"]
+mod leaving;
 mod support;
 #[path = "kill/torn.rs"]
 mod torn;
@@ -24,6 +28,7 @@ use std::time::{Duration, Instant};
 
 use ec2_sim::{Fault, FaultRule, What};
 use fixture::{Fixture, Random, VICTIMS, Victim};
+use leaving::{LeavingFixture, while_waiting};
 use nix::sys::signal::Signal;
 use torn::Torn;
 
@@ -581,4 +586,94 @@ fn a_kill_at_a_random_instant_is_harmless_on_ext4_seeds_100_to_149() {
 #[test]
 fn a_kill_at_a_random_instant_is_harmless_on_ext4_seeds_150_to_199() {
     at_random("ext4", 150..200);
+}
+
+/// How long an order is not heard of at most: the agent asks every five seconds.
+const UNHEARD: Duration = Duration::from_secs(8);
+
+#[test]
+fn a_kill_at_a_random_instant_of_a_departure_loses_nothing_and_repeats_no_continue() {
+    let wanted = std::env::var("NODE_AGENT_DEPARTURE_KILLS").map_or(12, |count| count.parse().unwrap());
+    // How long a departure takes here and now, beside others like it.
+    let took = Mutex::new(Vec::new());
+    each(&["xfs", "ext4"], |file_system| {
+        let (fixture, service) = LeavingFixture::new(file_system, true, None);
+        fixture.ordered();
+        while_waiting(&service, UNHEARD, || fixture.is_leaving());
+        let began = Instant::now();
+        let outcome = service.end();
+        took.lock().unwrap().push(began.elapsed());
+        fixture.must_have_left(&outcome, "without a kill");
+        assert_eq!(fixture.drains(), 1);
+    });
+    let took = took.into_inner().unwrap();
+    println!("departures without a kill: {took:?}");
+    let took = u64::try_from(took.into_iter().max().unwrap().as_micros()).unwrap();
+    let (kills, again) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let seeds: Vec<u64> = (0..wanted).collect();
+    each(&seeds, |seed| {
+        let mut random = Random::new(*seed);
+        let file_system = ["xfs", "ext4"][random.index(2)];
+        let detaches = random.below(2) == 0;
+        let faults = leaving::faults();
+        let fault = faults[random.index(faults.len())].clone();
+        let mut story = format!("seed {seed}: {file_system}, detaches: {detaches}, {fault:?};");
+        let (mut fixture, mut running) = LeavingFixture::new(file_system, detaches, fault);
+        fixture.ordered();
+        for _ in 0..=random.below(3) {
+            let victim = VICTIMS[random.index(VICTIMS.len())];
+            // One in four before it is heard of, or at the start of the agent.
+            let (heard, within) = if random.below(4) == 0 { (false, 3_000_000) } else { (true, took) };
+            let after = Duration::from_micros(random.below(within));
+            story = format!("{story} {victim:?} {after:?} after the order{};", if heard { " was heard" } else { "" });
+            if heard {
+                while_waiting(&running, UNHEARD, || fixture.is_leaving());
+            }
+            while_waiting(&running, after, || false);
+            fixture.kill(running, victim);
+            kills.fetch_add(1, Ordering::Relaxed);
+            running = fixture.start();
+        }
+        let outcome = running.end();
+        fixture.must_have_left(&outcome, &story);
+        again.fetch_add(usize::from(fixture.drains() > 1), Ordering::Relaxed);
+    });
+    println!("{} kills in {wanted} departures; drained more than once in {}", kills.into_inner(), again.into_inner());
+}
+
+#[test]
+fn a_kill_before_and_after_each_effect_of_a_departure_is_harmless() {
+    let leaving = || {
+        let (fixture, service) = LeavingFixture::new("xfs", true, None);
+        support::stop(service);
+        fixture.ordered();
+        fixture
+    };
+    let seen = || {
+        let fixture = leaving();
+        let running = fixture.start();
+        let mut effects = Vec::new();
+        let ended = trace::follow(&running, |effect| {
+            // How often the agent has to ask AWS depends on the time.
+            if fixture.is_leaving() && !effect.starts_with("send a request") {
+                effects.push(effect.to_owned());
+            }
+            true
+        });
+        assert!(ended);
+        fixture.must_have_left(&running.end(), "without a kill");
+        effects
+    };
+    let effects = thread::scope(|scope| scope.spawn(seen).join()).unwrap();
+    assert!(effects.iter().any(|effect| effect.starts_with("unmount /mydata")) && effects.len() > 15, "{effects:?}");
+    let missed = AtomicUsize::new(0);
+    each(&effects, |effect| {
+        let mut fixture = leaving();
+        let running = fixture.start();
+        let ended = trace::follow(&running, |seen| !(fixture.is_leaving() && seen == effect));
+        missed.fetch_add(usize::from(ended), Ordering::Relaxed);
+        fixture.kill(running, Victim::Agent);
+        fixture.must_have_left(&fixture.start().end(), effect);
+    });
+    assert!(missed.into_inner() <= 2, "some were not met again: {effects:?}");
 }

@@ -5,6 +5,8 @@
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
+#[path = "departure/common.rs"]
+mod common;
 mod support;
 
 use std::fs;
@@ -188,5 +190,59 @@ fn a_step_cut_off_in_one_version_is_completed_by_the_other_without_repeats() {
                 if again > 0 { "the format that was cut off" } else { "nothing that was completed ran again" }
             );
         }
+    }
+}
+
+/// 0.1.0 knows no departure: it sees an instance that is to go, and leaves it alone. What it writes has no departure either, so
+/// that the later version hears of the order anew.
+#[test]
+fn a_rollback_in_the_middle_of_a_departure_keeps_the_journal_and_harms_nothing() {
+    for (step, called) in [("drain", 1), ("leave", 2)] {
+        assert!(!OLD_AGENT.is_empty());
+        let world = common::world(|_| {});
+        let (node, volume) = world.node();
+        let holds = "\n  until [ -e /tmp/go ]; do sleep 0.05; done\n  echo \"drain";
+        node.hooks(common::HOOKS.replace("\n  echo \"drain", holds));
+        node.configure(common::config(&volume, "xfs", "detach_on_terminate = true", ""));
+        node.write(OLD, OLD_AGENT.as_slice());
+        node.shell(&format!("chmod 0755 {OLD}"));
+        watch_mkfs(&node);
+        let service = common::in_service(&node);
+        node.shell("echo precious > /mydata/precious");
+        if step == "leave" {
+            node.shell("touch /tmp/go");
+            world.sim.add_fault(FaultRule::always("autoscaling:CompleteLifecycleAction", Fault::Hang)).unwrap();
+        }
+        common::ordered(&world, &node);
+        service.wait_for(&format!("{step}: start"));
+        service.signal(Signal::SIGKILL);
+        service.end();
+        world.sim.clear_faults();
+        let before = node.journal();
+        assert!(!before["departure"].is_null());
+        let drained = usize::from(step == "leave");
+        let detached = world.events().calls("ec2:DetachVolume").len();
+
+        let old = node.start_program(OLD, &["run", "--once"]).end();
+        old.must_fail(7, &["code=terminating"]);
+        assert!(!old.log.contains("set aside"), "{step}: {}", old.log);
+        let journal = node.journal();
+        for key in ["volumes", "once", "lifecycle"] {
+            assert_eq!(journal[key]["outcome"], before[key]["outcome"], "{step}: {}", old.log);
+            assert!(!journal[key].as_object().unwrap().is_empty(), "{step}: {journal}");
+        }
+        assert_eq!(hooks_called(&node).len(), 2 + drained, "{step}: {}", old.log);
+        assert_eq!((world.completions(), formats(&node)), (vec!["CONTINUE".to_owned()], 1), "{step}: {}", old.log);
+        assert_eq!(world.events().calls("ec2:DetachVolume").len(), detached, "{step}: {}", old.log);
+        assert_eq!(world.events().calls("ec2:AttachVolume").len(), 1, "{step}: {}", old.log);
+
+        node.shell("touch /tmp/go");
+        let back = node.start_with(&["run"]).end();
+        assert_eq!(back.code, Some(0), "{step}: {}", back.log);
+        let drains = hooks_called(&node).iter().filter(|hook| *hook == "drain").count();
+        assert_eq!(drains, called, "{step}: {}", back.log);
+        assert_eq!((world.completions(), formats(&node)), (vec!["CONTINUE".to_owned(); 2], 1), "{step}: {}", back.log);
+        assert!(world.sim.volume_state(&volume).unwrap().attachments.is_empty(), "{step}: {}", back.log);
+        println!("rollback and return in the middle of {step}: the drain function ran {drains} times");
     }
 }

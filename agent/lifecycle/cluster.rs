@@ -131,8 +131,8 @@ pub fn judge(own: Own<'_>, seen: &Seen) -> Verdict {
     let is_healthy = own_group.and_then(|group| member(group, own.instance_id)).is_none_or(|member| member.is_healthy);
     let own_rank = (!own.hold_over, is_healthy, own.group);
     let leaving: Vec<_> = away.iter().filter_map(|group| leaving(group, seen)).collect();
-    let rivals = away.iter().filter_map(|group| rival(group, seen));
-    let first = rivals.map(|(member, group)| (rank(member, group, seen), member, group)).min_by_key(|(rank, ..)| *rank);
+    let first =
+        leaving.iter().map(|(member, group)| (rank(member, group, seen), member, group)).min_by_key(|(rank, ..)| *rank);
     let shown = away.iter().map(|group| {
         let member = leaving_or_any(group);
         Away {
@@ -178,12 +178,6 @@ fn leaving<'a>(group: &'a Group, seen: &Seen) -> Option<(&'a Member, &'a Group)>
     all().all(|member| is_leaving(&member)).then(|| all().find(is_leaving))?.map(|member| (member, group))
 }
 
-/// A member that may go before this node: one that leaves, or one that may be held beyond the end of its hold without having said so.
-fn rival<'a>(group: &'a Group, seen: &Seen) -> Option<(&'a Member, &'a Group)> {
-    let is_held = |member: &&Member| member.state == LifecycleState::PendingWait;
-    leaving(group, seen).or_else(|| group.members.iter().find(is_held).map(|member| (member, group)))
-}
-
 fn leaving_or_any(group: &Group) -> Option<&Member> {
     let is_leaving = |member: &&Member| matches!(member.state, LifecycleState::Terminating(_));
     group.members.iter().find(is_leaving).or_else(|| group.members.first())
@@ -193,11 +187,9 @@ fn member<'a>(group: &'a Group, instance_id: &str) -> Option<&'a Member> {
     group.members.iter().find(|member| member.instance_id == instance_id)
 }
 
-/// Who goes first sorts first: the end of a hold, an unhealthy node, the earlier group. Whoever waits for its launch hook may be at the
-/// end of its hold: it says nothing of it where it goes first.
+/// Who goes first sorts first: the end of a hold, an unhealthy node, the earlier group.
 fn rank<'a>(member: &Member, group: &'a Group, seen: &Seen) -> (bool, bool, &'a str) {
-    let hold_over = member.state == LifecycleState::PendingWait
-        || seen.words.get(&member.instance_id).is_some_and(|word| word.hold_over);
+    let hold_over = seen.words.get(&member.instance_id).is_some_and(|word| word.hold_over);
     (!hold_over, member.is_healthy, group.name.as_str())
 }
 
@@ -277,25 +269,6 @@ mod tests {
         assert_eq!(judged("b", &sick, &[("a", "b")]), Verdict::Go);
         // A word of one's own is taken back first.
         assert_eq!(waits(&judged("b", &sick, &[("a", "b"), ("b", "a")])), None);
-    }
-
-    #[test]
-    fn a_held_node_at_the_end_of_its_hold_goes_before_one_that_is_terminated() {
-        let both = [group("a", "Terminating:Wait", true), group("b", "Pending:Wait", true)];
-        // Whether the hold of b is over, a cannot see; for it a writes its word.
-        assert_eq!(waits(&judged("a", &both, &[])), Some("b"));
-        assert_eq!(waits(&judged("a", &both, &[("b", "a")])), Some("b"));
-        let over = |words: &[(&str, &str)]| {
-            let (group, instance_id) = own("b");
-            let words = words.iter().map(|(from, to)| {
-                let word = Word { hold_over: false, instance_id: format!("i-{to}"), group: (*to).to_owned() };
-                (format!("i-{from}"), word)
-            });
-            let seen = Seen { groups: both.to_vec(), words: words.collect() };
-            judge(Own { group: &group, instance_id: &instance_id, hold_over: true }, &seen)
-        };
-        assert_eq!(waits(&over(&[])), None);
-        assert_eq!(over(&[("a", "b")]), Verdict::Go);
     }
 
     #[test]

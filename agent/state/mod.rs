@@ -1,6 +1,7 @@
 //! What is known of the node: what is written down ([`model`], [`record`], [`lifecycle`], [`departure`]), how it is read and kept
-//! ([`store`], [`journal`], `leaving`), and what is published from it ([`publish`], `metrics`, `summary`).
+//! ([`store`], [`journal`], `leaving`, `apart`), and what is published from it ([`publish`], `metrics`, `summary`).
 
+mod apart;
 pub mod departure;
 pub mod journal;
 mod leaving;

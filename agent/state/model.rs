@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::apart::Apart;
 use super::departure::DepartureRecord;
 use super::lifecycle::{LaunchOutcome, LifecycleRecord};
 use super::record::{FailedStepRecord, Outcome, StepRecord};
@@ -237,6 +238,9 @@ pub struct State {
     /// The departure, once the instance is to go. A key of its own: version 0.1 passes it over.
     #[serde(default, deserialize_with = "words::known", skip_serializing_if = "Option::is_none")]
     pub departure: Option<DepartureRecord>,
+    /// What earlier versions could not read; in the file alone.
+    #[serde(default, deserialize_with = "words::known", skip_serializing_if = "Option::is_none")]
+    pub(super) apart: Option<Apart>,
     /// Whether EC2 recommends to replace this spot instance.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rebalance_recommended: bool,

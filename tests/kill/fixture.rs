@@ -188,14 +188,7 @@ impl Fixture {
 
     /// The machine's processes, without zombies.
     pub(crate) fn processes(&self) -> Vec<Pid> {
-        let namespace = |path: PathBuf| fs::read_link(path.join("ns/mnt")).ok();
-        let own = self.node.machine().inside(|| namespace("/proc/thread-self".into())).unwrap();
-        let entries = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
-        entries
-            .filter_map(|entry| Some((entry.path(), entry.file_name().to_str()?.parse().ok()?)))
-            .filter(|(path, _)| namespace(path.clone()) == own)
-            .map(|(_, pid)| Pid::from_raw(pid))
-            .collect()
+        processes(&self.node)
     }
 
     /// Kills the victim, and records what must survive.
@@ -324,6 +317,18 @@ impl Drop for Fixture {
             }
         }
     }
+}
+
+/// The machine's processes, without zombies.
+pub(crate) fn processes(node: &Instance) -> Vec<Pid> {
+    let namespace = |path: PathBuf| fs::read_link(path.join("ns/mnt")).ok();
+    let own = node.machine().inside(|| namespace("/proc/thread-self".into())).unwrap();
+    let entries = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    entries
+        .filter_map(|entry| Some((entry.path(), entry.file_name().to_str()?.parse().ok()?)))
+        .filter(|(path, _)| namespace(path.clone()) == own)
+        .map(|(_, pid)| Pid::from_raw(pid))
+        .collect()
 }
 
 /// Puts the scripts and the configuration in their places.

@@ -204,6 +204,7 @@ impl Call {
             libc::SYS_unlink | libc::SYS_rmdir => format!("unlink {}", path(0)),
             libc::SYS_unlinkat => format!("unlink {}", self.below(0, 1)),
             libc::SYS_mount => format!("mount {}", path(1)),
+            libc::SYS_umount2 => format!("unmount {}", path(0)),
             #[cfg(target_arch = "x86_64")]
             libc::SYS_lchown | libc::SYS_chown => format!("chown {}", path(0)),
             libc::SYS_fchownat => format!("chown {}", self.below(0, 1)),

@@ -1,18 +1,20 @@
 //! `make bench`: what the agent costs over bare mkfs and mount, where there is nothing to wait for; what the service costs
-//! that holds a failed node; how fast `status` answers.
+//! that holds a failed node; how fast `status` answers; what the service costs on a node in service; how soon a replacement has
+//! the volume of a node that goes.
 
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs::{self, File};
 use std::io;
-use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use ec2_sim::sandbox::{self, Sandbox};
 use ec2_sim::{
-    Event, GroupSpec, HookSpec, InstanceId, InstanceSpec, Latencies, Sim, SimConfig, VolumeId, VolumeSpec, What,
+    ActionResult, Event, GroupSpec, HookSpec, InstanceId, InstanceSpec, Latencies, Sim, SimConfig, Spread, Transition,
+    VolumeId, VolumeSpec, What,
 };
 use nix::errno::Errno;
 use nix::libc;
@@ -33,11 +35,24 @@ struct Arguments {
     /// How long the service that holds a node is watched
     #[arg(long, default_value_t = 60)]
     idle_seconds: u64,
+    /// How long the service on a node in service is watched
+    #[arg(long, default_value_t = 600)]
+    steady_seconds: u64,
+    /// Departures with, and as many without, `detach_on_terminate`
+    #[arg(long, default_value_t = 5)]
+    departures: usize,
+    /// How long EC2 takes to shut an instance down in these
+    #[arg(long, default_value_t = 30)]
+    shutting_down_seconds: u64,
+    /// Measures the node in service and the departures alone
+    #[arg(long)]
+    only_later: bool,
 }
 
 const GROUP: &str = "bench";
 const HOOK: &str = "bench-hook";
 const HELD: &str = "held";
+const TERMINATE_HOOK: &str = "bench-terminate-hook";
 /// AWS's shortest heartbeat timeout.
 const SHORTEST: Duration = Duration::from_secs(30);
 /// An answer that takes longer never comes.
@@ -63,21 +78,25 @@ fn main() -> ExitCode {
 }
 
 fn measure_all(sandbox: &Sandbox, arguments: &Arguments) -> Result<()> {
-    let Arguments { runs, gib, idle_seconds } = *arguments;
-    if runs == 0 || gib == 0 {
-        return Err("--runs and --gib are at least 1".into());
+    let Arguments { runs, gib, .. } = *arguments;
+    if runs == 0 || gib == 0 || arguments.departures == 0 {
+        return Err("--runs, --gib and --departures are at least 1".into());
     }
     let world = World::new(sandbox, gib << 30)?;
     world.describe(runs)?;
-    for (file_system, options) in FILESYSTEMS {
-        world.run(file_system, options)?;
-        let mut measured = Vec::new();
-        for _ in 0..runs {
-            measured.push(world.run(file_system, options)?);
+    if !arguments.only_later {
+        for (file_system, options) in FILESYSTEMS {
+            world.run(file_system, options)?;
+            let mut measured = Vec::new();
+            for _ in 0..runs {
+                measured.push(world.run(file_system, options)?);
+            }
+            report(file_system, &measured);
         }
-        report(file_system, &measured);
+        world.hold(runs, Duration::from_secs(arguments.idle_seconds))?;
     }
-    world.hold(runs, Duration::from_secs(idle_seconds))
+    world.steady(Duration::from_secs(arguments.steady_seconds))?;
+    handovers(sandbox, arguments)
 }
 
 /// What one run came to. Times in milliseconds.
@@ -242,6 +261,57 @@ impl World<'_> {
         Ok(())
     }
 
+    /// What the service costs on a node in service, which can be told to go.
+    fn steady(&self, watched: Duration) -> Result<()> {
+        let group = "steady";
+        self.sim.create_group(GroupSpec { name: group.to_owned(), hooks: both_hooks(), ..GroupSpec::default() })?;
+        let node = self
+            .sandbox
+            .launch(&self.sim, InstanceSpec { group: Some(group.to_owned()), ..InstanceSpec::default() })?;
+        let volume = self.sim.create_volume(VolumeSpec { size_bytes: self.size_bytes, ..VolumeSpec::default() })?;
+        node.write("/etc/node-agent/config.toml", leaving_config(&volume, group, false))?;
+        node.write("/usr/local/lib/node/hooks.sh", HOOKS)?;
+        let mut service = Service::start(self.sandbox, &node, "steady", &["run"])?;
+        service.wait_for("result=done")?;
+        // Past what follows the boot.
+        std::thread::sleep(Duration::from_secs(10));
+
+        let pid = service.pid()?;
+        let used = || -> Result<Duration> { Ok(ClockId::pid_cpu_clock_id(pid)?.now()?.into()) };
+        let descriptors = || -> Result<usize> { Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count()) };
+        let (events, before, began) = (self.sim.events().len(), used()?, Instant::now());
+        let mut open = vec![descriptors()?];
+        while began.elapsed() < watched {
+            std::thread::sleep(Duration::from_secs(1).min(watched.saturating_sub(began.elapsed())));
+            open.push(descriptors()?);
+        }
+        let minutes = began.elapsed().as_secs_f64() / 60.0;
+        let share = used()?.saturating_sub(before).as_secs_f64() / (minutes * 60.0) * 100.0;
+        let (mut polls, mut beyond, mut others) = (0_u32, 0_u32, 0_u32);
+        for event in &self.sim.events()[events..] {
+            match &event.what {
+                What::Imds(call) if POLLED.iter().any(|path| call.action.ends_with(path)) => polls += 1,
+                What::Imds(_) => beyond += 1,
+                What::Api(_) => others += 1,
+                _ => {}
+            }
+        }
+        println!("\na node in service for {} s", began.elapsed().as_secs());
+        let figure = |what: &str, value: String, aim: &str| println!("  {what:<44}{value:>14}   {aim}");
+        figure("processor time", format!("{share:.3} %"), "aim: at most 0.02");
+        figure("resident memory", format!("{:.2} MiB", memory(pid, "VmRSS:")?), "aim: at most 12");
+        figure("of it not of the binary's file", format!("{:.2} MiB", memory(pid, "RssAnon:")?), "");
+        figure("peak memory", format!("{:.2} MiB", memory(pid, "VmHWM:")?), "");
+        figure("polls of the metadata service", format!("{:.1} /min", f64::from(polls) / minutes), "two each 5 s");
+        figure("its other calls", format!("{:.1} /min", f64::from(beyond) / minutes), "aim: at most 2");
+        figure("calls of other services", format!("{:.1} /min", f64::from(others) / minutes), "");
+        let (least, most) = (open.iter().min().copied().unwrap_or(0), open.iter().max().copied().unwrap_or(0));
+        figure("open file descriptors", format!("{least} to {most}"), "aim: constant");
+        service.end()?;
+        node.terminate()?.wait()?;
+        Ok(())
+    }
+
     /// What a script could not do without: mkfs as the agent calls it, and the mount itself.
     fn bare(&self, node: &sandbox::Node, volume: &VolumeId, file_system: &str, options: &[&str]) -> Result<Duration> {
         self.sim.attach(volume, &self.other, "/dev/sdf")?;
@@ -294,6 +364,196 @@ impl World<'_> {
         }
         calls
     }
+}
+
+/// What a node in service asks the metadata service every five seconds.
+const POLLED: [&str; 2] = ["/autoscaling/target-lifecycle-state", "/spot/instance-action"];
+
+/// A launch hook and a termination hook.
+fn both_hooks() -> Vec<HookSpec> {
+    let launch = HookSpec { name: HOOK.to_owned(), ..HookSpec::default() };
+    let terminate = HookSpec {
+        name: TERMINATE_HOOK.to_owned(),
+        transition: Transition::Terminating,
+        default_result: ActionResult::Continue,
+        ..HookSpec::default()
+    };
+    vec![launch, terminate]
+}
+
+/// The configuration of a node that can be told to go.
+fn leaving_config(volume: &VolumeId, group: &str, detaches: bool) -> String {
+    let hook = format!("hook_name = \"{HOOK}\"");
+    config(volume, "xfs")
+        .replace(&format!("asg_name = \"{GROUP}\""), &format!("asg_name = \"{group}\""))
+        .replace(&hook, &format!("{hook}\nterminate_hook_name = \"{TERMINATE_HOOK}\""))
+        .replace("[[volume]]\n", &format!("[[volume]]\ndetach_on_terminate = {detaches}\n"))
+}
+
+/// An agent in the background.
+struct Service {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Service {
+    fn start(sandbox: &Sandbox, node: &sandbox::Node, name: &str, arguments: &[&str]) -> Result<Self> {
+        let log = sandbox.dir().join(format!("{name}-{}.log", node.id));
+        let mut command = node.agent(arguments);
+        let child = command.stdout(File::create(&log)?).stderr(File::options().append(true).open(&log)?).spawn()?;
+        Ok(Service { child, log })
+    }
+
+    fn pid(&self) -> Result<Pid> {
+        Ok(Pid::from_raw(self.child.id().try_into()?))
+    }
+
+    fn wait_for(&self, text: &str) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            let log = fs::read_to_string(&self.log)?;
+            if log.contains(text) {
+                return Ok(());
+            }
+            if began.elapsed() > STUCK {
+                return Err(format!("the agent has not logged {text:?}:\n{log}").into());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+/// What EC2 takes its time for. AWS documents none of these.
+fn real_latencies(shutting_down: Duration) -> Latencies {
+    Latencies {
+        attach: Duration::from_secs(2),
+        device: Duration::from_secs(2),
+        detach: Duration::from_secs(3),
+        shutting_down,
+        pending_to_wait: Duration::from_secs(1),
+        proceed_to_in_service: Duration::from_secs(1),
+        terminating_to_wait: Spread::from(Duration::from_secs(1)),
+        target_state: Spread::from(Duration::from_secs(2)),
+        api: Duration::from_millis(50),
+    }
+}
+
+/// Seconds from the order to go: until a replacement that waits for the volume has it; until the network interface is free,
+/// without which a group of one launches no replacement; until a replacement that is launched then has the volume.
+#[derive(Clone, Copy)]
+struct Handover {
+    waiting: f64,
+    interface: f64,
+    launched: f64,
+}
+
+fn handovers(sandbox: &Sandbox, arguments: &Arguments) -> Result<()> {
+    let latencies = real_latencies(Duration::from_secs(arguments.shutting_down_seconds));
+    println!(
+        "\nhandovers, in seconds from the order to go; empty hooks, no [cluster]; EC2 attaches in {} s, detaches in {} s, shuts \
+         down in {} s",
+        latencies.attach.as_secs(),
+        latencies.detach.as_secs(),
+        latencies.shutting_down.as_secs(),
+    );
+    let config = SimConfig { work_dir: sandbox.dir().join("handovers"), latencies, ..SimConfig::default() };
+    let sim = Sim::start_blocking(config)?;
+    let mut medians = Vec::new();
+    for detaches in [true, false] {
+        let mut measured = Vec::new();
+        for number in 0..arguments.departures {
+            let group = format!("handover-{detaches}-{number}");
+            let waiting = handover(sandbox, &sim, &group, detaches, true)?;
+            let launched = handover(sandbox, &sim, &format!("{group}-later"), detaches, false)?;
+            measured.push(Handover { launched: launched.launched, ..waiting });
+        }
+        println!("\n{:<46}{:>9}{:>10}{:>10}", format!("detach_on_terminate = {detaches}"), "median", "min", "max");
+        let values = |of: fn(&Handover) -> f64| measured.iter().map(of).collect::<Vec<_>>();
+        line("a replacement that waits has the volume", "s", "", values(|it| it.waiting));
+        line("the network interface is free", "s", "", values(|it| it.interface));
+        line("a replacement launched then has the volume", "s", "", values(|it| it.launched));
+        medians.push([median(values(|it| it.waiting)), median(values(|it| it.launched))]);
+    }
+    if let [with, without] = medians.as_slice() {
+        println!(
+            "\nratio, with by without detach_on_terminate\n  {:<44}{:>9.2}\n  {:<44}{:>9.2}",
+            "a replacement that waits",
+            with[0] / without[0],
+            "a replacement launched later",
+            with[1] / without[1],
+        );
+    }
+    Ok(())
+}
+
+/// One handover. The replacement waits from the start, or is launched once the old instance's network interface is free.
+fn handover(sandbox: &Sandbox, sim: &Sim, group: &str, detaches: bool, waits: bool) -> Result<Handover> {
+    // The groups stand for one: the simulator gives a replacement of the same group the old one's address only after its end.
+    let place = |name: &str| -> Result<sandbox::Node> {
+        sim.create_group(GroupSpec { name: name.to_owned(), hooks: both_hooks(), ..GroupSpec::default() })?;
+        Ok(sandbox.launch(sim, InstanceSpec { group: Some(name.to_owned()), ..InstanceSpec::default() })?)
+    };
+    let volume = sim.create_volume(VolumeSpec { size_bytes: 1 << 30, ..VolumeSpec::default() })?;
+    let begin = |node: &sandbox::Node, group: &str| -> Result<Service> {
+        node.write("/etc/node-agent/config.toml", leaving_config(&volume, group, detaches))?;
+        node.write("/usr/local/lib/node/hooks.sh", HOOKS)?;
+        Service::start(sandbox, node, group, &["run"])
+    };
+    let old = place(group)?;
+    let mut service = begin(&old, group)?;
+    service.wait_for("result=done")?;
+    let next = format!("{group}-next");
+    let mut replacement = None;
+    if waits {
+        let node = place(&next)?;
+        let waiting = begin(&node, &next)?;
+        waiting.wait_for(&format!("is attached to {}", old.id))?;
+        replacement = Some((node, waiting));
+    }
+
+    sim.terminate_in_group(&old.id)?;
+    let ordered = found(
+        sim,
+        |what| matches!(what, What::Lifecycle(change) if change.instance == old.id.as_str() && change.to == "Terminating"),
+    )?;
+    let gone = found(
+        sim,
+        |what| matches!(what, What::Instance(change) if change.id == old.id.as_str() && change.to == "terminated"),
+    )?;
+    let (node, mut successor) = match replacement {
+        Some(replacement) => replacement,
+        None => {
+            let node = place(&next)?;
+            let successor = begin(&node, &next)?;
+            (node, successor)
+        }
+    };
+    let has = found(sim, |what| {
+        matches!(what, What::Volume(change) if change.id == volume.as_str()
+            && change.attachment.as_deref() == Some("attached") && change.instance.as_deref() == Some(node.id.as_str()))
+    })?;
+    successor.wait_for("result=done")?;
+    let left = service.child.wait()?;
+    if !left.success() {
+        return Err(format!("the departure failed ({left}):\n{}", fs::read_to_string(&service.log)?).into());
+    }
+    successor.end()?;
+    drop(old);
+    node.terminate()?;
+    let taken = has - ordered;
+    Ok(Handover { waiting: taken, interface: gone - ordered, launched: taken })
+}
+
+/// When this happened, which may be a while from now.
+fn found(sim: &Sim, wanted: impl Fn(&What) -> bool) -> Result<f64> {
+    let event = sim.wait_for_blocking(|event| wanted(&event.what), STUCK * 10);
+    Ok(event.ok_or("it has not happened")?.t)
 }
 
 /// Stands for all calls of the metadata service.
@@ -372,13 +632,15 @@ fn millis(time: Duration) -> f64 {
 }
 
 /// One line of a table.
-fn line(what: &str, unit: &str, aim: &str, mut values: Vec<f64>) {
+fn line(what: &str, unit: &str, aim: &str, values: Vec<f64>) {
+    let (min, max) = values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(min, max), v| (min.min(*v), max.max(*v)));
+    println!("  {what:<44}{:>9.2}{min:>10.2}{max:>10.2} {unit:<4}{aim}", median(values));
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    let (Some(min), Some(max)) = (values.first(), values.last()) else { return };
     let middle = values.len() / 2;
-    let median =
-        if values.len().is_multiple_of(2) { f64::midpoint(values[middle - 1], values[middle]) } else { values[middle] };
-    println!("  {what:<44}{median:>9.2}{min:>10.2}{max:>10.2} {unit:<4}{aim}");
+    if values.len().is_multiple_of(2) { f64::midpoint(values[middle - 1], values[middle]) } else { values[middle] }
 }
 
 fn report(file_system: &str, runs: &[Run]) {

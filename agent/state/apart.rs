@@ -1,0 +1,83 @@
+//! What an earlier version cannot read is written apart.
+//!
+//! Version 0.1.0 has closed lists of phases and steps, and sets the whole journal aside for one word that is in none of them. So the
+//! words of a departure are written under a key of their own, which 0.1.0 passes over.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::model::{Phase, State, Warning};
+use super::words::{self, Word};
+use crate::sequence::{Sequence, StepName};
+
+/// The words of a departure, in the file alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Apart {
+    #[serde(default, deserialize_with = "words::known", skip_serializing_if = "Option::is_none")]
+    phase: Option<Phase>,
+    #[serde(default, deserialize_with = "words::known_among", skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<Warning>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    output: BTreeMap<Word<StepName>, Vec<String>>,
+}
+
+impl State {
+    /// As it is written.
+    pub(super) fn to_file(&self) -> State {
+        let mut file = self.clone();
+        let leaves = |step: StepName| step.sequence() == Sequence::Departure;
+        let mut apart = Apart::default();
+        if matches!(file.phase, Phase::Leaving | Phase::Left) {
+            apart.phase = Some(file.phase);
+            // The nearest word that 0.1.0 knows.
+            file.phase = Phase::Stopped;
+        }
+        (apart.warnings, file.warnings) = file.warnings.into_iter().partition(|warning| leaves(warning.step));
+        (apart.output, file.output) = file.output.into_iter().partition(|(step, _)| step.known().is_some_and(leaves));
+        file.apart = Some(apart).filter(|apart| *apart != Apart::default());
+        file
+    }
+
+    /// As it was before it was written.
+    pub(super) fn from_file(mut self) -> State {
+        if let Some(Apart { phase, warnings, output }) = self.apart.take() {
+            self.phase = phase.unwrap_or(self.phase);
+            self.warnings.extend(warnings);
+            self.output.extend(output);
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_has_no_word_of_a_departure_where_0_1_0_looks_and_loses_none() {
+        let warning = |step, message: &str| Warning { step, subject: None, message: message.to_owned() };
+        let lines = |text: &str| vec![text.to_owned()];
+        let state = State {
+            schema: 1,
+            phase: Phase::Leaving,
+            warnings: vec![warning(StepName::Mount, "a"), warning(StepName::Gate, "b")],
+            output: [(StepName::Configure.into(), lines("c")), (StepName::Drain.into(), lines("d"))].into(),
+            ..State::default()
+        };
+        let text = serde_json::to_vec(&state.to_file()).unwrap();
+        let mut document: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        assert!(document.as_object_mut().unwrap().remove("apart").is_some());
+        let before = document.to_string();
+        assert!(!["leaving", "gate", "drain"].iter().any(|word| before.contains(word)), "{before}");
+
+        let again = serde_json::from_slice::<State>(&text).unwrap().from_file();
+        assert_eq!((again.phase, &again.warnings, &again.output), (state.phase, &state.warnings, &state.output));
+        assert!(again.apart.is_none());
+    }
+
+    #[test]
+    fn a_state_without_a_departure_is_written_as_it_is() {
+        assert!(State { phase: Phase::Done, ..State::default() }.to_file().apart.is_none());
+    }
+}
