@@ -43,9 +43,8 @@ fn a_node_that_is_told_to_go_drains_unmounts_detaches_and_continues_once() {
         assert!(!world.events().iter().any(|event| matches!(&event.what, What::Device(it) if it.state == "busy")));
         let detached = place_of(&world, |what| is_call(what, "ec2:DetachVolume", None));
         let gone = place_of(&world, |what| matches!(what, What::Device(it) if it.state == "gone"));
-        let completed = place_of(&world, |what| {
-            is_call(what, "autoscaling:CompleteLifecycleAction", Some(TERMINATE_HOOK))
-        });
+        let completed =
+            place_of(&world, |what| is_call(what, "autoscaling:CompleteLifecycleAction", Some(TERMINATE_HOOK)));
         assert!(detached < gone && gone < completed, "{detached} {gone} {completed}");
     });
 }
@@ -54,7 +53,9 @@ fn a_node_that_is_told_to_go_drains_unmounts_detaches_and_continues_once() {
 fn the_next_mount_has_nothing_to_replay_and_finds_what_drain_wrote_last() {
     each(&["xfs", "ext4"], |file_system| {
         let Leaving { world, node, volume, service } = leaving(file_system, DETACHES, "");
-        node.hooks(draining("dd if=/dev/urandom of=$MOUNT_PATH/last bs=1M count=8 status=none; sha256sum < $MOUNT_PATH/last > /tmp/sum"));
+        node.hooks(draining(
+            "dd if=/dev/urandom of=$MOUNT_PATH/last bs=1M count=8 status=none; sha256sum < $MOUNT_PATH/last > /tmp/sum",
+        ));
         node.shell("dd if=/dev/urandom of=/mydata/log bs=1M count=8 status=none; sync -f /mydata");
         let log = node.shell("sha256sum < /mydata/log");
         // Else the question below would always be answered with yes.
@@ -125,7 +126,8 @@ fn one_busy_volume_keeps_no_other_from_being_unmounted_and_detached() {
 
     must_have_left(&world, &node, &outcome);
     assert!(is_clean(&world, &free, "xfs"), "{}", outcome.log);
-    let detached: Vec<_> = world.events().calls("ec2:DetachVolume").iter().map(|it| it.parameters["VolumeId"].clone()).collect();
+    let detached: Vec<_> =
+        world.events().calls("ec2:DetachVolume").iter().map(|it| it.parameters["VolumeId"].clone()).collect();
     assert_eq!(detached, [free.to_string()], "{}", outcome.log);
 }
 

@@ -9,16 +9,17 @@ mod support;
 use std::time::Duration;
 
 use common::{
-    DETACHES, HOOKS, Leaving, TERMINATE_HOOK, api_outage, attempts_to_complete, completed, config, drains, draining,
+    DETACHES, HOOKS, Leaving, TERMINATE_HOOK, api_outage, attempts_to_complete, completed, config, draining, drains,
     in_service, is_attached, is_clean, is_mounted, must_have_left, ordered, outcome_of, wait_for_lifecycle, with_hooks,
     world,
 };
-use ec2_sim::{Fault, FaultRule};
+use ec2_sim::{Fault, FaultRule, Spread};
 use support::{each, run, status, wait_until};
 
 #[test]
 fn a_metadata_service_that_is_away_before_and_during_the_departure_delays_it() {
-    let Leaving { world, node, volume, service } = with_hooks(&draining("echo drains; while [ ! -e /tmp/go ]; do sleep 0.1; done"), "");
+    let Leaving { world, node, volume, service } =
+        with_hooks(&draining("echo drains; while [ ! -e /tmp/go ]; do sleep 0.1; done"), "");
     let away = || world.sim.add_fault(FaultRule::always("imds:*", Fault::Reset)).unwrap();
     away();
     ordered(&world, &node);
@@ -134,7 +135,9 @@ fn a_continue_that_is_refused_to_the_end_says_what_to_do_and_nothing_claims_succ
     assert_eq!(outcome_of(&node, "leave"), "failed");
     assert!(node.journal()["departure"]["ended"].is_null());
     let shown = run(&node, &["status"]).log;
-    assert!(shown.contains("CONTINUE cannot be sent"), "{shown}");
+    for said in ["CONTINUE cannot be sent", "Auto Scaling was not told", "what to do: allow autoscaling:Complete"] {
+        assert!(shown.contains(said), "{said}: {shown}");
+    }
 }
 
 #[test]
@@ -185,4 +188,21 @@ fn an_instance_that_has_moved_on_by_itself_has_nothing_to_complete() {
     assert!(completed(&world).is_empty(), "{}", outcome.log);
     assert_eq!(node.journal()["departure"]["ended"], "nothing-to-complete", "{}", outcome.log);
     assert!(outcome.took < Duration::from_mins(2), "{}", outcome.log);
+}
+
+#[test]
+fn a_termination_hook_that_begins_to_wait_late_is_completed_once_it_does() {
+    let late = Spread::from(Duration::from_secs(12));
+    let world = world(|config| config.latencies.terminating_to_wait = late);
+    let (node, volume) = world.node();
+    node.hooks(HOOKS);
+    node.configure(config(&volume, "xfs", DETACHES, ""));
+    let service = in_service(&node);
+    wait_for_lifecycle(&world, &node, "InService");
+
+    ordered(&world, &node);
+    let outcome = service.end();
+
+    must_have_left(&world, &node, &outcome);
+    assert!(outcome.log.contains("its termination hook has not begun to wait"), "{}", outcome.log);
 }

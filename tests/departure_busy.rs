@@ -11,9 +11,9 @@ mod support;
 use std::process::Command;
 
 use common::{
-    HOOKS, Leaving, asked_to_detach, is_attached, is_clean, is_mounted, must_have_left, ordered, outcome_of,
-    with_hooks,
+    HOOKS, Leaving, asked_to_detach, is_attached, is_clean, is_mounted, must_have_left, ordered, outcome_of, with_hooks,
 };
+use nix::sys::signal::Signal;
 use support::{Guarded, Instance, each, run, runs, status, wait_until};
 
 /// The time that the holders are given to let go.
@@ -106,5 +106,39 @@ fn a_holder_that_lets_go_in_time_delays_the_departure_and_no_more() {
 
     must_have_left(&world, &node, &outcome);
     assert_ne!(outcome_of(&node, "unmount"), "failed", "{}", outcome.log);
+    assert!(is_clean(&world, &volume, "xfs") && !is_attached(&world, &volume), "{}", outcome.log);
+}
+
+#[test]
+fn a_filesystem_that_was_unmounted_lazily_is_not_detached_while_a_process_holds_it() {
+    let Leaving { world, node, service, .. } = with_hooks(HOOKS, SHORT);
+    let holder = process(&node, "cd /mydata; exec sleep 600");
+    wait_for_sleep(&holder);
+    node.shell("umount --lazy /mydata");
+
+    ordered(&world, &node);
+    let outcome = service.end();
+
+    must_have_left(&world, &node, &outcome);
+    assert!(outcome.log.contains(&format!("process {} (sleep)", holder.0.id())), "{}", outcome.log);
+    assert!(!asked_to_detach(&world) && runs(holder.0.id()), "{}", outcome.log);
+}
+
+#[test]
+fn a_departure_that_is_stopped_while_the_volume_is_busy_goes_on_at_the_next_start() {
+    let Leaving { world, node, volume, service } = with_hooks(HOOKS, "");
+    let holder = process(&node, "cd /mydata; exec sleep 600");
+    wait_for_sleep(&holder);
+    ordered(&world, &node);
+    service.wait_for("works in /mydata");
+
+    service.signal(Signal::SIGTERM);
+    service.end().must_fail(3, &[]);
+    assert!(common::completed(&world).is_empty() && is_mounted(&node));
+    drop(holder);
+    let outcome = node.start_with(&["run"]).end();
+
+    must_have_left(&world, &node, &outcome);
+    assert_eq!(common::drains(&node), 1, "{}", outcome.log);
     assert!(is_clean(&world, &volume, "xfs") && !is_attached(&world, &volume), "{}", outcome.log);
 }

@@ -7,10 +7,10 @@ mod common;
 mod support;
 
 use common::{
-    DETACHES, HOOKS, Leaving, completed, config, drains, hanging, is_attached, is_clean,
-    is_mounted, leaving, must_have_left, must_have_left_with, ordered, wait_for_lifecycle, with_hooks, world,
+    DETACHES, HOOKS, Leaving, completed, config, drains, hanging, is_attached, is_clean, is_mounted, leaving,
+    must_have_left, must_have_left_with, ordered, wait_for_lifecycle, with_hooks, world,
 };
-use ec2_sim::What;
+use ec2_sim::{Fault, FaultRule, What};
 use nix::sys::signal::Signal;
 use support::{CONFIG_PATH, each, hooks_called, status, wait_for_state};
 
@@ -234,4 +234,64 @@ fn a_lost_journal_keeps_nobody_from_being_drained() {
     must_have_left(&world, &node, &outcome);
     assert_eq!(drains(&node), 1, "{}", outcome.log);
     assert!(is_clean(&world, &volume, "xfs") && !is_attached(&world, &volume), "{}", outcome.log);
+}
+
+/// The launch hook cannot be completed, so the node is at work when its launch is lost.
+#[test]
+fn a_launch_that_is_lost_at_its_last_step_is_drained_and_ends_with_7() {
+    let world = world(|_| {});
+    let (node, volume) = world.node();
+    world.sim.add_fault(FaultRule::always("autoscaling:CompleteLifecycleAction", Fault::ServerError)).unwrap();
+    node.hooks(HOOKS);
+    node.configure(config(&volume, "xfs", DETACHES, ""));
+    let service = node.start_with(&["run"]);
+    service.wait_for("complete: wait");
+
+    ordered(&world, &node);
+    service.wait_for("unmount");
+    world.sim.clear_faults();
+    let outcome = service.end();
+
+    must_have_left_with(7, &world, &node, &outcome);
+    assert_eq!(drains(&node), 1, "{}", outcome.log);
+    assert!(is_clean(&world, &volume, "xfs"), "{}", outcome.log);
+}
+
+#[test]
+fn a_retry_that_is_at_work_when_the_node_is_told_to_go_is_answered() {
+    let world = world(|_| {});
+    let (node, volume) = world.node();
+    node.hooks(format!("{HOOKS}\n{FAILS}"));
+    node.configure(config(&volume, "xfs", DETACHES, ""));
+    let service = node.start_with(&["run"]);
+    service.wait_for("held for");
+    node.hooks(format!("{HOOKS}\nconfigure_cluster_node() {{ echo hangs; sleep 600; }}\n"));
+    let retry = node.start_with(&["retry"]);
+    service.wait_for("| hangs");
+
+    ordered(&world, &node);
+    let outcome = service.end();
+
+    must_have_left_with(7, &world, &node, &outcome);
+    let answered = retry.end();
+    assert_eq!(answered.code, Some(7), "{}", answered.log);
+}
+
+#[test]
+fn an_instance_that_goes_out_of_its_warm_pool_is_not_touched() {
+    let world = world(|_| {});
+    let (node, volume) = world.node();
+    wait_for_lifecycle(&world, &node, "Pending:Wait");
+    world.sim.set_lifecycle_state(&node.id, "Warmed:Running").unwrap();
+    node.hooks(HOOKS);
+    node.configure(config(&volume, "xfs", DETACHES, ""));
+    let service = node.start_with(&["run"]);
+    wait_for_state(&node, "warm", &service);
+
+    world.sim.set_lifecycle_state(&node.id, "Warmed:Terminating:Wait").unwrap();
+    common::wait_for_looks(&world, 2);
+
+    assert!(hooks_called(&node).is_empty() && world.events().attempts("ec2:AttachVolume").is_empty());
+    assert!(world.events().attempts("ec2:DetachVolume").is_empty(), "{}", service.log());
+    eprintln!("WARM {}\n{:?}", service.log(), completed(&world));
 }

@@ -21,7 +21,7 @@ fn tag(world: &World, node: &Instance) -> String {
 
 fn step<'a>(document: &'a Value, name: &str) -> &'a Value {
     let steps = document["steps"].as_array().unwrap();
-    steps.iter().find(|step| step["step"] == name).unwrap_or_else(|| panic!("no {name}: {document}"))
+    steps.iter().rfind(|step| step["step"] == name).unwrap_or_else(|| panic!("no {name}: {document}"))
 }
 
 #[test]
@@ -65,7 +65,8 @@ fn a_step_of_the_departure_that_failed_is_in_the_instances_tag() {
     assert!(tag.starts_with("drain: ") && !tag.contains("secret"), "{tag}");
     let metrics = node.read("/run/node-agent/node_agent.prom");
     assert!(metrics.contains("node_agent_step_failed{step=\"drain\",volume=\"\"} 1\n"), "{metrics}");
-    run(&node, &["status"]).must_fail(0, &["FAIL  drain"]);
+    run(&node, &["status"]).must_fail(0, &["FAIL  drain", "drain_cluster_node ended with", "| secret"]);
+    assert_eq!(step(&status(&node).0, "drain")["error"]["code"], "hook-failed", "{}", status(&node).0);
 }
 
 #[test]

@@ -17,4 +17,4 @@ pub use departure::{DepartureOutcome, DepartureRecord, Reason};
 pub use journal::Journal;
 pub use lifecycle::{Action, Clock, LaunchOutcome, LifecycleRecord};
 pub use model::{FormatIntent, Lost, MountRecord, Phase, Process, State, Subject, VolumeRecord, Warning};
-pub use record::{FailedStepRecord, Outcome, StepRecord};
+pub use record::{FailedStepRecord, FailureRecord, Outcome, StepRecord};

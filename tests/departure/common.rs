@@ -126,7 +126,10 @@ pub fn completed(world: &World) -> Vec<String> {
 pub fn attempts_to_complete(world: &World) -> usize {
     let events = world.events();
     let calls = events.attempts("autoscaling:CompleteLifecycleAction");
-    calls.iter().filter(|call| call.parameters.get("LifecycleHookName").is_some_and(|hook| hook == TERMINATE_HOOK)).count()
+    calls
+        .iter()
+        .filter(|call| call.parameters.get("LifecycleHookName").is_some_and(|hook| hook == TERMINATE_HOOK))
+        .count()
 }
 
 /// How often the drain function was called.

@@ -5,7 +5,9 @@ use std::time::SystemTime;
 use serde::{Serialize, Serializer};
 
 use crate::sequence::StepName;
-use crate::state::{Clock, FailedStepRecord, LaunchOutcome, Outcome, Phase, State, StepRecord, Subject, Warning};
+use crate::state::{
+    Clock, FailedStepRecord, FailureRecord, LaunchOutcome, Outcome, Phase, State, StepRecord, Subject, Warning,
+};
 
 /// The version of this document. A reader can rely on every field of a version; new ones may be added to it.
 pub const SCHEMA: u32 = 1;
@@ -121,6 +123,9 @@ pub struct StepReport {
     /// The result of its first part in a word (`fetched`), if the step itself has not begun.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) prepared: Option<String>,
+    /// What went wrong and what to do, if it failed. A departure goes on after a failed step, so there may be several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<FailureRecord>,
     /// The last lines of a hook's output.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) output: Vec<String>,
@@ -181,6 +186,13 @@ impl Report {
     }
 }
 
+impl Report {
+    /// Why Auto Scaling could not be told that the node has left, if so.
+    pub fn untold(&self) -> Option<&FailureRecord> {
+        self.steps.iter().find(|step| step.step == StepName::Leave)?.error.as_ref()
+    }
+}
+
 /// The recorded steps of the present sequence and those that are still to come.
 fn steps(state: &State, overall: Overall, now: SystemTime) -> Vec<StepReport> {
     let ended = |record: &StepRecord| matches!(record.outcome, Outcome::AlreadySo | Outcome::Changed);
@@ -226,6 +238,7 @@ fn pending(step: StepName) -> StepReport {
         allowed_ms: 0,
         waiting: None,
         prepared: None,
+        error: None,
         output: Vec::new(),
     }
 }
@@ -250,6 +263,7 @@ fn of_record(state: &State, record: &StepRecord, overall: Overall, now: SystemTi
         allowed_ms: record.allowed_ms,
         waiting: record.waiting.clone(),
         prepared: None,
+        error: record.error.clone(),
         output: state.output.get(&record.step.into()).cloned().unwrap_or_default(),
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::report::{Overall, Report, StepOutcome, StepReport};
 use crate::readable::{self, Page};
+use crate::sequence::Sequence;
 use crate::state::{LaunchOutcome, Phase};
 use crate::time::rough;
 
@@ -37,9 +38,11 @@ pub(super) fn render(report: &Report, colours: bool) -> String {
             let _ = writeln!(text, "        waits: {why}");
         }
         let is_failed_step = matches!(step.outcome, StepOutcome::Failed | StepOutcome::Interrupted);
-        if let Some(failure) = unreported.take_if(|failure| is_failed_step && failure.step == Some(step.step)) {
+        let failure = unreported.take_if(|failure| is_failed_step && failure.step == Some(step.step));
+        let passed_over = step.error.as_ref().filter(|_| step.step.sequence() == Sequence::Departure);
+        if let Some(error) = failure.map(|failure| &failure.error).or(passed_over) {
             // The output follows line by line.
-            for line in failure.error.public.lines() {
+            for line in error.public.lines() {
                 let _ = writeln!(text, "        {line}");
             }
             for line in &step.output {
@@ -58,9 +61,9 @@ pub(super) fn render(report: &Report, colours: bool) -> String {
     }
     let remedy =
         report.failure.as_ref().map(|failure| failure.error.remedy.as_str()).or_else(|| what_to_do(report.state));
-    if let Some(remedy) =
-        remedy.filter(|_| !matches!(report.state, Overall::Phase(Phase::Running | Phase::Leaving | Phase::Left)))
-    {
+    let remedy =
+        remedy.filter(|_| !matches!(report.state, Overall::Phase(Phase::Running | Phase::Leaving | Phase::Left)));
+    if let Some(remedy) = remedy.or_else(|| Some(report.untold()?.remedy.as_str())) {
         let _ = writeln!(text, "what to do: {}", readable::remedy(remedy));
     }
     text.into_text()
@@ -113,6 +116,9 @@ pub fn headline(report: &Report) -> String {
         (Overall::Phase(Phase::Warm), _) => "in a warm pool, nothing is touched".to_owned(),
         (Overall::Phase(Phase::Stopped), _) => "stopped before the end".to_owned(),
         (Overall::Phase(Phase::Leaving), _) => "leaving: the instance is to go".to_owned(),
+        (Overall::Phase(Phase::Left), _) if report.untold().is_some() => {
+            "has left, but Auto Scaling was not told: it waits until its hook times out".to_owned()
+        }
         (Overall::Phase(Phase::Left), _) => "has left: the instance may be terminated".to_owned(),
         (Overall::Dead, _) => "DEAD, never finished".to_owned(),
         (Overall::NeverStarted, _) => "never started in this boot".to_owned(),

@@ -282,7 +282,9 @@ pub(crate) fn set_state(core: &Arc<Core>, id: &InstanceId, state: &str) -> Resul
     let actions = match state {
         "Pending:Wait" | "Warmed:Pending:Wait" => begin_actions(&world, id, Transition::Launching),
         // A replacement of the root volume waits for the terminating hooks, too.
-        "Terminating:Wait" | "Warmed:Terminating:Wait" | "ReplacingRootVolume:Wait" => begin_actions(&world, id, Transition::Terminating),
+        "Terminating:Wait" | "Warmed:Terminating:Wait" | "ReplacingRootVolume:Wait" => {
+            begin_actions(&world, id, Transition::Terminating)
+        }
         _ => Vec::new(),
     };
     let tokens: Vec<String> = actions.iter().map(|action| action.token.clone()).collect();
