@@ -278,7 +278,7 @@ fn a_retry_that_is_at_work_when_the_node_is_told_to_go_is_answered() {
 }
 
 #[test]
-fn an_instance_that_goes_out_of_its_warm_pool_is_not_touched() {
+fn an_instance_that_is_terminated_in_its_warm_pool_is_not_touched_and_completes() {
     let world = world(|_| {});
     let (node, volume) = world.node();
     wait_for_lifecycle(&world, &node, "Pending:Wait");
@@ -289,9 +289,9 @@ fn an_instance_that_goes_out_of_its_warm_pool_is_not_touched() {
     wait_for_state(&node, "warm", &service);
 
     world.sim.set_lifecycle_state(&node.id, "Warmed:Terminating:Wait").unwrap();
-    common::wait_for_looks(&world, 2);
+    let outcome = service.end();
 
-    assert!(hooks_called(&node).is_empty() && world.events().attempts("ec2:AttachVolume").is_empty());
-    assert!(world.events().attempts("ec2:DetachVolume").is_empty(), "{}", service.log());
-    eprintln!("WARM {}\n{:?}", service.log(), completed(&world));
+    must_have_left_with(7, &world, &node, &outcome);
+    assert!(hooks_called(&node).is_empty() && !is_mounted(&node), "{}", outcome.log);
+    assert!(world.events().attempts("ec2:*Volume").is_empty(), "{}", outcome.log);
 }
