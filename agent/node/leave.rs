@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use crate::aws::Aws;
 use crate::aws::autoscaling::global_limit;
 use crate::config::{Config, Lifecycle, Script, Volume};
-use crate::failure::FailedStep;
+use crate::failure::{Class, FailedStep};
 use crate::host::systemd;
 use crate::lifecycle::Launch;
 use crate::lifecycle::heartbeat::Heart;
@@ -232,6 +232,11 @@ impl Departure<'_> {
             }
         };
         let (left, ()) = tokio::join!(Box::pin(run.step(leave)), tagging);
+        if let Err(FailedStep { failure, .. }) = &left
+            && failure.class() != Class::Stopped
+        {
+            tracing::warn!(step = "leave", "{}", failure.what_to_do());
+        }
         goes_on(left).map(drop)
     }
 

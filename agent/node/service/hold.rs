@@ -95,7 +95,7 @@ impl Service {
         let mut end = left.map(|left| Instant::now() + left);
         let retry_at = pause.map(|pause| Instant::now() + pause);
         let _permit = end.map(|end| session.allowance.permit(Some(end)));
-        let mut contact = pin!(keep_contact(session, failed, lifecycle.filter(|_| end.is_some())));
+        let mut contact = pin!(keep_contact(session, failed, lifecycle, end.is_some()));
         let abandon_by = end.map(|end| end + completing);
         let (mut warned, mut stop) = (false, session.stop.clone());
         let mut is_over = false;
@@ -168,17 +168,26 @@ impl Service {
     }
 }
 
-/// Tags a held node's instance with the failure and sends heartbeats, once the instance is known. Returns what ends the hold.
-async fn keep_contact(session: &Session, failed: &FailedStep, lifecycle: Option<&config::Lifecycle>) -> HoldEnd {
+/// Tags a held node's instance with the failure, and sends heartbeats for a hold that has an end, once the instance is known.
+/// Returns what ends the hold. That the instance is to go ends every hold, also that of a node whose launch was completed before.
+async fn keep_contact(
+    session: &Session,
+    failed: &FailedStep,
+    lifecycle: Option<&config::Lifecycle>,
+    has_end: bool,
+) -> HoldEnd {
     session.wait_until_known().await;
     let promise_is_gone = |state: &State| state.lifecycle.outcome().is_none() && state.lifecycle.hold_until.is_none();
-    if lifecycle.is_some() && session.journal.read(promise_is_gone) {
+    if has_end && session.journal.read(promise_is_gone) {
         // The journal, and with it the promised end, belonged to another instance.
         return HoldEnd::Again;
     }
     let tag = session.keep_tagging(Some(failed)).then(|()| std::future::pending());
+    // Without a configuration the journal knows what the instance is told to go by.
+    let last = session.journal.last_action();
+    let order = session.wait_for_order(lifecycle.or(last.as_ref()));
     let heart = async {
-        let Some(launch) = session.launch(lifecycle) else { return std::future::pending().await };
+        let Some(launch) = session.launch(lifecycle).filter(|_| has_end) else { return std::future::pending().await };
         let (journal, allowance) = (&session.journal, &session.allowance);
         let heart = Heart { launch: &launch, journal, allowance, of: Sequence::Boot };
         HoldEnd::Lost(Box::pin(heart.beat()).await)
@@ -186,7 +195,7 @@ async fn keep_contact(session: &Session, failed: &FailedStep, lifecycle: Option<
     tokio::select! {
         end_of_hold = tag => end_of_hold,
         end_of_hold = heart => end_of_hold,
-        order = session.wait_for_order(lifecycle) => HoldEnd::Leave(order),
+        order = order => HoldEnd::Leave(order),
     }
 }
 

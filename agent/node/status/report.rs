@@ -189,6 +189,13 @@ impl Report {
     }
 }
 
+impl Report {
+    /// Why Auto Scaling could not be told that the node has left, if so.
+    pub fn untold(&self) -> Option<&FailureRecord> {
+        self.steps.iter().find(|step| step.step == StepName::Leave)?.error.as_ref()
+    }
+}
+
 /// The recorded steps of the present sequence and those that are still to come.
 fn steps(state: &State, overall: Overall, now: SystemTime) -> Vec<StepReport> {
     let ended = |record: &StepRecord| matches!(record.outcome, Outcome::AlreadySo | Outcome::Changed);

@@ -67,9 +67,9 @@ pub(super) fn render(report: &Report, colours: bool) -> String {
     }
     let remedy =
         report.failure.as_ref().map(|failure| failure.error.remedy.as_str()).or_else(|| what_to_do(report.state));
-    if let Some(remedy) =
-        remedy.filter(|_| !matches!(report.state, Overall::Phase(Phase::Running | Phase::Leaving | Phase::Left)))
-    {
+    let remedy =
+        remedy.filter(|_| !matches!(report.state, Overall::Phase(Phase::Running | Phase::Leaving | Phase::Left)));
+    if let Some(remedy) = remedy {
         let _ = writeln!(text, "what to do: {}", readable::remedy(remedy));
     }
     text.into_text()
@@ -122,6 +122,9 @@ pub fn headline(report: &Report) -> String {
         (Overall::Phase(Phase::Warm), _) => "in a warm pool, nothing is touched".to_owned(),
         (Overall::Phase(Phase::Stopped), _) => "stopped before the end".to_owned(),
         (Overall::Phase(Phase::Leaving), _) => "leaving: the instance is to go".to_owned(),
+        (Overall::Phase(Phase::Left), _) if report.untold().is_some() => {
+            "has left, but Auto Scaling was not told: it waits until its hook times out".to_owned()
+        }
         (Overall::Phase(Phase::Left), _) => "has left: the instance may be terminated".to_owned(),
         (Overall::Dead, _) => "DEAD, never finished".to_owned(),
         (Overall::NeverStarted, _) => "never started in this boot".to_owned(),

@@ -73,7 +73,7 @@ impl Leave<'_> {
         let state = self.launch.autoscaling.state(instance).await?;
         let waiting = |why: String| {
             let text = format!("CONTINUE was not accepted: {message}; {instance} {why}");
-            Err(Failure::new(Code::LifecycleNotWaiting, text))
+            Err(Failure::new(Code::LifecycleNotWaiting, text).remedy(self.what_to_do()))
         };
         let ended = if unconfirmed { DepartureOutcome::Continued } else { DepartureOutcome::NothingToComplete };
         match state {
@@ -109,14 +109,17 @@ impl Leave<'_> {
             return failure;
         }
         let (hook, group) = (self.hook, self.group);
-        Failure::new(Code::ReportRefused, format!("CONTINUE cannot be sent for hook {hook} of {group}: {failure}")).remedy(
-            format!(
-                "allow autoscaling:CompleteLifecycleAction on the group {group} in the instance role's policy, or correct \
-                 lifecycle.asg_name and terminate_hook_name; or send it by hand: aws autoscaling complete-lifecycle-action \
-                 --lifecycle-action-result CONTINUE --auto-scaling-group-name {group} --lifecycle-hook-name {hook} \
-                 --instance-id {}",
-                self.launch.instance.instance_id
-            ),
+        Failure::new(Code::ReportRefused, format!("CONTINUE cannot be sent for hook {hook} of {group}: {failure}"))
+            .remedy(self.what_to_do())
+    }
+
+    fn what_to_do(&self) -> String {
+        let (hook, group, instance) = (self.hook, self.group, &self.launch.instance.instance_id);
+        format!(
+            "allow autoscaling:CompleteLifecycleAction on the group {group} in the instance role's policy, or correct \
+             lifecycle.asg_name and terminate_hook_name; or send it by hand: aws autoscaling complete-lifecycle-action \
+             --lifecycle-action-result CONTINUE --auto-scaling-group-name {group} --lifecycle-hook-name {hook} \
+             --instance-id {instance}"
         )
     }
 

@@ -196,7 +196,7 @@ fn finish(core: &Arc<Core>, world: &mut World, id: &InstanceId, hook: &str, resu
         member.actions.iter().all(|action| action.completed)
     });
     let state = kept.get().state.clone();
-    let launching = !state.contains("Terminating");
+    let launching = state.contains("Pending");
     let retains = world.groups.get(&kept.get().group).is_some_and(|group| group.spec.retains);
     if launching && result == ActionResult::Abandon {
         terminate(core, world, id, cause);
@@ -217,6 +217,7 @@ fn proceed(core: &Arc<Core>, world: &mut World, id: &InstanceId, waiting: &str, 
                 move_to(core, world, id, "Warmed:Stopped", "entered the warm pool", Vec::new());
             });
         }
+        "ReplacingRootVolume:Wait" => move_to(core, world, id, "ReplacingRootVolume:Proceed", cause, Vec::new()),
         _ if waiting.contains("Terminating") => {
             move_to(core, world, id, "Terminating:Proceed", cause, Vec::new());
             instances::set_state(core, world, id, InstanceState::ShuttingDown, "terminated by its group");
@@ -280,7 +281,10 @@ pub(crate) fn set_state(core: &Arc<Core>, id: &InstanceId, state: &str) -> Resul
     }
     let actions = match state {
         "Pending:Wait" | "Warmed:Pending:Wait" => begin_actions(&world, id, Transition::Launching),
-        "Terminating:Wait" | "Warmed:Terminating:Wait" => begin_actions(&world, id, Transition::Terminating),
+        // A replacement of the root volume waits for the terminating hooks, too.
+        "Terminating:Wait" | "Warmed:Terminating:Wait" | "ReplacingRootVolume:Wait" => {
+            begin_actions(&world, id, Transition::Terminating)
+        }
         _ => Vec::new(),
     };
     let tokens: Vec<String> = actions.iter().map(|action| action.token.clone()).collect();
