@@ -3,24 +3,8 @@
 //! Version 0.1.0 has closed lists of phases and steps, and sets the whole journal aside for one word that is in none of them. So the
 //! words of a departure are written under a key of their own, which 0.1.0 passes over.
 
-use std::collections::BTreeMap;
-
-use serde::{Deserialize, Serialize};
-
-use super::model::{Phase, State, Warning};
-use super::words::{self, Word};
+use super::model::{Apart, Phase, State};
 use crate::sequence::{Sequence, StepName};
-
-/// The words of a departure, in the file alone.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Apart {
-    #[serde(default, deserialize_with = "words::known", skip_serializing_if = "Option::is_none")]
-    phase: Option<Phase>,
-    #[serde(default, deserialize_with = "words::known_among", skip_serializing_if = "Vec::is_empty")]
-    warnings: Vec<Warning>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    output: BTreeMap<Word<StepName>, Vec<String>>,
-}
 
 impl State {
     /// As it is written.
@@ -52,6 +36,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use super::super::model::Warning;
     use super::*;
 
     #[test]
