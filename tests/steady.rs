@@ -51,5 +51,6 @@ fn a_minute_in_service_costs_two_polls_each_five_seconds_and_two_other_calls() {
     let calls: Vec<_> = events.iter().filter(|event| matches!(event.what, What::Api(_))).collect();
     assert!(calls.is_empty(), "{calls:?}");
     let lasting: Vec<_> = open.windows(IN_A_ROW).map(|row| row.iter().min().unwrap()).collect();
-    assert!(lasting.iter().all(|count| *count == lasting[0]), "open descriptors: {open:?}");
+    // Connections of the boot are closed after a while; nothing is added.
+    assert!(lasting.is_sorted_by(|before, after| before >= after), "open descriptors: {open:?}");
 }

@@ -3,28 +3,12 @@
 //! Version 0.1.0 has closed lists of phases and steps, and sets the whole journal aside for one word that is in none of them. So the
 //! words of a departure are written under a key of their own, which 0.1.0 passes over.
 
-use std::collections::BTreeMap;
-
-use serde::{Deserialize, Serialize};
-
-use super::model::{Phase, State, Warning};
-use super::words::{self, Word};
+use super::model::{Apart, Phase, State};
 use crate::sequence::{Sequence, StepName};
-
-/// The words of a departure, in the file alone.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Apart {
-    #[serde(default, deserialize_with = "words::known", skip_serializing_if = "Option::is_none")]
-    phase: Option<Phase>,
-    #[serde(default, deserialize_with = "words::known_among", skip_serializing_if = "Vec::is_empty")]
-    warnings: Vec<Warning>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    output: BTreeMap<Word<StepName>, Vec<String>>,
-}
 
 impl State {
     /// As it is written.
-    pub(super) fn to_file(&self) -> State {
+    pub(super) fn split_for_file(&self) -> State {
         let mut file = self.clone();
         let leaves = |step: StepName| step.sequence() == Sequence::Departure;
         let mut apart = Apart::default();
@@ -40,7 +24,7 @@ impl State {
     }
 
     /// As it was before it was written.
-    pub(super) fn from_file(mut self) -> State {
+    pub(super) fn rejoined(mut self) -> State {
         if let Some(Apart { phase, warnings, output }) = self.apart.take() {
             self.phase = phase.unwrap_or(self.phase);
             self.warnings.extend(warnings);
@@ -52,6 +36,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use super::super::model::Warning;
     use super::*;
 
     #[test]
@@ -65,19 +50,19 @@ mod tests {
             output: [(StepName::Configure.into(), lines("c")), (StepName::Drain.into(), lines("d"))].into(),
             ..State::default()
         };
-        let text = serde_json::to_vec(&state.to_file()).unwrap();
+        let text = serde_json::to_vec(&state.split_for_file()).unwrap();
         let mut document: serde_json::Value = serde_json::from_slice(&text).unwrap();
         assert!(document.as_object_mut().unwrap().remove("apart").is_some());
         let before = document.to_string();
         assert!(!["leaving", "gate", "drain"].iter().any(|word| before.contains(word)), "{before}");
 
-        let again = serde_json::from_slice::<State>(&text).unwrap().from_file();
+        let again = serde_json::from_slice::<State>(&text).unwrap().rejoined();
         assert_eq!((again.phase, &again.warnings, &again.output), (state.phase, &state.warnings, &state.output));
         assert!(again.apart.is_none());
     }
 
     #[test]
     fn a_state_without_a_departure_is_written_as_it_is() {
-        assert!(State { phase: Phase::Done, ..State::default() }.to_file().apart.is_none());
+        assert!(State { phase: Phase::Done, ..State::default() }.split_for_file().apart.is_none());
     }
 }

@@ -220,7 +220,7 @@ impl Journal {
             return Err(store::newer(dir, schema));
         }
         if let Some(dir) = &self.dir {
-            let text = serde_json::to_vec_pretty(&next.to_file());
+            let text = serde_json::to_vec_pretty(&next.split_for_file());
             let text = text.map_err(|error| Failure::io("writing the journal", error.into()))?;
             let written = atomic::Replacement::new(dir.join(FILE)).mode(0o600).write(&text);
             self.unwritable.set(written.is_err());

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::apart::Apart;
 use super::departure::DepartureRecord;
 use super::lifecycle::{LaunchOutcome, LifecycleRecord};
 use super::record::{FailedStepRecord, Outcome, StepRecord};
@@ -170,6 +169,17 @@ pub struct Subject {
     /// `lifecycle.asg_name`
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asg_name: Option<String>,
+}
+
+/// The words of a departure, in the file alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Apart {
+    #[serde(default, deserialize_with = "words::known", skip_serializing_if = "Option::is_none")]
+    pub(super) phase: Option<Phase>,
+    #[serde(default, deserialize_with = "words::known_among", skip_serializing_if = "Vec::is_empty")]
+    pub(super) warnings: Vec<Warning>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) output: BTreeMap<Word<StepName>, Vec<String>>,
 }
 
 /// The state file.

@@ -89,7 +89,7 @@ pub fn parse(text: &[u8]) -> Result<State, Unreadable> {
     let broken = |error: serde_json::Error| Unreadable::Broken(error.to_string());
     let version: Version = serde_json::from_slice(text).map_err(broken)?;
     match version.schema {
-        SCHEMA => serde_json::from_slice(text).map(State::from_file).map_err(broken),
+        SCHEMA => serde_json::from_slice(text).map(State::rejoined).map_err(broken),
         newer if newer > SCHEMA => Err(Unreadable::Newer(newer)),
         none => Err(Unreadable::Broken(format!("there is no schema {none}"))),
     }

@@ -526,13 +526,12 @@ fn handover(sandbox: &Sandbox, sim: &Sim, group: &str, detaches: bool, waits: bo
         sim,
         |what| matches!(what, What::Instance(change) if change.id == old.id.as_str() && change.to == "terminated"),
     )?;
-    let (node, mut successor) = match replacement {
-        Some(replacement) => replacement,
-        None => {
-            let node = place(&next)?;
-            let successor = begin(&node, &next)?;
-            (node, successor)
-        }
+    let (node, mut successor) = if let Some(replacement) = replacement {
+        replacement
+    } else {
+        let node = place(&next)?;
+        let successor = begin(&node, &next)?;
+        (node, successor)
     };
     let has = found(sim, |what| {
         matches!(what, What::Volume(change) if change.id == volume.as_str()
