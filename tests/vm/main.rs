@@ -6,6 +6,7 @@
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 #![allow(unreachable_pub, missing_docs, reason = "one test's parts")]
 
+mod departures;
 mod host;
 mod machine;
 mod qmp;
@@ -25,7 +26,7 @@ use base64::engine::general_purpose::STANDARD;
 use ec2_sim::{Event, InstanceSpec, VolumeId, What};
 use serde_json::Value;
 use shell::Shell;
-use world::{GROUP, HOOK, Root, World};
+use world::{GROUP, HOOK, Root, TERMINATE_HOOK, World};
 
 /// A machine that needs longer for anything is stuck: its first boot takes one and a half minutes on two idle cores.
 const STUCK: Duration = Duration::from_mins(8);
@@ -91,6 +92,7 @@ fn settings_for(volumes: &[VolumeId], file_systems: [&str; 2], hooks: &str) -> S
     format!(
         "[node]\nid = \"00\"\nip = \"10.0.1.10\"\n\
          [lifecycle]\nasg_name = \"{GROUP}\"\nhook_name = \"{HOOK}\"\n\
+         terminate_hook_name = \"{TERMINATE_HOOK}\"\n\
          {volumes}\
          [[file]]\ndestination = \"/etc/kafka/server.properties\"\ncontents = \"broker.id=0\"\n\
          [hooks]\nscript_base64 = \"{}\"\n",
