@@ -38,6 +38,9 @@ const DETACH: Duration = Duration::from_mins(1);
 /// How long before EC2 takes a spot instance its departure ends.
 const BEFORE_SPOT: Duration = Duration::from_secs(15);
 
+/// How long a volume's unmount may take at least.
+const ONE_TRY: Duration = Duration::from_secs(5);
+
 /// How often it is looked whether the hook's timeout is known.
 const POLL: Duration = Duration::from_secs(1);
 
@@ -175,8 +178,11 @@ impl Departure<'_> {
             return Ok(volumes);
         }
         let end = Instant::now() + self.at_most(self.config.timeouts.unmount, self.reserve_for_detach());
-        let left = || end.saturating_duration_since(Instant::now());
-        goes_on(run.step(StopApplications { deadline: left() }).await)?;
+        // Whatever took its time before, each volume is tried.
+        let least = ONE_TRY.min(self.config.timeouts.unmount);
+        let left = || end.saturating_duration_since(Instant::now()).max(least);
+        let applications = left() - left() / 4;
+        goes_on(run.step(StopApplications { deadline: applications }).await)?;
         // A mount point may lie inside another volume: the inner one is unmounted first.
         volumes.sort_by_key(|volume| Reverse(&volume.mount_path));
         let mut unmounted = Vec::new();

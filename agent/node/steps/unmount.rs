@@ -26,7 +26,7 @@ const NAMED: usize = 5;
 
 /// Stops the target of the applications, and with it what is `PartOf` it.
 pub struct StopApplications {
-    /// Stops them within `timeouts.unmount`.
+    /// A part of `timeouts.unmount`: what still stops after that is waited for as what holds a volume.
     pub(crate) deadline: Duration,
 }
 
