@@ -107,16 +107,15 @@ fn ended(shell: &mut Shell, unit: &str) -> String {
 const FOR_GOOD: &str = "ActiveState=inactive ExecMainStatus=0 NRestarts=0 Result=success SubState=dead";
 
 /// The filesystems were unmounted: their logs hold nothing to replay.
-fn assert_clean(world: &World, volumes: &[VolumeId; 2]) {
+pub fn assert_clean(world: &World, volumes: &[VolumeId; 2]) {
     for (volume, file_system) in volumes.iter().zip(FILE_SYSTEMS) {
         let disk = backing(world, volume);
-        let mut asked = if file_system == "xfs" { Command::new("xfs_logprint") } else { Command::new("dumpe2fs") };
-        asked.arg(if file_system == "xfs" { "-t" } else { "-h" });
-        let said = asked.arg(&disk).output().unwrap();
-        let said = String::from_utf8_lossy(&said.stdout).into_owned();
-        let clean =
-            if file_system == "xfs" { said.contains("state: <CLEAN>") } else { !said.contains("needs_recovery") };
-        assert!(clean, "{}: {said}", disk.display());
+        let is_xfs = file_system == "xfs";
+        let (program, option) = if is_xfs { ("xfs_logprint", "-t") } else { ("dumpe2fs", "-h") };
+        let output = Command::new(program).arg(option).arg(&disk).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        let is_clean = if is_xfs { said.contains("state: <CLEAN>") } else { !said.contains("needs_recovery") };
+        assert!(output.status.success() && is_clean, "{}: {said}", disk.display());
         assert_sound(&disk, file_system);
     }
 }
@@ -127,6 +126,13 @@ fn assert_unmounted(shell: &mut Shell) {
         let (said, code) = shell.attempt(&format!("grep ' {place} ' /proc/1/mountinfo || ls -A {place}"));
         assert_eq!((said.as_str(), code), ("", 0), "{place}");
     }
+}
+
+/// The last boot's shutdown of a node in service: its application ended before the unmount, and the agent was not killed.
+pub fn assert_shut_down(shell: &mut Shell) {
+    let log = log(shell, -1);
+    assert_order(&log, &["Stopped example-application.service", "Unmounted mydata.mount"]);
+    assert_order(&log, &["Stopping node-agent.service", "node-agent.service: Deactivated successfully"]);
 }
 
 #[test]
@@ -206,12 +212,4 @@ fn a_departure_goes_on_after_a_reboot_unmounts_again_and_continues_once() {
     assert_unmounted(&mut shell);
     assert_clean(&world, &volumes);
     machine.cut();
-}
-
-/// The shutdown of a node in service, as the log of an earlier boot has it.
-pub fn assert_left_alone(shell: &mut Shell, boot: i32) {
-    let log = log(shell, boot);
-    assert_order(&log, &["Stopped example-application.service", "Unmounted mydata.mount"]);
-    let stopped = log.iter().find(|line| line.contains("node-agent.service: ") && line.contains("Deactivated"));
-    assert!(stopped.is_some(), "{}", log.join("\n"));
 }

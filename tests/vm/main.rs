@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use departures::{assert_clean, assert_shut_down};
 use ec2_sim::{Event, InstanceSpec, VolumeId, What};
 use serde_json::Value;
 use shell::Shell;
@@ -193,6 +194,7 @@ fn user_data_brings_a_node_up_at_its_first_boot_at_a_reboot_and_on_its_successor
     machine.wait_for_reset(resets + 1);
     shell.wait_until_there();
     shell.wait_for(UP);
+    assert_shut_down(&mut shell);
     assert_in_order(&mut shell, &volume, 2);
     assert_eq!(shell.run("wc --lines </var/log/kafka-topics"), asked);
     assert_eq!(lifecycle_calls(&world, since), [""; 0]);
@@ -247,14 +249,16 @@ fn a_baked_image_comes_up_grows_at_a_reboot_and_is_replaced_without_a_format() {
     let made = uuids(&mut shell);
 
     // The volumes are enlarged while the machine is down.
+    let since = world.sim.events().len();
     machine.power_off();
+    assert_clean(&world, &volumes);
     for volume in &volumes {
         world.sim.grow_volume(volume, 3 << 30).unwrap();
     }
-    let since = world.sim.events().len();
     machine.power_on();
     let mut shell = machine.shell();
     shell.wait_for(UP);
+    assert_shut_down(&mut shell);
     // The agent's own line, not the journal's copy of it; systemd may clear the rest of the line before it.
     let last_word = |line: &str| line.trim_start_matches("\x1b[K") == "node-agent: result=done";
     machine.wait_until("the last word on the console", || machine.console().lines().any(last_word));
