@@ -39,6 +39,9 @@ const DETACH: Duration = Duration::from_mins(1);
 /// How long before EC2 takes a spot instance its departure ends.
 const BEFORE_SPOT: Duration = Duration::from_secs(15);
 
+/// How long a volume's unmount may take at least.
+const ONE_TRY: Duration = Duration::from_secs(5);
+
 /// How often it is looked whether the hook's timeout is known.
 const POLL: Duration = Duration::from_secs(1);
 
@@ -178,9 +181,12 @@ impl Departure<'_> {
             return Ok(volumes);
         }
         let end = Instant::now() + self.at_most(self.config.timeouts.unmount, self.reserve_for_detach());
-        let left = || end.saturating_duration_since(Instant::now());
+        // Whatever took its time before, each volume is tried.
+        let least = ONE_TRY.min(self.config.timeouts.unmount);
+        let left = || end.saturating_duration_since(Instant::now()).max(least);
         if systemd::is_running() {
-            goes_on(run.step(StopApplications { deadline: left() }).await)?;
+            let deadline = left() - left() / 4;
+            goes_on(run.step(StopApplications { deadline }).await)?;
         }
         // A mount point may lie inside another volume: the inner one is unmounted first.
         volumes.sort_by_key(|volume| Reverse(&volume.mount_path));
@@ -188,7 +194,7 @@ impl Departure<'_> {
         for want in volumes {
             let known = self.journal.volume(want.id.as_str()).mounted;
             let known = known.filter(|known| known.boot_id == self.boot_id).map(|known| known.device);
-            let done = goes_on(run.step(Unmount { want, known, deadline: left() }).await)?;
+            let done = goes_on(run.step(Unmount { want, known, deadline: left(), asked: Cell::default() }).await)?;
             if done.is_some() || run.is_planning() {
                 unmounted.push(want);
             }

@@ -6,6 +6,7 @@
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 #![allow(unreachable_pub, missing_docs, reason = "one test's parts")]
 
+mod departures;
 mod host;
 mod machine;
 mod qmp;
@@ -22,10 +23,11 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use departures::{assert_clean, assert_shut_down};
 use ec2_sim::{Event, InstanceSpec, VolumeId, What};
 use serde_json::Value;
 use shell::Shell;
-use world::{GROUP, HOOK, Root, World};
+use world::{GROUP, HOOK, Root, TERMINATE_HOOK, World};
 
 /// A machine that needs longer for anything is stuck: its first boot takes one and a half minutes on two idle cores.
 const STUCK: Duration = Duration::from_mins(8);
@@ -91,6 +93,7 @@ fn settings_for(volumes: &[VolumeId], file_systems: [&str; 2], hooks: &str) -> S
     format!(
         "[node]\nid = \"00\"\nip = \"10.0.1.10\"\n\
          [lifecycle]\nasg_name = \"{GROUP}\"\nhook_name = \"{HOOK}\"\n\
+         terminate_hook_name = \"{TERMINATE_HOOK}\"\n\
          {volumes}\
          [[file]]\ndestination = \"/etc/kafka/server.properties\"\ncontents = \"broker.id=0\"\n\
          [hooks]\nscript_base64 = \"{}\"\n",
@@ -191,6 +194,7 @@ fn user_data_brings_a_node_up_at_its_first_boot_at_a_reboot_and_on_its_successor
     machine.wait_for_reset(resets + 1);
     shell.wait_until_there();
     shell.wait_for(UP);
+    assert_shut_down(&mut shell);
     assert_in_order(&mut shell, &volume, 2);
     assert_eq!(shell.run("wc --lines </var/log/kafka-topics"), asked);
     assert_eq!(lifecycle_calls(&world, since), [""; 0]);
@@ -245,14 +249,16 @@ fn a_baked_image_comes_up_grows_at_a_reboot_and_is_replaced_without_a_format() {
     let made = uuids(&mut shell);
 
     // The volumes are enlarged while the machine is down.
+    let since = world.sim.events().len();
     machine.power_off();
+    assert_clean(&world, &volumes);
     for volume in &volumes {
         world.sim.grow_volume(volume, 3 << 30).unwrap();
     }
-    let since = world.sim.events().len();
     machine.power_on();
     let mut shell = machine.shell();
     shell.wait_for(UP);
+    assert_shut_down(&mut shell);
     // The agent's own line, not the journal's copy of it; systemd may clear the rest of the line before it.
     let last_word = |line: &str| line.trim_start_matches("\x1b[K") == "node-agent: result=done";
     machine.wait_until("the last word on the console", || machine.console().lines().any(last_word));

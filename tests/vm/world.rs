@@ -9,7 +9,8 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::thread;
 
 use ec2_sim::{
-    Event, Fault, FaultRule, GroupSpec, HookSpec, InstanceId, InstanceSpec, Sim, SimConfig, VolumeId, VolumeSpec, What,
+    Event, Fault, FaultRule, GroupSpec, HookSpec, InstanceId, InstanceSpec, Sim, SimConfig, Transition, VolumeId,
+    VolumeSpec, What,
 };
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -18,9 +19,10 @@ use sha2::{Digest, Sha256};
 use crate::STUCK;
 use crate::machine::{HOST, Machine, Platform, Rack};
 
-/// The group and the launch hook, as the examples have them.
+/// The group and its hooks, as the examples have them.
 pub const GROUP: &str = "kafka-node-00";
 pub const HOOK: &str = "kafka-node-asg-hook";
+pub const TERMINATE_HOOK: &str = "kafka-node-terminate-hook";
 
 /// The directory that `tests/vm/image` has made.
 static IMAGES: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -66,8 +68,11 @@ impl World {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("vm").join(name);
         let _ = fs::remove_dir_all(&dir);
         let sim = Sim::start_blocking(SimConfig { work_dir: dir.clone(), ..SimConfig::default() }).unwrap();
-        let hook = HookSpec { name: HOOK.to_owned(), ..HookSpec::default() };
-        sim.create_group(GroupSpec { name: GROUP.to_owned(), hooks: vec![hook], ..GroupSpec::default() }).unwrap();
+        let launching = HookSpec { name: HOOK.to_owned(), ..HookSpec::default() };
+        let transition = Transition::Terminating;
+        let terminating = HookSpec { name: TERMINATE_HOOK.to_owned(), transition, ..HookSpec::default() };
+        let hooks = vec![launching, terminating];
+        sim.create_group(GroupSpec { name: GROUP.to_owned(), hooks, ..GroupSpec::default() }).unwrap();
         let platform = Platform {
             kernel: IMAGES.join(format!("{base}.vmlinuz")),
             // What the services say is on the console, too, which outlives the machine.

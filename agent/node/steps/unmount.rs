@@ -1,5 +1,6 @@
 //! `unmount`: the applications are stopped, and each volume is unmounted, so that the next mount finds a clean filesystem.
 
+use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use crate::config;
 use crate::failure::{Code, Failure};
 use crate::host::device::Device;
 use crate::host::holders::{self, Holder};
+use crate::host::systemd::Activity;
 use crate::host::{mount, systemd};
 use crate::runner::{Acted, Header, Observed, Step};
 use crate::sequence::StepName;
@@ -24,7 +26,7 @@ const NAMED: usize = 5;
 
 /// Stops the target of the applications, and with it what is `PartOf` it.
 pub struct StopApplications {
-    /// Stops them within `timeouts.unmount`.
+    /// A part of `timeouts.unmount`: what still stops after that is waited for as what holds a volume.
     pub(crate) deadline: Duration,
 }
 
@@ -36,10 +38,16 @@ impl Step for StopApplications {
     }
 
     async fn observe(&self) -> Result<Observed<()>, Failure> {
-        if systemd::has_ended(systemd::MOUNTED_TARGET).await {
+        if !systemd::has_ended(systemd::MOUNTED_TARGET).await {
+            return Ok(Observed::Todo(format!("{} is active", systemd::MOUNTED_TARGET)));
+        }
+        // The target itself is ordered after nothing, and ends at once.
+        let stopping = systemd::still_stopping(systemd::MOUNTED_TARGET).await?;
+        if stopping.is_empty() {
             return Ok(Observed::Done(()));
         }
-        Ok(Observed::Todo(format!("{} is active", systemd::MOUNTED_TARGET)))
+        let text = format!("applications that are still stopping: {}", stopping.join(", "));
+        Ok(Observed::NotYet(Failure::new(Code::MountBusy, text)))
     }
 
     async fn act(&self) -> Result<Acted, Failure> {
@@ -55,6 +63,8 @@ pub struct Unmount<'a> {
     pub(crate) known: Option<u64>,
     /// `timeouts.unmount`
     pub(crate) deadline: Duration,
+    /// Whether systemd was asked to stop the mount.
+    pub(crate) asked: Cell<bool>,
 }
 
 impl Step for Unmount<'_> {
@@ -69,25 +79,48 @@ impl Step for Unmount<'_> {
     }
 
     async fn observe(&self) -> Result<Observed<()>, Failure> {
-        let device = self.device();
-        let Some(number) = device.as_ref().map(|device| device.number).or(self.known) else {
-            return Ok(Observed::Done(()));
-        };
-        let (places, place) = (mount::of_device(number)?, self.place());
-        if places.iter().any(|mounted| mounted.mount_point == place) {
-            return Ok(Observed::Todo(format!("{} is mounted at {}", self.want.id, place.display())));
+        let (device, place) = (self.device(), self.place());
+        let activity = Activity::of_mount(&place).await;
+        let number = device.as_ref().map(|device| device.number).or(self.known);
+        let places = number.map_or(Ok(Vec::new()), mount::of_device)?;
+        let is_there = places.iter().any(|mounted| mounted.mount_point == place);
+        match activity {
+            // A boot mounts by fstab, and may not have come to it yet.
+            Some(Activity::Starting) => {
+                return Ok(Observed::Todo(format!(
+                    "systemd is about to mount {} at {}",
+                    self.want.id,
+                    place.display()
+                )));
+            }
+            Some(Activity::Stopping) => return Ok(Observed::NotYet(self.held(number.unwrap_or_default()).await)),
+            _ if is_there => {
+                return Ok(Observed::Todo(format!("{} is mounted at {}", self.want.id, place.display())));
+            }
+            _ => {}
         }
         // Mounted elsewhere, or in another mount namespace, the filesystem is still in use.
         if !places.is_empty() || device.is_some_and(|device| device.is_held()) {
-            return Ok(Observed::NotYet(self.held(number).await));
+            return Ok(Observed::NotYet(self.held(number.unwrap_or_default()).await));
         }
         Ok(Observed::Done(()))
     }
 
     async fn act(&self) -> Result<Acted, Failure> {
         let place = self.place();
-        // systemd stops what has RequiresMountsFor= the place, and unmounts. What it does not know is unmounted here.
-        systemd::stop_mount(&place).await;
+        // systemd stops what has RequiresMountsFor= the place, and unmounts once that has ended.
+        match Activity::of_mount(&place).await {
+            Some(Activity::Starting) => {
+                systemd::stop_mount(&place).await;
+                return Ok(Acted::Changed);
+            }
+            Some(Activity::Active) if !self.asked.replace(true) => {
+                systemd::stop_mount(&place).await;
+                return Ok(Acted::Again);
+            }
+            _ => {}
+        }
+        // What systemd does not know, or could not unmount, is unmounted here.
         match mount::unmount(&place).await {
             // EINVAL: unmounted meanwhile.
             Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(Acted::Again),
