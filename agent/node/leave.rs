@@ -185,7 +185,7 @@ impl Departure<'_> {
         let least = ONE_TRY.min(self.config.timeouts.unmount);
         let left = || end.saturating_duration_since(Instant::now()).max(least);
         if systemd::is_running() {
-            let deadline = left() - left() / 4;
+            let deadline = left() * 3 / 4;
             goes_on(run.step(StopApplications { deadline }).await)?;
         }
         // A mount point may lie inside another volume: the inner one is unmounted first.
