@@ -181,7 +181,7 @@ impl Departure<'_> {
         // Whatever took its time before, each volume is tried.
         let least = ONE_TRY.min(self.config.timeouts.unmount);
         let left = || end.saturating_duration_since(Instant::now()).max(least);
-        let applications = left() - left() / 4;
+        let applications = left() / 4 * 3;
         goes_on(run.step(StopApplications { deadline: applications }).await)?;
         // A mount point may lie inside another volume: the inner one is unmounted first.
         volumes.sort_by_key(|volume| Reverse(&volume.mount_path));
