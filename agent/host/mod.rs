@@ -1,6 +1,7 @@
 //! The machine: the only code that starts programs ([`command`] alone), mounts, issues ioctls and reads `/sys` and `/proc`.
 
 pub mod accounts;
+pub mod activity;
 pub mod atomic;
 pub mod blank;
 pub mod blkid;

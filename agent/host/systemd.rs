@@ -1,6 +1,5 @@
 //! systemd and udev, if they run; uses only options that systemd 219 has.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Output;
@@ -77,83 +76,6 @@ pub async fn has_ended(unit: &str) -> bool {
     shows_ended(&String::from_utf8_lossy(&shown.stdout))
 }
 
-/// Those of the units that are stopped with this one that have not stopped yet. The unit itself does not wait for them where it
-/// is not ordered before them.
-pub async fn still_stopping(unit: &str) -> Result<Vec<String>, Failure> {
-    if !is_running() {
-        return Ok(Vec::new());
-    }
-    let shown = must("systemctl", &["show", "--property=ConsistsOf,RequiredBy,BoundBy", unit]).await?;
-    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
-    let lists = shown.lines().filter_map(|line| line.split_once('=')).map(|(_, units)| units);
-    let units: BTreeSet<&str> = lists.flat_map(str::split_whitespace).collect();
-    if units.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut ask = vec!["show", "--property=Id,ActiveState,Job"];
-    ask.extend(units);
-    let shown = must("systemctl", &ask).await?;
-    Ok(stopping_among(&String::from_utf8_lossy(&shown.stdout)))
-}
-
-/// The names of the units that these properties show as being stopped; an empty line is between two units.
-fn stopping_among(shown: &str) -> Vec<String> {
-    let stopping = shown.split("\n\n").filter(|shown| Activity::read(shown) == Activity::Stopping);
-    let name = |shown: &str| shown.lines().find_map(|line| line.strip_prefix("Id=")).map(str::to_owned);
-    stopping.filter_map(name).collect()
-}
-
-/// What a unit does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activity {
-    /// It is inactive, and stays so.
-    Ended,
-    /// It is being started, or about to be.
-    Starting,
-    /// It is active, and stays so.
-    Active,
-    /// It is being stopped, or about to be.
-    Stopping,
-}
-
-impl Activity {
-    /// What systemd does about this mount point; none if it does not answer, or does not run.
-    pub async fn of_mount(place: &Path) -> Option<Self> {
-        let unit = mount_unit(place).await?;
-        let shown = must("systemctl", &["show", "--property=ActiveState,Job", &unit]).await.ok()?;
-        Some(Activity::read(&String::from_utf8_lossy(&shown.stdout)))
-    }
-
-    /// As these properties say. What is active can only be about to be stopped.
-    fn read(shown: &str) -> Self {
-        let state = shown.lines().find_map(|line| line.strip_prefix("ActiveState=")).unwrap_or_default();
-        match (state, has_job(shown)) {
-            ("deactivating", _) | ("active", true) => Activity::Stopping,
-            ("active" | "reloading", _) => Activity::Active,
-            ("activating", _) | (_, true) => Activity::Starting,
-            _ => Activity::Ended,
-        }
-    }
-}
-
-/// Begins to stop the unit of a mount, and with it what requires the mount. That it may not be stopped is not said here: the mount
-/// itself shows it.
-pub async fn stop_mount(place: &Path) {
-    let Some(unit) = mount_unit(place).await else { return };
-    if let Err(failure) = stop(&unit).await {
-        tracing::debug!("{failure}");
-    }
-}
-
-/// The name of the unit of a mount.
-async fn mount_unit(place: &Path) -> Option<String> {
-    if !is_running() {
-        return None;
-    }
-    let escaped = must("systemd-escape", &["--path", "--suffix=mount", &place.to_string_lossy()]).await.ok()?;
-    Some(String::from_utf8_lossy(&escaped.stdout).trim().to_owned())
-}
-
 /// Whether a unit is installed.
 pub async fn has_unit(unit: &str) -> bool {
     is_running() && must("systemctl", &["cat", unit]).await.is_ok()
@@ -193,7 +115,7 @@ fn shows_ended(shown: &str) -> bool {
 }
 
 /// Whether these properties are of a unit that is about to be started or stopped.
-fn has_job(shown: &str) -> bool {
+pub(super) fn has_job(shown: &str) -> bool {
     // Without a job, versions of systemd omit the line, the number, or show 0.
     shown.lines().filter_map(|line| line.strip_prefix("Job=")).any(|job| !matches!(job, "" | "0"))
 }
@@ -432,26 +354,6 @@ mod tests {
         for (shown, stopped) in cases {
             assert_eq!(shows_stopped(shown), stopped, "{shown}");
         }
-    }
-
-    #[test]
-    fn what_a_unit_does_is_read_from_its_state_and_its_job() {
-        let cases = [
-            ("ActiveState=inactive\nJob=0\n", Activity::Ended),
-            ("ActiveState=failed\n", Activity::Ended),
-            ("ActiveState=inactive\nJob=77\n", Activity::Starting),
-            ("ActiveState=activating\nJob=77\n", Activity::Starting),
-            ("ActiveState=active\nJob=\n", Activity::Active),
-            ("ActiveState=active\nJob=77\n", Activity::Stopping),
-            ("ActiveState=deactivating\nJob=77\n", Activity::Stopping),
-            ("", Activity::Ended),
-        ];
-        for (shown, activity) in cases {
-            assert_eq!(Activity::read(shown), activity, "{shown}");
-        }
-        let shown = "Job=\nId=a.service\nActiveState=inactive\n\nJob=7\nId=b.service\nActiveState=deactivating\n\n\
-                     Id=c.service\nActiveState=active\n";
-        assert_eq!(stopping_among(shown), ["b.service"]);
     }
 
     #[test]

@@ -11,9 +11,9 @@ use tokio::time::timeout;
 
 use crate::config;
 use crate::failure::{Code, Failure};
+use crate::host::activity::{self, Activity};
 use crate::host::device::Device;
 use crate::host::holders::{self, Holder};
-use crate::host::systemd::Activity;
 use crate::host::{mount, systemd};
 use crate::runner::{Acted, Header, Observed, Step};
 use crate::sequence::StepName;
@@ -42,7 +42,7 @@ impl Step for StopApplications {
             return Ok(Observed::Todo(format!("{} is active", systemd::MOUNTED_TARGET)));
         }
         // The target itself is ordered after nothing, and ends at once.
-        let stopping = systemd::still_stopping(systemd::MOUNTED_TARGET).await?;
+        let stopping = activity::still_stopping(systemd::MOUNTED_TARGET).await?;
         if stopping.is_empty() {
             return Ok(Observed::Done(()));
         }
@@ -111,11 +111,11 @@ impl Step for Unmount<'_> {
         // systemd stops what has RequiresMountsFor= the place, and unmounts once that has ended.
         match Activity::of_mount(&place).await {
             Some(Activity::Starting) => {
-                systemd::stop_mount(&place).await;
+                activity::stop_mount(&place).await;
                 return Ok(Acted::Changed);
             }
             Some(Activity::Active) if !self.asked.replace(true) => {
-                systemd::stop_mount(&place).await;
+                activity::stop_mount(&place).await;
                 return Ok(Acted::Again);
             }
             _ => {}
