@@ -119,7 +119,7 @@ fn one_busy_volume_keeps_no_other_from_being_unmounted_and_detached() {
     node.configure(of_volumes(&volumes, "[timeouts]\nunmount = \"4s\""));
     let service = in_service(&node);
     let _holder = Guarded(node.machine().command("sh").args(["-c", "cd /mydata && exec sleep 600"]).spawn().unwrap());
-    wait_until(|| node.shell("fuser -m /mydata 2>/dev/null || true") != "", || service.log());
+    wait_until(|| !node.shell("fuser -m /mydata 2>/dev/null || true").is_empty(), || service.log());
 
     ordered(&world, &node);
     let outcome = service.end();
