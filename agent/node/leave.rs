@@ -1,6 +1,6 @@
 //! The departure, top to bottom.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
 use std::convert::Infallible;
 use std::path::Path;
@@ -183,7 +183,7 @@ impl Departure<'_> {
         for want in volumes {
             let known = self.journal.volume(want.id.as_str()).mounted;
             let known = known.filter(|known| known.boot_id == self.boot_id).map(|known| known.device);
-            let done = goes_on(run.step(Unmount { want, known, deadline: left() }).await)?;
+            let done = goes_on(run.step(Unmount { want, known, deadline: left(), holders: RefCell::default() }).await)?;
             if done.is_some() || run.is_planning() {
                 unmounted.push(want);
             }

@@ -1,5 +1,6 @@
 //! `unmount`: the applications are stopped, and each volume is unmounted, so that the next mount finds a clean filesystem.
 
+use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use crate::host::holders::{self, Holder};
 use crate::host::{mount, systemd};
 use crate::runner::{Acted, Header, Observed, Step};
 use crate::sequence::StepName;
+use crate::time::rough;
 
 /// How long the search for what holds a filesystem may take: a look-up on a disk that does not answer hangs.
 const SEARCH: Duration = Duration::from_secs(2);
@@ -55,6 +57,8 @@ pub struct Unmount<'a> {
     pub(crate) known: Option<u64>,
     /// `timeouts.unmount`
     pub(crate) deadline: Duration,
+    /// What the last search has found that holds it.
+    pub(crate) holders: RefCell<Vec<Holder>>,
 }
 
 impl Step for Unmount<'_> {
@@ -117,9 +121,17 @@ impl Unmount<'_> {
         let place = self.place();
         let shown = place.display().to_string();
         let search = spawn_blocking(move || holders::of(number, &place));
-        let found = timeout(SEARCH, search).await.ok().and_then(Result::ok).unwrap_or_default();
-        let text = match found.as_slice() {
-            [] => format!("{shown} is busy, and nothing was found that holds it"),
+        let has_ended = match timeout(SEARCH, search).await {
+            Ok(Ok(found)) => {
+                self.holders.replace(found);
+                true
+            }
+            // On a machine under load: what the search before has found still holds it, as far as is known.
+            _ => false,
+        };
+        let text = match self.holders.borrow().as_slice() {
+            [] if has_ended => format!("{shown} is busy, and nothing was found that holds it"),
+            [] => format!("{shown} is busy; the search for what holds it took longer than {}", rough(SEARCH)),
             some => format!("{shown} is busy: {}", listed(some)),
         };
         Failure::new(Code::MountBusy, text)
