@@ -48,7 +48,7 @@ fn refused_metadata_tokens_are_asked_for_anew() {
 }
 
 #[test]
-fn without_auto_scaling_and_ec2_a_node_drains_and_unmounts_and_completes_once_they_are_back() {
+fn without_any_api_a_node_drains_and_unmounts_and_completes_once_it_is_back() {
     each(&["xfs", "ext4"], |file_system| {
         let world = world(|_| {});
         let (node, volume) = world.node();

@@ -28,7 +28,7 @@ fn process(node: &Instance, script: &str) -> Guarded {
 /// Waits until it runs what holds the volume.
 fn wait_for_sleep(process: &Guarded) {
     let name = || std::fs::read_to_string(format!("/proc/{}/comm", process.0.id())).unwrap_or_default();
-    wait_until(|| name() == "sleep\n", || name());
+    wait_until(|| name() == "sleep\n", name);
 }
 
 #[test]
@@ -40,7 +40,7 @@ fn a_process_that_holds_the_volume_is_named_and_not_killed() {
         ("exec unshare --mount sleep 600", "has a mount namespace in which it is mounted at /mydata"),
     ];
     each(&cases, |(script, how)| {
-        let Leaving { world, node, volume, service } = with_hooks(HOOKS, SHORT);
+        let Leaving { world, node, service, .. } = with_hooks(HOOKS, SHORT);
         let holder = process(&node, script);
         wait_for_sleep(&holder);
 
@@ -57,7 +57,6 @@ fn a_process_that_holds_the_volume_is_named_and_not_killed() {
         assert!(runs(holder.0.id()), "{how}");
         assert!(!asked_to_detach(&world), "{how}: {}", outcome.log);
         assert_eq!(outcome_of(&node, "unmount"), "failed", "{how}");
-        drop((holder, volume));
     });
 }
 

@@ -194,7 +194,7 @@ impl Departure<'_> {
         for want in volumes {
             let known = self.journal.volume(want.id.as_str()).mounted;
             let known = known.filter(|known| known.boot_id == self.boot_id).map(|known| known.device);
-            let done = goes_on(run.step(Unmount { want, known, deadline: left(), asked: Cell::default() }).await)?;
+            let done = goes_on(run.step(Unmount::new(want, known, left())).await)?;
             if done.is_some() || run.is_planning() {
                 unmounted.push(want);
             }

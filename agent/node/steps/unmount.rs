@@ -1,6 +1,6 @@
 //! `unmount`: the applications are stopped, and each volume is unmounted, so that the next mount finds a clean filesystem.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,6 +17,7 @@ use crate::host::holders::{self, Holder};
 use crate::host::{mount, systemd};
 use crate::runner::{Acted, Header, Observed, Step};
 use crate::sequence::StepName;
+use crate::time::rough;
 
 /// How long the search for what holds a filesystem may take: a look-up on a disk that does not answer hangs.
 const SEARCH: Duration = Duration::from_secs(2);
@@ -58,13 +59,22 @@ impl Step for StopApplications {
 
 /// Unmounts one volume.
 pub struct Unmount<'a> {
-    pub(crate) want: &'a config::Volume,
+    want: &'a config::Volume,
     /// The number of the device that was mounted in this boot.
-    pub(crate) known: Option<u64>,
+    known: Option<u64>,
     /// `timeouts.unmount`
-    pub(crate) deadline: Duration,
+    deadline: Duration,
     /// Whether systemd was asked to stop the mount.
-    pub(crate) asked: Cell<bool>,
+    asked: Cell<bool>,
+    /// What the last search has found that holds it.
+    holders: RefCell<Vec<Holder>>,
+}
+
+impl<'a> Unmount<'a> {
+    /// Unmounts `want`, whose device was mounted in this boot as `known`, if it was.
+    pub fn new(want: &'a config::Volume, known: Option<u64>, deadline: Duration) -> Self {
+        Unmount { want, known, deadline, asked: Cell::default(), holders: RefCell::default() }
+    }
 }
 
 impl Step for Unmount<'_> {
@@ -150,9 +160,17 @@ impl Unmount<'_> {
         let place = self.place();
         let shown = place.display().to_string();
         let search = spawn_blocking(move || holders::of(number, &place));
-        let found = timeout(SEARCH, search).await.ok().and_then(Result::ok).unwrap_or_default();
-        let text = match found.as_slice() {
-            [] => format!("{shown} is busy, and nothing was found that holds it"),
+        let has_ended = match timeout(SEARCH, search).await {
+            Ok(Ok(found)) => {
+                self.holders.replace(found);
+                true
+            }
+            // On a machine under load: what the search before has found still holds it, as far as is known.
+            _ => false,
+        };
+        let text = match self.holders.borrow().as_slice() {
+            [] if has_ended => format!("{shown} is busy, and nothing was found that holds it"),
+            [] => format!("{shown} is busy; the search for what holds it took longer than {}", rough(SEARCH)),
             some => format!("{shown} is busy: {}", listed(some)),
         };
         Failure::new(Code::MountBusy, text)
