@@ -78,8 +78,8 @@ fn two_told_to_go(seed: u64, pace: &Pace) -> Vec<Absence> {
         ..Latencies::default()
     };
     let launch = (Spread::from(up_to(pace.launch)), Spread::from(Duration::from_secs(1) + up_to(3_000)));
-    let (configure, drain, gap) =
-        (up_to(pace.configure), up_to(3_000), up_to(if seed % 2 == 0 { pace.gap } else { pace.gap / 6 }));
+    let longest_gap = if seed.is_multiple_of(2) { pace.gap } else { pace.gap / 6 };
+    let (configure, drain, gap) = (up_to(pace.configure), up_to(3_000), up_to(longest_gap));
     let mut stale = Vec::new();
     for action in
         ["autoscaling:DescribeAutoScalingGroups", "autoscaling:DescribeAutoScalingInstances", "ec2:DescribeInstances"]
