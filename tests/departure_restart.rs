@@ -277,7 +277,7 @@ fn a_retry_that_is_at_work_when_the_node_is_told_to_go_is_answered() {
 }
 
 #[test]
-fn an_instance_that_is_terminated_in_its_warm_pool_is_not_touched_and_completes() {
+fn an_instance_that_is_terminated_in_its_warm_pool_is_left_alone() {
     let world = world(|_| {});
     let (node, volume) = world.node();
     wait_for_lifecycle(&world, &node, "Pending:Wait");
@@ -290,7 +290,8 @@ fn an_instance_that_is_terminated_in_its_warm_pool_is_not_touched_and_completes(
     world.sim.set_lifecycle_state(&node.id, "Warmed:Terminating:Wait").unwrap();
     let outcome = service.end();
 
-    must_have_left_with(7, &world, &node, &outcome);
+    outcome.must_fail(7, &["code=terminating", "Warmed:Terminating:Wait"]);
+    assert!(world.completions().is_empty(), "{}", outcome.log);
     assert!(hooks_called(&node).is_empty() && !is_mounted(&node), "{}", outcome.log);
     assert!(world.events().attempts("ec2:*Volume").is_empty(), "{}", outcome.log);
 }
