@@ -344,6 +344,12 @@ pub fn with_sources(mut text: String, mut source: Option<&dyn Error>) -> String 
 
 impl Error for Failure {}
 
+/// The remedy for a node that leaves: it takes no retry.
+pub fn without_retry(remedy: &str) -> &str {
+    let before = remedy.split("then: node-agent retry").next().unwrap_or(remedy);
+    before.trim_end_matches([' ', ',', ';'])
+}
+
 /// Gives an I/O error the name of the operation that failed.
 pub trait Named<T> {
     /// Names the operation: `reading /etc/fstab`.
@@ -407,6 +413,18 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), Code::ALL.len());
         assert!(Code::ALL.iter().all(|code| code.remedy().len() > 20 && code.meaning().ends_with('.')));
+    }
+
+    #[test]
+    fn a_node_that_leaves_is_not_told_to_retry() {
+        let cases = [
+            ("correct volume.id, then: node-agent retry", "correct volume.id"),
+            ("see dmesg; then: node-agent retry, which calls the function anew", "see dmesg"),
+            ("wait", "wait"),
+        ];
+        for (remedy, rest) in cases {
+            assert_eq!(without_retry(remedy), rest);
+        }
     }
 
     #[test]

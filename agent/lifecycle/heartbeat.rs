@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use super::Launch;
 use crate::aws::autoscaling::{Completion, LifecycleState, State};
 use crate::config;
-use crate::failure::{Class, Code, Failure};
+use crate::failure::{Class, Code, Failure, without_retry};
 use crate::runner::allowance::Allowance;
 use crate::sequence::{Sequence, StepName};
 use crate::state::Journal;
@@ -84,7 +84,7 @@ impl Heart<'_> {
                 // IAM may allow it later.
                 Err(failure) if failure.code == Code::AccessDenied => {
                     if !std::mem::replace(&mut denied, true) {
-                        let text = format!("no heartbeat: {failure}; {}", failure.what_to_do());
+                        let text = format!("no heartbeat: {failure}; {}", self.remedy(&failure));
                         self.journal.warn(self.step(), None, text);
                     }
                 }
@@ -155,6 +155,13 @@ impl Heart<'_> {
         match self.of {
             Sequence::Boot => StepName::Complete,
             Sequence::Departure => StepName::Leave,
+        }
+    }
+
+    fn remedy<'f>(&self, failure: &'f Failure) -> &'f str {
+        match self.of {
+            Sequence::Boot => failure.what_to_do(),
+            Sequence::Departure => without_retry(failure.what_to_do()),
         }
     }
 

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use crate::aws::Aws;
 use crate::aws::autoscaling::global_limit;
 use crate::config::{Config, Lifecycle, Script, Volume};
-use crate::failure::{Class, FailedStep};
+use crate::failure::{Class, FailedStep, without_retry};
 use crate::host::systemd;
 use crate::lifecycle::Launch;
 use crate::lifecycle::heartbeat::Heart;
@@ -241,7 +241,7 @@ impl Departure<'_> {
         if let Err(FailedStep { failure, .. }) = &left
             && failure.class() != Class::Stopped
         {
-            tracing::warn!(step = "leave", "{}", failure.what_to_do());
+            tracing::warn!(step = "leave", "{}", without_retry(failure.what_to_do()));
         }
         goes_on(left).map(drop)
     }

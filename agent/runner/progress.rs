@@ -7,8 +7,9 @@ use tokio::time::Instant;
 
 use super::contract::Header;
 use super::patience::Patience;
-use crate::failure::Failure;
-use crate::state::{Journal, Outcome, StepRecord};
+use crate::failure::{Failure, without_retry};
+use crate::sequence::Sequence;
+use crate::state::{FailureRecord, Journal, Outcome, StepRecord};
 use crate::time::{self, rough};
 
 /// How often an unchanged wait is logged again.
@@ -123,7 +124,11 @@ impl Progress {
                 Ok(output)
             }
             Err(failure) => {
-                self.record.error = Some((&failure).into());
+                let mut error = FailureRecord::from(&failure);
+                if self.record.step.sequence() == Sequence::Departure {
+                    error.remedy.truncate(without_retry(&error.remedy).len());
+                }
+                self.record.error = Some(error);
                 self.save(journal, Outcome::Failed);
                 let why = failure.to_string();
                 self.log("failed", Some(&why), format_args!("failed ({}): {why}", rough(self.began.elapsed())));

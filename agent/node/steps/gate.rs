@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 use crate::aws::autoscaling::{LifecycleState, Member};
 use crate::aws::ec2::{Ec2, tag};
 use crate::config::Cluster;
-use crate::failure::{Class, Code, Failure};
+use crate::failure::{Class, Code, Failure, without_retry};
 use crate::lifecycle::Launch;
 use crate::lifecycle::cluster::{Away, Own, Seen, Verdict, Word, judge};
 use crate::runner::allowance::Allowance;
@@ -121,7 +121,7 @@ impl Step for Gate<'_> {
                 let since = self.looks.denied_since.get().unwrap_or_else(Instant::now);
                 self.looks.denied_since.set((failure.code == Code::AccessDenied).then_some(since));
                 if failure.code == Code::AccessDenied && since.elapsed() >= DENIED {
-                    self.warn(&format!("{failure}; {}", failure.what_to_do()));
+                    self.warn(&format!("{failure}; {}", without_retry(failure.what_to_do())));
                     return Ok(Observed::Done(()));
                 }
                 return Err(failure);
