@@ -34,7 +34,7 @@ use crate::sequence::{Sequence, StepName};
 use crate::state::{Journal, Reason};
 
 /// How long the volumes may take to be detached.
-const DETACH: Duration = Duration::from_mins(1);
+pub const DETACH: Duration = Duration::from_mins(1);
 
 /// How long before EC2 takes a spot instance its departure ends.
 const BEFORE_SPOT: Duration = Duration::from_secs(15);

@@ -13,14 +13,12 @@ use crate::config::{Groups, Lifecycle, Script};
 use crate::failure::{Code, Failure};
 use crate::host::read::{self, Pipes};
 use crate::lifecycle::LaunchResult;
+use crate::node::leave::DETACH;
 use crate::readable::quoted;
 use crate::time::rough;
 
 const HOOK: &str = "termination hook";
 const CLUSTER: &str = "cluster";
-
-/// How long the volumes may take to be detached.
-const DETACH: Duration = Duration::from_mins(1);
 
 /// The limits of a hook's heartbeat timeout in seconds (docs/facts.md, "Lifecycle hooks").
 const LEAST: u64 = 30;
