@@ -60,8 +60,9 @@ pub async fn wait(places: &Places, timeout: Option<Duration>) -> Result<Report, 
 pub fn render(report: &Report, json: bool) -> String {
     if json {
         let mut report = report.clone();
-        if let Some(fault) = &mut report.failure {
-            fault.error.remedy = readable::remedy(&fault.error.remedy);
+        let errors = report.steps.iter_mut().filter_map(|step| step.error.as_mut());
+        for error in errors.chain(report.failure.as_mut().map(|fault| &mut fault.error)) {
+            error.remedy = readable::remedy(&error.remedy);
         }
         return serde_json::to_string_pretty(&report).unwrap_or_default() + "\n";
     }

@@ -176,7 +176,9 @@ impl Call<'_> {
                     if child.try_wait().named("waiting for the hook")?.is_some() {
                         continue;
                     }
-                    let text = format!("{} has not ended within {}", self.function, rough(began.elapsed()));
+                    let is_cut = end() < deadline;
+                    let allowed = if is_cut { began.elapsed() } else { self.deadline };
+                    let text = format!("{} has not ended within {}", self.function, rough(allowed));
                     Failure::new(Code::HookTimedOut, text)
                 }
                 _stop = stop.wait_for(|stop| *stop) => stopped(),
