@@ -17,6 +17,7 @@ use crate::s3;
 use crate::serve::{self, Words};
 use crate::sigv4::{self, Authorization, Denial};
 use crate::wire::{Outcome, Request, Response, Service};
+use crate::world::View;
 
 /// The simulated services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +87,7 @@ impl Api {
         ApiError::new(http, code, message)
     }
 
-    fn not_permitted(self, action: &str, role: &str) -> ApiError {
+    fn not_permitted(self, action: &str, who: &str) -> ApiError {
         match self {
             Self::Ec2 => {
                 ApiError::new(403, "UnauthorizedOperation", "You are not authorized to perform this operation.")
@@ -95,9 +96,8 @@ impl Api {
                 403,
                 "AccessDenied",
                 format!(
-                    "User: arn:aws:sts::{}:assumed-role/{role}/instance is not authorized to perform: {action} because \
-                     no identity-based policy allows the {action} action",
-                    ec2::ACCOUNT
+                    "User: {who} is not authorized to perform: {action} because no identity-based policy allows the \
+                     {action} action"
                 ),
             ),
             Self::S3 => ApiError::new(403, "AccessDenied", "Access Denied"),
@@ -175,7 +175,7 @@ impl ApiServer {
     ) -> Outcome {
         let core = &self.core;
         let name = call.action.clone();
-        call.caller = Some(caller.instance.as_ref().map_or_else(|| "static".to_owned(), ToString::to_string));
+        call.caller = Some(caller.name.clone());
         let fault = core.strike(&name);
         call.fault = fault.as_ref().map(|fault| fault.name().to_owned());
         let handled = serve::under(fault.as_ref(), &api, |back| {
@@ -185,11 +185,11 @@ impl ApiServer {
                 call.code = Some(code.to_owned());
                 return if request.method == "HEAD" { refusal.head_only() } else { refusal };
             }
+            let view = if back == 0 { core.lags.view(&name) } else { View::Back(back) };
             let answer = permit(core, api, &name, caller).and_then(|()| match api {
-                Api::Ec2 => ec2::call(core, &name, params, back).map(|nodes| ec2::response(&name, nodes)),
-                Api::AutoScaling => {
-                    autoscaling::call(core, &name, params, back).map(|nodes| autoscaling::response(&name, nodes))
-                }
+                Api::Ec2 => ec2::call(core, &name, params, view, caller).map(|nodes| ec2::response(&name, nodes)),
+                Api::AutoScaling => autoscaling::call(core, &name, params, view, caller)
+                    .map(|nodes| autoscaling::response(&name, nodes)),
                 Api::S3 => s3_call(core, &name, request),
             });
             call.done = answer.is_ok();
@@ -248,17 +248,34 @@ fn permit(core: &Core, api: Api, name: &str, caller: &Issued) -> Result<(), ApiE
             Api::Ec2 | Api::AutoScaling => invalid_action(name.split_once(':').map_or(name, |(_, action)| action)),
         });
     }
-    let Some(instance) = &caller.instance else {
-        return Ok(());
-    };
-    let world = core.world();
-    let spec = &world.instance(instance)?.spec;
     // HeadObject has no permission of its own in IAM.
     let permission = if name == "s3:HeadObject" { "s3:GetObject" } else { name };
-    if spec.denied.iter().any(|pattern| glob(pattern, permission)) {
-        return Err(api.not_permitted(permission, spec.role.as_deref().unwrap_or("none")));
+    if may(core, caller, permission)? { Ok(()) } else { Err(api.not_permitted(permission, &arn(core, caller))) }
+}
+
+/// Whether the caller's permissions include this one.
+pub(crate) fn may(core: &Core, caller: &Issued, permission: &str) -> Result<bool, ApiError> {
+    let denies = |patterns: &[String]| patterns.iter().any(|pattern| glob(pattern, permission));
+    Ok(match &caller.instance {
+        Some(instance) => !denies(&core.world().instance(instance)?.spec.denied),
+        None => !denies(&caller.denied),
+    })
+}
+
+/// Who calls, as a refusal names them.
+fn arn(core: &Core, caller: &Issued) -> String {
+    let role = caller.instance.as_ref().map(|instance| {
+        let world = core.world();
+        world
+            .instance(instance)
+            .ok()
+            .and_then(|instance| instance.spec.role.clone())
+            .unwrap_or_else(|| "none".to_owned())
+    });
+    match role {
+        Some(role) => format!("arn:aws:sts::{}:assumed-role/{role}/instance", ec2::ACCOUNT),
+        None => format!("arn:aws:iam::{}:user/{}", ec2::ACCOUNT, caller.name),
     }
-    Ok(())
 }
 
 fn s3_call(core: &Core, name: &str, request: &Request) -> Result<Response, ApiError> {

@@ -1,5 +1,7 @@
 //! The simulator's wall clock, which a scenario may set wrong to see what clients make of it.
 
+use std::sync::atomic::{AtomicI64, Ordering};
+
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 use time::{Duration, OffsetDateTime, PrimitiveDateTime};
@@ -9,23 +11,27 @@ const ISO: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day]
 const HTTP: &[BorrowedFormatItem<'_>] =
     format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
 
-/// A wall clock that is a fixed number of seconds ahead of the machine's.
-#[derive(Debug, Clone, Copy)]
+/// A wall clock that is some seconds ahead of the machine's.
+#[derive(Debug)]
 pub(crate) struct Clock {
-    ahead: Duration,
+    ahead: AtomicI64,
 }
 
 impl Clock {
     pub(crate) fn new(ahead_seconds: i64) -> Self {
-        Self { ahead: Duration::seconds(ahead_seconds) }
+        Self { ahead: AtomicI64::new(ahead_seconds) }
     }
 
-    pub(crate) fn now(self) -> OffsetDateTime {
-        OffsetDateTime::now_utc() + self.ahead
+    pub(crate) fn set(&self, ahead_seconds: i64) {
+        self.ahead.store(ahead_seconds, Ordering::Relaxed);
+    }
+
+    pub(crate) fn now(&self) -> OffsetDateTime {
+        OffsetDateTime::now_utc() + Duration::seconds(self.ahead.load(Ordering::Relaxed))
     }
 
     /// Now, as the `Date` header has it.
-    pub(crate) fn http_date(self) -> String {
+    pub(crate) fn http_date(&self) -> String {
         http_date(self.now())
     }
 }

@@ -1,6 +1,6 @@
 //! What a simulated world is made from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer};
 use crate::devices::Slots;
 use crate::faults::{FaultRule, RandomFaults};
 use crate::quota::Quota;
+use crate::templates::{LaunchedFrom, MixedPolicy, TemplateChoice};
 use crate::world::InstanceState;
 
 /// The settings of a simulator.
@@ -74,6 +75,8 @@ pub struct Latencies {
     /// From `shutting-down` to `terminated`; the instance keeps its volumes as long.
     #[serde(deserialize_with = "duration")]
     pub shutting_down: Duration,
+    /// From `shutting-down` until the network interface is free, whatever becomes of the volumes. Absent: with `terminated`.
+    pub interface: Option<Spread>,
     /// From `Pending` to `Pending:Wait`.
     #[serde(deserialize_with = "duration")]
     pub pending_to_wait: Duration,
@@ -82,6 +85,9 @@ pub struct Latencies {
     pub proceed_to_in_service: Duration,
     /// From `Terminating` to `Terminating:Wait`.
     pub terminating_to_wait: Spread,
+    /// From the end of an instance that its group did not order until the group notices. As long it is `InService` and healthy in
+    /// the group's descriptions.
+    pub notice: Spread,
     /// From a new lifecycle state until the metadata service's `autoscaling/target-lifecycle-state` follows it. AWS
     /// documents no bound.
     pub target_state: Spread,
@@ -97,9 +103,11 @@ impl Default for Latencies {
             device: Duration::from_millis(300),
             detach: Duration::from_millis(200),
             shutting_down: Duration::from_millis(500),
+            interface: None,
             pending_to_wait: Duration::from_millis(100),
             proceed_to_in_service: Duration::from_millis(100),
             terminating_to_wait: Spread::default(),
+            notice: Spread::default(),
             target_state: Spread::default(),
             api: Duration::ZERO,
         }
@@ -114,9 +122,11 @@ impl Latencies {
             device: Duration::ZERO,
             detach: Duration::ZERO,
             shutting_down: Duration::ZERO,
+            interface: None,
             pending_to_wait: Duration::ZERO,
             proceed_to_in_service: Duration::ZERO,
             terminating_to_wait: Spread::default(),
+            notice: Spread::default(),
             target_state: Spread::default(),
             api: Duration::ZERO,
         }
@@ -207,16 +217,37 @@ pub struct GroupSpec {
     pub name: String,
     /// Its lifecycle hooks.
     pub hooks: Vec<HookSpec>,
-    /// Its tags; none of them is given to its instances.
+    /// Its tags.
     pub tags: BTreeMap<String, String>,
-    /// How many instances it wants: its minimum, its maximum and its desired capacity.
+    /// The keys of those tags that its instances are given at their launch.
+    pub propagated: BTreeSet<String>,
+    /// How many instances it wants: its desired capacity, and its minimum and maximum where they are absent.
     pub wants: usize,
+    /// Its minimum.
+    pub min: Option<usize>,
+    /// Its maximum.
+    pub max: Option<usize>,
+    /// The launch template that it launches from.
+    pub template: Option<TemplateChoice>,
+    /// The mixed instances policy that it launches from, in the place of a template.
+    pub mixed: Option<MixedPolicy>,
     /// Its instance maintenance policy: the minimum and the maximum healthy percentage.
     pub maintenance_policy: Option<(u32, u32)>,
     /// Whether an instance whose termination hook ends in ABANDON is kept, in `Terminating:Retained`.
     pub retains: bool,
     /// Whether it is being deleted: `Delete in progress`.
     pub deleting: bool,
+    /// The suspended processes, each with its reason. A suspended `Launch` launches nothing, a suspended `ReplaceUnhealthy` or
+    /// `Terminate` replaces nothing; the others are only shown.
+    pub suspended: BTreeMap<String, String>,
+    /// From the mark that a member in service is unhealthy, or from its being stopped, until it is terminated and replaced.
+    /// Absent: never.
+    pub replaces_unhealthy: Option<Spread>,
+    /// The status of its instance refresh, where it has one; it is only shown.
+    pub refresh: Option<String>,
+    /// What becomes of unhealthy instances in an impaired zone, where zonal shift is enabled: `IgnoreUnhealthy` or
+    /// `ReplaceUnhealthy`. It is only shown.
+    pub zonal_shift: Option<String>,
     /// What it launches where it has fewer instances than it wants. Absent: nothing, the scenario launches.
     pub launches: Option<Launches>,
 }
@@ -227,21 +258,42 @@ impl Default for GroupSpec {
             name: String::new(),
             hooks: Vec::new(),
             tags: BTreeMap::new(),
+            propagated: BTreeSet::new(),
             wants: 1,
+            min: None,
+            max: None,
+            template: None,
+            mixed: None,
             maintenance_policy: None,
             retains: false,
             deleting: false,
+            suspended: BTreeMap::new(),
+            replaces_unhealthy: None,
+            refresh: None,
+            zonal_shift: None,
             launches: None,
         }
     }
 }
 
-/// How a group replaces an instance. It does not wait for the old one: while that one still has the network interface (the
-/// first private address), the launch fails and is tried again.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+impl GroupSpec {
+    /// The fewest instances that it may have.
+    pub fn min(&self) -> usize {
+        self.min.unwrap_or(self.wants)
+    }
+
+    /// The most instances that it may have.
+    pub fn max(&self) -> usize {
+        self.max.unwrap_or(self.wants)
+    }
+}
+
+/// How a group replaces an instance. It does not wait for the old one: while that one still has the network interface (where
+/// none is named: the first private address), the launch fails and is tried again.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Launches {
-    /// The instance, as its launch template has it.
+    /// The instance. What the group's launch template says goes before: image, type, user data, interface, tags, profile.
     pub instance: InstanceSpec,
     /// From the loss of an instance until the first launch.
     pub after: Spread,
@@ -325,6 +377,16 @@ pub struct InstanceSpec {
     pub id: Option<String>,
     /// The private addresses of its network interface, the primary one first.
     pub private_ips: Vec<String>,
+    /// Its network interface, whose addresses go before; one that nobody made where absent.
+    pub interface: Option<String>,
+    /// Its image; always the same where absent.
+    pub image: Option<String>,
+    /// Its type; always the same where absent.
+    pub instance_type: Option<String>,
+    /// What its group and its own tags say that it was launched from.
+    pub template: Option<LaunchedFrom>,
+    /// How much of its group's capacity it is, by a mixed instances policy.
+    pub weighted_capacity: Option<String>,
     /// The group it is launched by, which must exist.
     pub group: Option<String>,
     /// Where the `/dev/disk/by-id` links of this instance's volumes go; made if missing. Required, but for `slots`.
@@ -360,6 +422,11 @@ impl Default for InstanceSpec {
         Self {
             id: None,
             private_ips: vec!["10.0.1.10".to_owned()],
+            interface: None,
+            image: None,
+            instance_type: None,
+            template: None,
+            weighted_capacity: None,
             group: None,
             by_id_dir: PathBuf::new(),
             slots: None,
@@ -383,6 +450,6 @@ pub(crate) fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Duration, 
     humantime::parse_duration(&text).map_err(serde::de::Error::custom)
 }
 
-fn text_bytes<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<u8>>, D::Error> {
+pub(crate) fn text_bytes<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<u8>>, D::Error> {
     Ok(Option::<String>::deserialize(input)?.map(String::into_bytes))
 }

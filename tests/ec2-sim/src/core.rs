@@ -13,6 +13,7 @@ use crate::credentials::Issuer;
 use crate::devices::Devices;
 use crate::events::{EventLog, What};
 use crate::faults::{Faults, Struck};
+use crate::lag::Lags;
 use crate::lock;
 use crate::pages::Pages;
 use crate::quota::Quotas;
@@ -28,6 +29,7 @@ pub(crate) struct Core {
     pub(crate) devices: Devices,
     pub(crate) faults: Faults,
     pub(crate) quotas: Quotas,
+    pub(crate) lags: Lags,
     pub(crate) issuer: Issuer,
     pub(crate) objects: Objects,
     pub(crate) pages: Pages,

@@ -26,6 +26,10 @@ pub(crate) struct Issued {
     pub(crate) credentials: Credentials,
     /// The instance whose role they are; none for static ones.
     pub(crate) instance: Option<InstanceId>,
+    /// Who the event log calls the caller.
+    pub(crate) name: String,
+    /// Patterns of the actions that they do not permit; those of an instance's role are in its specification.
+    pub(crate) denied: Vec<String>,
     pub(crate) since: OffsetDateTime,
     pub(crate) expires: Option<OffsetDateTime>,
 }
@@ -42,6 +46,21 @@ struct State {
     /// Role and instance → their newest key.
     current: HashMap<(String, InstanceId), String>,
     fixed: Option<Credentials>,
+    operators: u32,
+}
+
+impl State {
+    fn issue_static(&mut self, name: String, denied: Vec<String>, now: OffsetDateTime) -> Credentials {
+        let credentials = Credentials {
+            access_key_id: format!("AKIA{}", random_hex(16).to_uppercase()),
+            secret_access_key: random_hex(40),
+            session_token: None,
+        };
+        let issued =
+            Issued { credentials: credentials.clone(), instance: None, name, denied, since: now, expires: None };
+        self.keys.insert(credentials.access_key_id.clone(), issued);
+        credentials
+    }
 }
 
 impl Issuer {
@@ -64,8 +83,14 @@ impl Issuer {
             session_token: Some(random_hex(200)),
         };
         let key = credentials.access_key_id.clone();
-        let issued =
-            Issued { credentials, instance: Some(instance.clone()), since: now, expires: Some(now + self.lifetime) };
+        let issued = Issued {
+            credentials,
+            instance: Some(instance.clone()),
+            name: instance.to_string(),
+            denied: Vec::new(),
+            since: now,
+            expires: Some(now + self.lifetime),
+        };
         state.keys.insert(key.clone(), issued.clone());
         state.current.insert(holder, key);
         issued
@@ -77,15 +102,17 @@ impl Issuer {
         if let Some(fixed) = &state.fixed {
             return fixed.clone();
         }
-        let credentials = Credentials {
-            access_key_id: format!("AKIA{}", random_hex(16).to_uppercase()),
-            secret_access_key: random_hex(40),
-            session_token: None,
-        };
-        let issued = Issued { credentials: credentials.clone(), instance: None, since: now, expires: None };
-        state.keys.insert(credentials.access_key_id.clone(), issued);
+        let credentials = state.issue_static("static".to_owned(), Vec::new(), now);
         state.fixed = Some(credentials.clone());
         credentials
+    }
+
+    /// Credentials for another client outside an instance, which permit everything but these patterns of actions.
+    pub(crate) fn operator(&self, denied: Vec<String>, now: OffsetDateTime) -> Credentials {
+        let mut state = lock(&self.state);
+        state.operators += 1;
+        let name = format!("operator-{}", state.operators);
+        state.issue_static(name, denied, now)
     }
 
     /// The instance's keys are not accepted any more, as those of a role that was replaced; new ones are issued.

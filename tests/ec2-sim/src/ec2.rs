@@ -1,6 +1,9 @@
 //! EC2's actions.
 
 mod describe;
+mod network;
+mod offers;
+mod templates;
 
 pub(crate) use describe::instance_tags;
 
@@ -10,29 +13,33 @@ use std::sync::Arc;
 use crate::api::require;
 use crate::clock::iso;
 use crate::core::Core;
+use crate::credentials::Issued;
 use crate::error::ApiError;
 use crate::ids::{InstanceId, random_uuid};
 use crate::instances;
 use crate::query::{Node, Params};
 use crate::volumes;
 use crate::wire::Response;
-use crate::world::{Attachment, InstanceState, World};
+use crate::world::{Attachment, InstanceState, View, World};
 
 /// The account everything belongs to (the documentation's example number).
 pub(crate) const ACCOUNT: &str = "123456789012";
 /// The network's identifiers, which nothing looks into.
 const VPC: &str = "vpc-0123456789abcdef0";
-const SUBNET: &str = "subnet-0123456789abcdef0";
-/// The image and type every instance has.
-pub(crate) const IMAGE: &str = "ami-0123456789abcdef0";
-pub(crate) const TYPE: &str = "m6i.large";
+pub(crate) const SUBNET: &str = "subnet-0123456789abcdef0";
 /// EC2's limit of a tag's key and value, in characters.
 const TAG_KEY_LIMIT: usize = 127;
 const TAG_VALUE_LIMIT: usize = 256;
 const NAMESPACE: &str = "http://ec2.amazonaws.com/doc/2016-11-15/";
 
-/// Carries an action out. `back` is how many changes ago a description looks.
-pub(crate) fn call(core: &Arc<Core>, name: &str, params: &Params, back: usize) -> Result<Vec<Node>, ApiError> {
+/// Carries an action out. A description shows what `view` says.
+pub(crate) fn call(
+    core: &Arc<Core>,
+    name: &str,
+    params: &Params,
+    view: View,
+    caller: &Issued,
+) -> Result<Vec<Node>, ApiError> {
     match name {
         "ec2:AttachVolume" => attach_volume(core, params),
         "ec2:DetachVolume" => detach_volume(core, params),
@@ -46,9 +53,16 @@ pub(crate) fn call(core: &Arc<Core>, name: &str, params: &Params, back: usize) -
                 tags.remove(key);
             }
         }),
-        "ec2:DescribeVolumes" => describe::describe_volumes(core, params, back),
-        "ec2:DescribeInstances" => describe::describe_instances(core, params, back),
-        "ec2:DescribeTags" => describe::describe_tags(core, params, back),
+        "ec2:CreateSnapshot" => offers::create_snapshot(core, params, caller),
+        "ec2:GetConsoleOutput" => offers::console_output(core, params),
+        "ec2:DescribeImages" => offers::describe_images(core, params),
+        "ec2:DescribeInstanceTypeOfferings" => offers::describe_offerings(core, params),
+        "ec2:DescribeVolumes" => describe::describe_volumes(core, params, view),
+        "ec2:DescribeInstances" => describe::describe_instances(core, params, view),
+        "ec2:DescribeLaunchTemplateVersions" => templates::describe_versions(core, params),
+        "ec2:DescribeLaunchTemplates" => templates::describe_templates(core, params),
+        "ec2:DescribeNetworkInterfaces" => network::describe_interfaces(core, params),
+        "ec2:DescribeTags" => describe::describe_tags(core, params, view),
         _ => Err(ApiError::client("InvalidAction", format!("The action {name} is not simulated."))),
     }
 }

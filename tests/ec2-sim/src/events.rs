@@ -45,6 +45,8 @@ pub enum What {
     Instance(InstanceChange),
     /// A group member changed its lifecycle state.
     Lifecycle(LifecycleChange),
+    /// A group member was marked healthy or unhealthy.
+    Health(HealthChange),
     /// A group tried to launch an instance.
     Activity(Activity),
     /// A fault or a quota struck a call, whose own event follows.
@@ -56,8 +58,8 @@ pub enum What {
 pub struct ApiCall {
     /// For example `ec2:AttachVolume`.
     pub action: String,
-    /// The instance whose role signed it; `static` for the credentials made for clients outside an instance; none where
-    /// nobody could be recognised.
+    /// The instance whose role signed it; `static`, `operator-1`, `operator-2`, … for the credentials made for clients outside
+    /// an instance; none where nobody could be recognised.
     pub caller: Option<String>,
     /// The parameters as sent; never a signature, a token or a key.
     pub parameters: BTreeMap<String, String>,
@@ -143,6 +145,19 @@ pub struct LifecycleChange {
     pub to: String,
     /// Why: `CompleteLifecycleAction CONTINUE`, `heartbeat timeout`, …
     pub cause: String,
+    /// The version of the launch template that the instance was launched from.
+    pub version: Option<u64>,
+}
+
+/// A group member was marked healthy or unhealthy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthChange {
+    /// The instance.
+    pub instance: String,
+    /// The group.
+    pub group: String,
+    /// Whether it is healthy.
+    pub healthy: bool,
 }
 
 /// A group tried to launch an instance.

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::clock::iso;
 use crate::core::Core;
-use crate::ec2::{ACCOUNT, IMAGE, TYPE, instance_tags};
+use crate::ec2::{ACCOUNT, instance_tags};
 use crate::events::{WebCall, What};
 use crate::ids::InstanceId;
 use crate::lifecycle;
@@ -104,10 +104,10 @@ impl Imds {
         let host = format!("ip-{}.{region}.compute.internal", primary.replace('.', "-"));
         let interface = format!("network/interfaces/macs/{}", instance.mac);
         let mut meta = BTreeMap::from([
-            ("ami-id".to_owned(), IMAGE.to_owned()),
+            ("ami-id".to_owned(), instance.image().to_owned()),
             ("hostname".to_owned(), host.clone()),
             ("instance-id".to_owned(), instance.id.to_string()),
-            ("instance-type".to_owned(), TYPE.to_owned()),
+            ("instance-type".to_owned(), instance.instance_type().to_owned()),
             ("local-hostname".to_owned(), host),
             ("local-ipv4".to_owned(), primary.clone()),
             ("mac".to_owned(), instance.mac.clone()),
@@ -168,9 +168,9 @@ impl Imds {
             "accountId": ACCOUNT,
             "architecture": "x86_64",
             "availabilityZone": instance.zone,
-            "imageId": IMAGE,
+            "imageId": instance.image(),
             "instanceId": instance.id,
-            "instanceType": TYPE,
+            "instanceType": instance.instance_type(),
             "pendingTime": iso(instance.launched),
             "privateIp": primary,
             "region": self.core.config.region,

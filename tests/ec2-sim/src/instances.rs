@@ -9,6 +9,7 @@ use crate::error::SimError;
 use crate::events::{InstanceChange, What};
 use crate::ids::{InstanceId, VolumeId};
 use crate::imds::Imds;
+use crate::interfaces::no_interface;
 use crate::lifecycle;
 use crate::volumes;
 use crate::wire;
@@ -25,6 +26,11 @@ pub(crate) fn launch(core: &Arc<Core>, mut spec: InstanceSpec) -> Result<Instanc
     }
     if core.world().instances.contains_key(&id) {
         return Err(SimError::Invalid(format!("the instance {id} exists already")));
+    }
+    if let Some(interface) = &spec.interface {
+        let world = core.world();
+        let made = world.interfaces.get(interface);
+        spec.private_ips.clone_from(&made.ok_or_else(|| no_interface(interface))?.private_ips);
     }
     if let Some(group) = spec.group.as_ref().filter(|group| !core.world().groups.contains_key(*group)) {
         return Err(SimError::Invalid(format!("there is no group {group:?}")));
@@ -43,6 +49,7 @@ pub(crate) fn launch(core: &Arc<Core>, mut spec: InstanceSpec) -> Result<Instanc
         launched: core.clock.now(),
         imds,
         tokens_since: Instant::now(),
+        holds_interface: !spec.state.is_ending(),
         spec,
     };
     enter(core, instance);
@@ -80,6 +87,10 @@ pub(crate) fn set_state(core: &Arc<Core>, world: &mut World, id: &InstanceId, to
         kept.change(|instance| instance.state = InstanceState::ShuttingDown);
         tell(core, id, Some(from), InstanceState::ShuttingDown, cause);
         lifecycle::instance_ends(core, world, id);
+        if let Some(interface) = core.config.latencies.interface {
+            let id = id.clone();
+            core.later(core.draw(interface), move |core| free_interface(&mut core.world(), &id));
+        }
         let after = match to {
             InstanceState::Terminated => Duration::ZERO,
             _ => core.config.latencies.shutting_down,
@@ -92,6 +103,9 @@ pub(crate) fn set_state(core: &Arc<Core>, world: &mut World, id: &InstanceId, to
     } else {
         kept.change(|instance| instance.state = to);
         tell(core, id, Some(from), to, cause);
+        if matches!(to, InstanceState::Stopping | InstanceState::Stopped) {
+            lifecycle::instance_stops(core, world, id);
+        }
     }
 }
 
@@ -116,7 +130,17 @@ async fn end(core: &Arc<Core>, id: &InstanceId) {
         kept.change(|instance| instance.state = InstanceState::Terminated);
         tell(core, id, Some(InstanceState::ShuttingDown), InstanceState::Terminated, "shut down");
     }
+    if core.config.latencies.interface.is_none() {
+        free_interface(&mut world, id);
+    }
     lifecycle::leave(core, &mut world, id);
+}
+
+/// Another instance can have the network interface from now on.
+fn free_interface(world: &mut World, id: &InstanceId) {
+    if let Some(kept) = world.instances.get_mut(id) {
+        kept.prepare(|instance| instance.holds_interface = false);
+    }
 }
 
 fn tell(core: &Core, id: &InstanceId, from: Option<InstanceState>, to: InstanceState, cause: &str) {

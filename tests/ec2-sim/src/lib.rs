@@ -26,8 +26,10 @@
 //! `sandbox` are for those who run an agent in that world.
 
 mod actions;
+mod activities;
 mod api;
 mod autoscaling;
+mod catalog;
 mod clock;
 mod config;
 mod core;
@@ -40,6 +42,8 @@ mod faults;
 mod ids;
 mod imds;
 mod instances;
+mod interfaces;
+mod lag;
 mod launches;
 mod lifecycle;
 pub mod machine;
@@ -52,11 +56,15 @@ mod scenario;
 mod serve;
 mod sigv4;
 mod sim;
+mod snapshots;
+mod templates;
 mod volumes;
 mod wire;
+mod witness;
 mod world;
 
 pub use actions::actions;
+pub use catalog::ImageState;
 pub use config::{
     ActionResult, GroupSpec, HookSpec, InstanceSpec, Latencies, Launches, SimConfig, Spread, Transition, VolumeSpec,
 };
@@ -64,15 +72,21 @@ pub use credentials::Credentials;
 pub use devices::Slots;
 pub use error::{ApiError, SimError};
 pub use events::{
-    Activity, ApiCall, DeviceChange, Event, Events, FaultHit, InstanceChange, LifecycleChange, VolumeChange, WebCall,
-    What,
+    Activity, ApiCall, DeviceChange, Event, Events, FaultHit, HealthChange, InstanceChange, LifecycleChange,
+    VolumeChange, WebCall, What,
 };
 pub use faults::{Fault, FaultRule, RandomFaults, Times};
 pub use ids::{InstanceId, VolumeId};
+pub use interfaces::InterfaceSpec;
+pub use lag::Lag;
+pub use launches::LaunchFailure;
 pub use quota::Quota;
 pub use s3::WrongRegion;
 pub use scenario::{Attach, Page, Running, Scenario, StoredObject, Terminate};
 pub use sim::{AttachmentView, Sim, VolumeView};
+pub use snapshots::SnapshotView;
+pub use templates::{LaunchedFrom, MixedPolicy, Override, TemplateChoice, TemplateSpec, TemplateVersion};
+pub use witness::{Act, ActKind, Gap};
 pub use world::InstanceState;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::activities;
 use crate::config::{ActionResult, Transition};
 use crate::core::Core;
 use crate::error::{ApiError, SimError};
-use crate::events::{LifecycleChange, What};
+use crate::events::{HealthChange, LifecycleChange, What};
 use crate::ids::{InstanceId, random_uuid};
 use crate::instances;
 use crate::launches;
@@ -30,9 +31,16 @@ pub(crate) enum Which<'a> {
 /// Takes a launched instance into its group.
 pub(crate) fn enroll(core: &Arc<Core>, world: &mut World, id: &InstanceId, group: &str) {
     let shown_from = Instant::now() + core.draw(core.config.latencies.target_state);
-    let member =
-        Member { group: group.to_owned(), state: "Pending".to_owned(), actions: Vec::new(), healthy: true, shown_from };
-    tell(core, id, &member, None, "launch");
+    let member = Member {
+        group: group.to_owned(),
+        state: "Pending".to_owned(),
+        actions: Vec::new(),
+        healthy: true,
+        protected: false,
+        shown_from,
+    };
+    tell(core, world, id, &member, None, "launch");
+    activities::launched(core, world, group, id);
     world.members.insert(id.clone(), Kept::new(member));
     step_later(core, id, "Pending", core.config.latencies.pending_to_wait, |core, world, id| {
         hold(core, world, id, Transition::Launching, "Pending:Wait", "instance started");
@@ -197,7 +205,7 @@ fn finish(core: &Arc<Core>, world: &mut World, id: &InstanceId, hook: &str, resu
     });
     let state = kept.get().state.clone();
     let launching = state.contains("Pending");
-    let retains = world.groups.get(&kept.get().group).is_some_and(|group| group.spec.retains);
+    let retains = world.groups.get(&kept.get().group).is_some_and(|group| group.spec().retains);
     if launching && result == ActionResult::Abandon {
         terminate(core, world, id, cause);
     } else if retains && result == ActionResult::Abandon {
@@ -247,29 +255,85 @@ pub(crate) fn terminate(core: &Arc<Core>, world: &mut World, id: &InstanceId, ca
     }
 }
 
-/// The instance ends by itself: its group can only follow.
+/// The instance ends by itself: its group can only follow, once it has noticed.
 pub(crate) fn instance_ends(core: &Arc<Core>, world: &mut World, id: &InstanceId) {
-    let going = world.members.get(id).is_none_or(|member| member.get().state.starts_with("Terminating"));
-    if !going {
-        move_to(core, world, id, "Terminating", "the instance was terminated", Vec::new());
+    let follow = |core: &Arc<Core>, world: &mut World, id: &InstanceId| {
+        let going = world.members.get(id).is_none_or(|member| member.get().state.starts_with("Terminating"));
+        if !going {
+            move_to(core, world, id, "Terminating", "an EC2 health check: the instance was terminated", Vec::new());
+        }
+    };
+    match core.draw(core.config.latencies.notice) {
+        Duration::ZERO => follow(core, world, id),
+        after => {
+            let id = id.clone();
+            core.later(after, move |core| {
+                let mut world = core.world();
+                follow(core, &mut world, &id);
+                if world.instance(&id).is_ok_and(|instance| instance.state == InstanceState::Terminated) {
+                    leave(core, &mut world, &id);
+                }
+            });
+        }
     }
 }
 
-/// The instance is terminated: its group forgets it.
+/// The instance is terminated: its group forgets it, if it has noticed.
 pub(crate) fn leave(core: &Arc<Core>, world: &mut World, id: &InstanceId) {
-    if let Some(kept) = world.members.remove(id) {
-        let mut member = kept.get().clone();
+    if world.members.get(id).is_some_and(|member| !member.get().state.starts_with("Terminating")) {
+        return;
+    }
+    if let Some(mut member) = world.depart(id) {
         let from = std::mem::replace(&mut member.state, "Terminated".to_owned());
-        tell(core, id, &member, Some(from), "the instance is terminated");
+        tell(core, world, id, &member, Some(from), "the instance is terminated");
+        activities::follow(core, world, id, &member.group, "Terminated", "the instance is terminated");
         launches::check(core, world, &member.group);
     }
 }
 
-/// What its group thinks of the instance's health.
-pub(crate) fn set_health(core: &Core, id: &InstanceId, healthy: bool) -> Result<(), SimError> {
+/// What its group thinks of the instance's health. A group that replaces what is unhealthy does so.
+pub(crate) fn set_health(core: &Arc<Core>, id: &InstanceId, healthy: bool) -> Result<(), SimError> {
+    let mut world = core.world();
+    if !world.members.contains_key(id) {
+        return Err(SimError::Invalid(format!("{id} is in no group")));
+    }
+    mark(core, &mut world, id, healthy);
+    Ok(())
+}
+
+/// Marks a member healthy or not.
+pub(crate) fn mark(core: &Arc<Core>, world: &mut World, id: &InstanceId, healthy: bool) {
+    let Some(kept) = world.members.get_mut(id) else { return };
+    kept.change(|member| member.healthy = healthy);
+    let group = kept.get().group.clone();
+    core.log.push(What::Health(HealthChange { instance: id.to_string(), group: group.clone(), healthy }));
+    let after = world.groups.get(&group).and_then(|group| group.spec().replaces_unhealthy);
+    let Some(after) = after.filter(|_| !healthy) else { return };
+    step_later(core, id, "InService", core.draw(after), move |core, world, id| {
+        let still = world.members.get(id).is_some_and(|member| !member.get().healthy);
+        let suspended = world.groups.get(&group).is_some_and(|group| {
+            ["ReplaceUnhealthy", "Terminate"].iter().any(|process| group.spec().suspended.contains_key(*process))
+        });
+        if still && !suspended {
+            terminate(core, world, id, "a failed health check");
+        }
+    });
+}
+
+/// A member that is stopped is unhealthy at once, where its group replaces what is unhealthy.
+pub(crate) fn instance_stops(core: &Arc<Core>, world: &mut World, id: &InstanceId) {
+    let Some(member) = world.members.get(id).map(Kept::get) else { return };
+    let replaces = world.groups.get(&member.group).is_some_and(|group| group.spec().replaces_unhealthy.is_some());
+    if replaces && member.healthy && member.state == "InService" {
+        mark(core, world, id, false);
+    }
+}
+
+/// Whether a smaller desired capacity lets the member be.
+pub(crate) fn set_protection(core: &Core, id: &InstanceId, protected: bool) -> Result<(), SimError> {
     let mut world = core.world();
     let kept = world.members.get_mut(id).ok_or_else(|| SimError::Invalid(format!("{id} is in no group")))?;
-    kept.change(|member| member.healthy = healthy);
+    kept.change(|member| member.protected = protected);
     Ok(())
 }
 
@@ -314,17 +378,20 @@ fn move_to(
         member.shown_from = shown_from;
     });
     let member = kept.get().clone();
-    tell(core, id, &member, Some(from), cause);
+    tell(core, world, id, &member, Some(from), cause);
+    activities::follow(core, world, id, &member.group, state, cause);
     launches::check(core, world, &member.group);
 }
 
-fn tell(core: &Core, id: &InstanceId, member: &Member, from: Option<String>, cause: &str) {
+fn tell(core: &Core, world: &World, id: &InstanceId, member: &Member, from: Option<String>, cause: &str) {
+    let template = world.instance(id).ok().and_then(|instance| instance.spec.template.as_ref());
     core.log.push(What::Lifecycle(LifecycleChange {
         instance: id.to_string(),
         group: member.group.clone(),
         from,
         to: member.state.clone(),
         cause: cause.to_owned(),
+        version: template.map(|template| template.version),
     }));
 }
 

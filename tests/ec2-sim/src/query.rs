@@ -65,10 +65,24 @@ impl Params {
     }
 
     /// The wanted part of a paged answer, and the token for the next one.
-    pub(crate) fn page<T>(&self, mut all: Vec<T>, size: &str) -> Result<(Vec<T>, Option<String>), ApiError> {
+    pub(crate) fn page<T>(&self, all: Vec<T>, size: &str) -> Result<(Vec<T>, Option<String>), ApiError> {
+        self.page_within(all, size, usize::MAX, usize::MAX)
+    }
+
+    /// As [`Params::page`], of a service that has a size of its own where none is asked for, and a largest one.
+    pub(crate) fn page_within<T>(
+        &self,
+        mut all: Vec<T>,
+        size: &str,
+        usual: usize,
+        largest: usize,
+    ) -> Result<(Vec<T>, Option<String>), ApiError> {
         let invalid = |what: &str| ApiError::client("InvalidParameterValue", format!("Invalid value for {what}"));
         let skip = self.get("NextToken").map_or(Ok(0), str::parse).map_err(|_| invalid("NextToken"))?;
-        let most = self.get(size).map_or(Ok(usize::MAX), str::parse).map_err(|_| invalid(size))?;
+        let most = self.get(size).map_or(Ok(usual), str::parse).map_err(|_| invalid(size))?;
+        if most == 0 || most > largest {
+            return Err(invalid(size));
+        }
         let mut part = all.split_off(skip.min(all.len()));
         let next = (part.len() > most).then(|| (skip + most).to_string());
         part.truncate(most);

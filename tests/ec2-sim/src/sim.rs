@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::api::ApiServer;
+use crate::catalog::ImageState;
 use crate::clock::{Clock, iso};
 use crate::config::{GroupSpec, InstanceSpec, SimConfig, VolumeSpec};
 use crate::core::Core;
@@ -17,15 +18,19 @@ use crate::credentials::{Credentials, Issuer};
 use crate::devices::{self, Devices};
 use crate::error::{ApiError, SimError};
 use crate::events::{Event, EventLog, Events, What};
-use crate::faults::{FaultRule, Faults};
-use crate::ids::{InstanceId, VolumeId};
+use crate::faults::{FaultRule, Faults, Times};
+use crate::ids::{InstanceId, VolumeId, random_hex};
 use crate::instances;
-use crate::launches;
+use crate::interfaces::InterfaceSpec;
+use crate::lag::{Lag, Lags};
+use crate::launches::{self, LaunchFailure};
 use crate::lifecycle;
 use crate::lock;
 use crate::pages::{self, PageServer, Pages};
 use crate::quota::Quotas;
 use crate::s3::{Objects, WrongRegion};
+use crate::snapshots::SnapshotView;
+use crate::templates::{Template, TemplateSpec, TemplateVersion};
 use crate::volumes;
 use crate::wire;
 use crate::world::{Group, InstanceState};
@@ -123,6 +128,7 @@ impl Sim {
             devices: Devices::default(),
             faults,
             quotas,
+            lags: Lags::default(),
             objects: Objects::default(),
             pages: Pages::default(),
             api,
@@ -166,7 +172,7 @@ impl Sim {
             return Err(SimError::Invalid(format!("the group {name:?} has no name or exists already")));
         }
         let created = self.core().clock.now();
-        world.groups.insert(name.clone(), Group { spec, created, launching: false });
+        world.groups.insert(name.clone(), Group::new(spec, created));
         launches::check(self.core(), &mut world, &name);
         Ok(name)
     }
@@ -174,10 +180,98 @@ impl Sim {
     /// Changes a group: its tags, its capacity, what it launches.
     pub fn change_group(&self, name: &str, change: impl FnOnce(&mut GroupSpec)) -> Result<(), SimError> {
         let mut world = self.core().world();
-        let group = world.groups.get_mut(name);
-        change(&mut group.ok_or_else(|| SimError::Invalid(format!("there is no group {name:?}")))?.spec);
+        world.group_mut(name)?.prepare(change);
         launches::check(self.core(), &mut world, name);
         Ok(())
+    }
+
+    /// Makes a launch template and tells its identifier.
+    pub fn create_template(&self, spec: TemplateSpec) -> Result<String, SimError> {
+        let created = self.core().clock.now();
+        let template = Template::new(spec, created);
+        let mut world = self.core().world();
+        let taken = [&template.id, &template.name].iter().any(|name| world.template(name).is_some());
+        if template.name.is_empty() || template.versions.is_empty() || taken {
+            let message = format!("the launch template {:?} has no name, no version, or exists already", template.name);
+            return Err(SimError::Invalid(message));
+        }
+        let id = template.id.clone();
+        world.templates.insert(id.clone(), template);
+        Ok(id)
+    }
+
+    /// Adds a version to a launch template and tells its number.
+    pub fn add_template_version(&self, template: &str, version: TemplateVersion) -> Result<u64, SimError> {
+        self.change_template(template, |template| {
+            template.versions.push(version);
+            Ok(template.latest())
+        })
+    }
+
+    /// Says which version is the default.
+    pub fn set_default_version(&self, template: &str, version: u64) -> Result<(), SimError> {
+        self.change_template(template, |template| {
+            template.default = template.version(&version.to_string())?.0;
+            Ok(())
+        })
+    }
+
+    fn change_template<R>(
+        &self,
+        template: &str,
+        change: impl FnOnce(&mut Template) -> Result<R, ApiError>,
+    ) -> Result<R, SimError> {
+        let mut world = self.core().world();
+        let id = world.template(template).map(|template| template.id.clone());
+        let found = id.and_then(|id| world.templates.get_mut(&id));
+        let found = found.ok_or_else(|| SimError::Invalid(format!("there is no launch template {template:?}")))?;
+        Ok(change(found)?)
+    }
+
+    /// Sets the parameter of Systems Manager that `resolve:ssm:NAME` stands for.
+    pub fn set_parameter(&self, name: &str, image: &str) {
+        self.core().world().parameters.insert(name.to_owned(), image.to_owned());
+    }
+
+    /// Puts an image into a state; every image is available as long as nothing is said of it.
+    pub fn set_image(&self, image: &str, state: ImageState) {
+        self.core().world().catalog.set_image(image, state);
+    }
+
+    /// Says whether a zone offers an instance type; every zone offers all as long as nothing is said.
+    pub fn set_offered(&self, instance_type: &str, zone: &str, offered: bool) {
+        self.core().world().catalog.set_offered(instance_type, zone, offered);
+    }
+
+    /// Sets the account setting `launchBeforeTerminate`. It is only shown.
+    pub fn set_launch_before_terminate(&self, enabled: bool) {
+        self.core().world().launch_before_terminate = enabled;
+    }
+
+    /// Sets what `GetConsoleOutput` tells of an instance.
+    pub fn set_console(&self, instance: &InstanceId, text: &str) {
+        self.core().world().consoles.insert(instance.clone(), text.to_owned());
+    }
+
+    /// The snapshots that were begun.
+    pub fn snapshots(&self) -> Vec<SnapshotView> {
+        self.core().world().snapshots.clone()
+    }
+
+    /// Puts the services' clock ahead of the machine's, or back: the `Date` of their answers and all their times.
+    pub fn set_clock_ahead(&self, seconds: i64) {
+        self.core().clock.set(seconds);
+    }
+
+    /// Makes a network interface and tells its identifier.
+    pub fn create_interface(&self, spec: InterfaceSpec) -> Result<String, SimError> {
+        let id = spec.id.clone().unwrap_or_else(|| format!("eni-{}", random_hex(17)));
+        let mut world = self.core().world();
+        if world.interfaces.contains_key(&id) {
+            return Err(SimError::Invalid(format!("the network interface {id} exists already")));
+        }
+        world.interfaces.insert(id.clone(), spec);
+        Ok(id)
     }
 
     /// Launches an instance with a metadata service of its own. In a group it begins in `Pending`.
@@ -212,6 +306,22 @@ impl Sim {
     /// Credentials for clients outside an instance; they may do everything.
     pub fn static_credentials(&self) -> Credentials {
         self.core().issuer.fixed(self.core().clock.now())
+    }
+
+    /// The environment of a client outside an instance, such as an operator's machine, with static credentials that permit
+    /// everything but these patterns of actions.
+    pub fn operator_env(&self, denied: &[&str]) -> Vec<(String, String)> {
+        let core = self.core();
+        let denied = denied.iter().map(|pattern| (*pattern).to_owned()).collect();
+        let credentials = core.issuer.operator(denied, core.clock.now());
+        let pairs = [
+            ("AWS_ENDPOINT_URL", self.api_url()),
+            ("AWS_REGION", core.config.region.clone()),
+            ("AWS_ACCESS_KEY_ID", credentials.access_key_id),
+            ("AWS_SECRET_ACCESS_KEY", credentials.secret_access_key),
+            ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
+        ];
+        pairs.map(|(name, value)| (name.to_owned(), value)).into()
     }
 
     /// The keys that the instance's role has had so far are not accepted any more; its metadata service has new ones.
@@ -276,6 +386,17 @@ impl Sim {
         self.set_instance_state(instance, InstanceState::ShuttingDown)
     }
 
+    /// Ends an instance at once, as a lost machine: its volumes and its network interface come free without delay.
+    pub fn kill_instance(&self, instance: &InstanceId) -> Result<(), ApiError> {
+        self.set_instance_state(instance, InstanceState::Terminated)
+    }
+
+    /// Has the next launches of a group fail, or ends that: `Times::Count(0)`.
+    pub fn fail_launches(&self, group: &str, failure: LaunchFailure, times: Times) -> Result<(), SimError> {
+        self.core().world().group_mut(group)?.failing = Some((failure, times));
+        Ok(())
+    }
+
     /// [`Sim::terminate`], some time from now.
     pub fn terminate_later(&self, instance: &InstanceId, after: Duration) -> Result<(), ApiError> {
         let core = self.core();
@@ -315,6 +436,11 @@ impl Sim {
     /// Says whether the group calls the instance healthy, as `SetInstanceHealth` and failed health checks do.
     pub fn set_health(&self, instance: &InstanceId, healthy: bool) -> Result<(), SimError> {
         lifecycle::set_health(self.core(), instance, healthy)
+    }
+
+    /// Says whether the member is protected from scale-in.
+    pub fn set_protection(&self, instance: &InstanceId, protected: bool) -> Result<(), SimError> {
+        lifecycle::set_protection(self.core(), instance, protected)
     }
 
     /// Gives the spot notice: the metadata service announces the end of the instance, which comes after this time without
@@ -393,6 +519,11 @@ impl Sim {
     /// Adds a fault; refused where no action matches it.
     pub fn add_fault(&self, rule: FaultRule) -> Result<(), SimError> {
         self.core().faults.add(rule)
+    }
+
+    /// Has descriptions tell of the past from now on; `Lag::default()` ends it.
+    pub fn set_lag(&self, lag: Lag) {
+        self.core().lags.set(lag);
     }
 
     /// Ends all scripted faults.

@@ -436,9 +436,11 @@ fn real_latencies(shutting_down: Duration) -> Latencies {
         device: Duration::from_secs(2),
         detach: Duration::from_secs(3),
         shutting_down,
+        interface: None,
         pending_to_wait: Duration::from_secs(1),
         proceed_to_in_service: Duration::from_secs(1),
         terminating_to_wait: Spread::from(Duration::from_secs(1)),
+        notice: Spread::default(),
         target_state: Spread::from(Duration::from_secs(2)),
         api: Duration::from_millis(50),
     }

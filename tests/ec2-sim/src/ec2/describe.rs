@@ -2,16 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use super::{ACCOUNT, IMAGE, SUBNET, TYPE, VPC, attachment_fields, dry_run, known, state_node, well_formed};
+use super::{ACCOUNT, SUBNET, VPC, attachment_fields, dry_run, known, state_node, well_formed};
 use crate::api::{require, tag_items};
 use crate::clock::iso;
 use crate::core::Core;
 use crate::error::ApiError;
 use crate::faults::glob;
 use crate::query::{Node, Params};
-use crate::world::{Attachment, Instance, Kept, Volume, World, no_instance, no_volume};
+use crate::templates::LaunchedFrom;
+use crate::world::{Attachment, Instance, InstanceState, View, Volume, World, no_instance, no_volume};
 
-pub(super) fn describe_volumes(core: &Core, params: &Params, back: usize) -> Result<Vec<Node>, ApiError> {
+/// Where an instance has its root volume, which goes with it.
+const ROOT_DEVICE: &str = "/dev/xvda";
+
+pub(super) fn describe_volumes(core: &Core, params: &Params, view: View) -> Result<Vec<Node>, ApiError> {
     known(params, &["VolumeId.*", "Filter.*", "MaxResults", "NextToken"])?;
     let filters = Filters::parse(params)?;
     dry_run(params)?;
@@ -22,7 +26,7 @@ pub(super) fn describe_volumes(core: &Core, params: &Params, back: usize) -> Res
         world.volumes.get(*id).ok_or_else(|| no_volume(id))?;
     }
     let mut volumes = Vec::new();
-    for volume in world.volumes.values().map(|kept| kept.back(back)) {
+    for volume in world.volumes.values().filter_map(|kept| kept.seen(view)) {
         let named = wanted.is_empty() || wanted.contains(&volume.id.as_str());
         if filters.admit(|name| volume_field(volume, name))? && named {
             volumes.push(volume);
@@ -34,7 +38,7 @@ pub(super) fn describe_volumes(core: &Core, params: &Params, back: usize) -> Res
 }
 
 /// A set of items, and the token for more.
-fn listing(name: &str, items: impl IntoIterator<Item = Node>, next: Option<String>) -> Vec<Node> {
+pub(super) fn listing(name: &str, items: impl IntoIterator<Item = Node>, next: Option<String>) -> Vec<Node> {
     let mut nodes = vec![Node::new(name).children(items)];
     nodes.extend(next.map(|token| Node::leaf("nextToken", token)));
     nodes
@@ -80,7 +84,7 @@ fn volume_field(volume: &Volume, name: &str) -> Option<Vec<String>> {
     })
 }
 
-fn tag_field(tags: &BTreeMap<String, String>, name: &str) -> Option<Vec<String>> {
+pub(super) fn tag_field(tags: &BTreeMap<String, String>, name: &str) -> Option<Vec<String>> {
     match (name, name.strip_prefix("tag:")) {
         ("tag-key", _) => Some(tags.keys().cloned().collect()),
         (_, Some(key)) => Some(tags.get(key).into_iter().cloned().collect()),
@@ -88,7 +92,7 @@ fn tag_field(tags: &BTreeMap<String, String>, name: &str) -> Option<Vec<String>>
     }
 }
 
-pub(super) fn describe_instances(core: &Core, params: &Params, back: usize) -> Result<Vec<Node>, ApiError> {
+pub(super) fn describe_instances(core: &Core, params: &Params, view: View) -> Result<Vec<Node>, ApiError> {
     known(params, &["InstanceId.*", "Filter.*", "MaxResults", "NextToken"])?;
     let filters = Filters::parse(params)?;
     dry_run(params)?;
@@ -96,10 +100,10 @@ pub(super) fn describe_instances(core: &Core, params: &Params, back: usize) -> R
     let wanted = params.list("InstanceId");
     for id in &wanted {
         well_formed(id, "i-", "InvalidInstanceID.Malformed")?;
-        world.instances.get(*id).ok_or_else(|| no_instance(id))?;
+        world.instances.get(*id).and_then(|kept| kept.seen(view)).ok_or_else(|| no_instance(id))?;
     }
     let mut instances = Vec::new();
-    for instance in world.instances.values().map(|kept| kept.back(back)) {
+    for instance in world.instances.values().filter_map(|kept| kept.seen(view)) {
         let tags = instance_tags(instance);
         let named = wanted.is_empty() || wanted.contains(&instance.id.as_str());
         if filters.admit(|name| instance_field(instance, &tags, name))? && named {
@@ -108,7 +112,7 @@ pub(super) fn describe_instances(core: &Core, params: &Params, back: usize) -> R
     }
     let (instances, next) = params.page(instances, "MaxResults")?;
     let items = instances.into_iter().map(|instance| {
-        let item = instance_node(&world, instance, back);
+        let item = instance_node(&world, instance, view);
         Node::new("item")
             .with("reservationId", instance.id.replace("i-", "r-"))
             .with("ownerId", ACCOUNT)
@@ -118,7 +122,7 @@ pub(super) fn describe_instances(core: &Core, params: &Params, back: usize) -> R
     Ok(listing("reservationSet", items, next))
 }
 
-fn instance_node(world: &World, instance: &Instance, back: usize) -> Node {
+fn instance_node(world: &World, instance: &Instance, view: View) -> Node {
     let addresses = &instance.spec.private_ips;
     let primary = addresses.first().map(String::as_str).unwrap_or_default();
     let address_items = addresses
@@ -126,11 +130,12 @@ fn instance_node(world: &World, instance: &Instance, back: usize) -> Node {
         .enumerate()
         .map(|(place, address)| Node::new("item").with("privateIpAddress", address).with("primary", place == 0));
     let interface = Node::new("item")
-        .with("networkInterfaceId", instance.id.replace("i-", "eni-"))
+        .with("networkInterfaceId", instance.interface())
         .with("macAddress", &instance.mac)
         .with("privateIpAddress", primary)
+        .child(Node::new("attachment").with("deviceIndex", 0).with("status", "attached"))
         .child(Node::new("privateIpAddressesSet").children(address_items));
-    let disks = world.volumes.values().map(|kept| kept.back(back)).filter_map(|volume| {
+    let disks = world.volumes.values().filter_map(|kept| kept.seen(view)).filter_map(|volume| {
         let attachment = volume.attachment(&instance.id)?;
         let ebs = Node::new("ebs")
             .with("volumeId", &volume.id)
@@ -139,33 +144,48 @@ fn instance_node(world: &World, instance: &Instance, back: usize) -> Node {
             .with("deleteOnTermination", false);
         Some(Node::new("item").with("deviceName", &attachment.device).child(ebs))
     });
+    let root = (instance.state != InstanceState::Terminated).then(|| {
+        let ebs = Node::new("ebs")
+            .with("volumeId", instance.id.replace("i-", "vol-"))
+            .with("status", "attached")
+            .with("attachTime", iso(instance.launched))
+            .with("deleteOnTermination", true);
+        Node::new("item").with("deviceName", ROOT_DEVICE).child(ebs)
+    });
     let profile = instance.spec.role.as_ref().map(|role| {
         Node::new("iamInstanceProfile").with("arn", format!("arn:aws:iam::{ACCOUNT}:instance-profile/{role}"))
     });
     Node::new("item")
         .with("instanceId", &instance.id)
-        .with("imageId", IMAGE)
+        .with("imageId", instance.image())
         .child(state_node("instanceState", instance.state))
         .with("privateDnsName", "")
         .with("privateIpAddress", primary)
-        .with("instanceType", TYPE)
+        .with("instanceType", instance.instance_type())
         .with("launchTime", iso(instance.launched))
         .child(Node::new("placement").with("availabilityZone", &instance.zone).with("tenancy", "default"))
         .with("subnetId", SUBNET)
         .with("vpcId", VPC)
         .with("architecture", "x86_64")
         .with("rootDeviceType", "ebs")
-        .with("rootDeviceName", "/dev/xvda")
-        .child(Node::new("networkInterfaceSet").child(interface))
-        .child(Node::new("blockDeviceMapping").children(disks))
+        .with("rootDeviceName", ROOT_DEVICE)
+        .child(Node::new("networkInterfaceSet").children(instance.holds_interface.then_some(interface)))
+        .child(Node::new("blockDeviceMapping").children(root).children(disks))
         .children(profile)
         .child(Node::new("tagSet").children(tag_items(&instance_tags(instance))))
 }
 
-/// Its own tags and the one Auto Scaling puts on its members.
+/// Its own tags and those that Auto Scaling and EC2 put on what they launch.
 pub(crate) fn instance_tags(instance: &Instance) -> BTreeMap<String, String> {
-    let group = instance.spec.group.iter().map(|group| ("aws:autoscaling:groupName".to_owned(), group.clone()));
-    instance.spec.tags.clone().into_iter().chain(group).collect()
+    let mut tags = instance.spec.tags.clone();
+    if let Some(group) = &instance.spec.group {
+        tags.insert("aws:autoscaling:groupName".to_owned(), group.clone());
+    }
+    if let Some(LaunchedFrom { id, version, .. }) = &instance.spec.template {
+        tags.insert("aws:ec2launchtemplate:id".to_owned(), id.clone());
+        tags.insert("aws:ec2launchtemplate:version".to_owned(), version.to_string());
+    }
+    tags
 }
 
 fn instance_field(instance: &Instance, tags: &BTreeMap<String, String>, name: &str) -> Option<Vec<String>> {
@@ -178,19 +198,15 @@ fn instance_field(instance: &Instance, tags: &BTreeMap<String, String>, name: &s
     })
 }
 
-pub(super) fn describe_tags(core: &Core, params: &Params, back: usize) -> Result<Vec<Node>, ApiError> {
+pub(super) fn describe_tags(core: &Core, params: &Params, view: View) -> Result<Vec<Node>, ApiError> {
     known(params, &["Filter.*", "MaxResults", "NextToken"])?;
     let filters = Filters::parse(params)?;
     dry_run(params)?;
     let world = core.world();
-    let volumes = world.volumes.values().map(|kept: &Kept<Volume>| {
-        let volume = kept.back(back);
-        (volume.id.to_string(), "volume", volume.tags.clone())
-    });
-    let instances = world.instances.values().map(|kept| {
-        let instance = kept.back(back);
-        (instance.id.to_string(), "instance", instance_tags(instance))
-    });
+    let volumes = world.volumes.values().filter_map(|kept| kept.seen(view));
+    let volumes = volumes.map(|volume| (volume.id.to_string(), "volume", volume.tags.clone()));
+    let instances = world.instances.values().filter_map(|kept| kept.seen(view));
+    let instances = instances.map(|instance| (instance.id.to_string(), "instance", instance_tags(instance)));
     let mut items = Vec::new();
     for (id, kind, tags) in volumes.chain(instances) {
         for (key, value) in tags {
@@ -217,10 +233,10 @@ pub(super) fn describe_tags(core: &Core, params: &Params, back: usize) -> Result
 }
 
 /// `Filter.N.Name` and `Filter.N.Value.M`: all filters must be met, each by any of its values.
-struct Filters(Vec<(String, Vec<String>)>);
+pub(super) struct Filters(Vec<(String, Vec<String>)>);
 
 impl Filters {
-    fn parse(params: &Params) -> Result<Self, ApiError> {
+    pub(super) fn parse(params: &Params) -> Result<Self, ApiError> {
         let filter = |prefix: String| {
             let name = require(params, &format!("{prefix}.Name"))?.to_owned();
             let values = params.list(&format!("{prefix}.Value"));
@@ -229,8 +245,14 @@ impl Filters {
         params.structures("Filter").into_iter().map(filter).collect::<Result<_, _>>().map(Self)
     }
 
+    /// The values of the filter of that name that stand for themselves alone.
+    pub(super) fn plain(&self, name: &str) -> impl Iterator<Item = String> {
+        let values = self.0.iter().filter(move |(filter, _)| filter == name).flat_map(|(_, values)| values);
+        values.filter(|value| !value.contains(['*', '?'])).cloned()
+    }
+
     /// Whether a thing with these fields passes. A name the thing has no field for is an error, never ignored.
-    fn admit(&self, field: impl Fn(&str) -> Option<Vec<String>>) -> Result<bool, ApiError> {
+    pub(super) fn admit(&self, field: impl Fn(&str) -> Option<Vec<String>>) -> Result<bool, ApiError> {
         let mut admitted = true;
         for (name, patterns) in &self.0 {
             let values = field(name)

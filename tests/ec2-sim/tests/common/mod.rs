@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
+pub(crate) mod fleet;
+
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
