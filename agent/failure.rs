@@ -36,6 +36,8 @@ pub enum Class {
     LifecycleWaiting,
     /// A stop signal came before the end.
     Stopped,
+    /// The command line is wrong.
+    Usage,
 }
 
 impl Class {
@@ -43,6 +45,7 @@ impl Class {
     pub fn exit_code(self) -> u8 {
         match self {
             Class::Outage | Class::Waiting | Class::Settling | Class::Permanent => 1,
+            Class::Usage => 2,
             Class::Stopped => 3,
             Class::Locked => 4,
             Class::Config => 5,
@@ -246,6 +249,14 @@ catalogue! {
     NothingToComplete "nothing-to-complete" Permanent "repair the node, then: node-agent retry; or replace it: aws ec2 terminate-instances --instance-ids INSTANCE";
     /// Auto Scaling does not wait for this lifecycle action.
     LifecycleNotWaiting "lifecycle-not-waiting" LifecycleWaiting "list the hooks: aws autoscaling describe-lifecycle-hooks --auto-scaling-group-name GROUP; correct lifecycle.asg_name or hook_name, or allow autoscaling:CompleteLifecycleAction, then: node-agent retry";
+    /// The command line of a rolling update names something that does not exist.
+    RollUsage "roll-usage" Usage "correct the option; see node-agent roll --help";
+    /// A rolling update must not begin or go on: a rule does not hold.
+    RollRefused "roll-refused" Safety "correct what the message names, then roll again";
+    /// A rolling update has stopped: a node does not come back, or something has changed meanwhile.
+    RollStopped "roll-stopped" Permanent "repair what the message names, then roll again: the roll goes on where it stopped";
+    /// Another rolling update of the same cluster is at work.
+    AnotherRoll "another-roll" Locked "wait until it ends (node-agent roll status shows it), then roll again";
 }
 
 /// One failure.
@@ -304,6 +315,13 @@ impl Failure {
         self.remedy.as_deref().unwrap_or_else(|| self.code.remedy())
     }
 
+    /// The same failure for one who cannot retry a node.
+    #[must_use]
+    pub fn without_retry(mut self) -> Self {
+        self.remedy = Some(without_retry(self.what_to_do()).to_owned());
+        self
+    }
+
     /// How the failure is treated.
     pub fn class(&self) -> Class {
         self.code.class()
@@ -344,7 +362,7 @@ pub fn with_sources(mut text: String, mut source: Option<&dyn Error>) -> String 
 
 impl Error for Failure {}
 
-/// The remedy for a node that leaves: it takes no retry.
+/// The remedy where no node takes a retry: it leaves, or this is another machine.
 pub fn without_retry(remedy: &str) -> &str {
     let before = remedy.split("then: node-agent retry").next().unwrap_or(remedy);
     before.trim_end_matches([' ', ',', ';'])

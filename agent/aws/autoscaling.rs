@@ -1,119 +1,23 @@
-//! Auto Scaling: the instance's lifecycle state and the launch lifecycle action.
+//! Auto Scaling: groups and their instances, lifecycle hooks and their actions.
 
-use std::fmt;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
-use aws_sdk_autoscaling::Client;
+use aws_config::retry::RetryConfig;
+use aws_sdk_autoscaling::config::Builder;
 use aws_sdk_autoscaling::operation::describe_auto_scaling_groups::builders::DescribeAutoScalingGroupsFluentBuilder as DescribeGroups;
-pub use aws_sdk_autoscaling::types::LifecycleState as State;
 use aws_sdk_autoscaling::types::{AutoScalingGroup, Filter, LifecycleHook, RetentionAction};
+use aws_sdk_autoscaling::{Client, Config};
 
-use super::error::{self, CallError};
+use super::error::{CallError, Caller};
+pub use super::states::{LifecycleState, State};
 use crate::config::Groups;
 use crate::failure::{Code, Failure};
 
 /// The Auto Scaling client.
 pub struct AutoScaling {
-    client: Client,
-}
-
-/// An instance's lifecycle state in its group (docs/facts.md, "Lifecycle states").
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LifecycleState {
-    /// `Pending`: not yet waiting for a launch hook.
-    Pending,
-    /// `Pending:Wait`: waiting for a launch hook.
-    PendingWait,
-    /// `Pending:Proceed`: the launch hooks have completed.
-    PendingProceed,
-    /// `InService`.
-    InService,
-    /// `Terminating…`, `Terminated`, `Warmed:Terminating…`: leaving the group, or gone.
-    Terminating(State),
-    /// `Warmed:…`: in the warm pool.
-    Warmed(State),
-    /// `Standby`, `Detached`, …: the instance has been in service, so its launch is complete.
-    OutOfService(State),
-    /// Any other state, including those that AWS adds later.
-    Other(State),
-    /// The instance is in no group.
-    NoGroup,
-    /// IAM denies reading the state.
-    Unreadable,
-}
-
-/// The prefix of the states in a warm pool.
-const POOL: &str = "Warmed:";
-
-/// The states of an instance whose root volume is replaced, from the time at which its hooks have been completed.
-const REPLACES_ROOT_VOLUME: &str = "ReplacingRootVolume";
-const ROOT_VOLUME_PROCEEDS: &str = "ReplacingRootVolume:Proceed";
-const ROOT_VOLUME_REPLACED: &str = "RootVolumeReplaced";
-
-/// The prefixes of the states of an instance that was in service before (docs/facts.md, "Lifecycle states").
-const OUT_OF_SERVICE: [&str; 5] = ["Standby", "EnteringStandby", "ReplacingRootVolume", "RootVolumeReplaced", "Detach"];
-
-impl fmt::Display for LifecycleState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            LifecycleState::Pending => State::Pending.as_str(),
-            LifecycleState::PendingWait => State::PendingWait.as_str(),
-            LifecycleState::PendingProceed => State::PendingProceed.as_str(),
-            LifecycleState::InService => State::InService.as_str(),
-            LifecycleState::Terminating(state)
-            | LifecycleState::Warmed(state)
-            | LifecycleState::OutOfService(state)
-            | LifecycleState::Other(state) => state.as_str(),
-            LifecycleState::NoGroup => "in no group",
-            LifecycleState::Unreadable => "in an unknown state",
-        })
-    }
-}
-
-impl LifecycleState {
-    /// Parses a state's name, from Auto Scaling or the metadata service.
-    pub fn parse(text: &str) -> Self {
-        let starts_with = |prefix: &&str| text.starts_with(*prefix);
-        match State::from(text) {
-            State::Pending => LifecycleState::Pending,
-            State::PendingWait => LifecycleState::PendingWait,
-            State::PendingProceed => LifecycleState::PendingProceed,
-            State::InService => LifecycleState::InService,
-            // By prefix, so that a state which AWS adds to a family is recognised; `Terminated` and `Warmed:Terminat…` too.
-            state if text.strip_prefix(POOL).unwrap_or(text).starts_with("Terminat") => {
-                LifecycleState::Terminating(state)
-            }
-            state if starts_with(&POOL) => LifecycleState::Warmed(state),
-            state if OUT_OF_SERVICE.iter().any(starts_with) => LifecycleState::OutOfService(state),
-            state => LifecycleState::Other(state),
-        }
-    }
-
-    /// Whether the instance does not wait for its termination hooks any more: their actions are over, or it is in no group.
-    pub fn has_left(&self) -> bool {
-        use State::{Terminating, TerminatingWait, WarmedTerminating, WarmedTerminatingWait};
-        match self {
-            LifecycleState::NoGroup => true,
-            LifecycleState::Terminating(state) => {
-                !matches!(state, Terminating | TerminatingWait | WarmedTerminating | WarmedTerminatingWait)
-            }
-            LifecycleState::OutOfService(state) => {
-                matches!(state.as_str(), ROOT_VOLUME_PROCEEDS | ROOT_VOLUME_REPLACED)
-            }
-            _ => false,
-        }
-    }
-
-    /// Whether the instance is about to lose its root volume, and keeps its other volumes and its network interface.
-    pub fn replaces_root_volume(&self) -> bool {
-        matches!(self, LifecycleState::OutOfService(state) if state.as_str().starts_with(REPLACES_ROOT_VOLUME))
-    }
-
-    /// Whether the instance is in a warm pool, even while it terminates.
-    pub fn is_in_pool(&self) -> bool {
-        matches!(self, LifecycleState::Warmed(state) | LifecycleState::Terminating(state) if state.as_str().starts_with(POOL))
-    }
+    pub(super) client: Client,
+    pub(super) caller: Caller,
 }
 
 /// The outcome of a request about a lifecycle action.
@@ -190,13 +94,19 @@ pub fn global_limit(heartbeat_timeout: Duration) -> Duration {
 
 impl AutoScaling {
     pub(super) fn new(config: &SdkConfig) -> Self {
-        AutoScaling { client: Client::new(config) }
+        AutoScaling { client: Client::new(config), caller: Caller::Node }
+    }
+
+    /// An operator's client.
+    pub(super) fn of_operator(config: Config) -> Self {
+        AutoScaling { client: Client::from_conf(config), caller: Caller::Operator }
     }
 
     /// The instance's group and its state there; `None` outside any group. Fails with `AccessDenied` where IAM denies it.
     pub async fn membership(&self, instance_id: &str) -> Result<Option<Membership>, Failure> {
         let answer = self.client.describe_auto_scaling_instances().instance_ids(instance_id).send().await;
-        let answer = answer.map_err(|error| error::read("autoscaling:DescribeAutoScalingInstances", &error).failure)?;
+        let answer =
+            answer.map_err(|error| self.caller.read("autoscaling:DescribeAutoScalingInstances", &error).failure)?;
         let instances = answer.auto_scaling_instances();
         let instance = instances.iter().find(|instance| instance.instance_id() == Some(instance_id));
         Ok(instance.and_then(|instance| {
@@ -229,13 +139,18 @@ impl AutoScaling {
     pub async fn groups(&self, cluster: &Groups, own: &str) -> Result<Vec<Group>, Failure> {
         let mut groups = self.cluster(cluster).await?;
         if groups.iter().all(|group| group.name != own) {
-            groups.extend(self.describe_groups(|call| call.auto_scaling_group_names(own)).await?);
+            groups.extend(self.describe_groups(|call| call.auto_scaling_group_names(own)).await?.iter().map(group));
         }
         Ok(groups)
     }
 
     /// The groups of a cluster: those that have its tag, or those of its names that exist.
     pub async fn cluster(&self, cluster: &Groups) -> Result<Vec<Group>, Failure> {
+        Ok(self.describe_cluster(cluster).await?.iter().map(group).collect())
+    }
+
+    /// The same, as Auto Scaling answers.
+    pub(super) async fn describe_cluster(&self, cluster: &Groups) -> Result<Vec<AutoScalingGroup>, Failure> {
         match cluster {
             Groups::Tagged { key, value } => {
                 let filter = Filter::builder().name(format!("tag:{key}")).values(value).build();
@@ -255,23 +170,21 @@ impl AutoScaling {
     /// Whether the group keeps an instance whose termination is abandoned, by its instance lifecycle policy (docs/facts.md,
     /// "Lifecycle hooks").
     pub async fn retains(&self, group: &str) -> Result<bool, Failure> {
-        let answer = self.client.describe_auto_scaling_groups().auto_scaling_group_names(group).send().await;
-        let answer = answer.map_err(|error| error::read("autoscaling:DescribeAutoScalingGroups", &error).failure)?;
-        Ok(answer.auto_scaling_groups().iter().any(|group| {
-            let triggers = group.instance_lifecycle_policy().and_then(|policy| policy.retention_triggers());
-            triggers.and_then(|triggers| triggers.terminate_hook_abandon()) == Some(&RetentionAction::Retain)
-        }))
+        Ok(self.describe_groups(|call| call.auto_scaling_group_names(group)).await?.iter().any(retains))
     }
 
-    async fn describe_groups(&self, which: impl Fn(DescribeGroups) -> DescribeGroups) -> Result<Vec<Group>, Failure> {
+    async fn describe_groups(
+        &self,
+        which: impl Fn(DescribeGroups) -> DescribeGroups,
+    ) -> Result<Vec<AutoScalingGroup>, Failure> {
         let (mut groups, mut next) = (Vec::new(), None);
         loop {
             let call = which(self.client.describe_auto_scaling_groups()).max_records(PAGE).set_next_token(next);
             let answer = call.send().await;
             let answer =
-                answer.map_err(|error| error::read("autoscaling:DescribeAutoScalingGroups", &error).failure)?;
-            groups.extend(answer.auto_scaling_groups().iter().map(group));
+                answer.map_err(|error| self.caller.read("autoscaling:DescribeAutoScalingGroups", &error).failure)?;
             next = answer.next_token().filter(|token| !token.is_empty()).map(str::to_owned);
+            groups.extend(answer.auto_scaling_groups.unwrap_or_default());
             if next.is_none() {
                 return Ok(groups);
             }
@@ -281,7 +194,7 @@ impl AutoScaling {
     /// All lifecycle hooks of the group; `None` if the group does not exist.
     pub async fn hooks(&self, group: &str) -> Result<Option<Vec<Hook>>, Failure> {
         let answer = self.client.describe_lifecycle_hooks().auto_scaling_group_name(group).send().await;
-        match answer.map_err(|error| error::read("autoscaling:DescribeLifecycleHooks", &error)) {
+        match answer.map_err(|error| self.caller.read("autoscaling:DescribeLifecycleHooks", &error)) {
             Ok(answer) => Ok(Some(answer.lifecycle_hooks().iter().map(hook_of).collect())),
             // Not modelled by the SDK: "AutoScalingGroup name not found - …".
             Err(error) if error.is("ValidationError") && error.message.contains("not found") => Ok(None),
@@ -298,9 +211,11 @@ impl AutoScaling {
             .lifecycle_hook_name(hook)
             .instance_id(instance)
             .lifecycle_action_result(result)
+            .customize()
+            .config_override(once())
             .send()
             .await;
-        accepted(answer.map_err(|error| error::read("autoscaling:CompleteLifecycleAction", &error)), group, hook)
+        accepted(answer.map_err(|error| self.caller.read("autoscaling:CompleteLifecycleAction", &error)), group, hook)
     }
 
     /// Records a heartbeat: restarts the launch lifecycle action's timeout.
@@ -313,8 +228,33 @@ impl AutoScaling {
             .instance_id(instance_id)
             .send()
             .await;
-        accepted(answer.map_err(|error| error::read("autoscaling:RecordLifecycleActionHeartbeat", &error)), group, hook)
+        accepted(
+            answer.map_err(|error| self.caller.read("autoscaling:RecordLifecycleActionHeartbeat", &error)),
+            group,
+            hook,
+        )
     }
+}
+
+/// For a request that must not be repeated unseen: an operator's client repeats all others (`aws::operator`).
+pub(super) fn once() -> Builder {
+    Config::builder().retry_config(RetryConfig::disabled())
+}
+
+/// Whether the group keeps an instance whose termination is abandoned.
+pub(super) fn retains(group: &AutoScalingGroup) -> bool {
+    let triggers = group.instance_lifecycle_policy().and_then(|policy| policy.retention_triggers());
+    triggers.and_then(|triggers| triggers.terminate_hook_abandon()) == Some(&RetentionAction::Retain)
+}
+
+/// `Healthy` in `DescribeAutoScalingGroups`, `HEALTHY` in `DescribeAutoScalingInstances`.
+pub(super) fn is_healthy(status: Option<&str>) -> bool {
+    status.is_some_and(|health| health.eq_ignore_ascii_case("healthy"))
+}
+
+/// `Delete in progress`; a group has no other status.
+pub(super) fn is_being_deleted(group: &AutoScalingGroup) -> bool {
+    group.status().is_some_and(|status| !status.is_empty())
 }
 
 fn accepted<T>(answer: Result<T, CallError>, group: &str, hook: &str) -> Result<Completion, Failure> {
@@ -332,14 +272,12 @@ fn group(group: &AutoScalingGroup) -> Group {
     let members = group.instances().iter().map(|instance| Member {
         instance_id: instance.instance_id().unwrap_or_default().to_owned(),
         state: LifecycleState::parse(instance.lifecycle_state().map_or("", State::as_str)),
-        // `Healthy` here, `HEALTHY` in DescribeAutoScalingInstances.
-        is_healthy: instance.health_status().is_some_and(|health| health.eq_ignore_ascii_case("healthy")),
+        is_healthy: is_healthy(instance.health_status()),
     });
     Group {
         name: group.auto_scaling_group_name().unwrap_or_default().to_owned(),
         desired: group.desired_capacity().and_then(|desired| usize::try_from(desired).ok()).unwrap_or_default(),
-        // `Delete in progress`; a group has no other status.
-        is_being_deleted: group.status().is_some_and(|status| !status.is_empty()),
+        is_being_deleted: is_being_deleted(group),
         members: members.collect(),
     }
 }
@@ -354,25 +292,5 @@ fn hook_of(hook: &LifecycleHook) -> Hook {
         default_result: hook.default_result().unwrap_or("ABANDON").to_owned(),
         transition: hook.lifecycle_transition().unwrap_or_default().to_owned(),
         global_timeout: seconds(hook.global_timeout()).unwrap_or_else(|| global_limit(heartbeat_timeout)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn terminating_states_are_distinguished_from_states_in_the_warm_pool() {
-        let in_group = ["Terminating", "Terminating:Wait", "Terminating:Retained", "Terminated"];
-        for name in in_group.into_iter().chain(["Warmed:Terminating:Wait", "Warmed:Terminated"]) {
-            let state = LifecycleState::parse(name);
-            assert_eq!(state.is_in_pool(), name.starts_with("Warmed:"), "{name}");
-            assert_eq!(state, LifecycleState::Terminating(name.into()));
-        }
-        for warm in ["Warmed:Pending:Wait", "Warmed:Stopped", "Warmed:Hibernated"] {
-            let state = LifecycleState::parse(warm);
-            assert!(state.is_in_pool(), "{warm}");
-            assert_eq!(state, LifecycleState::Warmed(warm.into()));
-        }
     }
 }

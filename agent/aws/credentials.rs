@@ -7,6 +7,7 @@
 //! service renews too late: the credentials of a replaced role would stay in use for the life of the process.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -66,8 +67,8 @@ impl Chain {
     }
 }
 
-/// How long the chain may take; the SDK's own cache allows the same.
-const LOADING: Duration = Duration::from_secs(5);
+/// How long a node's chain may take; the SDK's own cache allows the same.
+pub(super) const LOADING: Duration = Duration::from_secs(5);
 /// Credentials are replaced this long before they expire; the metadata service offers new ones five minutes before.
 const EARLY: Duration = Duration::from_mins(1);
 /// A refusal does not replace credentials younger than this: concurrent calls are refused together.
@@ -93,8 +94,13 @@ pub(super) fn were_denied() {
 
 /// Keeps credentials until they are about to expire or AWS refuses them.
 #[derive(Debug)]
-pub(super) struct Cache {
+pub(super) struct Cache(Arc<Loader>);
+
+#[derive(Debug)]
+struct Loader {
     chain: Chain,
+    /// How long loading may take.
+    limit: Duration,
     cached: Mutex<Option<Cached>>,
 }
 
@@ -131,10 +137,20 @@ impl Cached {
 }
 
 impl Cache {
-    pub(super) fn new(chain: Chain) -> Self {
-        Cache { chain, cached: Mutex::default() }
+    pub(super) fn new(chain: Chain, limit: Duration) -> Self {
+        Cache(Arc::new(Loader { chain, limit, cached: Mutex::default() }))
     }
 
+    /// In a task of its own: a call asks for credentials within its time limit, and a load that takes longer must not begin anew
+    /// with each call.
+    async fn get(&self) -> Result<aws_credential_types::Credentials, CredentialsError> {
+        let loader = Arc::clone(&self.0);
+        let task = tokio::spawn(async move { loader.get().await });
+        task.await.unwrap_or_else(|error| Err(CredentialsError::provider_error(error)))
+    }
+}
+
+impl Loader {
     async fn get(&self) -> Result<aws_credential_types::Credentials, CredentialsError> {
         // Locked during the load: concurrent calls wait for the same credentials.
         let mut cached = self.cached.lock().await;
@@ -146,8 +162,8 @@ impl Cache {
         if cached.is_some() && accepted.is_none() {
             self.chain.forget().await;
         }
-        let loaded = timeout(LOADING, self.chain.find()).await;
-        match loaded.unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(LOADING))) {
+        let loaded = timeout(self.limit, self.chain.find()).await;
+        match loaded.unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(self.limit))) {
             Ok(credentials) => {
                 *cached = Some(Cached::new(credentials.clone(), counts));
                 Ok(credentials)

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use aws_config::SdkConfig;
-use aws_sdk_ec2::Client;
 use aws_sdk_ec2::types::{Filter, Instance, Reservation, Tag, Volume};
 pub use aws_sdk_ec2::types::{InstanceStateName, VolumeAttachmentState, VolumeState};
+use aws_sdk_ec2::{Client, Config};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
-use super::error;
+use super::error::Caller;
 use crate::failure::{Code, Failure};
 
 /// The keys of the agent's tags.
@@ -28,7 +28,8 @@ pub mod tag {
 
 /// The EC2 client.
 pub struct Ec2 {
-    client: Client,
+    pub(super) client: Client,
+    pub(super) caller: Caller,
 }
 
 /// A volume as EC2 describes it. The description is eventually consistent and can step backwards in time.
@@ -78,25 +79,34 @@ pub enum AttachAnswer {
 
 impl Ec2 {
     pub(super) fn new(config: &SdkConfig) -> Self {
-        Ec2 { client: Client::new(config) }
+        Ec2 { client: Client::new(config), caller: Caller::Node }
+    }
+
+    /// An operator's client.
+    pub(super) fn of_operator(config: Config) -> Self {
+        Ec2 { client: Client::from_conf(config), caller: Caller::Operator }
     }
 
     /// Describes one volume.
     pub async fn volume(&self, id: &str) -> Result<VolumeView, Failure> {
         let answer = self.client.describe_volumes().volume_ids(id).send().await;
         let answer = answer.map_err(|error| {
-            let error = error::read("ec2:DescribeVolumes", &error);
-            if error.is("InvalidVolume.NotFound") { not_found(id) } else { error.about(format_args!("volume {id}")) }
+            let error = self.caller.read("ec2:DescribeVolumes", &error);
+            if error.is("InvalidVolume.NotFound") {
+                self.caller.advise(not_found(id))
+            } else {
+                error.about(format_args!("volume {id}"))
+            }
         })?;
         let volume = answer.volumes().iter().find(|volume| volume.volume_id() == Some(id));
-        volume.map(view).ok_or_else(|| not_found(id))
+        volume.map(view).ok_or_else(|| self.caller.advise(not_found(id)))
     }
 
     /// The state of another instance; `unknown` if the instance is gone or IAM denies the call.
     pub async fn instance_state(&self, id: &str) -> Result<InstanceStateName, Failure> {
         let unknown = InstanceStateName::from("unknown");
         let answer = self.client.describe_instances().instance_ids(id).send().await;
-        match answer.map_err(|error| error::read("ec2:DescribeInstances", &error)) {
+        match answer.map_err(|error| self.caller.read("ec2:DescribeInstances", &error)) {
             Ok(answer) => Ok(answer
                 .reservations()
                 .iter()
@@ -117,7 +127,7 @@ impl Ec2 {
     pub async fn tag(&self, resource: &str, tags: &[(&str, &str)]) -> Result<bool, Failure> {
         let tags = tags.iter().map(|(key, value)| Tag::builder().key(*key).value(*value).build());
         let answer = self.client.create_tags().resources(resource).set_tags(Some(tags.collect())).send().await;
-        match answer.map_err(|error| error::read("ec2:CreateTags", &error)) {
+        match answer.map_err(|error| self.caller.read("ec2:CreateTags", &error)) {
             Ok(_) => Ok(true),
             Err(error) if error.failure.code == Code::AccessDenied => Ok(false),
             Err(error) => Err(error.about(format_args!("{resource}"))),
@@ -161,7 +171,7 @@ impl Ec2 {
         };
         let call = self.client.describe_instances().filters(of("instance-id", ids)).filters(of("tag-key", &[key]));
         let answer = call.send().await;
-        let answer = answer.map_err(|error| error::read("ec2:DescribeInstances", &error).failure)?;
+        let answer = answer.map_err(|error| self.caller.read("ec2:DescribeInstances", &error).failure)?;
         let instances = answer.reservations().iter().flat_map(Reservation::instances);
         let tag = |instance: &Instance| {
             let tag = instance.tags().iter().find(|tag| tag.key() == Some(key))?;
@@ -174,7 +184,7 @@ impl Ec2 {
     pub async fn detach(&self, volume: &str, instance: &str) -> Result<bool, Failure> {
         let answer = self.client.detach_volume().volume_id(volume).instance_id(instance).send().await;
         let Err(error) = answer else { return Ok(false) };
-        let error = error::read("ec2:DetachVolume", &error);
+        let error = self.caller.read("ec2:DetachVolume", &error);
         // `IncorrectState`: the volume is `available`; `InvalidAttachment.NotFound`: it is attached elsewhere.
         let is_free =
             error.is("InvalidAttachment.NotFound") || error.is("IncorrectState") && error.message.contains("available");
@@ -186,7 +196,7 @@ impl Ec2 {
         let answer = self.client.attach_volume().volume_id(volume).instance_id(instance).device(device).send().await;
         let error = match answer {
             Ok(_) => return Ok(AttachAnswer::Accepted),
-            Err(error) => error::read("ec2:AttachVolume", &error),
+            Err(error) => self.caller.read("ec2:AttachVolume", &error),
         };
         let said = format!("attaching {volume} to {instance} as {device}: {}", error.message);
         // The codes: docs/facts.md, "Attaching a volume".
@@ -227,7 +237,7 @@ fn dry_run<T, E>(action: &str, answer: Result<T, SdkError<E, HttpResponse>>) -> 
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
 {
-    match answer.map_err(|error| error::read(action, &error)) {
+    match answer.map_err(|error| Caller::Node.read(action, &error)) {
         Err(error) if !error.is("DryRunOperation") => Err(error.failure),
         _ => Ok(()),
     }

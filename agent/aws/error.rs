@@ -10,6 +10,15 @@ use super::credentials;
 use super::proxy::{BadProxy, ProxyError};
 use crate::failure::{Code, Failure, with_sources};
 
+/// Who calls: what a failure advises depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Caller {
+    /// The agent on its instance: the catalogue's remedies are for it.
+    Node,
+    /// A person or a CI job on another machine.
+    Operator,
+}
+
 /// A failed call.
 pub(super) struct CallError {
     /// The service's error code, where it sent one.
@@ -33,7 +42,49 @@ impl CallError {
     }
 }
 
-/// Reads an SDK error. `action` is the IAM action, as in `ec2:AttachVolume`.
+impl Caller {
+    /// Reads an SDK error, with the remedies for this caller. `action` is the IAM action, as in `ec2:AttachVolume`.
+    pub(super) fn read<E>(self, action: &str, error: &SdkError<E, HttpResponse>) -> CallError
+    where
+        E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+    {
+        let CallError { code, message, failure } = read(action, error);
+        let failure = match failure.code {
+            Code::AccessDenied if self == Caller::Operator => failure.remedy(format!(
+                "allow {action} to these credentials (whose they are: aws sts get-caller-identity; what else denies it: aws sts \
+                 decode-authorization-message --encoded-message TEXT)"
+            )),
+            _ => self.advise(failure),
+        };
+        CallError { code, message, failure }
+    }
+
+    /// The failure with the remedy for this caller.
+    pub(super) fn advise(self, failure: Failure) -> Failure {
+        match failure.code {
+            _ if self == Caller::Node => failure,
+            Code::Credentials => failure.remedy(
+                "see whether the AWS CLI finds credentials (aws sts get-caller-identity); choose a profile with AWS_PROFILE, or \
+                 sign in anew (aws sso login); and check the clock (timedatectl)",
+            ),
+            Code::ProxyInvalid => failure.remedy(
+                "correct the variable: http://HOST:PORT or http://USER:PASSWORD@HOST:PORT, with all but letters and digits in \
+                 PASSWORD as %XX",
+            ),
+            Code::ProxyRefused => failure.remedy(
+                "write the user name and password that the proxy accepts into the variable: http://USER:PASSWORD@HOST:PORT, with \
+                 all but letters and digits as %XX",
+            ),
+            Code::CertificateUntrusted => failure.remedy(
+                "install the CA certificates (package ca-certificates), and that of your own proxy or endpoint, if there is one; \
+                 check the clock (timedatectl)",
+            ),
+            _ => failure.without_retry(),
+        }
+    }
+}
+
+/// The same, with the remedies for a node.
 pub(super) fn read<E>(action: &str, error: &SdkError<E, HttpResponse>) -> CallError
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
@@ -118,4 +169,30 @@ pub(super) fn find<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> 
 /// Whether an untrusted certificate is the cause. Recognised by rustls's words: both HTTP clients hide the type.
 pub(super) fn is_untrusted(error: &(dyn Error + 'static)) -> bool {
     with_sources(error.to_string(), error.source()).contains("invalid peer certificate")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operator_is_never_told_to_retry_the_node() {
+        for code in Code::ALL {
+            let failure = Caller::Operator.advise(Failure::new(*code, "it failed"));
+            let remedy = failure.what_to_do();
+            let is_of_calls = matches!(
+                code,
+                Code::ApiUnreachable
+                    | Code::ApiOverloaded
+                    | Code::ApiRefused
+                    | Code::AccessDenied
+                    | Code::Credentials
+                    | Code::CertificateUntrusted
+                    | Code::ProxyInvalid
+                    | Code::ProxyRefused
+                    | Code::VolumeNotFound
+            );
+            assert!(!is_of_calls || !remedy.contains("node-agent") && !remedy.is_empty(), "{}: {remedy}", code.name());
+        }
+    }
 }

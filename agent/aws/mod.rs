@@ -10,9 +10,15 @@ pub mod download;
 pub mod ec2;
 pub mod endpoint;
 mod error;
+pub mod fleet;
 mod http;
 pub mod imds;
+mod launches;
+pub mod machines;
+pub mod operator;
 pub mod proxy;
+mod states;
+pub mod templates;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,7 +77,7 @@ impl Aws {
         let provider = ProviderConfig::without_region().with_http_client(self.http.clone());
         let metadata = ProviderConfig::without_region().with_http_client(self.direct.clone());
         let chain = credentials::Chain::new(provider, metadata, region.clone());
-        let credentials = SharedCredentialsProvider::new(credentials::Cache::new(chain));
+        let credentials = SharedCredentialsProvider::new(credentials::Cache::new(chain, credentials::LOADING));
         let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ATTEMPT).build();
         let config = aws_config::defaults(BehaviorVersion::v2026_01_12())
             .http_client(self.http.clone())
