@@ -5,6 +5,7 @@
 //! declarations for editors.
 
 mod digest;
+pub mod embedded;
 pub mod fault;
 pub mod json_schema;
 mod layers;
@@ -12,6 +13,7 @@ mod mistake;
 mod model;
 mod reader;
 mod report;
+mod review;
 pub mod schema;
 pub mod script;
 mod surroundings;
@@ -34,6 +36,7 @@ pub use model::{
     Account, BadVolumeId, Cluster, Config, Contents, File, FileSystemType, Format, Groups, Hooks, Lifecycle, Node,
     OnFailure, Recursive, Script, Source, Timeouts, Volume, VolumeId,
 };
+pub use review::{Change, Review, difference, node, review};
 pub use schema::{EXT4, XFS};
 pub use surroundings::{Database, Host, Unfound, Unread};
 

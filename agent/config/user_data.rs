@@ -45,7 +45,8 @@ pub fn decode(bytes: Vec<u8>) -> Result<Text, BadUserData> {
     Ok(Text { name: super::USER_DATA.to_owned(), text })
 }
 
-fn unpack(packed: &[u8]) -> Result<Vec<u8>, BadUserData> {
+/// Unpacks gzip, up to [`UNPACKED_LIMIT`].
+pub(super) fn unpack(packed: &[u8]) -> Result<Vec<u8>, BadUserData> {
     let mut plain = Vec::new();
     // As gzip(1) does, concatenated members are one text. One byte above the limit shows that the text is too large.
     MultiGzDecoder::new(packed)

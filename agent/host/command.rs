@@ -1,8 +1,10 @@
-//! Starts every external program. Most are awaited here; hooks and the readers of hooks and disks run in the background.
+//! Starts every external program. Most are awaited here; hooks, operators' commands, and the readers of hooks and disks run in
+//! the background.
 
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, ErrorKind};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -52,6 +54,19 @@ pub fn bash(script: &OsStr) -> Command {
     // The second "bash" is $0.
     bash.arg("-c").arg(script).arg("bash").current_dir("/").process_group(0);
     bash
+}
+
+/// A shell for an operator's command: with the caller's own environment and directory, in a process group of its own.
+pub fn operators_bash(script: &OsStr) -> Command {
+    let mut bash = Command::new("bash");
+    bash.arg("-c").arg(script).arg("bash").stdin(Stdio::null()).process_group(0);
+    bash
+}
+
+/// Quotes any bytes as one word of the shell.
+pub fn quoted(word: &OsStr) -> Vec<u8> {
+    let between_quotes: Vec<_> = word.as_bytes().split(|byte| *byte == b'\'').collect();
+    [b"'", between_quotes.join(br"'\''".as_slice()).as_slice(), b"'"].concat()
 }
 
 /// The outcome of [`query`].

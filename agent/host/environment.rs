@@ -31,11 +31,13 @@ const NOT_FOR_HOOKS: [&str; 3] = ["LC_", "LANGUAGE", "BASH"];
 /// Other variables that bash acts on.
 const OF_BASH: &str = "ENV SHELLOPTS POSIXLY_CORRECT POSIX_PEDANTIC CDPATH GLOBIGNORE EXECIGNORE IFS PS4 TMOUT";
 
-/// Sets umask, variables, open files and signals and, unless a systemd unit sets them, resource limits and the OOM score. Must be
-/// called before a second thread is started.
-pub fn normalize() {
+/// Sets umask, variables, open files and signals and, unless a systemd unit sets them, resource limits and the OOM score.
+/// `keeps_variables` leaves the variables as they are. Must be called before a second thread is started.
+pub fn normalize(keeps_variables: bool) {
     umask(Mode::from_bits_truncate(0o022));
-    set_variables();
+    if !keeps_variables {
+        set_variables();
+    }
     close_files_on_exec();
     reset_signals();
     if !is_service() {

@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod activity;
+pub mod ask;
 pub mod atomic;
 pub mod blank;
 pub mod blkid;
@@ -16,6 +17,7 @@ pub mod group;
 pub mod holders;
 pub mod hook_log;
 pub mod hook_reader;
+pub mod identity;
 pub mod mount;
 pub mod mountinfo;
 pub mod notify;

@@ -10,7 +10,6 @@ pub mod lock;
 pub mod order;
 pub mod places;
 pub mod plan;
-pub mod process;
 pub mod reboot;
 pub mod service;
 pub mod session;

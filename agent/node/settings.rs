@@ -16,7 +16,7 @@ use crate::host::atomic::Replacement;
 use crate::host::read::{self, Pipes, Unreadable};
 
 /// The configuration's default path.
-pub const CONFIG: &str = "/etc/node-agent/config.toml";
+pub const CONFIG: &str = config::embedded::PATH;
 /// Overrides the configuration key by key, for repairs on the node.
 pub const OVERRIDE: &str = "/etc/node-agent/override.toml";
 /// Instead of a path: the instance's user data.

@@ -12,6 +12,7 @@ pub mod allowance;
 mod contract;
 pub mod patience;
 pub mod plan;
+pub mod process;
 mod progress;
 
 use std::cell::RefCell;

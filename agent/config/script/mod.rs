@@ -16,7 +16,7 @@ mod scan;
 use std::collections::HashSet;
 use std::ops::Range;
 
-use lexer::Lexer;
+use lexer::{Lexer, Token};
 use scan::Scan;
 
 /// Whether a script defines a function.
@@ -72,6 +72,20 @@ pub(super) fn is_first_word_alone(script: &[u8], function: &str) -> bool {
         && !reading.unsure
         && reading.functions.first().is_some_and(|name| name == function)
         && !mentions(rest, &[], function)
+}
+
+/// Whether the line behind this beginning of a script is certainly a command at its top level: not part of a quoted text, of a
+/// here-document, of the command before it, nor of a condition, loop, subshell or function.
+pub(super) fn ends_at_top_level(script: &[u8]) -> bool {
+    let mut lexer = Lexer::new(script);
+    let tokens = lexer.tokens(false);
+    let is_line_end = |token: &&Token| **token == Token::Operator(b'\n');
+    // `&&`, `||` and `|` at the end of a line; a backslash there hides the line's end.
+    let goes_on = matches!(tokens.iter().rev().find(|token| !is_line_end(token)), Some(Token::Operator(b';' | b'|')));
+    let is_whole = tokens.last().is_none_or(|token| is_line_end(&token));
+    let mut scan = Scan::new(0);
+    scan.tokens(&tokens);
+    !lexer.gave_up && is_whole && !goes_on && scan.is_closed()
 }
 
 /// What was found in a script.

@@ -27,7 +27,7 @@ use crate::config::{Cluster, Config};
 use crate::failure::{Class, Code, Failure};
 use crate::log::{self, Format};
 use crate::node::places::{PlaceOptions, Places};
-use crate::node::process;
+use crate::runner::process;
 use report::{Finding, Report};
 use services::Reachable;
 

@@ -23,8 +23,8 @@ use crate::failure::FailedStep;
 use crate::host::notify;
 use crate::node::boot::BootOutcome;
 use crate::node::order::Order;
-use crate::node::process::last_words;
 use crate::node::session::{Attempt, Session};
+use crate::runner::process::last_words;
 use crate::state::{Action, FailedStepRecord, Phase};
 
 /// What follows.

@@ -2,10 +2,10 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -18,9 +18,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::failure::{Code, Failure, Named};
+use crate::host::command::{self, quoted};
+use crate::host::group;
 use crate::host::hook_log::{self, Lines};
 use crate::host::hook_reader::{Drain, Output};
-use crate::host::{command, group};
 use crate::node::steps::fetch::StagedScript;
 use crate::runner::stopped;
 use crate::sequence::StepName;
@@ -214,12 +215,6 @@ impl Call<'_> {
         ];
         OsString::from_vec(lines.concat().concat())
     }
-}
-
-/// Quotes any bytes as one word of the shell.
-fn quoted(word: &OsStr) -> Vec<u8> {
-    let between_quotes: Vec<_> = word.as_bytes().split(|byte| *byte == b'\'').collect();
-    [b"'", between_quotes.join(br"'\''".as_slice()).as_slice(), b"'"].concat()
 }
 
 /// Proves that the script was sourced to its end: a file with one byte, which the shell truncates right before it calls the
