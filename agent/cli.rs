@@ -17,13 +17,15 @@ use crate::lifecycle::LaunchResult;
 use crate::log::{self, Format, Level};
 use crate::node::check::Check;
 use crate::node::places::{PlaceOptions, Places};
-use crate::node::process::{self, last_words, stop_signal};
 use crate::node::service::{Service, retry};
 use crate::node::session::Session;
 use crate::node::status::report::Overall;
 use crate::node::{install, plan, status};
 use crate::readable;
+use crate::roll;
+use crate::roll::status::StatusOptions;
 use crate::runner::plan::Planned;
+use crate::runner::process::{self, last_words, stop_signal};
 use crate::sequence::StepName;
 use crate::state::{FailedStepRecord, Phase};
 
@@ -66,6 +68,16 @@ const AFTER_LEAVE: &str = "A node leaves by itself: when its Auto Scaling group 
 lifecycle.terminate_hook_name is set, the service waits while another node of [cluster] is away, calls the script's drain \
 function, unmounts the volumes, detaches those with detach_on_terminate, and sends CONTINUE.";
 
+const AFTER_ROLL: &str = "Examples:
+  node-agent roll --cluster stateful-cluster=kafka                  what would be done, in which order, and why
+  node-agent roll --cluster stateful-cluster=kafka --hooks hooks.sh --yes
+  node-agent roll status --cluster stateful-cluster=kafka           who rolls, since when, which node
+
+It needs credentials as the AWS CLI does, and nothing else: no configuration file, no root. A roll that is stopped or killed is \
+started again with the same command, and goes on. Every rule, and what to do when a roll stops: docs/rolling.md.
+
+Exit codes: 0 done, paused or nothing to do; 1 failed; 3 stopped by a signal; 4 another roll is at work; 6 refused";
+
 /// How long an ending service waits while systemd does not read its notifications.
 const LAST_NOTICE: Duration = Duration::from_secs(1);
 
@@ -83,6 +95,8 @@ enum Command {
     Plan(Plan),
     /// Shows what this node would do if its instance were terminated now, and changes nothing
     Leave(Leave),
+    /// Replaces the nodes of a cluster that are behind, one at a time; for an operator's machine
+    Roll(Box<Roll>),
     /// Installs this binary and its systemd units
     Install(Install),
     /// Checks that this node can come up, and changes nothing
@@ -180,6 +194,24 @@ struct Leave {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = AFTER_ROLL, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+struct Roll {
+    #[command(subcommand)]
+    command: Option<RollCommand>,
+    #[command(flatten)]
+    options: Option<roll::options::Options>,
+    /// Also log the requests and commands
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum RollCommand {
+    /// Shows who rolls, since when, which node, and who has paused it
+    Status(StatusOptions),
+}
+
+#[derive(Debug, Args)]
 struct Install {
     /// Start the service now, without waiting for it
     #[arg(long)]
@@ -210,6 +242,11 @@ impl Common {
 }
 
 impl Cli {
+    /// Whether the command runs on an operator's machine, where the credentials and the commands are found by the caller's environment.
+    pub fn is_for_operators(&self) -> bool {
+        matches!(self.command, Command::Roll(_))
+    }
+
     /// Runs the command.
     pub fn run(self) -> ExitCode {
         let code = self.run_command();
@@ -231,6 +268,7 @@ impl Cli {
             Command::Complete(complete) => complete.send(),
             Command::Plan(plan) => plan.show(),
             Command::Leave(leave) => leave.show(),
+            Command::Roll(roll) => roll.start(),
             Command::Install(Install { now, root }) => {
                 log::init(Format::Text, false);
                 report(block_on(async { Ok(install::install(&root, now).await?) }))
@@ -266,6 +304,7 @@ impl Command {
             Command::MountAtBoot(_) => Some("mount-at-boot"),
             Command::Check(check) if check.is_of_this_host() => Some("check"),
             Command::Check(_)
+            | Command::Roll(_)
             | Command::Config(_)
             | Command::Completions { .. }
             | Command::ReadBlank { .. }
@@ -375,6 +414,25 @@ impl Leave {
     }
 }
 
+impl Roll {
+    fn start(self) -> ExitCode {
+        log::init(Format::Text, self.verbose);
+        if let Some(RollCommand::Status(options)) = self.command {
+            return match block_on(async { Ok(Box::pin(roll::status::status(&options)).await?) }) {
+                Ok(text) => print(text.as_bytes(), ExitCode::SUCCESS),
+                Err(fault) => report_to_operator(&fault),
+            };
+        }
+        let Some(options) = self.options else { return ExitCode::from(2) };
+        let rolled = block_on(async { Ok(Box::pin(roll::Roll::run(options, stop_signal()?)).await?) });
+        log::finish();
+        match rolled {
+            Ok(end) => say(Level::Info, &roll::ending(&end), 0),
+            Err(fault) => report_to_operator(&fault),
+        }
+    }
+}
+
 fn show_plan(json: bool, planned: Result<Vec<Planned>, FailedStepRecord>) -> ExitCode {
     match planned {
         Ok(planned) => {
@@ -414,6 +472,11 @@ fn report(result: Result<(), FailedStepRecord>) -> ExitCode {
 
 fn report_failure(FailedStepRecord { exit_code, error, .. }: FailedStepRecord) -> ExitCode {
     say(Level::Error, &format!("{}; {}", error.message, readable::remedy(&error.remedy)), exit_code)
+}
+
+/// As [`report_failure`], on a machine from which AWS's commands work as typed.
+fn report_to_operator(FailedStepRecord { exit_code, error, .. }: &FailedStepRecord) -> ExitCode {
+    say(Level::Error, &format!("{}; {}", error.message, error.remedy), *exit_code)
 }
 
 /// Ends a command with a last line.

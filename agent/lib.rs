@@ -14,6 +14,7 @@ pub mod lifecycle;
 pub mod log;
 pub mod node;
 pub mod readable;
+mod roll;
 pub mod runner;
 pub mod sequence;
 pub mod state;

@@ -181,7 +181,7 @@ fn no_files_import_each_other_in_a_circle() {
 }
 
 /// From the bottom up: each imports only from those before it.
-const LAYERS: [&str; 13] = [
+const LAYERS: [&str; 14] = [
     "sequence",
     "time",
     "readable",
@@ -194,6 +194,7 @@ const LAYERS: [&str; 13] = [
     "runner",
     "lifecycle",
     "node",
+    "roll",
     "cli",
 ];
 
@@ -212,6 +213,31 @@ fn no_module_imports_from_a_layer_above_it() {
         })
         .collect();
     assert!(upward.is_empty(), "{}", upward.join("\n"));
+}
+
+/// What a rolling update knows of the host: what runs a command, which process it is, and the clock. It works where no node is.
+const HOST_OF_ROLL: [&str; 2] = ["ask", "identity"];
+
+#[test]
+fn a_rolling_update_knows_nothing_of_the_nodes_side() {
+    let graph = ImportGraph::read();
+    let of_node = |module: &&Module| match module.as_slice() {
+        [first] => first == "node" || first == "state",
+        [first, second, ..] => {
+            first == "node" || first == "state" || first == "host" && !HOST_OF_ROLL.contains(&second.as_str())
+        }
+        [] => false,
+    };
+    let astray: Vec<String> = graph
+        .imports
+        .iter()
+        .filter(|(module, _)| module.first().is_some_and(|first| first == "roll"))
+        .flat_map(|(module, imported)| {
+            let astray = imported.iter().filter(of_node);
+            astray.map(|other| format!("{} -> {}", shown(module), shown(other))).collect::<Vec<_>>()
+        })
+        .collect();
+    assert!(astray.is_empty(), "{}", astray.join("\n"));
 }
 
 #[test]

@@ -90,7 +90,7 @@ fn tried_again(code: Code) -> &'static str {
         Class::Outage => "yes, for `timeouts.aws`",
         Class::Waiting | Class::SafetyWaiting | Class::LifecycleWaiting => "yes, to the step's deadline",
         Class::Settling => "yes, for a minute",
-        Class::Permanent | Class::Safety | Class::Config | Class::LifecycleLost | Class::Locked => "no",
+        Class::Permanent | Class::Safety | Class::Config | Class::LifecycleLost | Class::Locked | Class::Usage => "no",
         Class::Stopped => "no; the next start resumes",
     }
 }

@@ -41,6 +41,8 @@ pub(super) struct Live {
     style: Style,
     /// The running steps, and finished ones that may have another part.
     steps: BTreeMap<(StepName, Option<String>), Progress>,
+    /// What a rolling update shows of its nodes, below the steps.
+    table: Vec<String>,
     /// Printed above the steps with the next redraw.
     above: Backlog<Plain>,
     /// The screen needs a redraw.
@@ -74,6 +76,7 @@ impl Live {
             terminal: Term::stderr(),
             style: Style::new(),
             steps: BTreeMap::new(),
+            table: Vec::new(),
             above: Backlog::default(),
             stale: false,
             outlet: super::stderr(),
@@ -93,6 +96,12 @@ impl Live {
         self.redraw();
     }
 
+    /// Shows these rows below all else, in place of those before.
+    pub(super) fn show_table(&mut self, rows: Vec<String>) {
+        self.table = rows;
+        self.redraw();
+    }
+
     /// Leaves the finished steps on the screen and removes the running ones.
     pub(super) fn finish(&mut self) {
         self.end_with(String::new());
@@ -107,6 +116,7 @@ impl Live {
     fn end_with(&mut self, text: String) {
         self.move_done_above(|_| true);
         self.steps.clear();
+        self.table.clear();
         if !text.is_empty() {
             self.above.push(Plain(text));
         }
@@ -204,6 +214,7 @@ impl Live {
             .steps
             .iter()
             .map(|((step, volume), progress)| self.style.step(*step, volume.as_deref(), progress))
+            .chain(self.table.iter().cloned())
             // A row that reached the edge would wrap on some terminals.
             .map(|row| truncate_str(&row, usize::from(width).saturating_sub(1), self.style.ellipsis).into_owned())
             .collect();

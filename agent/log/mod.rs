@@ -161,6 +161,18 @@ pub fn show(line: &Line) {
     }
 }
 
+/// Whether a table would be seen.
+pub fn is_live() -> bool {
+    matches!(&*sink(), Sink::Live(_))
+}
+
+/// Shows a table below the lines of a terminal, in place of the one before; elsewhere nothing.
+pub fn show_table(rows: Vec<String>) {
+    if let Sink::Live(live) = &mut *sink() {
+        live.show_table(rows);
+    }
+}
+
 /// Ends live progress: the terminal shows nothing any more that changes.
 pub fn finish() {
     if let Sink::Live(live) = &mut *sink() {

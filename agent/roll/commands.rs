@@ -1,0 +1,139 @@
+//! The operator's commands: the check of the cluster, and the question for its leader.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::decision::{Leader, Turn};
+use super::node::Setting;
+use super::report::About;
+use super::{CHECK_AGAIN, Roll, unless_stopped};
+use crate::failure::Failure;
+use crate::host::ask::{self, Answer, Command, Outcome, Streams};
+use crate::host::since_boot;
+use crate::log::Level;
+
+/// How long one call of a command may take (SPEC 11).
+const LIMIT: Duration = Duration::from_mins(1);
+/// The functions of a hook script (SPEC 13).
+const CHECK: &str = "check_cluster";
+const LEADER: &str = "leader_node";
+/// The variable that tells a command the nodes.
+const NODES: &str = "ROLL_NODES";
+
+/// A check that did not pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failed {
+    how: String,
+    output: String,
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.how, self.output)
+    }
+}
+
+impl Roll {
+    fn command(&self, own: Option<&String>, function: &str) -> Option<Command> {
+        let of_hooks = || Some(Command::Function { file: self.options.hooks.clone()?, name: function.to_owned() });
+        own.map(|text| Command::Shell(text.clone())).or_else(of_hooks)
+    }
+
+    /// Runs the check once. It has to pass twice in a row; after a failure it is asked again a while later.
+    pub(super) async fn check(&mut self, group: &str, after: bool) -> Result<(), Failure> {
+        let Some(command) = self.command(self.options.check.as_ref(), CHECK) else { return Ok(()) };
+        if since_boot() < self.clocks.check_from {
+            return Ok(());
+        }
+        let answer = self.ask(&command, Streams::Joined).await?;
+        let failed = failure_of(&answer);
+        let passed = failed.is_none();
+        match &failed {
+            None => self.report_about(group, Level::Info, "check", "the check has passed"),
+            Some(failed) => {
+                self.clocks.check_from = since_boot() + CHECK_AGAIN;
+                if self.last_check.as_ref() != Some(failed) {
+                    self.report_about(group, Level::Warning, "check", &format!("the check has not passed: {failed}"));
+                }
+            }
+        }
+        self.last_check = failed;
+        let in_a_row = match (after, &mut self.memory.work, &mut self.memory.turn) {
+            (true, Some(work), _) => &mut work.passes,
+            (false, _, Some(turn)) if turn.group == group => &mut turn.passes,
+            (_, _, turn) => &mut turn.insert(Turn::of(group)).passes,
+        };
+        *in_a_row = if passed { *in_a_row + 1 } else { 0 };
+        Ok(())
+    }
+
+    /// Asks who the leader is. Without an answer the nodes go by name, and that is said.
+    pub(super) async fn ask_leader(&mut self) -> Result<(), Failure> {
+        let leader = self.find_leader().await?;
+        self.memory.leader = leader;
+        Ok(())
+    }
+
+    pub(super) async fn find_leader(&mut self) -> Result<Leader, Failure> {
+        let Some(command) = self.command(self.options.leader.as_ref(), LEADER) else { return Ok(Leader::Unknown) };
+        let answer = self.ask(&command, Streams::Apart).await?;
+        let said = answer.stdout.trim();
+        let found = self.settings.iter().find(|(group, setting)| group.as_str() == said || setting.id == said);
+        let found = found.map(|(group, setting)| (group.clone(), setting.id.clone()));
+        match (failure_of(&answer), found) {
+            (None, Some((group, id))) => {
+                self.report.once(
+                    Level::Info,
+                    "leader",
+                    About { node: Some(&id), group: Some(&group), instance: None },
+                    "is the leader: it goes last",
+                );
+                Ok(Leader::Is(group))
+            }
+            (failed, _) => {
+                let why = failed.map_or_else(|| format!("it printed {said:?}"), |failed| failed.to_string());
+                let text = format!("the leader is not known, so the nodes go by name: {why}");
+                self.report.once(Level::Warning, "leader", About::default(), &text);
+                Ok(Leader::Unknown)
+            }
+        }
+    }
+
+    /// Runs a command. It is over before the roll's flag would be taken for dead.
+    async fn ask(&mut self, command: &Command, streams: Streams) -> Result<Answer, Failure> {
+        let environment = [(NODES, self.nodes_for_commands())];
+        let work = ask::ask(command, &environment, LIMIT, streams);
+        unless_stopped(&mut self.stop, work).await
+    }
+
+    /// The nodes, for a command: id, address, group, instance.
+    fn nodes_for_commands(&self) -> String {
+        let look = self.fleet.last();
+        let node = |(group, setting): (&String, &Setting)| {
+            let members =
+                look.and_then(|look| look.groups.get(group)).map(|group| group.members.as_slice()).unwrap_or_default();
+            let member = members.iter().find(|member| !super::node::is_going(member)).or(members.first());
+            let instance = member.map(|member| member.instance_id.as_str());
+            let ip = instance.and_then(|instance| look?.machines.as_ref()?.get(instance)?.ip.clone());
+            json!({ "id": setting.id, "ip": ip, "group": group, "instance": instance })
+        };
+        serde_json::Value::from(self.settings.iter().map(node).collect::<Vec<_>>()).to_string()
+    }
+}
+
+/// Why a command did not succeed.
+fn failure_of(answer: &Answer) -> Option<Failed> {
+    let how = match &answer.outcome {
+        Outcome::Exited(0) => return None,
+        Outcome::Exited(code) => format!("it exited with {code}"),
+        Outcome::Killed(signal) => format!("signal {signal} ended it"),
+        Outcome::TimedOut => format!("it was still running after {}, and was ended", humantime::format_duration(LIMIT)),
+        Outcome::NotStarted(why) => format!("it cannot be started: {why}"),
+    };
+    let lines: Vec<&str> = answer.output.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let last = lines[lines.len().saturating_sub(4)..].join(" | ");
+    let output = if last.is_empty() { "it printed nothing".to_owned() } else { format!("its last lines: {last}") };
+    Some(Failed { how, output })
+}

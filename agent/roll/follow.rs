@@ -1,0 +1,343 @@
+//! Follows a node that is out until it is back: its phases, its group's launches, the snapshot of its volume. It tells people and
+//! decides nothing, but for launches that fail again and again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::judge;
+use super::marks::AwsTime;
+use super::node::{self, Condition, Node};
+use super::report::About;
+use super::{Roll, is_passing};
+use crate::aws::ec2::VolumeState;
+use crate::aws::fleet::Activity;
+use crate::aws::machines::Machine;
+use crate::failure::{Code, Failure};
+use crate::log::Level;
+
+/// How many of a group's activities are read: more than it can begin between two looks.
+const ACTIVITIES: i32 = 20;
+/// A launch that fails for the same reason this often will not succeed by itself (SPEC 11, R9).
+const SAME_FAILURE: usize = 3;
+
+/// Where a replacement has got to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Milestone {
+    /// The roll told the old instance to go, or took the node up.
+    Told,
+    /// The old instance has left its termination hook.
+    Drained,
+    /// The old instance is terminated.
+    Ended,
+    /// Its network interface is free.
+    InterfaceFree,
+    /// The new instance was launched.
+    Launched,
+    /// The new instance began to attach the volume.
+    Attaching,
+    /// The volume is attached.
+    Attached,
+    /// The new instance is in service.
+    InService,
+}
+
+/// One node's replacement.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Replacement {
+    pub(super) group: String,
+    victim: Option<String>,
+    pub(super) reached: BTreeMap<Milestone, AwsTime>,
+    /// Whether the old instance was seen in its termination hook.
+    was_held_by_hook: bool,
+    /// What it said of its unmount; a failure means that the filesystem is not clean.
+    not_unmounted: bool,
+    interface: Option<String>,
+    volumes: BTreeSet<String>,
+    /// The volumes of which a snapshot was taken.
+    snapshots: BTreeSet<String>,
+    /// The activities that were seen, by start and text.
+    activities: BTreeSet<(AwsTime, String)>,
+    /// How often each reason has failed a launch.
+    pub(super) failed: BTreeMap<String, usize>,
+    /// How many launches failed because the old instance still had the interface.
+    pub(super) tries: usize,
+    said_held: bool,
+}
+
+/// The replacements of this roll.
+#[derive(Debug, Default)]
+pub(super) struct Follower {
+    /// When the new version was looked at last, since the boot of this machine.
+    pub(super) inspected_at: Duration,
+    at_work: Option<Replacement>,
+    pub(super) past: Vec<Replacement>,
+}
+
+impl Follower {
+    /// Begins to follow a node, at this time of AWS's.
+    pub(super) fn begin(&mut self, group: &str, victim: Option<&str>, now: Option<AwsTime>) {
+        let victim = victim.map(str::to_owned);
+        let mut replacement = Replacement { group: group.to_owned(), victim, ..Replacement::default() };
+        replacement.reach(Milestone::Told, now);
+        self.at_work = Some(replacement);
+    }
+
+    /// The node is back. Returns the volumes of which no snapshot was taken.
+    pub(super) fn arrived(&mut self, group: &str) -> Vec<String> {
+        let Some(done) = self.at_work.take_if(|replacement| replacement.group == group) else { return Vec::new() };
+        let missed = done.volumes.difference(&done.snapshots).cloned().collect();
+        self.past.push(done);
+        missed
+    }
+}
+
+impl Follower {
+    /// Since when the node at work is out.
+    pub(super) fn out_since(&self, group: &str) -> Option<AwsTime> {
+        let replacement = self.at_work.as_ref().filter(|replacement| replacement.group == group)?;
+        replacement.reached.get(&Milestone::Told).copied()
+    }
+}
+
+impl Replacement {
+    fn reach(&mut self, milestone: Milestone, at: Option<AwsTime>) {
+        if let Some(at) = at {
+            self.reached.entry(milestone).or_insert(at);
+        }
+    }
+
+    /// Takes over what the last look shows of the old instance.
+    fn see_old(&mut self, node: &Node, machine: Option<&Machine>, now: Option<AwsTime>) {
+        let Some(victim) = &self.victim else { return };
+        let state =
+            node.going.iter().find(|member| member.instance_id == *victim).map(|member| member.state.to_string());
+        let is_member = state.is_some() || node.condition.instance() == Some(victim.as_str());
+        if state.as_deref() == Some("Terminating:Wait") {
+            self.was_held_by_hook = true;
+        }
+        if let Some(machine) = machine {
+            self.interface = self.interface.take().or_else(|| machine.interface.clone());
+            self.volumes.extend(machine.volumes.iter().map(|volume| volume.id.clone()));
+            self.not_unmounted |= node::status(machine).is_some_and(|status| status.starts_with("unmount"));
+        }
+        let has_ended = machine.is_none_or(|machine| machine.state.as_str() == "terminated");
+        if !is_member || matches!(state.as_deref(), Some("Terminating:Proceed" | "Terminated")) {
+            self.reach(Milestone::Drained, now);
+        }
+        if !is_member && has_ended {
+            self.reach(Milestone::Ended, now);
+        }
+    }
+
+    /// Takes over what the last look shows of the new instance.
+    fn see_new(&mut self, node: &Node, machine: Option<&Machine>, now: Option<AwsTime>) {
+        let Some(machine) = machine else { return };
+        self.reach(Milestone::Launched, Some(machine.launched));
+        // Launched means that it has the interface.
+        let free = self.reached.get(&Milestone::InterfaceFree).copied().unwrap_or(machine.launched);
+        self.reach(Milestone::InterfaceFree, Some(free.min(machine.launched)));
+        if let Some(volume) = machine.volumes.iter().max_by_key(|volume| volume.attached) {
+            self.reach(Milestone::Attaching, Some(volume.attached));
+            if machine.volumes.iter().all(|volume| volume.is_attached) {
+                self.reach(Milestone::Attached, now);
+            }
+        }
+        if node.is_serving() {
+            self.reach(Milestone::InService, now);
+        }
+    }
+}
+
+impl Roll {
+    /// Follows the node at work.
+    pub(super) async fn follow(&mut self, nodes: &[Node]) -> Result<(), Failure> {
+        let Some(mut replacement) = self.follower.at_work.take() else { return Ok(()) };
+        let Some(node) = nodes.iter().find(|node| node.group == replacement.group) else { return Ok(()) };
+        let now = self.aws.clock.now();
+        let machines = self.fleet.last().and_then(|look| look.machines.as_ref());
+        let machine = |id: Option<&str>| machines?.get(id?);
+        replacement.see_old(node, machine(replacement.victim.as_deref()), now);
+        let is_new = node.condition.instance().is_some() && node.condition.instance() != replacement.victim.as_deref();
+        if is_new {
+            replacement.see_new(node, machine(node.condition.instance()), now);
+        }
+        if let Condition::Coming { held: Some(why), instance, .. } = &node.condition
+            && !replacement.said_held
+        {
+            replacement.said_held = true;
+            self.report_about(
+                &replacement.group,
+                Level::Warning,
+                "held",
+                &format!("{instance} has failed and is held: {why}"),
+            );
+        }
+        self.watch_interface(&mut replacement, now).await;
+        self.take_snapshots(&mut replacement).await;
+        let result = self.watch_launches(&mut replacement, is_new).await;
+        self.follower.at_work = Some(replacement);
+        result
+    }
+
+    /// Notes when the old instance's network interface is free.
+    async fn watch_interface(&mut self, replacement: &mut Replacement, now: Option<AwsTime>) {
+        let Some(interface) = replacement.interface.clone() else { return };
+        if replacement.reached.contains_key(&Milestone::InterfaceFree) {
+            return;
+        }
+        match self.aws.ec2.interface(&interface).await {
+            Ok(Some(used)) if used.instance_id.is_none() || used.instance_id != replacement.victim => {
+                replacement.reach(Milestone::InterfaceFree, now);
+            }
+            Ok(_) => {}
+            Err(failure) => self.note_unread("the network interface", &failure),
+        }
+    }
+
+    /// Takes a snapshot of each of the node's volumes while it is detached.
+    async fn take_snapshots(&mut self, replacement: &mut Replacement) {
+        if !self.options.snapshot || replacement.reached.contains_key(&Milestone::Attaching) {
+            return;
+        }
+        let open: Vec<String> = replacement.volumes.difference(&replacement.snapshots).cloned().collect();
+        for volume in open {
+            match self.aws.ec2.volume(&volume).await {
+                Ok(view) if view.state == VolumeState::Available => {}
+                Ok(_) => continue,
+                Err(failure) => {
+                    self.note_unread("the volume", &failure);
+                    continue;
+                }
+            }
+            // Whatever becomes of the call, it is not sent again: a snapshot costs, and the window is short.
+            replacement.snapshots.insert(volume.clone());
+            let is_clean = replacement.was_held_by_hook && !replacement.not_unmounted;
+            let clean = if is_clean { ", clean: its node has left through its termination hook" } else { "" };
+            let run = self.flag.mark.run.clone();
+            let tags = [("Name", replacement.group.as_str()), ("node-agent:roll-run", run.as_str())];
+            let description = format!("node-agent roll {run}: {} before its node was replaced", replacement.group);
+            match self.aws.ec2.snapshot(&volume, &description, &tags).await {
+                Ok(snapshot) => self.report_about(
+                    &replacement.group,
+                    Level::Info,
+                    "snapshot",
+                    &format!("{snapshot} of {volume} is being taken{clean}"),
+                ),
+                Err(failure) => self.report_about(
+                    &replacement.group,
+                    Level::Warning,
+                    "snapshot",
+                    &format!("no snapshot of {volume} was taken: {failure}"),
+                ),
+            }
+        }
+    }
+
+    /// Shows launches that fail, in AWS's own words. The same failure again and again stops the roll.
+    async fn watch_launches(&mut self, replacement: &mut Replacement, is_new: bool) -> Result<(), Failure> {
+        if is_new {
+            return Ok(());
+        }
+        let activities = match self.aws.autoscaling.activities(&replacement.group, ACTIVITIES).await {
+            Ok(activities) => activities,
+            Err(failure) => {
+                self.note_unread("the group's activities", &failure);
+                return Ok(());
+            }
+        };
+        let told = replacement.reached.get(&Milestone::Told).copied().unwrap_or_default();
+        let new: Vec<Activity> =
+            activities.into_iter().rev().filter(|activity| is_failure(activity) && activity.started >= told).collect();
+        for activity in new {
+            let key = (activity.started, activity.message.clone());
+            if !replacement.activities.insert(key) {
+                continue;
+            }
+            let free = replacement.reached.get(&Milestone::InterfaceFree);
+            if names_interface(&activity.message) && free.is_none_or(|free| activity.started <= *free) {
+                replacement.tries += 1;
+                if replacement.tries == 1 {
+                    let text = format!(
+                        "launches fail until the old instance's network interface is free, as expected: {}",
+                        activity.message
+                    );
+                    self.report_about(&replacement.group, Level::Info, "interface", &text);
+                }
+                continue;
+            }
+            let count = replacement.failed.entry(activity.message.clone()).or_default();
+            *count += 1;
+            let (count, text) = (*count, format!("a launch has failed: {}", activity.message));
+            self.report_about(&replacement.group, Level::Warning, "launch-failed", &text);
+            if count >= SAME_FAILURE {
+                let text = format!(
+                    "{}: {count} launches have failed for the same reason: {}",
+                    replacement.group, activity.message
+                );
+                let remedy = "repair what the message names; the group goes on trying by itself; then roll again";
+                return Err(self.stopped(Some(&replacement.group), text, remedy.to_owned()).await);
+            }
+        }
+        Ok(())
+    }
+
+    fn note_unread(&mut self, what: &str, failure: &Failure) {
+        if !is_passing(failure) {
+            self.report.once(Level::Warning, "unread", About::default(), &format!("{what} cannot be read: {failure}"));
+        }
+    }
+
+    /// The failure of a roll that must not go on, with what is known of the node.
+    pub(super) async fn stopped(&mut self, group: Option<&str>, reason: String, remedy: String) -> Failure {
+        let known = match group {
+            Some(group) => self.evidence(group).await,
+            None => String::new(),
+        };
+        Failure::new(Code::RollStopped, format!("{reason}{known}")).remedy(remedy)
+    }
+
+    /// What AWS knows of a node that does not come back: its own word, the group's last activity, the console's last line.
+    pub(super) async fn evidence(&mut self, group: &str) -> String {
+        let nodes = self.nodes();
+        let Some(node) = nodes.iter().find(|node| node.group == group) else { return String::new() };
+        let mut known = vec![judge::phase(node)];
+        let instance = node.condition.instance().map(str::to_owned);
+        let machines = self.fleet.last().and_then(|look| look.machines.as_ref());
+        if let Some(status) = instance.as_ref().and_then(|id| node::status(machines?.get(id)?)) {
+            known.push(format!("{}: {status}", crate::aws::ec2::tag::STATUS));
+        }
+        if let Ok(activities) = self.aws.autoscaling.activities(group, 1).await
+            && let Some(last) = activities.first()
+        {
+            let message = if last.message.is_empty() { &last.description } else { &last.message };
+            known.push(format!("the group's last activity: {} ({message})", last.status));
+        }
+        if let Some(id) = &instance
+            && let Ok(Some(console)) = self.aws.ec2.console(id).await
+            && let Some(line) = console.lines().rev().find(|line| !line.trim().is_empty())
+        {
+            known.push(format!("the console's last line: {}", line.trim()));
+        }
+        format!("; {}", known.join("; "))
+    }
+
+    /// What to do about a node that did not come back in time.
+    pub(super) fn remedy_of(&self, group: &str) -> String {
+        let node = self.nodes().into_iter().find(|node| node.group == group);
+        match node.map(|node| node.condition) {
+            Some(Condition::Coming { instance, held: Some(_), .. }) => format!(
+                "repair {instance} and run node-agent retry on it, or publish a mended version and roll again with --replace-held"
+            ),
+            _ => "repair what keeps the node, then roll again: the roll goes on where it stopped".to_owned(),
+        }
+    }
+}
+
+fn is_failure(activity: &Activity) -> bool {
+    matches!(activity.status.as_str(), "Failed" | "Cancelled") && activity.description.starts_with("Launching")
+}
+
+/// AWS's words for a network interface that is still in use (FACTS: replacing the instance of a group of one).
+fn names_interface(message: &str) -> bool {
+    message.contains("InvalidNetworkInterface.InUse") || message.contains("eni-") && message.contains("in use")
+}

@@ -1,0 +1,239 @@
+//! The new version of a node, looked at before the node goes: whether an instance of it can come up, with the interface and the volume
+//! that the old one has.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Roll;
+use super::marks::LastMark;
+use super::report::About;
+use super::rules::{self, Broken, Rule};
+use crate::aws::fleet::FleetGroup;
+use crate::aws::templates::TemplateVersion;
+use crate::config::{self, Change};
+use crate::failure::{Code, Failure};
+use crate::log::Level;
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Inspected {
+    /// The rules that do not hold.
+    pub(super) broken: Vec<Broken>,
+    /// What is worth knowing, and refuses nothing.
+    pub(super) notes: Vec<String>,
+    /// What differs between the running version and the new one.
+    pub(super) changes: Vec<Change>,
+}
+
+/// A node's id by its user data.
+pub(super) fn node_id(version: &TemplateVersion) -> Option<String> {
+    config::node(version.user_data.as_deref()?).map(|node| node.id)
+}
+
+impl Roll {
+    /// Looks at the target's version of a group. What the caller may not read is noted, and refuses nothing.
+    pub(super) async fn look_at_version(&self, group: &str) -> Result<Inspected, Failure> {
+        let mut found = Inspected::default();
+        let Some(seen) = self.fleet.last().and_then(|look| look.groups.get(group)) else { return Ok(found) };
+        let Some(setting) = self.settings.get(group) else { return Ok(found) };
+        self.ask_hooks(seen, &mut found).await?;
+        self.ask_refresh(seen, &mut found).await?;
+        if seen.zonal_shift && seen.ignores_unhealthy {
+            found.notes.push("zonal shift is enabled, and unhealthy instances are ignored meanwhile: in a zone that is shifted away nothing is replaced".to_owned());
+        }
+        let choices = seen.template.choices();
+        let versions = || setting.target.versions.iter().filter_map(|(id, number)| self.version_of(id, *number));
+        for version in versions() {
+            self.ask_image(seen, version, &mut found).await?;
+        }
+        let Some(new) = choices.first().and_then(|choice| self.version_of(&choice.id, setting.target.number)) else {
+            return Ok(found);
+        };
+        self.ask_type(seen, new, &mut found).await?;
+        let old = self.running_version(seen);
+        self.compare_interface(seen, new, old, &mut found);
+        compare_volumes(seen, new, old, &mut found);
+        check_configuration(seen, new, &mut found);
+        found.changes = changes(old, new);
+        Ok(found)
+    }
+
+    /// The version that the group's instance runs, or ran last.
+    fn running_version(&self, group: &FleetGroup) -> Option<&TemplateVersion> {
+        let member = group.members.iter().find_map(|member| member.template.as_ref());
+        let of_member = || self.version_of(&member?.id, member?.version.parse().ok()?);
+        let of_tag = || self.version_of(&group.template.choices().first()?.id, LastMark::of(&group.tags)?.from?);
+        of_member().or_else(of_tag)
+    }
+
+    async fn ask_hooks(&self, group: &FleetGroup, found: &mut Inspected) -> Result<(), Failure> {
+        match self.aws.autoscaling.hooks(&group.name).await {
+            Ok(hooks) => found.broken.extend(rules::of_hooks(&group.name, &hooks.unwrap_or_default())),
+            Err(failure) => unread(found, "its lifecycle hooks", failure)?,
+        }
+        Ok(())
+    }
+
+    async fn ask_refresh(&self, group: &FleetGroup, found: &mut Inspected) -> Result<(), Failure> {
+        match self.aws.autoscaling.refresh_at_work(&group.name).await {
+            Ok(status) => found.broken.extend(rules::of_refresh(&group.name, status.as_deref())),
+            Err(failure) => unread(found, "its instance refreshes", failure)?,
+        }
+        Ok(())
+    }
+
+    async fn ask_image(
+        &self,
+        group: &FleetGroup,
+        version: &TemplateVersion,
+        found: &mut Inspected,
+    ) -> Result<(), Failure> {
+        let Some(image) = &version.image_id else { return Ok(()) };
+        let state = match self.aws.ec2.image(image).await {
+            Ok(state) => state,
+            Err(failure) => return unread(found, "its new image", failure),
+        };
+        let what = match state.as_deref() {
+            Some("available") => return Ok(()),
+            Some(state) => format!("the image {image} of version {} is {state}", version.number),
+            None => format!("the image {image} of version {} does not exist", version.number),
+        };
+        let remedy = "publish a version with an image that is available, or roll --to another one";
+        found.broken.push(broken(Some(Rule::Image), group, what, remedy));
+        Ok(())
+    }
+
+    async fn ask_type(
+        &self,
+        group: &FleetGroup,
+        version: &TemplateVersion,
+        found: &mut Inspected,
+    ) -> Result<(), Failure> {
+        let zones: BTreeSet<&str> = match group.members.first() {
+            Some(member) => [member.zone.as_str()].into(),
+            None => group.zones.iter().map(String::as_str).collect(),
+        };
+        let Some(instance_type) = &version.instance_type else { return Ok(()) };
+        for zone in zones {
+            match self.aws.ec2.is_offered(instance_type, zone).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    let what = format!(
+                        "the instance type {instance_type} of version {} is not offered in {zone}",
+                        version.number
+                    );
+                    found.broken.push(broken(None, group, what, "publish a version with a type that the zone has"));
+                }
+                Err(failure) => unread(found, "the instance types of its zone", failure)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The new instance must have the interface that the old one has: with it the node's address goes.
+    fn compare_interface(
+        &self,
+        group: &FleetGroup,
+        new: &TemplateVersion,
+        old: Option<&TemplateVersion>,
+        found: &mut Inspected,
+    ) {
+        let machines = self.fleet.last().and_then(|look| look.machines.as_ref());
+        let of_machine =
+            || group.members.iter().find_map(|member| machines?.get(&member.instance_id)?.interface.clone());
+        let of_version = || old.and_then(|old| old.interface.clone());
+        let Some(has) = of_machine().or_else(of_version) else { return };
+        let what = match &new.interface {
+            Some(interface) if *interface == has => return,
+            Some(interface) => {
+                format!("version {} has the network interface {interface}, the node has {has}", new.number)
+            }
+            None => format!(
+                "version {} names no network interface, the node has {has}: its address would change",
+                new.number
+            ),
+        };
+        found.broken.push(broken(
+            Some(Rule::Interface),
+            group,
+            what,
+            "name the node's interface in the launch template",
+        ));
+    }
+}
+
+fn broken(rule: Option<Rule>, group: &FleetGroup, what: String, remedy: &str) -> Broken {
+    Broken { rule, group: group.name.clone(), what, remedy: remedy.to_owned() }
+}
+
+/// A fact that the caller may not read is noted; any other failure is one.
+fn unread(found: &mut Inspected, what: &str, failure: Failure) -> Result<(), Failure> {
+    if failure.code != Code::AccessDenied {
+        return Err(failure);
+    }
+    found.notes.push(format!(
+        "{what} cannot be read, and {} not checked: {failure}",
+        if what.ends_with('s') { "are" } else { "is" }
+    ));
+    Ok(())
+}
+
+/// The node's data is on the volume that its configuration names.
+fn compare_volumes(group: &FleetGroup, new: &TemplateVersion, old: Option<&TemplateVersion>, found: &mut Inspected) {
+    let volumes = |version: &TemplateVersion| -> Option<BTreeMap<String, String>> {
+        Some(config::node(version.user_data.as_deref()?)?.volumes)
+    };
+    let (Some(new_ones), Some(old_ones)) = (volumes(new), old.and_then(volumes)) else { return };
+    for (path, volume) in old_ones {
+        let what = match new_ones.get(&path) {
+            Some(same) if *same == volume => continue,
+            Some(other) => format!("version {} mounts {other} at {path}, the node has {volume} there", new.number),
+            None => format!("version {} mounts nothing at {path}, the node has {volume} there", new.number),
+        };
+        found.broken.push(broken(Some(Rule::Volume), group, what, "name the node's volume in its configuration"));
+    }
+}
+
+/// What `node-agent check --offline` would say of the new configuration.
+fn check_configuration(group: &FleetGroup, new: &TemplateVersion, found: &mut Inspected) {
+    let Some(checked) = new.user_data.as_deref().and_then(config::review) else { return };
+    found.notes.extend(checked.warnings.iter().map(|warning| format!("the new configuration: {warning}")));
+    if !checked.errors.is_empty() {
+        let what = format!("the configuration of version {} is invalid: {}", new.number, checked.errors.join("; "));
+        found.broken.push(broken(
+            Some(Rule::Config),
+            group,
+            what,
+            "correct the configuration (node-agent check --offline --config FILE), and publish a version with it",
+        ));
+    }
+}
+
+/// What differs, key by key.
+fn changes(old: Option<&TemplateVersion>, new: &TemplateVersion) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let mut compare = |key: &str, before: Option<&String>, after: Option<&String>| {
+        if before != after {
+            changes.push(Change { key: key.to_owned(), old: before.cloned(), new: after.cloned() });
+        }
+    };
+    compare("image", old.and_then(|old| old.image_id.as_ref()), new.image_id.as_ref());
+    compare("instance type", old.and_then(|old| old.instance_type.as_ref()), new.instance_type.as_ref());
+    compare("network interface", old.and_then(|old| old.interface.as_ref()), new.interface.as_ref());
+    compare("instance profile", old.and_then(|old| old.instance_profile.as_ref()), new.instance_profile.as_ref());
+    changes.extend(config::difference(old.and_then(|old| old.user_data.as_deref()), new.user_data.as_deref()));
+    changes
+}
+
+impl Roll {
+    pub(super) fn say_inspected(&mut self, group: &str, inspected: &Inspected) {
+        let id = self.settings.get(group).map(|setting| setting.id.clone());
+        for note in &inspected.notes {
+            self.report.once(
+                Level::Warning,
+                "note",
+                About { node: id.as_deref(), group: Some(group), instance: None },
+                note,
+            );
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Where the time of each node's replacement went, for the end of a roll.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::follow::{Milestone, Replacement};
+use super::node::Setting;
+use super::report::{About, Report};
+use crate::log::Level;
+use crate::time::rough;
+
+/// The stretches, each with the milestone that ends it.
+const STRETCHES: [(&str, Milestone); 7] = [
+    ("drain", Milestone::Drained),
+    ("EC2's end", Milestone::Ended),
+    ("interface free", Milestone::InterfaceFree),
+    ("launch", Milestone::Launched),
+    ("boot", Milestone::Attaching),
+    ("attach", Milestone::Attached),
+    ("hooks", Milestone::InService),
+];
+
+/// Shows the time line of each node.
+pub(super) fn show(report: &mut Report, past: &[Replacement], settings: &BTreeMap<String, Setting>) {
+    for replacement in past {
+        let stretches = stretches(replacement);
+        let total = match (replacement.reached.get(&Milestone::Told), replacement.reached.get(&Milestone::InService)) {
+            (Some(told), Some(back)) => seconds(back - told),
+            _ => continue,
+        };
+        let tries = replacement.tries + replacement.failed.values().sum::<usize>();
+        let mut parts: Vec<String> = stretches.iter().map(|(name, time)| format!("{name} {}", rough(*time))).collect();
+        if tries > 0 {
+            parts.push(format!("launches that failed: {tries}"));
+        }
+        let mut fields: Map<String, Value> = Map::new();
+        let seconds_of: Map<String, Value> =
+            stretches.iter().map(|(name, time)| ((*name).to_owned(), json!(time.as_secs()))).collect();
+        fields.insert("total_seconds".to_owned(), json!(total.as_secs()));
+        fields.insert("seconds".to_owned(), Value::Object(seconds_of));
+        fields.insert("failed_launches".to_owned(), json!(tries));
+        let id = settings.get(&replacement.group).map(|setting| setting.id.as_str());
+        let about = About { node: id, group: Some(&replacement.group), instance: None };
+        let text = format!("out for {}: {}", rough(total), parts.join(", "));
+        report.event_with(Level::Info, "timeline", about, &text, fields);
+    }
+}
+
+/// The stretches whose two ends were seen. A milestone that was not seen joins its stretches: the later one begins where the
+/// earlier one began.
+fn stretches(replacement: &Replacement) -> Vec<(&'static str, Duration)> {
+    let mut stretches = Vec::new();
+    let mut from = replacement.reached.get(&Milestone::Told).copied();
+    for (name, to) in STRETCHES {
+        let Some(to) = replacement.reached.get(&to).copied() else { continue };
+        if let Some(from) = from {
+            stretches.push((name, seconds(to - from)));
+        }
+        // AWS's times are whole seconds, and some come from looks: a later milestone may seem earlier.
+        from = Some(from.map_or(to, |from| from.max(to)));
+    }
+    stretches
+}
+
+fn seconds(count: i64) -> Duration {
+    Duration::from_secs(u64::try_from(count).unwrap_or_default())
+}

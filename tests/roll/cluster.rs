@@ -1,0 +1,386 @@
+//! A cluster of played nodes in the simulated region, and the real `node-agent roll` beside it.
+
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test uses its part")]
+
+#[path = "witness.rs"]
+pub mod witness;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use ec2_sim::{
+    ActionResult, GroupSpec, HookSpec, InstanceId, InterfaceSpec, Latencies, Launches, Sim, SimConfig, Spread,
+    TemplateChoice, TemplateSpec, TemplateVersion, Transition, What,
+};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// The tag by which a version says what its nodes do; `held` or `healthy`.
+pub const PLAYS: &str = "plays";
+pub const CLUSTER: &str = "stateful-cluster=kafka";
+/// A roll that lasts longer is stuck. The test runner ends a test after five minutes, without its output.
+pub const STUCK: Duration = Duration::from_mins(4);
+
+pub struct Cluster {
+    pub sim: Sim,
+    dir: tempfile::TempDir,
+    stop: Arc<AtomicBool>,
+    player: Option<JoinHandle<()>>,
+}
+
+/// How the cluster behaves.
+pub struct Behaviour {
+    pub nodes: usize,
+    pub drain: Duration,
+    pub boot: Duration,
+    pub config: fn(&mut SimConfig),
+}
+
+impl Default for Behaviour {
+    fn default() -> Self {
+        Behaviour { nodes: 3, drain: Duration::from_millis(300), boot: Duration::from_millis(300), config: |_| {} }
+    }
+}
+
+pub fn group(number: usize) -> String {
+    format!("kafka-node-{number:02}")
+}
+
+pub fn template(number: usize) -> String {
+    group(number)
+}
+
+/// A version whose nodes do this.
+pub fn version(number: usize, image: &str, plays: &str) -> TemplateVersion {
+    TemplateVersion {
+        image: image.to_owned(),
+        interface: Some(format!("eni-{number:017x}")),
+        tags: BTreeMap::from([(PLAYS.to_owned(), plays.to_owned())]),
+        ..TemplateVersion::default()
+    }
+}
+
+impl Cluster {
+    /// A cluster whose nodes all run version 1, which is the groups' own.
+    pub fn new(behaviour: &Behaviour) -> Cluster {
+        let dir = tempfile::TempDir::new().unwrap();
+        let mut config = SimConfig {
+            work_dir: dir.path().join("world"),
+            latencies: Latencies { shutting_down: Duration::from_millis(500), ..Latencies::default() },
+            ..SimConfig::default()
+        };
+        (behaviour.config)(&mut config);
+        let sim = Sim::start_blocking(config).unwrap();
+        let mut cluster = Cluster { sim, dir, stop: Arc::default(), player: None };
+        cluster.play(behaviour.boot, behaviour.drain);
+        for number in 0..behaviour.nodes {
+            cluster.add(number);
+        }
+        for number in 0..behaviour.nodes {
+            cluster.in_service(number);
+        }
+        cluster
+    }
+
+    fn add(&self, number: usize) {
+        let interface = InterfaceSpec {
+            id: Some(format!("eni-{number:017x}")),
+            private_ips: vec![format!("10.0.1.{}", 10 + number)],
+        };
+        self.sim.create_interface(interface).unwrap();
+        self.sim
+            .create_template(TemplateSpec {
+                name: template(number),
+                id: None,
+                versions: vec![version(number, "ami-1", "healthy")],
+            })
+            .unwrap();
+        let hook = |name: &str, transition, default_result| HookSpec {
+            name: name.to_owned(),
+            transition,
+            default_result,
+            ..HookSpec::default()
+        };
+        let mut launches = Launches { retry: Spread::from(Duration::from_secs(1)), ..Launches::default() };
+        launches.instance.by_id_dir = self.dir.path().join("by-id");
+        launches.instance.private_ips = vec![format!("10.0.1.{}", 10 + number)];
+        self.sim
+            .create_group(GroupSpec {
+                name: group(number),
+                hooks: vec![
+                    hook("launch-hook", Transition::Launching, ActionResult::Abandon),
+                    hook("terminate-hook", Transition::Terminating, ActionResult::Continue),
+                ],
+                tags: BTreeMap::from([("stateful-cluster".to_owned(), "kafka".to_owned())]),
+                maintenance_policy: Some((0, 100)),
+                template: Some(TemplateChoice::new(&template(number), "1")),
+                launches: Some(launches),
+                ..GroupSpec::default()
+            })
+            .unwrap();
+    }
+
+    /// Adds a version to every template, and returns its number.
+    pub fn publish(&self, image: &str, plays: &str) -> u64 {
+        let groups = self.groups();
+        let add =
+            |number: usize| self.sim.add_template_version(&template(number), version(number, image, plays)).unwrap();
+        (0..groups.len()).map(add).max().unwrap()
+    }
+
+    pub fn groups(&self) -> Vec<String> {
+        let mut groups = Vec::new();
+        for event in self.sim.events().iter() {
+            if let What::Lifecycle(change) = &event.what
+                && !groups.contains(&change.group)
+            {
+                groups.push(change.group.clone());
+            }
+        }
+        groups.sort();
+        groups
+    }
+
+    /// The instance in service of a node.
+    pub fn in_service(&self, number: usize) -> InstanceId {
+        self.wait_until(number, "InService")
+    }
+
+    pub fn now_in_service(&self, number: usize) -> Option<InstanceId> {
+        self.now_in(number, "InService")
+    }
+
+    fn now_in(&self, number: usize, wanted: &str) -> Option<InstanceId> {
+        let mut last = BTreeMap::new();
+        for event in self.sim.events().iter() {
+            if let What::Lifecycle(change) = &event.what
+                && change.group == group(number)
+            {
+                last.insert(change.instance.clone(), change.to.clone());
+            }
+        }
+        last.into_iter().find(|(_, state)| state == wanted).map(|(id, _)| id.into())
+    }
+
+    /// Plays the nodes' agents: each completes its launch when it has booted, or is held, and its termination when it has drained.
+    fn play(&mut self, boot: Duration, drain: Duration) {
+        let (sim, stop) = (self.sim.clone(), Arc::clone(&self.stop));
+        let play = move || {
+            let mut seen = 0;
+            let mut due: Vec<(Instant, InstanceId, &'static str)> = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                let events = sim.events();
+                for event in &events[seen..] {
+                    let What::Lifecycle(change) = &event.what else { continue };
+                    let id: InstanceId = change.instance.clone().into();
+                    match change.to.as_str() {
+                        "Pending:Wait" => due.push((Instant::now() + boot, id, "Pending:Wait")),
+                        "Terminating:Wait" => due.push((Instant::now() + drain, id, "Terminating:Wait")),
+                        _ => {}
+                    }
+                }
+                seen = events.len();
+                let (now, mut later) = (Instant::now(), Vec::new());
+                for (at, id, state) in due.drain(..) {
+                    if at > now {
+                        later.push((at, id, state));
+                    } else if sim.lifecycle_state(&id).as_deref() == Some(state) {
+                        act(&sim, &id, state);
+                    }
+                }
+                due = later;
+                thread::sleep(Duration::from_millis(20));
+            }
+        };
+        self.player = Some(thread::spawn(play));
+    }
+
+    /// Lets a held node go into service, as after a repair and `node-agent retry`.
+    pub fn repair(&self, id: &InstanceId) {
+        self.sim
+            .change_instance(id, |spec| drop(spec.tags.insert("node-agent:status".to_owned(), "done".to_owned())))
+            .unwrap();
+        self.sim.set_lifecycle_state(id, "InService").unwrap();
+    }
+
+    /// Begins a roll of the cluster.
+    pub fn roll(&self, arguments: &[&str]) -> Rolling {
+        self.roll_as(&[], arguments)
+    }
+
+    /// As [`Cluster::roll`], with credentials that are denied these actions.
+    pub fn roll_as(&self, denied: &[&str], arguments: &[&str]) -> Rolling {
+        let all = [&["--cluster", CLUSTER, "--yes"], arguments].concat();
+        self.start(denied, &all)
+    }
+
+    /// Runs `node-agent roll` with exactly these arguments.
+    pub fn start(&self, denied: &[&str], arguments: &[&str]) -> Rolling {
+        let log = self.dir.path().join(format!("roll-{}.log", fastrand::u64(..)));
+        let file = File::create(&log).unwrap();
+        let mut command = self.command(denied, arguments);
+        command.stdout(file.try_clone().unwrap()).stderr(file);
+        Rolling { child: command.spawn().unwrap(), log, ended: None }
+    }
+
+    /// `node-agent roll` with these arguments, to be run.
+    pub fn command(&self, denied: &[&str], arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_node-agent"));
+        command.arg("roll").args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
+        command.env("HOME", self.dir.path()).env("USER", "ann").envs(self.sim.operator_env(denied));
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Changes a group.
+    pub fn change(&self, number: usize, change: impl FnOnce(&mut GroupSpec)) {
+        self.sim.change_group(&group(number), change).unwrap();
+    }
+
+    /// The files' place, for what a check reads.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Waits until the node is in this lifecycle state, and tells its instance.
+    pub fn wait_until(&self, number: usize, state: &str) -> InstanceId {
+        let until = Instant::now() + STUCK;
+        loop {
+            if let Some(id) = self.now_in(number, state) {
+                return id;
+            }
+            assert!(Instant::now() < until, "{} was never {state}\n{}", group(number), witness::story(&self.sim));
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// No roll has left its flag.
+    pub fn has_no_flag(&self) {
+        for number in 0..self.groups().len() {
+            let tags = self.tags(number);
+            assert!(!tags.contains_key("node-agent:roll"), "{number}: {tags:?}");
+        }
+    }
+
+    /// Every node is in service, its group set to this version.
+    pub fn all_run(&self, version: &str) {
+        for number in 0..self.groups().len() {
+            let id = self.in_service(number);
+            assert_eq!(self.staged(number), version, "{}", witness::story(&self.sim));
+            assert_eq!(self.version_of(&id), version, "{id}\n{}", witness::story(&self.sim));
+        }
+    }
+
+    /// The version that an instance was launched from.
+    pub fn version_of(&self, id: &InstanceId) -> String {
+        let mut version = String::new();
+        let read = |spec: &mut ec2_sim::InstanceSpec| version = spec.template.as_ref().unwrap().version.to_string();
+        self.sim.change_instance(id, read).unwrap();
+        version
+    }
+
+    /// The tags of a group.
+    pub fn tags(&self, number: usize) -> BTreeMap<String, String> {
+        let mut tags = BTreeMap::new();
+        self.sim.change_group(&group(number), |spec| tags.clone_from(&spec.tags)).unwrap();
+        tags
+    }
+
+    pub fn set_tag(&self, number: usize, key: &str, value: &str) {
+        self.sim.change_group(&group(number), |spec| drop(spec.tags.insert(key.to_owned(), value.to_owned()))).unwrap();
+    }
+
+    /// The version that a group would launch.
+    pub fn staged(&self, number: usize) -> String {
+        let mut version = String::new();
+        self.sim
+            .change_group(&group(number), |spec| version = spec.template.as_ref().unwrap().version.clone())
+            .unwrap();
+        version
+    }
+}
+
+fn act(sim: &Sim, id: &InstanceId, state: &str) {
+    if state == "Terminating:Wait" {
+        sim.set_lifecycle_state(id, "Terminating:Proceed").unwrap();
+        sim.terminate(id).unwrap();
+    } else if sim.instance_tags(id).unwrap().get(PLAYS).map(String::as_str) == Some("held") {
+        let text = "configure: it broke".to_owned();
+        sim.change_instance(id, |spec| drop(spec.tags.insert("node-agent:status".to_owned(), text))).unwrap();
+    } else {
+        sim.set_lifecycle_state(id, "InService").unwrap();
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        drop(self.player.take().map(JoinHandle::join));
+    }
+}
+
+/// A roll at work. Dropped, it is killed.
+pub struct Rolling {
+    child: Child,
+    log: PathBuf,
+    ended: Option<i32>,
+}
+
+impl Rolling {
+    /// Everything that it has printed so far.
+    pub fn log(&self) -> String {
+        let mut text = String::new();
+        File::open(&self.log).unwrap().read_to_string(&mut text).unwrap();
+        text
+    }
+
+    /// Waits until it has printed this.
+    pub fn wait_for(&self, text: &str) {
+        let until = Instant::now() + STUCK;
+        while !self.log().contains(text) {
+            assert!(Instant::now() < until, "{text:?} was never printed:\n{}", self.log());
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Its exit code and its output, once it has ended.
+    pub fn end(mut self) -> (i32, String) {
+        let until = Instant::now() + STUCK;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                let code = status.code().unwrap_or(-1);
+                self.ended = Some(code);
+                return (code, self.log());
+            }
+            assert!(Instant::now() < until, "it does not end:\n{}", self.log());
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// It must end with this code.
+    pub fn must_end(self, wanted: i32) -> String {
+        let (code, log) = self.end();
+        assert_eq!(code, wanted, "{log}");
+        log
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+    }
+}
+
+impl Drop for Rolling {
+    fn drop(&mut self) {
+        if self.ended.is_none() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What the event log says of a roll: who was out, and what was told to whom.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use ec2_sim::{Sim, What};
+
+/// What happened to the members of the groups, and what the groups launched.
+pub fn story(sim: &Sim) -> String {
+    let mut story = String::new();
+    for event in sim.events().iter() {
+        match &event.what {
+            What::Lifecycle(change) => {
+                writeln!(story, "{:.1} {} {} {}", event.t, change.group, change.instance, change.to).unwrap()
+            }
+            What::Activity(activity) => {
+                writeln!(story, "{:.1} {} {}", event.t, activity.group, activity.status).unwrap()
+            }
+            What::Api(call) if call.mutating => {
+                let of = |name: &str| call.parameters.get(name).cloned().unwrap_or_default();
+                let (group, instance) = (of("AutoScalingGroupName"), of("InstanceId"));
+                let caller = call.caller.as_deref().unwrap_or_default();
+                writeln!(story, "{:.1} {caller}: {} {group}{instance} {:?}", event.t, call.action, call.code).unwrap()
+            }
+            _ => {}
+        }
+    }
+    story
+}
+
+/// The instances in service, by group, as the events go by.
+#[derive(Default)]
+struct Serving(BTreeMap<String, BTreeMap<String, bool>>);
+
+impl Serving {
+    fn see(&mut self, what: &What) {
+        let What::Lifecycle(change) = what else { return };
+        let group = self.0.entry(change.group.clone()).or_default();
+        group.insert(change.instance.clone(), change.to == "InService");
+    }
+
+    fn out<'a>(&self, groups: &'a [String]) -> Vec<&'a String> {
+        let serves = |group: &String| self.0.get(group).is_some_and(|all| all.values().any(|serves| *serves));
+        groups.iter().filter(|group| !serves(group)).collect()
+    }
+
+    fn group_of(&self, instance: &str) -> Option<&String> {
+        self.0.iter().find(|(_, members)| members.contains_key(instance)).map(|(group, _)| group)
+    }
+}
+
+/// At no instant were two groups without an instance in service, from the moment on at which all were.
+pub fn at_most_one_was_out(sim: &Sim, groups: &[String]) {
+    let mut serving = Serving::default();
+    let mut began = false;
+    for event in sim.events().iter() {
+        serving.see(&event.what);
+        let out = serving.out(groups);
+        began |= out.is_empty();
+        assert!(!began || out.len() <= 1, "at {:.1} s: {out:?} are out\n{}", event.t, story(sim));
+    }
+}
+
+/// No node was taken or given up while another one was out, and no instance was told to go twice.
+pub fn nothing_was_taken_wrongly(sim: &Sim, groups: &[String]) {
+    let mut serving = Serving::default();
+    for event in sim.events().iter() {
+        serving.see(&event.what);
+        let What::Api(call) = &event.what else { continue };
+        let is_taken = call.action == "autoscaling:TerminateInstanceInAutoScalingGroup"
+            || call.parameters.get("LifecycleActionResult").is_some_and(|result| result == "ABANDON");
+        if !is_taken || !call.done {
+            continue;
+        }
+        let instance = call.parameters.get("InstanceId").unwrap();
+        let own = serving.group_of(instance);
+        let others: Vec<_> = serving.out(groups).into_iter().filter(|group| Some(*group) != own).collect();
+        assert!(others.is_empty(), "at {:.1} s {instance} goes, {others:?} are out\n{}", event.t, story(sim));
+    }
+    for (instance, times) in terminated(sim) {
+        assert_eq!(times, 1, "{instance} was terminated {times} times\n{}", story(sim));
+    }
+}
+
+/// How often each instance was told to terminate, with effect.
+pub fn terminated(sim: &Sim) -> BTreeMap<String, usize> {
+    let mut times = BTreeMap::new();
+    for call in sim.events().calls("autoscaling:TerminateInstanceInAutoScalingGroup") {
+        *times.entry(call.parameters["InstanceId"].clone()).or_default() += 1;
+    }
+    times
+}
+
+/// The nodes' groups in the order in which their instances were terminated.
+pub fn order(sim: &Sim) -> Vec<String> {
+    let mut serving = Serving::default();
+    let mut order = Vec::new();
+    for event in sim.events().iter() {
+        serving.see(&event.what);
+        let What::Api(call) = &event.what else { continue };
+        if call.done && call.action == "autoscaling:TerminateInstanceInAutoScalingGroup" {
+            order.extend(serving.group_of(&call.parameters["InstanceId"]).cloned());
+        }
+    }
+    order
+}
+
+/// The actions by which rolls have changed the world.
+pub fn changes(sim: &Sim) -> Vec<String> {
+    sim.events().mutations().into_iter().map(|call| call.action.clone()).collect()
+}
