@@ -105,7 +105,7 @@ fn a_stop_signal_during_a_check_ends_the_check_too() {
 
 #[test]
 fn a_roll_that_slept_before_the_act_does_nothing_on_its_old_look() {
-    let cluster = slow_boot(40);
+    let cluster = slow_boot(30);
     let roll = cluster.roll(&[]);
     roll.wait_for("the last look before it goes");
     roll.signal(Signal::SIGSTOP);

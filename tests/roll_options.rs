@@ -85,14 +85,14 @@ fn a_roll_watches_for_the_time_of_bake_and_no_timeout_counts_it() {
     assert!(log.contains("--bake is not over yet"), "{log}");
     cluster.all_run("2");
     let events = cluster.sim.events();
-    let back = events.iter().filter(
+    let mut back = events.iter().filter(
         |event| matches!(&event.what, What::Lifecycle(change) if change.group == group(0) && change.to == "InService"),
     );
-    let back = back.last().unwrap().t;
-    let next = events.iter().filter(|event| {
+    let back = back.next_back().unwrap().t;
+    let mut next = events.iter().filter(|event| {
         matches!(&event.what, What::Lifecycle(change) if change.group == group(1) && change.to == "Terminating")
     });
-    let next = next.last().unwrap().t;
+    let next = next.next_back().unwrap().t;
     assert!(next - back >= 60.0, "{back} {next}\n{log}");
 }
 
