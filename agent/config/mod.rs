@@ -11,6 +11,7 @@ pub mod json_schema;
 mod layers;
 mod mistake;
 mod model;
+mod offline;
 mod reader;
 mod report;
 mod review;
@@ -36,6 +37,8 @@ pub use model::{
     Account, BadVolumeId, Cluster, Config, Contents, File, FileSystemType, Format, Groups, Hooks, Lifecycle, Node,
     OnFailure, Recursive, Script, Source, Timeouts, Volume, VolumeId,
 };
+pub use offline::{OfflineReport, check_offline};
+pub use report::UnknownKeys;
 pub use review::{Change, Review, difference, node, review};
 pub use schema::{EXT4, XFS};
 pub use surroundings::{Database, Host, Unfound, Unread};
@@ -75,27 +78,39 @@ pub enum Scope {
 ///
 /// Errors: every mistake of both texts at once; never an empty list.
 pub fn load(main: Text, overrides: Option<Text>, scope: Scope) -> Result<Config, Mistakes> {
+    let Loaded { config, mistakes, warnings } = load_with(main, overrides, scope, UnknownKeys::Mistakes);
+    config.map(|config| Config { warnings, ..config }).ok_or(mistakes)
+}
+
+/// What came of reading a configuration.
+struct Loaded {
+    /// None with mistakes.
+    config: Option<Config>,
+    mistakes: Mistakes,
+    warnings: Vec<Mistake>,
+}
+
+fn load_with(main: Text, overrides: Option<Text>, scope: Scope, unknown_keys: UnknownKeys) -> Loaded {
     let texts: Vec<Text> = std::iter::once(main).chain(overrides).collect();
     let digest = digest(&texts);
     let faults: Vec<_> = texts.iter().map(|text| fault::of_config(&text.text, text.name == USER_DATA)).collect();
     let layers = texts.len();
     let origin = texts.first().map(|text| text.name.clone()).unwrap_or_default();
     let mut report = report::Report::new(texts);
+    report.unknown_keys = unknown_keys;
     // For a text that is not TOML at all, one line says more than a mistake for each of its lines.
     for (layer, fault) in faults.iter().enumerate().filter_map(|(layer, fault)| Some((layer, fault.as_ref()?))) {
         report.mistake(report::Position { layer, offset: 0 }, &fault.what, &fault.instead);
     }
     if faults.iter().any(Option::is_some) {
-        return Err(report.into_mistakes());
+        return Loaded { config: None, mistakes: report.into_mistakes(), warnings: Vec::new() };
     }
     let fields = layers::read(&mut report, layers);
     let config = validate::config(&report, &fields, scope, digest);
     let warnings = report.take_warnings();
     let mistakes = report.into_mistakes();
-    match config {
-        Ok(config) if mistakes.is_empty() => Ok(Config { origin, warnings, ..config }),
-        _ => Err(mistakes),
-    }
+    let config = config.ok().filter(|_| mistakes.is_empty()).map(|config| Config { origin, ..config });
+    Loaded { config, mistakes, warnings }
 }
 
 /// `[lifecycle]` of a configuration with mistakes: its node is held like any other that fails, which takes the hook's name.

@@ -35,6 +35,21 @@ pub struct Config {
     pub warnings: Vec<Mistake>,
 }
 
+impl Config {
+    /// What the configuration holds, in a line.
+    pub fn summary(&self) -> String {
+        let some = |count: usize, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
+        let parts = [
+            Some(format!("node {} at {}", self.node.id, self.node.ip)),
+            Some(some(self.volumes.len(), "volume")),
+            Some(some(self.files.len(), "file")),
+            self.hooks.as_ref().map(|_| "hooks".to_owned()),
+            self.lifecycle.as_ref().map(|lifecycle| format!("group {}", lifecycle.asg_name)),
+        ];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// `[node]`: the node's fixed identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {

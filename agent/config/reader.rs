@@ -1,6 +1,6 @@
 //! Typed reading of a table. Keys that the schema does not declare are reported.
 
-use super::report::{Location, Position, Quoted, Report, Reported};
+use super::report::{Location, Position, Quoted, Report, Reported, UnknownKeys};
 use super::schema::{self, Key, Kind, Literal, Presence, Shape, Table};
 use super::tree::{Fields, Item, Value};
 
@@ -31,14 +31,20 @@ pub(super) struct TableReader<'a> {
 }
 
 impl<'a> TableReader<'a> {
-    /// Opens a table and reports its unknown keys.
+    /// Opens a table and reports its unknown keys, as mistakes or as warnings.
     pub(super) fn open(report: &'a Report, table: &'static Table, fields: &'a Fields) -> Self {
         for (name, field) in &fields.keys {
             let known = table.key(name).is_some() || (table.shape == Shape::Root && schema::table(name).is_some());
             if !known {
                 let is_table = matches!(&field.value.item, Item::Table(_) | Item::List(_));
                 let (what, instead) = unknown(table, name, is_table);
-                report.mistake(field.key_at, what, instead);
+                match report.unknown_keys {
+                    UnknownKeys::Mistakes => drop(report.mistake(field.key_at, what, instead)),
+                    UnknownKeys::Warnings => {
+                        let instead = format_args!("a newer agent may know it; if none does: {instead}");
+                        report.warn(field.key_at, what, instead);
+                    }
+                }
             }
         }
         Self { report, table, fields }
@@ -188,14 +194,21 @@ impl<'a> TableReader<'a> {
     fn may_have(&self, name: &str) -> bool {
         let mistyped = |key: &String| self.table.key(key).is_none() && nearest(key, &names(self.table)) == Some(name);
         self.fields.headers.iter().any(|&header| self.report.incomplete(header))
-            || self.fields.keys.keys().any(mistyped)
+            || self.is_reported_if_unknown() && self.fields.keys.keys().any(mistyped)
+    }
+
+    /// Whether an unknown key is a mistake. If it is only warned of, what it may stand for is still missing.
+    fn is_reported_if_unknown(&self) -> bool {
+        self.report.unknown_keys == UnknownKeys::Mistakes
     }
 
     /// Whether a table missing from the top level may be there after all.
     pub(super) fn may_have_table(&self, table: &Table) -> bool {
         let tables = schema::TABLES.map(|table| table.name);
         let mistyped = |key: &String| schema::table(key).is_none() && nearest(key, &tables) == Some(table.name);
-        self.report.lost_a_header() || self.report.incomplete(self.header()) || self.fields.keys.keys().any(mistyped)
+        self.report.lost_a_header()
+            || self.report.incomplete(self.header())
+            || self.is_reported_if_unknown() && self.fields.keys.keys().any(mistyped)
     }
 
     fn alternatives(&self) -> String {

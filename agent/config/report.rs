@@ -19,6 +19,15 @@ pub(super) struct Position {
     pub(super) offset: usize,
 }
 
+/// What a key or table is that this version does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnknownKeys {
+    /// A mistake: this agent would refuse it.
+    Mistakes,
+    /// A warning: the node may have a newer agent, which knows it.
+    Warnings,
+}
+
 /// Proof that a mistake was recorded: the only error of the readers and checks, so that none fails silently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Reported(pub(super) ());
@@ -35,6 +44,8 @@ struct Layer {
 /// The mistakes found so far. Shared by reference: every reader may add to it.
 pub(super) struct Report {
     layers: Vec<Layer>,
+    /// What a key is that the schema does not declare.
+    pub(super) unknown_keys: UnknownKeys,
     found: RefCell<Vec<Mistake>>,
     warnings: RefCell<Vec<Mistake>>,
 }
@@ -46,7 +57,8 @@ impl Report {
             let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
             Layer { name, text, lines, lost: Vec::new() }
         });
-        Self { layers: layers.collect(), found: RefCell::default(), warnings: RefCell::default() }
+        let unknown_keys = UnknownKeys::Mistakes;
+        Self { layers: layers.collect(), unknown_keys, found: RefCell::default(), warnings: RefCell::default() }
     }
 
     pub(super) fn text(&self, layer: usize) -> &str {

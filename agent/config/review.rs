@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use toml::{Table, Value};
 
 use super::embedded::{Embedded, find};
-use super::{Mistake, Scope, Text, USER_DATA};
+use super::{Text, USER_DATA, UnknownKeys, check_offline};
 
 /// The node that a configuration describes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,22 +68,9 @@ pub fn review(user_data: &[u8]) -> Option<Review> {
             return Some(Review { warnings, ..Review::default() });
         }
     };
-    Some(match super::load(Text { name: USER_DATA.to_owned(), text }, None, Scope::Offline) {
-        Ok(config) => {
-            Review { errors: Vec::new(), warnings: config.warnings.iter().map(ToString::to_string).collect() }
-        }
-        Err(mistakes) => {
-            let (unknown, wrong): (Vec<_>, Vec<_>) = mistakes.iter().partition(|mistake| is_unknown(mistake));
-            let text = |mistakes: Vec<&Mistake>| mistakes.into_iter().map(ToString::to_string).collect();
-            Review { errors: text(wrong), warnings: text(unknown) }
-        }
-    })
-}
-
-/// Whether a mistake is a key or a table that is not known.
-fn is_unknown(mistake: &Mistake) -> bool {
-    let what = mistake.what.rsplit_once("]: ").map_or(mistake.what.as_str(), |(_, what)| what);
-    what.starts_with("unknown key ") || what.starts_with("unknown table ")
+    let report = check_offline(Text { name: USER_DATA.to_owned(), text }, UnknownKeys::Warnings);
+    let errors = report.errors.iter().map(ToString::to_string).collect();
+    Some(Review { errors, warnings: report.warnings.iter().map(ToString::to_string).collect() })
 }
 
 /// The characters of a value that are shown.
@@ -229,6 +216,9 @@ contents = "SECRET"
         assert!(newer.errors.is_empty() && newer.warnings.len() == 1, "{newer:?}");
         let wrong = review(CONFIG.replace("10.0.1.10", "no address").as_bytes()).unwrap();
         assert_eq!(wrong.errors.len(), 1, "{wrong:?}");
+        // A mistyped key leaves its node without the right one.
+        let mistyped = review(CONFIG.replace("ip =", "ipp =").as_bytes()).unwrap();
+        assert_eq!((mistyped.errors.len(), mistyped.warnings.len()), (1, 1), "{mistyped:?}");
         assert_eq!(review(b"#!/bin/sh\necho hello\n"), None);
     }
 

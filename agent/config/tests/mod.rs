@@ -3,6 +3,7 @@
 
 mod json_schema;
 mod mistakes;
+mod offline;
 mod properties;
 mod settings;
 mod toml_words;

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use super::{Finding, LIMIT};
 use crate::aws::imds::Imds;
-use crate::config::{self, Config, Mistake, Scope};
+use crate::config::{self, Config, Mistake, Scope, UnknownKeys};
 use crate::failure::{Code, Failure};
 use crate::host::this_host::ThisHost;
 use crate::node::settings;
@@ -24,20 +24,23 @@ pub(super) async fn offline(from: &str) -> Vec<Finding> {
         Ok(texts) if config::wants_user_data(&texts.main.text) => {
             not_offline(format!("{from} points at the instance's user data, which cannot be read offline"))
         }
-        Ok(texts) => match texts.validate(Scope::Offline) {
-            Ok(config) => {
-                let valid = Finding::ok(NAME, format!("{from} is valid: {}", summary(&config)));
-                std::iter::once(valid).chain(warnings(&config)).collect()
+        Ok(texts) => {
+            let report = config::check_offline(texts.main, UnknownKeys::Mistakes);
+            match report.summary {
+                Some(summary) => {
+                    let valid = Finding::ok(NAME, format!("{from} is valid: {summary}"));
+                    std::iter::once(valid).chain(warnings(&report.warnings)).collect()
+                }
+                None => vec![invalid(&Failure::new(Code::ConfigInvalid, report.errors.to_string()))],
             }
-            Err(failure) => vec![invalid(&failure)],
-        },
+        }
         Err(failure) => vec![Finding::failed(NAME, &failure)],
     }
 }
 
 /// Settings that are valid but hardly intended.
-fn warnings(config: &Config) -> impl Iterator<Item = Finding> {
-    config.warnings.iter().map(|warning| {
+fn warnings(warnings: &[Mistake]) -> impl Iterator<Item = Finding> {
+    warnings.iter().map(|warning| {
         let Mistake { source, line, column, what, instead } = warning;
         Finding::attention(NAME, format!("{source}:{line}:{column}: {what}"), instead.as_str())
     })
@@ -54,8 +57,8 @@ pub(super) async fn check(from: &str, imds: &Imds) -> (Vec<Finding>, Option<Conf
     let config = match texts.clone().validate_in_thread(Scope::ThisHost(&ThisHost)).await {
         Ok(config) => {
             let over = if texts.overrides.is_some() { " with override.toml in force" } else { "" };
-            findings.push(Finding::ok(NAME, format!("{name}{over} is valid: {}", summary(&config))));
-            findings.extend(warnings(&config));
+            findings.push(Finding::ok(NAME, format!("{name}{over} is valid: {}", config.summary())));
+            findings.extend(warnings(&config.warnings));
             Some(config)
         }
         Err(failure) => {
@@ -72,18 +75,6 @@ pub(super) async fn check(from: &str, imds: &Imds) -> (Vec<Finding>, Option<Conf
 fn invalid(failure: &Failure) -> Finding {
     let finding = Finding::failed(NAME, failure);
     if failure.code == Code::ConfigInvalid { finding.advise("correct what the lines below name") } else { finding }
-}
-
-fn summary(config: &Config) -> String {
-    let some = |count: usize, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
-    let parts = [
-        Some(format!("node {} at {}", config.node.id, config.node.ip)),
-        Some(some(config.volumes.len(), "volume")),
-        Some(some(config.files.len(), "file")),
-        config.hooks.as_ref().map(|_| "hooks".to_owned()),
-        config.lifecycle.as_ref().map(|lifecycle| format!("group {}", lifecycle.asg_name)),
-    ];
-    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// The settings may hold secrets: the contents of files, a presigned URL.
