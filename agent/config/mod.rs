@@ -4,6 +4,7 @@
 //! declares, `validate` checks their values, and all add their mistakes to one `report`. `json_schema` prints the
 //! declarations for editors.
 
+mod difference;
 mod digest;
 pub mod embedded;
 pub mod fault;
@@ -31,6 +32,7 @@ use toml::de::DeTable;
 
 pub(crate) use model::without_secrets;
 
+pub use difference::{Change, difference};
 pub use digest::{BadDigest, Sha256Digest};
 pub use mistake::{Mistake, Mistakes};
 pub use model::{
@@ -39,7 +41,7 @@ pub use model::{
 };
 pub use offline::{OfflineReport, check_offline};
 pub use report::UnknownKeys;
-pub use review::{Change, Review, difference, node, review};
+pub use review::{Review, node, review};
 pub use schema::{EXT4, XFS};
 pub use surroundings::{Database, Host, Unfound, Unread};
 

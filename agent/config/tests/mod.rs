@@ -1,6 +1,7 @@
 //! The configuration as its user meets it: text in, settings or mistakes out.
 #![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
+mod difference;
 mod json_schema;
 mod mistakes;
 mod offline;

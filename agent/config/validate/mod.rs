@@ -9,7 +9,7 @@ mod node;
 mod path;
 mod source;
 mod timeouts;
-mod value;
+pub(super) mod value;
 mod volume;
 
 use super::model::{Config, Lifecycle};

@@ -97,13 +97,22 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(false),
 );
 
-/// Decodes base64, ignoring white space: `base64` breaks its lines. Reports do not repeat the text.
+fn bare(text: &str) -> String {
+    text.chars().filter(|c| !c.is_ascii_whitespace()).collect()
+}
+
+/// Decodes base64, ignoring white space: `base64` breaks its lines.
+pub(in crate::config) fn decode(text: &str) -> Result<Vec<u8>, base64::DecodeError> {
+    BASE64.decode(bare(text))
+}
+
+/// Decodes base64, and reports what is none. Reports do not repeat the text.
 pub(super) fn base64(text: &str, location: &Location<'_>) -> Result<Vec<u8>, Reported> {
-    let bare: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
-    let wrong = match BASE64.decode(&bare) {
+    let wrong = match decode(text) {
         Ok(bytes) => return Ok(bytes),
         Err(wrong) => wrong,
     };
+    let bare = bare(text);
     if general_purpose::URL_SAFE.decode(&bare).is_ok() || general_purpose::URL_SAFE_NO_PAD.decode(&bare).is_ok() {
         return Err(location.mistake("is base64 in the URL alphabet", "write + for - and / for _"));
     }
