@@ -8,8 +8,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ec2_sim::{
-    Event, Fault, FaultRule, GroupSpec, HookSpec, InterfaceSpec, Launches, MixedPolicy, Sim, SimConfig, Spread,
-    TemplateChoice, TemplateSpec, TemplateVersion, What,
+    Event, Fault, FaultRule, GroupSpec, HookSpec, ImageState, InterfaceSpec, Launches, MixedPolicy, Sim, SimConfig,
+    Spread, TemplateChoice, TemplateSpec, TemplateVersion, VolumeSpec, What,
 };
 use node_agent::aws::autoscaling::LifecycleState;
 use node_agent::aws::fleet::{Sent, TemplateSource};
@@ -417,4 +417,95 @@ fn a_hook_of_a_held_node_is_read_and_abandoned() {
     assert!(hook.is_for_launches());
     drop(world.run(aws.autoscaling.complete(GROUP, "launch", &change.instance.to_string(), "ABANDON")).unwrap());
     assert_eq!(world.attempts("autoscaling:CompleteLifecycleAction"), 1);
+}
+
+#[test]
+fn what_keeps_a_group_from_replacing_its_node_is_read() {
+    let world = World::with(
+        |_| {},
+        |group| {
+            group.suspended = [("Terminate".to_owned(), "User suspended at 2026-01-02T03:04:05Z".to_owned())].into();
+            group.maintenance_policy = Some((100, 110));
+            group.zonal_shift = Some("IgnoreUnhealthy".to_owned());
+            group.refresh = Some("InProgress".to_owned());
+            group.retains = true;
+        },
+    );
+    let id = world.in_service();
+    world.sim.set_protection(&id.as_str().into(), true).unwrap();
+    let aws = world.operator(&[]);
+
+    let group = world.run(aws.autoscaling.fleet(&named())).unwrap().remove(0);
+    assert_eq!(group.suspended["Terminate"], "User suspended at 2026-01-02T03:04:05Z");
+    assert_eq!(group.maintenance_policy, Some((Some(100), Some(110))));
+    assert!(
+        group.zonal_shift && group.ignores_unhealthy && group.retains && group.members[0].is_protected,
+        "{group:?}"
+    );
+    assert_eq!(group.zones, ["eu-west-1a"]);
+    let refresh = || world.run(aws.autoscaling.refresh_at_work(GROUP)).unwrap();
+    assert_eq!(refresh().as_deref(), Some("InProgress"));
+    for over in [Some("Successful".to_owned()), Some("RollbackFailed".to_owned()), None] {
+        world.sim.change_group(GROUP, |group| group.refresh = over).unwrap();
+        assert_eq!(refresh(), None);
+    }
+    let launches_first = || world.run(aws.autoscaling.launches_before_terminate()).unwrap();
+    assert_eq!(launches_first(), Some(false));
+    world.sim.set_launch_before_terminate(true);
+    assert_eq!(launches_first(), Some(true));
+}
+
+#[test]
+fn a_failed_launch_is_told_in_awss_words_and_the_newest_first() {
+    let world = World::new();
+    let id = world.in_service();
+    let aws = world.operator(&[]);
+
+    assert_eq!(world.run(aws.autoscaling.terminate(&id)).unwrap(), Sent::Accepted);
+    let fails = |event: &Event| matches!(&event.what, What::Activity(activity) if activity.instance.is_none());
+    world.sim.wait_for_blocking(fails, PATIENCE).unwrap();
+    let activities = world.run(aws.autoscaling.activities(GROUP, 100)).unwrap();
+
+    let failed = activities.iter().find(|activity| activity.status == "Failed").unwrap();
+    assert_eq!(failed.message, format!("Interface: [{INTERFACE}] in use. Launching EC2 instance failed."));
+    assert!(failed.ended.unwrap() >= failed.started && failed.started > 0, "{failed:?}");
+    assert!(activities.is_sorted_by(|newer, older| newer.started >= older.started), "{activities:#?}");
+    let first = activities.last().unwrap();
+    assert!(first.description.contains(&id) && !first.cause.is_empty(), "{first:?}");
+    assert_eq!(world.run(aws.autoscaling.activities(GROUP, 1)).unwrap().len(), 1);
+}
+
+#[test]
+fn images_offerings_and_consoles_are_read_and_snapshots_taken_once() {
+    let world = World::new();
+    let id = world.in_service();
+    let aws = world.operator(&[]);
+
+    assert_eq!(world.run(aws.ec2.image("ami-one")).unwrap().as_deref(), Some("available"));
+    world.sim.set_image("ami-one", ImageState::Pending);
+    assert_eq!(world.run(aws.ec2.image("ami-one")).unwrap().as_deref(), Some("pending"));
+    world.sim.set_image("ami-one", ImageState::Absent);
+    assert_eq!(world.run(aws.ec2.image("ami-one")).unwrap(), None);
+    assert_eq!(world.run(aws.ec2.image("one")).unwrap(), None);
+
+    assert!(world.run(aws.ec2.is_offered("m6i.large", "eu-west-1a")).unwrap());
+    world.sim.set_offered("m6i.large", "eu-west-1a", false);
+    assert!(!world.run(aws.ec2.is_offered("m6i.large", "eu-west-1a")).unwrap());
+
+    assert_eq!(world.run(aws.ec2.console(&id)).unwrap(), None);
+    world.sim.set_console(&id.as_str().into(), "booting\nnode-agent: held\n");
+    assert_eq!(world.run(aws.ec2.console(&id)).unwrap().as_deref(), Some("booting\nnode-agent: held\n"));
+    assert_eq!(world.run(aws.ec2.console("i-00000000000000000")).unwrap(), None);
+
+    let volume = world.sim.create_volume(VolumeSpec { size_bytes: 1 << 20, ..VolumeSpec::default() }).unwrap();
+    let take = || world.run(aws.ec2.snapshot(&volume, "before the roll", &[("node-agent:run", "r1")]));
+    world.fault(FaultRule::once("ec2:CreateSnapshot", Fault::LostReply));
+    assert_eq!(take().unwrap_err().code, Code::ApiUnreachable);
+    assert_eq!(world.sim.snapshots().len(), 1);
+    let snapshot = take().unwrap();
+    let taken = world.sim.snapshots();
+    assert_eq!((&taken[1].id, taken[1].tags["node-agent:run"].as_str()), (&snapshot, "r1"));
+    let aws = world.operator(&["ec2:CreateTags"]);
+    let failure = world.run(aws.ec2.snapshot(&volume, "", &[("node-agent:run", "r1")])).unwrap_err();
+    assert!(failure.what_to_do().contains("ec2:CreateTags"), "{}", failure.what_to_do());
 }

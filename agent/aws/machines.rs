@@ -9,7 +9,7 @@ use aws_sdk_ec2::types::{AttachmentStatus, Filter, Instance, LocationType, Resou
 
 use super::ec2::{Ec2, InstanceStateName};
 use super::templates::decoded;
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 
 /// An instance as EC2 describes it. The description lags behind, and can step backwards in time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,8 +121,16 @@ impl Ec2 {
         let tags = TagSpecification::builder().resource_type(ResourceType::Snapshot).set_tags(Some(tags)).build();
         let call = self.client.create_snapshot().volume_id(volume).description(description).tag_specifications(tags);
         let answer = call.customize().config_override(once()).send().await;
-        let answer = answer
-            .map_err(|error| self.caller.read("ec2:CreateSnapshot", &error).about(format_args!("volume {volume}")))?;
+        let answer = answer.map_err(|error| {
+            let error = self.caller.read("ec2:CreateSnapshot", &error);
+            match error.failure.code {
+                Code::AccessDenied => error.about(format_args!("volume {volume}")).remedy(
+                    "allow ec2:CreateSnapshot, and ec2:CreateTags on snapshots, to these credentials (whose they are: aws sts \
+                     get-caller-identity)",
+                ),
+                _ => error.about(format_args!("volume {volume}")),
+            }
+        })?;
         Ok(answer.snapshot_id.unwrap_or_default())
     }
 
