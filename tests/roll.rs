@@ -19,5 +19,4 @@ fn three_nodes_are_replaced_one_at_a_time_and_by_name() {
         assert_ne!(cluster.in_service(number), *before, "{log}");
         assert_eq!(cluster.staged(number), "2", "{log}");
     }
-    println!("{log}");
 }

@@ -6,10 +6,10 @@
 mod cluster;
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cluster::witness::{at_most_one_was_out, nothing_was_taken_wrongly, order, terminated};
-use cluster::{Behaviour, Cluster, group};
+use cluster::{Behaviour, Cluster, STUCK, group};
 use nix::sys::signal::Signal;
 
 fn slow_boot(boot: u64) -> Cluster {
@@ -66,6 +66,7 @@ fn a_roll_killed_again_and_again_takes_no_node_twice() {
     let cluster = slow_boot(1);
     for pause in [6, 12, 18, 24, 30] {
         let roll = cluster.roll(&[]);
+        // Each kill comes at another place of the roll.
         thread::sleep(Duration::from_secs(pause));
         roll.signal(Signal::SIGKILL);
         roll.end();
@@ -94,7 +95,9 @@ fn a_stop_signal_during_a_check_ends_the_check_too() {
     let cluster = slow_boot(1);
     let asked = cluster.dir().join("asked");
     let roll = cluster.roll(&["--check", &format!("touch {}; exec sleep 50", asked.display())]);
+    let until = Instant::now() + STUCK;
     while !asked.exists() {
+        assert!(Instant::now() < until, "the check was never asked:\n{}", roll.log());
         thread::sleep(Duration::from_millis(50));
     }
     roll.signal(Signal::SIGTERM);
@@ -110,6 +113,7 @@ fn a_roll_that_slept_before_the_act_does_nothing_on_its_old_look() {
     roll.wait_for("the last look before it goes");
     roll.signal(Signal::SIGSTOP);
     cluster.sim.terminate(&cluster.in_service(1)).unwrap();
+    // Longer than a look may be acted on: 15 s.
     thread::sleep(Duration::from_secs(20));
     assert_eq!(order(&cluster.sim), Vec::<String>::new());
     roll.signal(Signal::SIGCONT);

@@ -11,8 +11,7 @@ use super::report::About;
 use super::target::Staged;
 use super::{Roll, is_passing, timeline};
 use crate::aws::autoscaling::Completion;
-use crate::aws::fleet::TemplateSource;
-use crate::aws::fleet::{FleetGroup, Sent};
+use crate::aws::fleet::{Sent, TemplateSource};
 use crate::failure::{Code, Failure};
 use crate::host::since_boot;
 use crate::log::Level;
@@ -23,48 +22,40 @@ const LAST_CALLS: std::time::Duration = std::time::Duration::from_secs(20);
 impl Roll {
     pub(super) fn report_about(&mut self, group: &str, level: Level, event: &str, text: &str) {
         let id = self.settings.get(group).map(|setting| setting.id.clone());
-        let instance = self
-            .nodes()
-            .into_iter()
-            .find(|node| node.group == group)
-            .and_then(|node| node.condition.instance().map(str::to_owned));
+        let instance = self.node(group).and_then(|node| node.condition.instance().map(str::to_owned));
         let about = About { node: id.as_deref(), group: Some(group), instance: instance.as_deref() };
         self.report.event(level, event, about, text);
     }
 
     /// Looks at the new version once more, right before the node goes.
     pub(super) async fn inspect(&mut self, group: &str) -> Result<(), Failure> {
-        let inspected = match self.look_at_version(group).await {
-            Ok(inspected) => inspected,
-            Err(failure) if is_passing(&failure) => {
-                self.begin_anew(group, &failure.to_string());
-                return Ok(());
-            }
-            Err(failure) => return Err(failure),
-        };
-        let groups: Vec<FleetGroup> =
-            self.fleet.last().into_iter().flat_map(|look| look.groups.values().cloned()).collect();
-        let left_out = match self.left_out(&groups).await {
-            Ok(left_out) => left_out,
-            Err(failure) if is_passing(&failure) => {
-                self.begin_anew(group, &failure.to_string());
-                return Ok(());
-            }
-            Err(failure) => return Err(failure),
-        };
+        let found = self.look_at_version(group).await;
+        let Some(inspected) = self.unless_passing(group, found)? else { return Ok(()) };
+        let found = self.left_out().await;
+        let Some(left_out) = self.unless_passing(group, found)? else { return Ok(()) };
         self.refuse(inspected.broken.into_iter().chain(left_out).collect())?;
         // The leader may have moved while the check was asked.
         if self.wish.has_leader && self.memory.leader != Leader::NotAsked {
-            let leader = self.find_leader().await?;
-            self.memory.leader = leader;
+            self.ask_leader().await?;
         }
-        self.follower.inspected_at = since_boot();
         let turn = self.memory.turn.get_or_insert_with(|| Turn::of(group));
         if turn.group != group {
             *turn = Turn::of(group);
         }
-        turn.inspected = true;
+        turn.inspected_at = Some(since_boot());
         Ok(())
+    }
+
+    /// What a call has brought on the way to the act. None where time can mend its failure: the turn begins anew.
+    fn unless_passing<T>(&mut self, group: &str, result: Result<T, Failure>) -> Result<Option<T>, Failure> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(failure) if is_passing(&failure) => {
+                self.begin_anew(group, &failure.to_string());
+                Ok(None)
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     /// Something has failed on the way to the act: back to the beginning of the turn.
@@ -128,36 +119,26 @@ impl Roll {
 
     /// What the group is to be set to before its node goes; none where it is set already.
     fn source_to_stage(&self, group: &str) -> Option<TemplateSource> {
-        let seen = self.fleet.last()?.groups.get(group)?;
+        let seen = self.fleet.group(group)?;
         let target = &self.settings.get(group)?.target;
         (target.staged(&seen.template, &self.templates) == Staged::Other).then(|| target.source(&seen.template))
     }
 
     /// Sets a group's launch template. False where the answer was lost, or AWS cannot be reached: it is looked at anew.
     async fn set_template(&mut self, group: &str, source: &TemplateSource, event: &str) -> Result<bool, Failure> {
-        match self.aws.autoscaling.set_template(group, source).await {
-            Ok(()) => {
-                let versions: Vec<&str> =
-                    source.choices().iter().filter_map(|choice| choice.version.as_deref()).collect();
-                self.report_about(
-                    group,
-                    Level::Info,
-                    event,
-                    &format!("its group is set to version {}", versions.join(", ")),
-                );
-                Ok(true)
-            }
-            Err(failure) if is_passing(&failure) => {
-                self.begin_anew(group, &failure.to_string());
-                Ok(false)
-            }
-            Err(failure) => Err(failure),
+        let answer = self.aws.autoscaling.set_template(group, source).await;
+        if self.unless_passing(group, answer)?.is_none() {
+            return Ok(false);
         }
+        let versions: Vec<&str> = source.choices().iter().filter_map(|choice| choice.version.as_deref()).collect();
+        let text = format!("its group is set to version {}", versions.join(", "));
+        self.report_about(group, Level::Info, event, &text);
+        Ok(true)
     }
 
     /// Writes what is done to a group.
     async fn tag(&mut self, group: &str, victim: Option<&str>) -> Result<bool, Failure> {
-        let Some(seen) = self.fleet.last().and_then(|look| look.groups.get(group)) else { return Ok(false) };
+        let Some(seen) = self.fleet.group(group) else { return Ok(false) };
         let Some(setting) = self.settings.get(group) else { return Ok(false) };
         let before = LastMark::of(&seen.tags);
         let running = victim.and_then(|victim| {
@@ -171,14 +152,8 @@ impl Roll {
         let mark = LastMark { run, victim: victim.map(str::to_owned), from, to, at };
         self.flag.mark.node = Some(setting.id.clone());
         let last = mark.to_string();
-        match self.aws.autoscaling.write_tags(&[(group, key::LAST, &last)]).await {
-            Ok(()) => Ok(true),
-            Err(failure) if is_passing(&failure) => {
-                self.begin_anew(group, &failure.to_string());
-                Ok(false)
-            }
-            Err(failure) => Err(failure),
-        }
+        let answer = self.aws.autoscaling.write_tags(&[(group, key::LAST, &last)]).await;
+        Ok(self.unless_passing(group, answer)?.is_some())
     }
 
     /// A node is out already: it is the one to finish first.
@@ -201,12 +176,9 @@ impl Roll {
 
     /// Sets a staged group back to what its node runs, because another one goes first.
     pub(super) async fn set_back(&mut self, group: &str) -> Result<(), Failure> {
-        let node = self.nodes().into_iter().find(|node| node.group == group);
-        let Some(version) = node.and_then(|node| node.set_back_to()) else { return Ok(()) };
-        let seen = self.fleet.last().and_then(|look| look.groups.get(group));
-        let Some(source) = seen.map(|seen| seen.template.with_versions(|_| Some(version.to_string()))) else {
-            return Ok(());
-        };
+        let Some(version) = self.node(group).and_then(|node| node.set_back_to()) else { return Ok(()) };
+        let Some(seen) = self.fleet.group(group) else { return Ok(()) };
+        let source = seen.template.with_versions(|_| Some(version.to_string()));
         if self.is_fresh(group) {
             self.set_template(group, &source, "set-back").await?;
         }
@@ -310,11 +282,7 @@ impl Roll {
     }
 
     async fn delete_tags(&mut self, key: &'static str) {
-        let has = |name: &&String| {
-            self.fleet
-                .last()
-                .is_some_and(|look| look.groups.get(*name).is_some_and(|group| group.tags.contains_key(key)))
-        };
+        let has = |name: &&String| self.fleet.group(name).is_some_and(|group| group.tags.contains_key(key));
         let tags: Vec<(&str, &str)> = self.settings.keys().filter(has).map(|group| (group.as_str(), key)).collect();
         if tags.is_empty() {
             return;

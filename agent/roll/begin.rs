@@ -2,7 +2,6 @@
 //! looked at before anything is taken.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::watch;
@@ -19,7 +18,7 @@ use super::report::{About, Report};
 use super::rules::{self, Broken};
 use super::table::Table;
 use super::target::To;
-use super::{Clocks, Fleet, Roll, is_passing, plan};
+use super::{Clocks, Fleet, Roll, plan};
 use crate::aws::fleet::FleetGroup;
 use crate::aws::operator::Operator;
 use crate::config::Groups;
@@ -38,7 +37,7 @@ impl Roll {
     pub(super) async fn begin(options: Options, stop: watch::Receiver<bool>) -> Result<Roll, Failure> {
         let usage = |what: String| Failure::new(Code::RollUsage, what);
         let cluster = options.groups().map_err(usage)?;
-        let aws = Arc::new(Operator::connect(options.region.as_deref()).await?);
+        let aws = Operator::connect(options.region.as_deref()).await?;
         let run: String = random_uuid()?.chars().take(RUN_ID).collect();
         let mark =
             FlagMark { run: run.clone(), since: 0, beat: 0, node: None, by: caller(), process: Identity::own()? };
@@ -76,11 +75,10 @@ impl Roll {
     pub(super) async fn prepare(&mut self) -> Result<Option<End>, Failure> {
         self.prove_list().await?;
         self.account_launches_first = self.read_account().await?;
-        let groups: Vec<FleetGroup> =
-            self.fleet.last().into_iter().flat_map(|look| look.groups.values().cloned()).collect();
+        let groups: Vec<FleetGroup> = self.fleet.groups().cloned().collect();
         let mut broken: Vec<Broken> =
             groups.iter().flat_map(|group| rules::of_group(group, self.account_launches_first)).collect();
-        broken.extend(self.left_out(&groups).await?);
+        broken.extend(self.left_out().await?);
         self.read_templates(&groups).await?;
         self.name_nodes(&groups)?;
         self.resolve_target(&groups)?;
@@ -109,11 +107,12 @@ impl Roll {
     /// Looks until two looks prove each group of the list, or that it does not exist.
     async fn prove_list(&mut self) -> Result<(), Failure> {
         loop {
-            let failed = self.look_at_first().await?;
-            let Some(look) = self.fleet.last().filter(|_| failed.is_none()) else { continue };
+            if !self.look().await? {
+                continue;
+            }
             let names: BTreeSet<String> = match &self.cluster {
                 Groups::Named(names) => names.iter().cloned().collect(),
-                Groups::Tagged { .. } => look.groups.keys().cloned().collect(),
+                Groups::Tagged { .. } => self.fleet.groups().map(|group| group.name.clone()).collect(),
             };
             if names.is_empty() && self.fleet.has_two() {
                 let text = format!(
@@ -126,32 +125,16 @@ impl Roll {
             let missing: Vec<Broken> =
                 names.iter().filter(|name| self.fleet.lacks(name)).map(|name| rules::of_missing(name)).collect();
             self.refuse(missing)?;
-            match names.iter().find(|name| !self.fleet.is_proven(name)) {
-                None if !names.is_empty() => return Ok(()),
-                None => {}
-                Some(name) => {
-                    let doubt = format!("not proven yet: {}", self.fleet.doubt(name));
-                    if self.fleet.has_two() {
-                        self.report.wait(About { group: Some(name), ..About::default() }, &doubt);
-                    }
-                }
+            let doubtful = names.iter().find_map(|name| Some((name, self.fleet.doubt(name)?)));
+            if doubtful.is_none() && names.iter().all(|name| self.fleet.group(name).is_some()) && !names.is_empty() {
+                return Ok(());
+            }
+            if let Some((name, doubt)) = doubtful.filter(|_| self.fleet.has_two()) {
+                let about = About { group: Some(name), ..About::default() };
+                self.report.wait(about, &format!("not proven yet: {doubt}"));
             }
             self.spend("", true)?;
         }
-    }
-
-    /// As `look`; but what no time mends is said at once while AWS has never answered.
-    async fn look_at_first(&mut self) -> Result<Option<Failure>, Failure> {
-        let never = self.fleet.last().is_none();
-        let before = self.fleet.last().map(|look| look.ended);
-        if never {
-            self.aws.autoscaling.fleet(&self.cluster).await.map(drop).or_else(|failure| {
-                if is_passing(&failure) && failure.code != Code::Credentials { Ok(()) } else { Err(failure) }
-            })?;
-        }
-        self.look().await?;
-        let is_new = self.fleet.last().map(|look| look.ended) != before;
-        Ok((!is_new).then(|| Failure::new(Code::ApiUnreachable, "AWS does not answer")))
     }
 
     /// Whether the account launches first. What the caller may not read is said and refuses nothing.
@@ -176,9 +159,10 @@ impl Roll {
     }
 
     /// The groups that have the cluster tag of a listed one and are not listed themselves.
-    pub(super) async fn left_out(&self, groups: &[FleetGroup]) -> Result<Vec<Broken>, Failure> {
-        let names: BTreeSet<&str> = groups.iter().map(|group| group.name.as_str()).collect();
-        let clusters: BTreeSet<&String> = groups.iter().filter_map(|group| group.tags.get(key::CLUSTER)).collect();
+    pub(super) async fn left_out(&self) -> Result<Vec<Broken>, Failure> {
+        let names: BTreeSet<&str> = self.fleet.groups().map(|group| group.name.as_str()).collect();
+        let clusters: BTreeSet<&String> =
+            self.fleet.groups().filter_map(|group| group.tags.get(key::CLUSTER)).collect();
         let mut broken = Vec::new();
         for cluster in clusters {
             let by_tag = Groups::Tagged { key: key::CLUSTER.to_owned(), value: cluster.clone() };

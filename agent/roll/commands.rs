@@ -14,9 +14,9 @@ use crate::host::ask::{self, Answer, Command, Outcome, Streams};
 use crate::host::since_boot;
 use crate::log::Level;
 
-/// How long one call of a command may take (SPEC 11).
+/// How long one call of a command may take (docs/rolling.md).
 const LIMIT: Duration = Duration::from_mins(1);
-/// The functions of a hook script (SPEC 13).
+/// The functions of a hook script (docs/rolling.md).
 const CHECK: &str = "check_cluster";
 const LEADER: &str = "leader_node";
 /// The variable that tells a command the nodes.
@@ -71,34 +71,24 @@ impl Roll {
 
     /// Asks who the leader is. Without an answer the nodes go by name, and that is said.
     pub(super) async fn ask_leader(&mut self) -> Result<(), Failure> {
-        let leader = self.find_leader().await?;
-        self.memory.leader = leader;
-        Ok(())
-    }
-
-    pub(super) async fn find_leader(&mut self) -> Result<Leader, Failure> {
-        let Some(command) = self.command(self.options.leader.as_ref(), LEADER) else { return Ok(Leader::Unknown) };
+        self.memory.leader = Leader::Unknown;
+        let Some(command) = self.command(self.options.leader.as_ref(), LEADER) else { return Ok(()) };
         let answer = self.ask(&command, Streams::Apart).await?;
         let said = answer.stdout.trim();
         let found = self.settings.iter().find(|(group, setting)| group.as_str() == said || setting.id == said);
-        let found = found.map(|(group, setting)| (group.clone(), setting.id.clone()));
         match (failure_of(&answer), found) {
-            (None, Some((group, id))) => {
-                self.report.once(
-                    Level::Info,
-                    "leader",
-                    About { node: Some(&id), group: Some(&group), instance: None },
-                    "is the leader: it goes last",
-                );
-                Ok(Leader::Is(group))
+            (None, Some((group, setting))) => {
+                let about = About { node: Some(&setting.id), group: Some(group), instance: None };
+                self.report.once(Level::Info, "leader", about, "is the leader: it goes last");
+                self.memory.leader = Leader::Is(group.clone());
             }
             (failed, _) => {
                 let why = failed.map_or_else(|| format!("it printed {said:?}"), |failed| failed.to_string());
                 let text = format!("the leader is not known, so the nodes go by name: {why}");
                 self.report.once(Level::Warning, "leader", About::default(), &text);
-                Ok(Leader::Unknown)
             }
         }
+        Ok(())
     }
 
     /// Runs a command. It is over before the roll's flag would be taken for dead.
@@ -110,13 +100,11 @@ impl Roll {
 
     /// The nodes, for a command: id, address, group, instance.
     fn nodes_for_commands(&self) -> String {
-        let look = self.fleet.last();
         let node = |(group, setting): (&String, &Setting)| {
-            let members =
-                look.and_then(|look| look.groups.get(group)).map(|group| group.members.as_slice()).unwrap_or_default();
+            let members = self.fleet.group(group).map(|group| group.members.as_slice()).unwrap_or_default();
             let member = members.iter().find(|member| !super::node::is_going(member)).or(members.first());
             let instance = member.map(|member| member.instance_id.as_str());
-            let ip = instance.and_then(|instance| look?.machines.as_ref()?.get(instance)?.ip.clone());
+            let ip = instance.and_then(|instance| self.fleet.machine(instance)?.ip.clone());
             json!({ "id": setting.id, "ip": ip, "group": group, "instance": instance })
         };
         serde_json::Value::from(self.settings.iter().map(node).collect::<Vec<_>>()).to_string()

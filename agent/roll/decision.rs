@@ -1,6 +1,7 @@
 //! What the judge goes by and what it decides: the wishes, the roll's own memory, and the decisions.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::marks::AwsTime;
 
@@ -45,6 +46,13 @@ pub(crate) struct Memory {
     pub(crate) now: Option<AwsTime>,
 }
 
+impl Wish {
+    /// The canary's group, unless the roll goes on behind it.
+    pub(crate) fn canary(&self) -> Option<&str> {
+        self.canary.as_deref().filter(|_| !self.resume)
+    }
+}
+
 /// Who the leader is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Leader {
@@ -81,8 +89,8 @@ pub(crate) struct Work {
 pub(crate) struct Turn {
     pub(crate) group: String,
     pub(crate) passes: u8,
-    /// Whether the new version was looked at.
-    pub(crate) inspected: bool,
+    /// When the new version was looked at, since the boot of this machine.
+    pub(crate) inspected_at: Option<Duration>,
     /// Whether both looks of the proof were taken after that.
     pub(crate) looked: bool,
 }
@@ -155,6 +163,6 @@ pub(crate) enum End {
 impl Turn {
     /// A turn that begins.
     pub(crate) fn of(group: &str) -> Self {
-        Turn { group: group.to_owned(), passes: 0, inspected: false, looked: false }
+        Turn { group: group.to_owned(), passes: 0, inspected_at: None, looked: false }
     }
 }

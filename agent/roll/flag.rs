@@ -12,7 +12,7 @@ use super::marks::{self, AwsTime, FlagMark, key};
 
 /// How often the flag says that its roll is alive.
 pub(crate) const BEAT: Duration = Duration::from_secs(30);
-/// A flag that has not said so for this long is dead (SPEC 11).
+/// A flag that has not said so for this long is dead (docs/rolling.md).
 pub(crate) const DEAD_AFTER: Duration = Duration::from_mins(2);
 
 /// The own flag.

@@ -11,7 +11,7 @@ use crate::config::Groups;
 use crate::failure::{Code, Failure};
 use crate::host::since_boot;
 
-/// How far apart the two looks are at least that prove a fact (SPEC 11, R5).
+/// How far apart the two looks are at least that prove a fact (docs/rolling.md, R5).
 pub(crate) const APART: Duration = Duration::from_secs(5);
 /// How old the later one may be when something is done on its strength.
 pub(crate) const FRESH: Duration = Duration::from_secs(15);
@@ -80,22 +80,42 @@ impl Look {
     }
 }
 
-/// The last two looks.
+/// The last two looks, and what they do not prove.
 #[derive(Debug, Default)]
 pub(crate) struct Fleet {
     before: Option<Look>,
     last: Option<Look>,
+    /// What is missing for the proof of a group, for people.
+    doubts: BTreeMap<String, &'static str>,
 }
 
 impl Fleet {
     /// Adds a look.
     pub(crate) fn add(&mut self, look: Look) {
+        let doubts =
+            look.groups.keys().filter_map(|group| Some((group.clone(), doubt(self.last.as_ref(), &look, group)?)));
+        self.doubts = doubts.collect();
         self.before = self.last.replace(look);
     }
 
     /// The newest look.
     pub(crate) fn last(&self) -> Option<&Look> {
         self.last.as_ref()
+    }
+
+    /// The groups that it has shown.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = &FleetGroup> {
+        self.last.iter().flat_map(|look| look.groups.values())
+    }
+
+    /// A group that it has shown.
+    pub(crate) fn group(&self, name: &str) -> Option<&FleetGroup> {
+        self.last.as_ref()?.groups.get(name)
+    }
+
+    /// An instance that it has shown.
+    pub(crate) fn machine(&self, instance: &str) -> Option<&Machine> {
+        self.last.as_ref()?.machines.as_ref()?.get(instance)
     }
 
     /// Whether what the two looks prove is fresh enough to act on.
@@ -119,19 +139,7 @@ impl Fleet {
         waited.map_or(Duration::ZERO, |waited| APART.saturating_sub(waited))
     }
 
-    /// Whether the two looks prove what the last one shows of this group.
-    pub(crate) fn is_proven(&self, group: &str) -> bool {
-        let (Some(before), Some(last)) = (&self.before, &self.last) else { return false };
-        let apart = last.began.saturating_sub(before.ended);
-        if !(APART..=SPAN).contains(&apart) {
-            return false;
-        }
-        let Some(agreed) = last.agreed(group) else { return false };
-        let same_image = |member: &FleetMember| before.image(&member.instance_id) == last.image(&member.instance_id);
-        before.agreed(group).as_ref() == Some(&agreed) && agreed.members.iter().all(same_image)
-    }
-
-    /// Whether the two looks, `apart` enough, prove that a group does not exist.
+    /// Whether the two looks prove that a group does not exist.
     pub(crate) fn lacks(&self, group: &str) -> bool {
         let (Some(before), Some(last)) = (&self.before, &self.last) else { return false };
         last.began.saturating_sub(before.ended) >= APART
@@ -139,15 +147,20 @@ impl Fleet {
             && !last.groups.contains_key(group)
     }
 
-    /// What is not proven yet of this group, for people.
-    pub(crate) fn doubt(&self, group: &str) -> &'static str {
-        let (Some(before), Some(last)) = (&self.before, &self.last) else { return "it was looked at only once" };
-        if last.agreed(group).is_none() {
-            "AWS's descriptions of it disagree"
-        } else if before.agreed(group) != last.agreed(group) {
-            "AWS's last two answers about it differ"
-        } else {
-            "the last two looks are not the right time apart"
-        }
+    /// What is missing for the two looks to prove what the last one shows of this group; none where they prove it.
+    pub(crate) fn doubt(&self, group: &str) -> Option<&'static str> {
+        self.doubts.get(group).copied()
     }
+}
+
+/// What is missing for these looks to prove what the `last` one shows of a group.
+fn doubt(before: Option<&Look>, last: &Look, group: &str) -> Option<&'static str> {
+    let Some(before) = before else { return Some("it was looked at only once") };
+    let Some(agreed) = last.agreed(group) else { return Some("AWS's descriptions of it disagree") };
+    let same_image = |member: &FleetMember| before.image(&member.instance_id) == last.image(&member.instance_id);
+    if before.agreed(group).as_ref() != Some(&agreed) || !agreed.members.iter().all(same_image) {
+        return Some("AWS's last two answers about it differ");
+    }
+    let apart = last.began.saturating_sub(before.ended);
+    (!(APART..=SPAN).contains(&apart)).then_some("the last two looks are not the right time apart")
 }

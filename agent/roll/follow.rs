@@ -2,14 +2,13 @@
 //! decides nothing, but for launches that fail again and again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use super::judge;
 use super::marks::AwsTime;
 use super::node::{self, Condition, Node};
 use super::report::About;
 use super::{Roll, is_passing};
-use crate::aws::ec2::VolumeState;
+use crate::aws::ec2::{VolumeState, tag};
 use crate::aws::fleet::Activity;
 use crate::aws::machines::Machine;
 use crate::failure::{Code, Failure};
@@ -17,7 +16,7 @@ use crate::log::Level;
 
 /// How many of a group's activities are read: more than it can begin between two looks.
 const ACTIVITIES: i32 = 20;
-/// A launch that fails for the same reason this often will not succeed by itself (SPEC 11, R9).
+/// A launch that fails for the same reason this often will not succeed by itself (docs/rolling.md, R9).
 const SAME_FAILURE: usize = 3;
 
 /// Where a replacement has got to.
@@ -67,8 +66,6 @@ pub(super) struct Replacement {
 /// The replacements of this roll.
 #[derive(Debug, Default)]
 pub(super) struct Follower {
-    /// When the new version was looked at last, since the boot of this machine.
-    pub(super) inspected_at: Duration,
     at_work: Option<Replacement>,
     pub(super) past: Vec<Replacement>,
 }
@@ -154,8 +151,7 @@ impl Roll {
         let Some(mut replacement) = self.follower.at_work.take() else { return Ok(()) };
         let Some(node) = nodes.iter().find(|node| node.group == replacement.group) else { return Ok(()) };
         let now = self.aws.clock.now();
-        let machines = self.fleet.last().and_then(|look| look.machines.as_ref());
-        let machine = |id: Option<&str>| machines?.get(id?);
+        let machine = |id: Option<&str>| self.fleet.machine(id?);
         replacement.see_old(node, machine(replacement.victim.as_deref()), now);
         let is_new = node.condition.instance().is_some() && node.condition.instance() != replacement.victim.as_deref();
         if is_new {
@@ -298,13 +294,11 @@ impl Roll {
 
     /// What AWS knows of a node that does not come back: its own word, the group's last activity, the console's last line.
     pub(super) async fn evidence(&mut self, group: &str) -> String {
-        let nodes = self.nodes();
-        let Some(node) = nodes.iter().find(|node| node.group == group) else { return String::new() };
-        let mut known = vec![judge::phase(node)];
+        let Some(node) = self.node(group) else { return String::new() };
+        let mut known = vec![judge::phase(&node)];
         let instance = node.condition.instance().map(str::to_owned);
-        let machines = self.fleet.last().and_then(|look| look.machines.as_ref());
-        if let Some(status) = instance.as_ref().and_then(|id| node::status(machines?.get(id)?)) {
-            known.push(format!("{}: {status}", crate::aws::ec2::tag::STATUS));
+        if let Some(status) = instance.as_ref().and_then(|id| node::status(self.fleet.machine(id)?)) {
+            known.push(format!("{}: {status}", tag::STATUS));
         }
         if let Ok(activities) = self.aws.autoscaling.activities(group, 1).await
             && let Some(last) = activities.first()
@@ -323,8 +317,7 @@ impl Roll {
 
     /// What to do about a node that did not come back in time.
     pub(super) fn remedy_of(&self, group: &str) -> String {
-        let node = self.nodes().into_iter().find(|node| node.group == group);
-        match node.map(|node| node.condition) {
+        match self.node(group).map(|node| node.condition) {
             Some(Condition::Coming { instance, held: Some(_), .. }) => format!(
                 "repair {instance} and run node-agent retry on it, or publish a mended version and roll again with --replace-held"
             ),
@@ -337,7 +330,7 @@ fn is_failure(activity: &Activity) -> bool {
     matches!(activity.status.as_str(), "Failed" | "Cancelled") && activity.description.starts_with("Launching")
 }
 
-/// AWS's words for a network interface that is still in use (FACTS: replacing the instance of a group of one).
+/// AWS's words for a network interface that is still in use (docs/facts.md, "Rolling").
 fn names_interface(message: &str) -> bool {
     message.contains("InvalidNetworkInterface.InUse") || message.contains("eni-") && message.contains("in use")
 }

@@ -33,7 +33,7 @@ impl Roll {
     /// Looks at the target's version of a group. What the caller may not read is noted, and refuses nothing.
     pub(super) async fn look_at_version(&self, group: &str) -> Result<Inspected, Failure> {
         let mut found = Inspected::default();
-        let Some(seen) = self.fleet.last().and_then(|look| look.groups.get(group)) else { return Ok(found) };
+        let Some(seen) = self.fleet.group(group) else { return Ok(found) };
         let Some(setting) = self.settings.get(group) else { return Ok(found) };
         self.ask_hooks(seen, &mut found).await?;
         self.ask_refresh(seen, &mut found).await?;
@@ -137,9 +137,8 @@ impl Roll {
         old: Option<&TemplateVersion>,
         found: &mut Inspected,
     ) {
-        let machines = self.fleet.last().and_then(|look| look.machines.as_ref());
         let of_machine =
-            || group.members.iter().find_map(|member| machines?.get(&member.instance_id)?.interface.clone());
+            || group.members.iter().find_map(|member| self.fleet.machine(&member.instance_id)?.interface.clone());
         let of_version = || old.and_then(|old| old.interface.clone());
         let Some(has) = of_machine().or_else(of_version) else { return };
         let what = match &new.interface {

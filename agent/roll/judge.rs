@@ -174,18 +174,20 @@ fn next(nodes: &[Node], memory: &Memory, wish: &Wish) -> Decision {
     if wish.has_leader && memory.leader == Leader::NotAsked && candidates.len() > 1 {
         return Decision::AskLeader;
     }
-    let canary = wish.canary.as_deref().filter(|_| !wish.resume);
-    let rank = |node: &&&Node| {
-        // A group that was staged, but whose node was not taken, counts as begun.
-        let is_begun = node.staged == Staged::Target;
-        let is_leader = memory.leader.is(&node.group);
-        (canary.is_some_and(|canary| canary != node.group), node.is_serving(), is_leader, !is_begun, node.group.clone())
-    };
-    match candidates.iter().min_by_key(rank) {
+    let canary = wish.canary();
+    match candidates.iter().min_by_key(|node| rank(node, memory, canary)) {
         Some(node) if canary.is_some_and(|canary| canary != node.group) => Decision::End(End::PausedNow("canary")),
         Some(node) => turn(node, nodes, memory, wish),
         None => Decision::End(End::Done),
     }
+}
+
+/// The order in which nodes in service go: the canary, what is unhealthy, and the leader last. A group that was staged, but whose node
+/// was not taken, counts as begun.
+pub(crate) fn rank(node: &Node, memory: &Memory, canary: Option<&str>) -> (bool, bool, bool, bool, String) {
+    let is_begun = node.staged == Staged::Target;
+    let is_leader = memory.leader.is(&node.group);
+    (canary.is_some_and(|canary| canary != node.group), node.is_serving(), is_leader, !is_begun, node.group.clone())
 }
 
 /// What keeps the next node from being taken although it could go.
@@ -193,7 +195,7 @@ fn pause(memory: &Memory, wish: &Wish) -> Option<End> {
     if let Some(reason) = &memory.pause {
         return Some(End::PausedByTag(reason.clone()));
     }
-    if wish.canary.is_some() && !wish.resume && !memory.done.is_empty() {
+    if wish.canary().is_some() && !memory.done.is_empty() {
         return Some(End::PausedNow("canary"));
     }
     if wish.max_nodes.is_some_and(|most| memory.done.len() >= most) {
@@ -219,13 +221,11 @@ fn turn(node: &Node, nodes: &[Node], memory: &Memory, wish: &Wish) -> Decision {
     };
     match turn {
         _ if wish.has_check && passes < PASSES => Decision::Check { group, after: false },
-        Some(turn) if turn.inspected && turn.looked => {
-            match nodes.iter().find(|other| other.group != group && !other.is_serving()) {
-                Some(other) => wait(other, phase(other)),
-                None => Decision::Take { group, victim: victim.clone() },
-            }
-        }
-        Some(turn) if turn.inspected => wait(node, "the last look before it goes".to_owned()),
+        Some(turn) if turn.looked => match nodes.iter().find(|other| other.group != group && !other.is_serving()) {
+            Some(other) => wait(other, phase(other)),
+            None => Decision::Take { group, victim: victim.clone() },
+        },
+        Some(turn) if turn.inspected_at.is_some() => wait(node, "the last look before it goes".to_owned()),
         _ => Decision::Inspect { group },
     }
 }

@@ -33,13 +33,11 @@ mod timeline;
 pub(crate) use plan::ending;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::aws::fleet::FleetGroup;
 use crate::aws::operator::Operator;
 use crate::aws::templates::{Template, TemplateVersion};
 use crate::config::Groups;
@@ -59,12 +57,12 @@ use rules::{Broken, Rule};
 use table::Table;
 use target::To;
 
-/// The pause before a check that failed is asked again (SPEC 11).
+/// The pause before a check that failed is asked again (docs/rolling.md).
 const CHECK_AGAIN: Duration = Duration::from_secs(10);
 
 /// A roll.
 pub(crate) struct Roll {
-    aws: Arc<Operator>,
+    aws: Operator,
     options: Options,
     cluster: Groups,
     overrides: BTreeSet<Rule>,
@@ -113,7 +111,9 @@ impl Roll {
     /// The loop: look, judge, act.
     async fn go(&mut self) -> Result<End, Failure> {
         loop {
-            self.look().await?;
+            if !self.look().await? {
+                continue;
+            }
             self.hold_rules()?;
             if !self.keep_flag().await? {
                 self.spend("", true)?;
@@ -158,32 +158,36 @@ impl Roll {
         }
     }
 
-    /// Looks, as soon as another look can prove something. What fails for a while is tried again.
-    async fn look(&mut self) -> Result<(), Failure> {
+    /// Looks, as soon as another look can prove something. False where AWS could not be asked: nothing follows from an old look.
+    async fn look(&mut self) -> Result<bool, Failure> {
         self.pause(self.fleet.next_look_in()).await?;
         let work = Look::take(&self.aws, &self.cluster, self.fleet.last());
-        let look = match unless_stopped(&mut self.stop, work).await? {
-            Ok(look) => look,
-            Err(failure) if is_passing(&failure) => return self.cannot_look(&failure).await,
-            Err(failure) => return Err(failure),
-        };
-        self.fleet.add(look);
+        match unless_stopped(&mut self.stop, work).await? {
+            Ok(look) => self.fleet.add(look),
+            // Credentials that were never good are not waited for.
+            Err(failure) if failure.code == Code::Credentials && self.fleet.last().is_none() => return Err(failure),
+            Err(failure) => return self.cannot_look(failure).await,
+        }
         if self.templates.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let ids: Vec<String> = self.templates.keys().cloned().collect();
         match unless_stopped(&mut self.stop, self.aws.ec2.templates(&ids)).await? {
             Ok(templates) => self.templates = templates,
-            Err(failure) if is_passing(&failure) => return self.cannot_look(&failure).await,
-            Err(failure) => return Err(failure),
+            Err(failure) => return self.cannot_look(failure).await,
         }
-        Ok(())
+        Ok(true)
     }
 
-    async fn cannot_look(&mut self, failure: &Failure) -> Result<(), Failure> {
+    /// What fails for a while is tried again.
+    async fn cannot_look(&mut self, failure: Failure) -> Result<bool, Failure> {
+        if !is_passing(&failure) {
+            return Err(failure);
+        }
         self.report.wait(About::default(), &format!("AWS cannot be asked: {failure}"));
         self.pause(fleet::APART).await?;
-        self.spend("", true)
+        self.spend("", true)?;
+        Ok(false)
     }
 
     /// The nodes by the last look.
@@ -192,25 +196,23 @@ impl Roll {
         self.settings.iter().filter_map(seen).collect()
     }
 
+    /// One node by the last look.
+    fn node(&self, group: &str) -> Option<Node> {
+        Node::seen(&self.fleet, group, self.settings.get(group)?, &self.templates)
+    }
+
     /// What may not change while the roll is at work: the list, what lets a node come back, and the target.
     fn hold_rules(&mut self) -> Result<(), Failure> {
-        let mut broken = Vec::new();
-        for name in self.settings.keys() {
-            if self.fleet.lacks(name) {
-                broken.push(rules::of_missing(name));
-            }
-        }
-        let groups: Vec<FleetGroup> = self.proven_groups();
-        broken.extend(groups.iter().flat_map(|group| rules::of_group(group, self.account_launches_first)));
+        let missing = self.settings.keys().filter(|name| self.fleet.lacks(name)).map(|name| rules::of_missing(name));
+        let proven = self.fleet.groups().filter(|group| self.fleet.doubt(&group.name).is_none());
+        let of_groups = proven.flat_map(|group| rules::of_group(group, self.account_launches_first));
+        let broken = missing.chain(of_groups).collect();
         self.refuse(broken)?;
         self.hold_target()
     }
 
     /// A target that changes on the way stops the roll. A smaller number is an old answer: numbers only grow.
     fn hold_target(&self) -> Result<(), Failure> {
-        if !self.options.to.contains(&To::Latest) {
-            return Ok(());
-        }
         for (group, setting) in self.settings.iter().filter(|(group, _)| self.to_of(group) == To::Latest) {
             for (id, number) in &setting.target.versions {
                 let Some(template) = self.templates.get(id).filter(|template| template.latest > *number) else {
@@ -227,12 +229,6 @@ impl Roll {
             }
         }
         Ok(())
-    }
-
-    /// The groups whose settings two looks prove.
-    fn proven_groups(&self) -> Vec<FleetGroup> {
-        let groups = self.fleet.last().into_iter().flat_map(|look| look.groups.values());
-        groups.filter(|group| self.fleet.is_proven(&group.name)).cloned().collect()
     }
 
     /// Fails if a rule does not hold and is not overridden.
@@ -291,8 +287,7 @@ impl Roll {
             self.report.once(Level::Warning, "unread", About::default(), text);
         }
         let tags = |key: &'static str| {
-            let groups = self.fleet.last().into_iter().flat_map(|look| look.groups.values());
-            groups.filter_map(move |group| Some((group.name.clone(), group.tags.get(key)?.clone())))
+            self.fleet.groups().filter_map(move |group| Some((group.name.clone(), group.tags.get(key)?.clone())))
         };
         let pause = tags(key::PAUSE).next().map(|(group, reason)| format!("{} on {group}: {reason}", key::PAUSE));
         let paused = tags(key::PAUSED).find_map(|(_, text)| PausedMark::parse(&text));
@@ -302,7 +297,7 @@ impl Roll {
         self.memory.now = self.aws.clock.now();
         self.memory.bakes = self.clocks.bake_until.is_some_and(|until| since_boot() < until);
         if let Some(turn) = &mut self.memory.turn {
-            turn.looked = turn.inspected && self.fleet.both_began_after(self.follower.inspected_at);
+            turn.looked = turn.inspected_at.is_some_and(|at| self.fleet.both_began_after(at));
         }
     }
 

@@ -49,14 +49,13 @@ pub(crate) enum Condition {
 }
 
 impl Condition {
-    fn of(member: Option<&FleetMember>, machines: Option<&BTreeMap<String, Machine>>) -> Self {
+    fn of(member: Option<&FleetMember>, machine: Option<&Machine>) -> Self {
         let Some(FleetMember { instance_id, state, is_healthy, .. }) = member else { return Condition::Missing };
         let instance = instance_id.clone();
         match state {
             LifecycleState::InService if *is_healthy => Condition::Serving(instance),
             LifecycleState::InService => Condition::Unhealthy(instance),
             LifecycleState::Pending | LifecycleState::PendingWait | LifecycleState::PendingProceed => {
-                let machine = machines.and_then(|machines| machines.get(instance_id));
                 let held = machine.and_then(status).filter(|_| *state == LifecycleState::PendingWait);
                 Condition::Coming { instance, state: state.clone(), held: held.map(str::to_owned) }
             }
@@ -104,22 +103,20 @@ impl Node {
         setting: &Setting,
         templates: &BTreeMap<String, Template>,
     ) -> Option<Node> {
-        let look = fleet.last()?;
-        let group = look.groups.get(name)?;
-        let machines = look.machines.as_ref();
+        let group = fleet.group(name)?;
         let (going, staying): (Vec<_>, Vec<_>) = group.members.iter().partition(|member| is_going(member));
         let member = staying.first().copied();
-        let machine = |member: &FleetMember| machines.and_then(|machines| machines.get(&member.instance_id));
+        let machine = member.and_then(|member| fleet.machine(&member.instance_id));
         Some(Node {
             id: setting.id.clone(),
             group: name.to_owned(),
-            condition: Condition::of(member, machines),
+            condition: Condition::of(member, machine),
             going: going.into_iter().cloned().collect(),
-            outdated: member.and_then(|member| setting.target.outdated(member, machine(member))),
+            outdated: member.and_then(|member| setting.target.outdated(member, machine)),
             staged: setting.target.staged(&group.template, templates),
             hands_off: setting.left_out.clone().or_else(|| hands_off(group, member)),
             last: LastMark::of(&group.tags),
-            doubt: (!fleet.is_proven(name)).then(|| fleet.doubt(name)),
+            doubt: fleet.doubt(name),
         })
     }
 

@@ -6,6 +6,7 @@ use serde_json::{Map, json};
 
 use super::decision::{End, Memory, Wish};
 use super::inspect::Inspected;
+use super::judge::{phase, rank};
 use super::node::{Node, Setting};
 use super::report::{About, Report};
 use super::rules::Broken;
@@ -57,16 +58,7 @@ pub(super) fn show(
 fn in_order<'a>(nodes: &'a [Node], memory: &Memory, wish: &Wish) -> Vec<&'a Node> {
     let mut order: Vec<&Node> = nodes.iter().collect();
     order.sort_by_key(|node| {
-        (
-            node.hands_off.is_some(),
-            !is_behind(node),
-            !node.is_out(),
-            wish.canary.as_deref().is_some_and(|canary| canary != node.group),
-            node.is_serving(),
-            memory.leader.is(&node.group),
-            node.staged != Staged::Target,
-            node.group.clone(),
-        )
+        (node.hands_off.is_some(), !is_behind(node), !node.is_out(), rank(node, memory, wish.canary()))
     });
     order
 }
@@ -83,7 +75,7 @@ fn will(node: &Node, setting: &Setting, is_leader: bool, place: &mut usize) -> S
         (None, _) => {
             *place += 1;
             let runs = runs.map_or_else(
-                || super::judge::phase(node),
+                || phase(node),
                 |runs| if node.is_out() { format!("{runs}, and is out of service") } else { runs },
             );
             let last = if is_leader { ", the leader, goes last" } else { "" };

@@ -56,7 +56,7 @@ impl fmt::Display for Broken {
     }
 }
 
-/// Without one of these a group does not replace an instance, or not well (FACTS: Auto Scaling's processes).
+/// Without one of these a group does not replace an instance, or not well (docs/facts.md, "Rolling").
 const PROCESSES: [&str; 4] = ["Launch", "Terminate", "HealthCheck", "ReplaceUnhealthy"];
 
 /// The state of an instance that a retain policy keeps.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use ec2_sim::{Sim, What};
+use ec2_sim::{Act, ActKind, Sim, What};
 
 /// What happened to the members of the groups, and what the groups launched.
 pub fn story(sim: &Sim) -> String {
@@ -43,10 +43,6 @@ impl Serving {
         let serves = |group: &String| self.0.get(group).is_some_and(|all| all.values().any(|serves| *serves));
         groups.iter().filter(|group| !serves(group)).collect()
     }
-
-    fn group_of(&self, instance: &str) -> Option<&String> {
-        self.0.iter().find(|(_, members)| members.contains_key(instance)).map(|(group, _)| group)
-    }
 }
 
 /// At no instant were two groups without an instance in service, from the moment on at which all were.
@@ -63,19 +59,14 @@ pub fn at_most_one_was_out(sim: &Sim, groups: &[String]) {
 
 /// No node was taken or given up while another one was out, and no instance was told to go twice.
 pub fn nothing_was_taken_wrongly(sim: &Sim, groups: &[String]) {
-    let mut serving = Serving::default();
-    for event in sim.events().iter() {
-        serving.see(&event.what);
-        let What::Api(call) = &event.what else { continue };
-        let is_taken = call.action == "autoscaling:TerminateInstanceInAutoScalingGroup"
-            || call.parameters.get("LifecycleActionResult").is_some_and(|result| result == "ABANDON");
-        if !is_taken || !call.done {
-            continue;
-        }
-        let instance = call.parameters.get("InstanceId").unwrap();
-        let own = serving.group_of(instance);
-        let others: Vec<_> = serving.out(groups).into_iter().filter(|group| Some(*group) != own).collect();
-        assert!(others.is_empty(), "at {:.1} s {instance} goes, {others:?} are out\n{}", event.t, story(sim));
+    let events = sim.events();
+    let is_taken = |act: &Act| act.done && matches!(act.kind, ActKind::Terminate | ActKind::Abandon);
+    for act in events.acts().into_iter().filter(is_taken) {
+        let mut serving = Serving::default();
+        events.iter().take_while(|event| event.seq < act.seq).for_each(|event| serving.see(&event.what));
+        let others = serving.out(groups).into_iter().filter(|group| act.group.as_ref() != Some(*group));
+        let (others, instance) = (others.collect::<Vec<_>>(), act.instance.unwrap_or_default());
+        assert!(others.is_empty(), "at {:.1} s {instance} goes, {others:?} are out\n{}", act.t, story(sim));
     }
     for (instance, times) in terminated(sim) {
         assert_eq!(times, 1, "{instance} was terminated {times} times\n{}", story(sim));
@@ -93,16 +84,8 @@ pub fn terminated(sim: &Sim) -> BTreeMap<String, usize> {
 
 /// The nodes' groups in the order in which their instances were terminated.
 pub fn order(sim: &Sim) -> Vec<String> {
-    let mut serving = Serving::default();
-    let mut order = Vec::new();
-    for event in sim.events().iter() {
-        serving.see(&event.what);
-        let What::Api(call) = &event.what else { continue };
-        if call.done && call.action == "autoscaling:TerminateInstanceInAutoScalingGroup" {
-            order.extend(serving.group_of(&call.parameters["InstanceId"]).cloned());
-        }
-    }
-    order
+    let acts = sim.events().acts().into_iter();
+    acts.filter(|act| act.done && act.kind == ActKind::Terminate).filter_map(|act| act.group).collect()
 }
 
 /// The actions by which rolls have changed the world.

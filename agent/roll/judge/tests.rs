@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -54,8 +56,17 @@ fn going(id: &str, state: &str) -> FleetMember {
 
 /// A turn that is prepared.
 fn ready(id: &str) -> Memory {
-    let turn = Turn { passes: PASSES, inspected: true, looked: true, ..Turn::of(&format!("kafka-node-{id}")) };
+    let turn = Turn {
+        passes: PASSES,
+        inspected_at: Some(Duration::ZERO),
+        looked: true,
+        ..Turn::of(&format!("kafka-node-{id}"))
+    };
     Memory { turn: Some(turn), now: Some(1_795_000_000), ..Memory::default() }
+}
+
+fn inspected_at(inspected: bool) -> Option<Duration> {
+    inspected.then_some(Duration::ZERO)
 }
 
 fn group(id: &str) -> String {
@@ -105,7 +116,7 @@ fn a_check_passes_twice_before_the_version_and_the_cluster_are_looked_at() {
     let wish = Wish { has_check: true, ..Wish::default() };
     let nodes = [behind("00"), current("01")];
     let turn = |passes, inspected, looked| Memory {
-        turn: Some(Turn { passes, inspected, looked, ..Turn::of(&group("00")) }),
+        turn: Some(Turn { passes, inspected_at: inspected_at(inspected), looked, ..Turn::of(&group("00")) }),
         ..ready("00")
     };
     let check = Decision::Check { group: group("00"), after: false };
@@ -285,14 +296,10 @@ fn any_memory() -> impl Strategy<Value = Memory> {
                 passes,
             }
         }));
-    let turn = prop::option::of(
-        (id(), 0..3_u8, any::<bool>(), any::<bool>()).prop_map(|(id, passes, inspected, looked)| Turn {
-            group: group(id),
-            passes,
-            inspected,
-            looked,
-        }),
-    );
+    let turn =
+        prop::option::of((id(), 0..3_u8, any::<bool>(), any::<bool>()).prop_map(|(id, passes, inspected, looked)| {
+            Turn { group: group(id), passes, inspected_at: inspected_at(inspected || looked), looked }
+        }));
     let leader = prop_oneof![Just(Leader::NotAsked), Just(Leader::Unknown), id().prop_map(|id| Leader::Is(group(id)))];
     (work, turn, leader, any::<bool>(), any::<bool>()).prop_map(|(work, turn, leader, bakes, pauses)| Memory {
         work,
@@ -329,7 +336,7 @@ proptest! {
                 prop_assert!(node.outdated.is_some() && node.hands_off.is_none());
                 prop_assert_eq!(node.condition.instance(), Some(victim.as_str()));
                 prop_assert!(nodes.iter().all(|node| node.going.is_empty()));
-                prop_assert!(memory.turn.as_ref().is_some_and(|turn| turn.group == group && turn.inspected && turn.looked));
+                prop_assert!(memory.turn.as_ref().is_some_and(|turn| turn.group == group && turn.inspected_at.is_some() && turn.looked));
             }
             Decision::Abandon { group, instance } => {
                 let node = find(&group);
