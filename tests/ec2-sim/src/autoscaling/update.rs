@@ -70,13 +70,13 @@ fn read(params: &Params, group: &GroupSpec) -> Result<Wanted, ApiError> {
         let value = params.get(name).map(str::parse).transpose();
         value.map_err(|_| invalid(format!("{name} is not a number")))
     };
-    spec.min = Some(number("MinSize")?.unwrap_or(group.min()));
-    spec.max = Some(number("MaxSize")?.unwrap_or(group.max()));
-    // Auto Scaling moves the desired capacity into new bounds that it is not asked to break.
-    spec.wants = match number("DesiredCapacity")? {
-        Some(wants) => wants,
-        None => group.wants.max(spec.min()).min(spec.max()),
-    };
+    // Bounds that nobody gave go on following the desired capacity, as a scenario sets it.
+    if ["MinSize", "MaxSize", "DesiredCapacity"].iter().any(|size| params.get(size).is_some()) {
+        let (min, max) = (number("MinSize")?.unwrap_or(group.min()), number("MaxSize")?.unwrap_or(group.max()));
+        (spec.min, spec.max) = (Some(min), Some(max));
+        // Auto Scaling moves the desired capacity into new bounds that it is not asked to break.
+        spec.wants = number("DesiredCapacity")?.unwrap_or(group.wants.max(min).min(max));
+    }
     let template = choice(params, "LaunchTemplate")?;
     let mixed = mixed(params, group)?;
     let launches_anew = template.is_some() || mixed.is_some();
