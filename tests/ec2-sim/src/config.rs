@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::devices::Slots;
 use crate::faults::{FaultRule, RandomFaults};
+use crate::light::LightNode;
 use crate::quota::Quota;
 use crate::templates::{LaunchedFrom, MixedPolicy, TemplateChoice};
 use crate::world::InstanceState;
@@ -389,7 +390,10 @@ pub struct InstanceSpec {
     pub weighted_capacity: Option<String>,
     /// The group it is launched by, which must exist.
     pub group: Option<String>,
-    /// Where the `/dev/disk/by-id` links of this instance's volumes go; made if missing. Required, but for `slots`.
+    /// Its behaviour, where the simulator plays its agent and it has no machine.
+    pub light: Option<LightNode>,
+    /// Where the `/dev/disk/by-id` links of this instance's volumes go; made if missing. Absent: `by-id/ID` in the work
+    /// directory.
     pub by_id_dir: PathBuf,
     /// Where its volumes are plugged in instead, in the place of a loop device with a link.
     #[serde(skip)]
@@ -429,6 +433,7 @@ impl Default for InstanceSpec {
             weighted_capacity: None,
             group: None,
             by_id_dir: PathBuf::new(),
+            light: None,
             slots: None,
             mac: None,
             user_data: None,

@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use crate::clock::Clock;
 use crate::config::{SimConfig, Spread};
 use crate::credentials::Issuer;
+use crate::deaths::Deaths;
 use crate::devices::Devices;
 use crate::events::{EventLog, What};
 use crate::faults::{Faults, Struck};
@@ -30,6 +31,7 @@ pub(crate) struct Core {
     pub(crate) faults: Faults,
     pub(crate) quotas: Quotas,
     pub(crate) lags: Lags,
+    pub(crate) deaths: Deaths,
     pub(crate) issuer: Issuer,
     pub(crate) objects: Objects,
     pub(crate) pages: Pages,

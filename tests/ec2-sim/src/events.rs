@@ -295,6 +295,16 @@ impl EventLog {
         Events(lock(&self.kept).events.clone())
     }
 
+    /// What was logged since `seen`, which follows; empty after the time.
+    pub(crate) fn next(&self, seen: &mut usize, timeout: Duration) -> Vec<Event> {
+        let kept = lock(&self.kept);
+        let waited = self.grown.wait_timeout_while(kept, timeout, |kept| kept.events.len() == *seen);
+        let (kept, _) = waited.unwrap_or_else(std::sync::PoisonError::into_inner);
+        let new = kept.events[*seen..].to_vec();
+        *seen += new.len();
+        new
+    }
+
     /// The first matching event, past ones included.
     pub(crate) async fn wait(&self, mut wanted: impl FnMut(&Event) -> bool, timeout: Duration) -> Option<Event> {
         let mut count = self.count.subscribe();

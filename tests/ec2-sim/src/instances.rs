@@ -18,11 +18,12 @@ use crate::world::{Attachment, Instance, InstanceState, Kept, World};
 /// How often an instance that shuts down looks whether its volumes are free.
 const FREE_POLL: Duration = Duration::from_millis(5);
 
-/// Launches an instance with a metadata service of its own.
+/// Launches an instance with a metadata service of its own, which a light node does not have.
 pub(crate) fn launch(core: &Arc<Core>, mut spec: InstanceSpec) -> Result<InstanceId, SimError> {
     let id = spec.id.take().map_or_else(InstanceId::random, InstanceId::from);
-    if spec.slots.is_none() && spec.by_id_dir.as_os_str().is_empty() {
-        return Err(SimError::Invalid("by_id_dir is required".to_owned()));
+    let has_links = spec.slots.is_none() && spec.light.is_none();
+    if has_links && spec.by_id_dir.as_os_str().is_empty() {
+        spec.by_id_dir = core.work_dir.join("by-id").join(id.as_str());
     }
     if core.world().instances.contains_key(&id) {
         return Err(SimError::Invalid(format!("the instance {id} exists already")));
@@ -35,25 +36,29 @@ pub(crate) fn launch(core: &Arc<Core>, mut spec: InstanceSpec) -> Result<Instanc
     if let Some(group) = spec.group.as_ref().filter(|group| !core.world().groups.contains_key(*group)) {
         return Err(SimError::Invalid(format!("there is no group {group:?}")));
     }
-    if spec.slots.is_none() {
+    if has_links {
         let made = format!("create {}", spec.by_id_dir.display());
         std::fs::create_dir_all(&spec.by_id_dir).map_err(SimError::io(made))?;
     }
-    let (listener, imds) = wire::bind()?;
-    wire::set_hop_limit(&listener, spec.hop_limit)?;
+    let service = if spec.light.is_none() { Some(wire::bind()?) } else { None };
+    if let Some((listener, _)) = &service {
+        wire::set_hop_limit(listener, spec.hop_limit)?;
+    }
     let instance = Instance {
         id: id.clone(),
         state: spec.state,
         zone: spec.zone.clone().unwrap_or_else(|| core.config.zone.clone()),
         mac: spec.mac.clone().unwrap_or_else(random_mac),
         launched: core.clock.now(),
-        imds,
+        imds: service.as_ref().map(|(_, address)| *address),
         tokens_since: Instant::now(),
         holds_interface: !spec.state.is_ending(),
         spec,
     };
     enter(core, instance);
-    wire::serve(&core.runtime, listener, None, Imds::new(Arc::clone(core), id.clone()));
+    if let Some((listener, _)) = service {
+        wire::serve(&core.runtime, listener, None, Imds::new(Arc::clone(core), id.clone()));
+    }
     Ok(id)
 }
 

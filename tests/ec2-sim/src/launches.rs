@@ -125,6 +125,7 @@ fn instance(world: &mut World, zone: &str, name: &str) -> Result<InstanceSpec, S
         spec.interface = version.interface.or(spec.interface);
         spec.role = version.instance_profile.or(spec.role);
         spec.tags.extend(version.tags);
+        spec.light = version.launch.or(spec.light);
     }
     if let Some(failure) = failure {
         let instance_type = spec.instance_type.as_deref().unwrap_or(TYPE);

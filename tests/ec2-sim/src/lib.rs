@@ -22,8 +22,10 @@
 //!
 //! How the code is laid out: `sim` is the handle; `world` the state; `volumes`, `instances` and `lifecycle` its
 //! transitions, `devices` their loop devices; `wire` speaks HTTP, `serve` puts faults on calls; `api` routes to `ec2`,
-//! `autoscaling` and `s3`, whose shared protocol is `query`; `imds` and `pages` are servers of their own. `machine` and
-//! `sandbox` are for those who run an agent in that world.
+//! `autoscaling` and `s3`, whose shared protocol is `query`; `imds` and `pages` are servers of their own. `templates`,
+//! `interfaces` and `catalog` are what groups launch from, `launches` how, `activities` what they tell of it; `light` plays
+//! agents, `deaths` kills, `lag` makes answers late; `witness` asks the event log. `machine`, `sandbox` and `fleet` are for
+//! those who run an agent in that world.
 
 mod actions;
 mod activities;
@@ -34,11 +36,13 @@ mod clock;
 mod config;
 mod core;
 mod credentials;
+mod deaths;
 mod devices;
 mod ec2;
 mod error;
 mod events;
 mod faults;
+pub mod fleet;
 mod ids;
 mod imds;
 mod instances;
@@ -46,6 +50,7 @@ mod interfaces;
 mod lag;
 mod launches;
 mod lifecycle;
+mod light;
 pub mod machine;
 mod pages;
 mod query;
@@ -69,6 +74,7 @@ pub use config::{
     ActionResult, GroupSpec, HookSpec, InstanceSpec, Latencies, Launches, SimConfig, Spread, Transition, VolumeSpec,
 };
 pub use credentials::Credentials;
+pub use deaths::RandomDeaths;
 pub use devices::Slots;
 pub use error::{ApiError, SimError};
 pub use events::{
@@ -80,6 +86,7 @@ pub use ids::{InstanceId, VolumeId};
 pub use interfaces::InterfaceSpec;
 pub use lag::Lag;
 pub use launches::LaunchFailure;
+pub use light::{LightNode, Outcome};
 pub use quota::Quota;
 pub use s3::WrongRegion;
 pub use scenario::{Attach, Page, Running, Scenario, StoredObject, Terminate};

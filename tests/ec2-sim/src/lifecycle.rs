@@ -11,6 +11,7 @@ use crate::events::{HealthChange, LifecycleChange, What};
 use crate::ids::{InstanceId, random_uuid};
 use crate::instances;
 use crate::launches;
+use crate::light;
 use crate::world::{InstanceState, Kept, LifecycleAction, Member, World};
 
 /// AWS's global limit: the smaller of 48 hours and 100 times the heartbeat timeout.
@@ -215,6 +216,36 @@ fn finish(core: &Arc<Core>, world: &mut World, id: &InstanceId, hook: &str, resu
     }
 }
 
+/// Ends every open action of a member that is in this state; tells whether it was.
+pub(crate) fn finish_all(
+    core: &Arc<Core>,
+    world: &mut World,
+    id: &InstanceId,
+    state: &str,
+    result: ActionResult,
+    cause: &str,
+) -> bool {
+    let Some(member) = world.members.get(id).map(Kept::get).filter(|member| member.state == state) else {
+        return false;
+    };
+    let open = member.actions.iter().filter(|action| !action.completed);
+    let hooks: Vec<String> = open.map(|action| action.hook.clone()).collect();
+    for hook in hooks {
+        // The first ABANDON ends the hold.
+        if world.members.get(id).is_some_and(|member| member.get().state == state) {
+            finish(core, world, id, &hook, result, cause);
+        }
+    }
+    true
+}
+
+/// Heartbeats without end: the open actions last as long as AWS lets them.
+pub(crate) fn hold_open(world: &mut World, id: &InstanceId) {
+    if let Some(kept) = world.members.get_mut(id) {
+        kept.adjust(|member| member.actions.iter_mut().for_each(|action| action.deadline = action.limit));
+    }
+}
+
 /// Leaves a waiting state.
 fn proceed(core: &Arc<Core>, world: &mut World, id: &InstanceId, waiting: &str, cause: &str) {
     let settle = core.config.latencies.proceed_to_in_service;
@@ -380,6 +411,7 @@ fn move_to(
     let member = kept.get().clone();
     tell(core, world, id, &member, Some(from), cause);
     activities::follow(core, world, id, &member.group, state, cause);
+    light::act(core, world, id, state);
     launches::check(core, world, &member.group);
 }
 

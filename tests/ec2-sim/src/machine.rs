@@ -9,19 +9,23 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
-use nix::unistd::{chdir, pivot_root};
+use nix::unistd::{Pid, chdir, pivot_root};
 
 /// The major number of loop devices (Linux, Documentation/admin-guide/devices.txt).
 const LOOP_MAJOR: u64 = 7;
+/// How often processes that were killed are looked at.
+const GONE_POLL: Duration = Duration::from_millis(2);
 /// More loop devices than a suite has attached at once.
 const LOOPS: u64 = 256;
 
@@ -134,6 +138,11 @@ impl RootDisk {
         Ok(disk)
     }
 
+    /// One that [`RootDisk::create`] has made before.
+    pub fn open(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
     /// The root directory, without what is mounted there.
     fn root(&self) -> PathBuf {
         self.dir.join("root")
@@ -180,6 +189,29 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// Ends every process of the machine, as a power cut does. What is mounted there goes with the last of them.
+    pub fn switch_off(self) -> io::Result<()> {
+        let namespace = self.namespace.metadata()?.ino();
+        // A process may have started another one meanwhile: until none is found.
+        loop {
+            let mut found = false;
+            for entry in fs::read_dir("/proc")? {
+                let name = entry?.file_name();
+                let Some(process) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+                // A process that has gone meanwhile has no namespace, nor has one that only waits for its parent.
+                let its = fs::metadata(format!("/proc/{process}/ns/mnt"));
+                if its.is_ok_and(|its| its.ino() == namespace) {
+                    found = true;
+                    let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
+                }
+            }
+            if !found {
+                return Ok(());
+            }
+            thread::sleep(GONE_POLL);
+        }
+    }
+
     /// Boots a machine from `disk`, with the by-id links of `by_id_dir`.
     pub fn boot(disk: &RootDisk, by_id_dir: &Path) -> io::Result<Self> {
         Self::boot_with(disk, by_id_dir, &[])

@@ -8,7 +8,9 @@ use serde::Deserialize;
 use crate::config::{GroupSpec, InstanceSpec, SimConfig, VolumeSpec, duration};
 use crate::error::SimError;
 use crate::ids::{InstanceId, VolumeId};
+use crate::interfaces::InterfaceSpec;
 use crate::sim::Sim;
+use crate::templates::TemplateSpec;
 
 /// A whole world.
 #[derive(Debug, Clone, Deserialize)]
@@ -19,6 +21,12 @@ pub struct Scenario {
     /// The volumes.
     #[serde(default)]
     pub volume: Vec<VolumeSpec>,
+    /// The launch templates.
+    #[serde(default)]
+    pub template: Vec<TemplateSpec>,
+    /// The network interfaces that are made before the instances.
+    #[serde(default)]
+    pub interface: Vec<InterfaceSpec>,
     /// The groups.
     #[serde(default)]
     pub group: Vec<GroupSpec>,
@@ -111,6 +119,12 @@ impl Scenario {
         let sim = Sim::start_blocking(self.sim)?;
         for volume in self.volume {
             sim.create_volume(volume)?;
+        }
+        for template in self.template {
+            sim.create_template(template)?;
+        }
+        for interface in self.interface {
+            sim.create_interface(interface)?;
         }
         for group in self.group {
             sim.create_group(group)?;

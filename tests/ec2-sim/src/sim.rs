@@ -1,4 +1,4 @@
-//! The handle scenarios hold.
+//! The handle scenarios hold, in one file: each method is a line or two in front of the module that does it.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use crate::clock::{Clock, iso};
 use crate::config::{GroupSpec, InstanceSpec, SimConfig, VolumeSpec};
 use crate::core::Core;
 use crate::credentials::{Credentials, Issuer};
+use crate::deaths::{self, Deaths, RandomDeaths};
 use crate::devices::{self, Devices};
 use crate::error::{ApiError, SimError};
 use crate::events::{Event, EventLog, Events, What};
@@ -25,6 +26,7 @@ use crate::interfaces::InterfaceSpec;
 use crate::lag::{Lag, Lags};
 use crate::launches::{self, LaunchFailure};
 use crate::lifecycle;
+use crate::light;
 use crate::lock;
 use crate::pages::{self, PageServer, Pages};
 use crate::quota::Quotas;
@@ -129,6 +131,7 @@ impl Sim {
             faults,
             quotas,
             lags: Lags::default(),
+            deaths: Deaths::default(),
             objects: Objects::default(),
             pages: Pages::default(),
             api,
@@ -297,10 +300,12 @@ impl Sim {
         self.core().api_https
     }
 
-    /// Where the instance's metadata service answers; a port that never does for an instance that was never launched.
+    /// Where the instance's metadata service answers; a port that never does for an instance that was never launched
+    /// and for a light node.
     pub fn imds_url(&self, instance: &InstanceId) -> String {
         let world = self.core().world();
-        world.instance(instance).map_or_else(|_| "http://127.0.0.1:1".to_owned(), |i| format!("http://{}", i.imds))
+        let address = world.instance(instance).ok().and_then(|instance| instance.imds);
+        address.map_or_else(|| "http://127.0.0.1:1".to_owned(), |address| format!("http://{address}"))
     }
 
     /// Credentials for clients outside an instance; they may do everything.
@@ -395,6 +400,16 @@ impl Sim {
     pub fn fail_launches(&self, group: &str, failure: LaunchFailure, times: Times) -> Result<(), SimError> {
         self.core().world().group_mut(group)?.failing = Some((failure, times));
         Ok(())
+    }
+
+    /// Mends a light node that is held: it sends CONTINUE.
+    pub fn repair(&self, instance: &InstanceId) -> Result<(), SimError> {
+        light::repair(self.core(), instance)
+    }
+
+    /// Kills members at random from now on, or no more.
+    pub fn set_random_deaths(&self, deaths: Option<RandomDeaths>) {
+        deaths::set(self.core(), deaths);
     }
 
     /// [`Sim::terminate`], some time from now.
@@ -565,6 +580,20 @@ impl Sim {
         };
         self.wait_for(wanted, timeout).await?;
         self.device(volume, instance)
+    }
+
+    /// What was logged since `seen`, which follows; empty after the time.
+    pub(crate) fn new_events(&self, seen: &mut usize, timeout: Duration) -> Vec<Event> {
+        self.core().log.next(seen, timeout)
+    }
+
+    /// Where the links of an instance's volumes go, if a machine here is to run it: it is a member of such a group and neither
+    /// a light node nor a machine elsewhere.
+    pub(crate) fn links_of_member(&self, id: &InstanceId, wanted: impl Fn(&str) -> bool) -> Option<PathBuf> {
+        let world = self.core().world();
+        let spec = &world.instance(id).ok()?.spec;
+        let here = spec.light.is_none() && spec.slots.is_none() && spec.group.as_deref().is_some_and(wanted);
+        here.then(|| spec.by_id_dir.clone())
     }
 
     /// The directory with the backing files, `events.jsonl` and `ca.pem`.

@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 use crate::config::{GroupSpec, text_bytes};
 use crate::error::ApiError;
 use crate::ids::random_hex;
+use crate::light::LightNode;
 use crate::world::{IMAGE, TYPE, World};
 
 /// What an image begins with that is named by a parameter of Systems Manager.
@@ -42,6 +43,8 @@ pub struct TemplateVersion {
     pub tags: BTreeMap<String, String>,
     /// The instance profile, which is the role, too.
     pub instance_profile: Option<String>,
+    /// How its instances behave, where the simulator plays their agent; no part of the template that EC2 shows.
+    pub launch: Option<LightNode>,
 }
 
 impl Default for TemplateVersion {
@@ -53,6 +56,7 @@ impl Default for TemplateVersion {
             interface: None,
             tags: BTreeMap::new(),
             instance_profile: None,
+            launch: None,
         }
     }
 }

@@ -136,7 +136,7 @@ fn appear(core: &Core, volume: &VolumeId, instance: &InstanceId, generation: u64
     let Ok(holder) = world.instance(instance) else {
         return;
     };
-    if attachment.status.is_leaving() {
+    if attachment.status.is_leaving() || holder.spec.light.is_some() {
         return;
     }
     let made = core.devices.appear(volume, instance, &state.backing, &holder.spec, state.multi_attach);

@@ -217,6 +217,11 @@ impl InstanceState {
         }
     }
 
+    /// Whether a machine of such an instance is on.
+    pub(crate) fn is_up(self) -> bool {
+        matches!(self, Self::Pending | Self::Running)
+    }
+
     pub(crate) fn is_ending(self) -> bool {
         matches!(self, Self::ShuttingDown | Self::Terminated)
     }
@@ -231,7 +236,8 @@ pub(crate) struct Instance {
     pub(crate) zone: String,
     pub(crate) mac: String,
     pub(crate) launched: OffsetDateTime,
-    pub(crate) imds: SocketAddr,
+    /// Where its metadata service answers.
+    pub(crate) imds: Option<SocketAddr>,
     /// The metadata service refuses tokens that were issued before.
     pub(crate) tokens_since: Instant,
     /// Whether its network interface is in use by it.

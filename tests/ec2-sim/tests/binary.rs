@@ -40,8 +40,17 @@ kinds = ["reset", { slow = "20ms" }]
 id = "vol-0123456789abcdef0"
 size_bytes = 16777216
 
+[[interface]]
+id = "eni-0123456789abcdef0"
+private_ips = ["10.0.1.10"]
+
+[[template]]
+name = "kafka"
+versions = [{ image = "ami-0123456789abcdef1", interface = "eni-0123456789abcdef0", launch = { outcome = "held" } }]
+
 [[group]]
 name = "kafka-00"
+template = { template = "kafka", version = "$Latest" }
 
 [[group.hooks]]
 name = "launch-hook"
