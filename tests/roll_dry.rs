@@ -6,7 +6,7 @@
 mod cluster;
 
 use cluster::witness::changes;
-use cluster::{Behaviour, CLUSTER, Cluster, group};
+use cluster::{Behaviour, CLUSTER, Cluster, Healthy, group};
 
 #[test]
 fn a_cluster_that_runs_the_target_is_not_touched() {
@@ -22,7 +22,7 @@ fn a_cluster_that_runs_the_target_is_not_touched() {
 #[test]
 fn a_dry_run_shows_order_and_difference_and_changes_nothing() {
     let cluster = Cluster::new(&Behaviour::default());
-    cluster.publish("ami-2", "healthy");
+    cluster.publish("ami-2", Healthy);
     let log = cluster.start(&[], &["--cluster", CLUSTER, "--leader", "echo 00"]).must_end(0);
     let places: Vec<_> = ["01: 1. to version 2", "02: 2. to version 2", "00: 3. to version 2"]
         .iter()
@@ -38,7 +38,7 @@ fn a_dry_run_shows_order_and_difference_and_changes_nothing() {
 #[test]
 fn a_dry_run_of_what_would_be_refused_ends_with_6() {
     let cluster = Cluster::new(&Behaviour::default());
-    cluster.publish("ami-2", "healthy");
+    cluster.publish("ami-2", Healthy);
     cluster.change(1, |spec| spec.hooks.retain(|hook| hook.name != "launch-hook"));
     let log = cluster.start(&[], &["--cluster", CLUSTER]).must_end(6);
     assert!(log.contains("1. to version 2"), "the plan is shown all the same:\n{log}");
@@ -50,7 +50,7 @@ fn a_dry_run_of_what_would_be_refused_ends_with_6() {
 #[test]
 fn a_list_that_is_not_the_cluster_is_refused() {
     let cluster = Cluster::new(&Behaviour::default());
-    cluster.publish("ami-2", "healthy");
+    cluster.publish("ami-2", Healthy);
     let (a, b, c) = (group(0), group(1), group(2));
     let stale = cluster.start(&[], &["--asg", &a, &b, "--yes"]);
     let unknown = cluster.start(&[], &["--asg", &a, &b, &c, "kafka-node-09", "--yes"]);

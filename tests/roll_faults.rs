@@ -8,7 +8,7 @@ mod cluster;
 use std::time::Duration;
 
 use cluster::witness::{at_most_one_was_out, changes, nothing_was_taken_wrongly, order, story, terminated};
-use cluster::{Behaviour, Cluster};
+use cluster::{Behaviour, Cluster, Healthy};
 use ec2_sim::{Fault, FaultRule};
 
 const TERMINATE: &str = "autoscaling:TerminateInstanceInAutoScalingGroup";
@@ -19,7 +19,7 @@ const INSTANCES: &str = "autoscaling:DescribeAutoScalingInstances";
 
 fn cluster_behind() -> Cluster {
     let cluster = Cluster::new(&Behaviour { nodes: 2, ..Behaviour::default() });
-    cluster.publish("ami-2", "healthy");
+    cluster.publish("ami-2", Healthy);
     cluster
 }
 

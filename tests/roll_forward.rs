@@ -6,21 +6,21 @@
 mod cluster;
 
 use cluster::witness::{at_most_one_was_out, changes, nothing_was_taken_wrongly, story};
-use cluster::{Behaviour, Cluster};
+use cluster::{Behaviour, Cluster, Healthy, Held};
 
 #[test]
 fn a_broken_version_stops_the_roll_and_a_mended_one_heals_it() {
     let cluster = Cluster::new(&Behaviour { nodes: 2, ..Behaviour::default() });
-    cluster.publish("ami-2", "held");
+    cluster.publish("ami-2", Held);
     let log = cluster.roll(&["--timeout", "45s"]).must_end(1);
     let held = cluster.wait_until(0, "Pending:Wait");
-    assert!(log.contains("configure: it broke") && log.contains(&held.to_string()), "{log}");
+    assert!(log.contains("health-check: the cluster is not healthy") && log.contains(&held.to_string()), "{log}");
     assert!(log.contains("--replace-held"), "{log}");
     cluster.has_no_flag();
     assert_eq!(cluster.staged(0), "2", "{log}");
     assert_eq!(cluster.staged(1), "1", "only the node that goes is staged\n{log}");
 
-    let version = cluster.publish("ami-3", "healthy");
+    let version = cluster.publish("ami-3", Healthy);
     assert_eq!(version, 3);
     let before = changes(&cluster.sim).len();
     let log = cluster.roll(&["--timeout", "25s"]).must_end(1);
@@ -43,7 +43,7 @@ fn a_broken_version_stops_the_roll_and_a_mended_one_heals_it() {
 #[test]
 fn a_node_that_dies_beside_a_held_one_comes_back_on_the_proven_version() {
     let cluster = Cluster::new(&Behaviour::default());
-    cluster.publish("ami-2", "held");
+    cluster.publish("ami-2", Held);
     let roll = cluster.roll(&["--timeout", "60s"]);
     roll.wait_for("is held");
     let dies = cluster.in_service(2);
@@ -58,7 +58,7 @@ fn a_node_that_dies_beside_a_held_one_comes_back_on_the_proven_version() {
 #[test]
 fn a_held_node_that_was_repaired_lets_the_next_roll_go_on() {
     let cluster = Cluster::new(&Behaviour { nodes: 2, ..Behaviour::default() });
-    cluster.publish("ami-2", "held");
+    cluster.publish("ami-2", Held);
     cluster.roll(&["--timeout", "40s"]).must_end(1);
     let held = cluster.wait_until(0, "Pending:Wait");
     let roll = cluster.roll(&["--max-nodes", "1"]);
@@ -72,8 +72,8 @@ fn a_held_node_that_was_repaired_lets_the_next_roll_go_on() {
 #[test]
 fn a_roll_back_goes_to_the_version_that_each_node_ran_before() {
     let cluster = Cluster::new(&Behaviour { nodes: 2, ..Behaviour::default() });
-    cluster.publish("ami-2", "healthy");
-    cluster.publish("ami-3", "healthy");
+    cluster.publish("ami-2", Healthy);
+    cluster.publish("ami-3", Healthy);
     cluster.roll(&[]).must_end(0);
     cluster.all_run("3");
     let log = cluster.roll(&["--to", "previous"]).must_end(0);
@@ -86,7 +86,7 @@ fn a_roll_back_goes_to_the_version_that_each_node_ran_before() {
 #[test]
 fn a_roll_back_of_a_held_node_says_that_it_must_be_given_up() {
     let cluster = Cluster::new(&Behaviour { nodes: 2, ..Behaviour::default() });
-    cluster.publish("ami-2", "held");
+    cluster.publish("ami-2", Held);
     cluster.roll(&["--timeout", "40s"]).must_end(1);
     let held = cluster.wait_until(0, "Pending:Wait");
     let log = cluster.roll(&["--to", "previous", "--timeout", "40s"]).must_end(1);

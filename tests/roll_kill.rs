@@ -9,13 +9,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cluster::witness::{at_most_one_was_out, nothing_was_taken_wrongly, order, terminated};
-use cluster::{Behaviour, Cluster, STUCK, group};
+use cluster::{Behaviour, Cluster, Healthy, STUCK, group};
 use nix::sys::signal::Signal;
 
 fn slow_boot(boot: u64) -> Cluster {
     let behaviour = Behaviour { nodes: 2, boot: Duration::from_secs(boot), ..Behaviour::default() };
     let cluster = Cluster::new(&behaviour);
-    cluster.publish("ami-2", "healthy");
+    cluster.publish("ami-2", Healthy);
     cluster
 }
 

@@ -8,7 +8,7 @@ mod cluster;
 use std::process::Command;
 
 use cluster::witness::{at_most_one_was_out, changes, order};
-use cluster::{Behaviour, CLUSTER, Cluster, group};
+use cluster::{Behaviour, CLUSTER, Cluster, Healthy, group};
 use ec2_sim::What;
 use serde_json::Value;
 
@@ -16,7 +16,7 @@ const PAUSED: &str = "node-agent:roll-paused";
 
 fn nodes(nodes: usize) -> Cluster {
     let cluster = Cluster::new(&Behaviour { nodes, ..Behaviour::default() });
-    cluster.publish("ami-2", "healthy");
+    cluster.publish("ami-2", Healthy);
     cluster
 }
 

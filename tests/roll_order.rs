@@ -10,11 +10,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use cluster::witness::{at_most_one_was_out, changes, nothing_was_taken_wrongly, order, story};
-use cluster::{Behaviour, Cluster, group, template, version};
+use cluster::{Behaviour, Cluster, Healthy, Held, group};
 
 fn nodes(nodes: usize) -> Cluster {
     let cluster = Cluster::new(&Behaviour { nodes, ..Behaviour::default() });
-    cluster.publish("ami-2", "healthy");
+    cluster.publish("ami-2", Healthy);
     cluster
 }
 
@@ -126,7 +126,7 @@ fn a_node_that_dies_during_a_replacement_comes_back_before_the_next_goes() {
 #[test]
 fn a_node_that_is_on_its_way_back_when_its_turn_comes_is_replaced_too() {
     let cluster = Cluster::new(&Behaviour { nodes: 2, boot: Duration::from_secs(20), ..Behaviour::default() });
-    cluster.publish("ami-2", "healthy");
+    cluster.publish("ami-2", Healthy);
     let roll = cluster.roll(&[]);
     roll.wait_for("is terminated");
     cluster.wait_until(0, "Pending:Wait");
@@ -141,7 +141,7 @@ fn a_node_that_is_on_its_way_back_when_its_turn_comes_is_replaced_too() {
 fn a_launch_that_fails_three_times_alike_stops_the_roll() {
     let cluster = Cluster::new(&Behaviour { nodes: 2, ..Behaviour::default() });
     for number in 0..2 {
-        cluster.sim.add_template_version(&template(number), version(0x99, "ami-2", "healthy")).unwrap();
+        cluster.publish_for(number, cluster.version(0x99, "ami-2", Healthy));
     }
     let log = cluster.roll(&["--override", "interface"]).must_end(1);
     assert!(log.contains("launches have failed for the same reason"), "{log}");
@@ -153,10 +153,16 @@ fn a_launch_that_fails_three_times_alike_stops_the_roll() {
 #[test]
 fn a_roll_that_times_out_names_the_node_and_what_aws_knows_of_it() {
     let cluster = Cluster::new(&Behaviour { nodes: 2, ..Behaviour::default() });
-    cluster.publish("ami-2", "held");
+    cluster.publish("ami-2", Held);
     let log = cluster.roll(&["--timeout", "45s"]).must_end(1);
     let held = cluster.wait_until(0, "Pending:Wait");
-    for text in ["00 (kafka-node-00)", "45s", held.as_str(), "configure: it broke", "the group's last activity"] {
+    for text in [
+        "00 (kafka-node-00)",
+        "45s",
+        held.as_str(),
+        "health-check: the cluster is not healthy",
+        "the group's last activity",
+    ] {
         assert!(log.contains(text), "{text:?} is missing:\n{log}");
     }
 }

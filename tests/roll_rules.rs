@@ -6,7 +6,7 @@
 mod cluster;
 
 use cluster::witness::{changes, nothing_was_taken_wrongly, order};
-use cluster::{Behaviour, CLUSTER, Cluster, group, version};
+use cluster::{Behaviour, CLUSTER, Cluster, Healthy, group};
 use ec2_sim::{ActionResult, GroupSpec, TemplateChoice, Transition};
 
 /// A group's defect, what the refusal says, and the override; none where there is none.
@@ -35,7 +35,7 @@ const DEFECTS: [Defect; 7] = [
 #[test]
 fn each_rule_refuses_with_its_word_and_only_its_override_lifts_it() {
     let cluster = Cluster::new(&Behaviour { nodes: DEFECTS.len(), ..Behaviour::default() });
-    cluster.publish("ami-2", "healthy");
+    cluster.publish("ami-2", Healthy);
     for (number, (change, ..)) in DEFECTS.iter().enumerate() {
         cluster.change(number, change);
     }
@@ -66,9 +66,9 @@ fn each_rule_refuses_with_its_word_and_only_its_override_lifts_it() {
 #[test]
 fn another_interface_is_refused_and_a_retained_instance_too() {
     let cluster = Cluster::new(&Behaviour { nodes: 2, ..Behaviour::default() });
-    cluster.publish("ami-2", "healthy");
-    let other = version(77, "ami-3", "healthy");
-    cluster.sim.add_template_version(&cluster::template(0), other).unwrap();
+    cluster.publish("ami-2", Healthy);
+    let other = cluster.version(77, "ami-3", Healthy);
+    cluster.publish_for(0, other);
     let log = cluster.roll(&["--to", "00=3", "--to", "2"]).must_end(6);
     assert!(log.contains("version 3 has the network interface eni-"), "{log}");
     assert!(log.contains("--override interface"), "{log}");
@@ -90,7 +90,7 @@ fn another_interface_is_refused_and_a_retained_instance_too() {
 #[test]
 fn a_partial_list_that_is_meant_so_touches_only_its_own_groups() {
     let cluster = Cluster::new(&Behaviour { nodes: 2, ..Behaviour::default() });
-    cluster.publish("ami-2", "healthy");
+    cluster.publish("ami-2", Healthy);
     let other = cluster.in_service(1);
     let name = group(0);
     let log = cluster.start(&[], &["--asg", &name, "--override", "partial-list", "--yes"]).must_end(0);
@@ -103,10 +103,10 @@ fn a_partial_list_that_is_meant_so_touches_only_its_own_groups() {
 #[test]
 fn a_version_that_is_published_midway_stops_the_roll() {
     let cluster = Cluster::new(&Behaviour { nodes: 2, ..Behaviour::default() });
-    cluster.publish("ami-2", "healthy");
+    cluster.publish("ami-2", Healthy);
     let roll = cluster.roll(&[]);
     roll.wait_for("is terminated");
-    cluster.publish("ami-3", "healthy");
+    cluster.publish("ami-3", Healthy);
     let log = roll.must_end(1);
     assert!(log.contains("has a version 3 by now, and this roll's target is 2"), "{log}");
     assert_eq!(order(&cluster.sim), [group(0)], "{log}");
@@ -120,7 +120,7 @@ fn a_version_that_is_published_midway_stops_the_roll() {
 #[test]
 fn a_rule_that_breaks_midway_refuses_the_next_node() {
     let cluster = Cluster::new(&Behaviour { nodes: 2, ..Behaviour::default() });
-    cluster.publish("ami-2", "healthy");
+    cluster.publish("ami-2", Healthy);
     let roll = cluster.roll(&[]);
     roll.wait_for("is terminated");
     cluster.change(1, without_launch_hook);
@@ -141,7 +141,7 @@ fn groups_on_the_latest_or_the_default_version_are_not_staged() {
     };
     set(0, "$Latest");
     set(1, "$Default");
-    cluster.publish("ami-2", "healthy");
+    cluster.publish("ami-2", Healthy);
     let log = cluster.roll(&[]).must_end(6);
     assert!(log.contains("kafka-node-01: its launch template's version is $Default, which is 1 now"), "{log}");
     assert_eq!(changes(&cluster.sim), Vec::<String>::new(), "{log}");

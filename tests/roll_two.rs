@@ -8,11 +8,11 @@ mod cluster;
 use std::time::{Duration, SystemTime};
 
 use cluster::witness::{at_most_one_was_out, changes, nothing_was_taken_wrongly, order};
-use cluster::{Behaviour, Cluster};
+use cluster::{Behaviour, Cluster, Healthy};
 
 fn cluster_behind() -> Cluster {
     let cluster = Cluster::new(&Behaviour { nodes: 2, ..Behaviour::default() });
-    cluster.publish("ami-2", "healthy");
+    cluster.publish("ami-2", Healthy);
     cluster
 }
 

@@ -1,6 +1,6 @@
 //! A cluster of played nodes in the simulated region, and the real `node-agent roll` beside it.
 
-#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test uses its part")]
+#![allow(dead_code, unused_imports, unreachable_pub, missing_docs, reason = "each test uses its part")]
 
 #[path = "witness.rs"]
 pub mod witness;
@@ -10,20 +10,17 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
+pub use ec2_sim::Outcome::{self, Healthy, Held};
 use ec2_sim::{
-    ActionResult, GroupSpec, HookSpec, InstanceId, InterfaceSpec, Latencies, Launches, Sim, SimConfig, Spread,
-    TemplateChoice, TemplateSpec, TemplateVersion, Transition, What,
+    ActionResult, GroupSpec, HookSpec, InstanceId, InterfaceSpec, Latencies, Launches, LightNode, Sim, SimConfig,
+    Spread, TemplateChoice, TemplateSpec, TemplateVersion, Transition, What,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// The tag by which a version says what its nodes do; `held` or `healthy`.
-pub const PLAYS: &str = "plays";
 pub const CLUSTER: &str = "stateful-cluster=kafka";
 /// A roll that lasts longer is stuck. The test runner ends a test after five minutes, without its output.
 pub const STUCK: Duration = Duration::from_mins(4);
@@ -31,8 +28,8 @@ pub const STUCK: Duration = Duration::from_mins(4);
 pub struct Cluster {
     pub sim: Sim,
     dir: tempfile::TempDir,
-    stop: Arc<AtomicBool>,
-    player: Option<JoinHandle<()>>,
+    drain: Duration,
+    boot: Duration,
 }
 
 /// How the cluster behaves.
@@ -57,14 +54,9 @@ pub fn template(number: usize) -> String {
     group(number)
 }
 
-/// A version whose nodes do this.
-pub fn version(number: usize, image: &str, plays: &str) -> TemplateVersion {
-    TemplateVersion {
-        image: image.to_owned(),
-        interface: Some(format!("eni-{number:017x}")),
-        tags: BTreeMap::from([(PLAYS.to_owned(), plays.to_owned())]),
-        ..TemplateVersion::default()
-    }
+/// The network interface that is made for a node.
+pub fn interface(number: usize) -> String {
+    format!("eni-{number:017x}")
 }
 
 impl Cluster {
@@ -78,8 +70,7 @@ impl Cluster {
         };
         (behaviour.config)(&mut config);
         let sim = Sim::start_blocking(config).unwrap();
-        let mut cluster = Cluster { sim, dir, stop: Arc::default(), player: None };
-        cluster.play(behaviour.boot, behaviour.drain);
+        let cluster = Cluster { sim, dir, drain: behaviour.drain, boot: behaviour.boot };
         for number in 0..behaviour.nodes {
             cluster.add(number);
         }
@@ -90,16 +81,14 @@ impl Cluster {
     }
 
     fn add(&self, number: usize) {
-        let interface = InterfaceSpec {
-            id: Some(format!("eni-{number:017x}")),
-            private_ips: vec![format!("10.0.1.{}", 10 + number)],
-        };
+        let interface =
+            InterfaceSpec { id: Some(interface(number)), private_ips: vec![format!("10.0.1.{}", 10 + number)] };
         self.sim.create_interface(interface).unwrap();
         self.sim
             .create_template(TemplateSpec {
                 name: template(number),
                 id: None,
-                versions: vec![version(number, "ami-1", "healthy")],
+                versions: vec![self.version(number, "ami-1", Healthy)],
             })
             .unwrap();
         let hook = |name: &str, transition, default_result| HookSpec {
@@ -109,7 +98,6 @@ impl Cluster {
             ..HookSpec::default()
         };
         let mut launches = Launches { retry: Spread::from(Duration::from_secs(1)), ..Launches::default() };
-        launches.instance.by_id_dir = self.dir.path().join("by-id");
         launches.instance.private_ips = vec![format!("10.0.1.{}", 10 + number)];
         self.sim
             .create_group(GroupSpec {
@@ -127,11 +115,26 @@ impl Cluster {
             .unwrap();
     }
 
+    /// A version whose launches end like this.
+    pub fn version(&self, number: usize, image: &str, outcome: Outcome) -> TemplateVersion {
+        let node = LightNode { boot: self.boot.into(), drain: self.drain.into(), outcome, ..LightNode::default() };
+        TemplateVersion {
+            image: image.to_owned(),
+            interface: Some(interface(number)),
+            launch: Some(node),
+            ..TemplateVersion::default()
+        }
+    }
+
+    /// Adds a version to a node's template, and returns its number.
+    pub fn publish_for(&self, number: usize, version: TemplateVersion) -> u64 {
+        self.sim.add_template_version(&template(number), version).unwrap()
+    }
+
     /// Adds a version to every template, and returns its number.
-    pub fn publish(&self, image: &str, plays: &str) -> u64 {
+    pub fn publish(&self, image: &str, outcome: Outcome) -> u64 {
         let groups = self.groups();
-        let add =
-            |number: usize| self.sim.add_template_version(&template(number), version(number, image, plays)).unwrap();
+        let add = |number: usize| self.publish_for(number, self.version(number, image, outcome));
         (0..groups.len()).map(add).max().unwrap()
     }
 
@@ -169,45 +172,9 @@ impl Cluster {
         last.into_iter().find(|(_, state)| state == wanted).map(|(id, _)| id.into())
     }
 
-    /// Plays the nodes' agents: each completes its launch when it has booted, or is held, and its termination when it has drained.
-    fn play(&mut self, boot: Duration, drain: Duration) {
-        let (sim, stop) = (self.sim.clone(), Arc::clone(&self.stop));
-        let play = move || {
-            let mut seen = 0;
-            let mut due: Vec<(Instant, InstanceId, &'static str)> = Vec::new();
-            while !stop.load(Ordering::Relaxed) {
-                let events = sim.events();
-                for event in &events[seen..] {
-                    let What::Lifecycle(change) = &event.what else { continue };
-                    let id: InstanceId = change.instance.clone().into();
-                    match change.to.as_str() {
-                        "Pending:Wait" => due.push((Instant::now() + boot, id, "Pending:Wait")),
-                        "Terminating:Wait" => due.push((Instant::now() + drain, id, "Terminating:Wait")),
-                        _ => {}
-                    }
-                }
-                seen = events.len();
-                let (now, mut later) = (Instant::now(), Vec::new());
-                for (at, id, state) in due.drain(..) {
-                    if at > now {
-                        later.push((at, id, state));
-                    } else if sim.lifecycle_state(&id).as_deref() == Some(state) {
-                        act(&sim, &id, state);
-                    }
-                }
-                due = later;
-                thread::sleep(Duration::from_millis(20));
-            }
-        };
-        self.player = Some(thread::spawn(play));
-    }
-
     /// Lets a held node go into service, as after a repair and `node-agent retry`.
     pub fn repair(&self, id: &InstanceId) {
-        self.sim
-            .change_instance(id, |spec| drop(spec.tags.insert("node-agent:status".to_owned(), "done".to_owned())))
-            .unwrap();
-        self.sim.set_lifecycle_state(id, "InService").unwrap();
+        self.sim.repair(id).unwrap();
     }
 
     /// Begins a roll of the cluster.
@@ -304,25 +271,6 @@ impl Cluster {
             .change_group(&group(number), |spec| version = spec.template.as_ref().unwrap().version.clone())
             .unwrap();
         version
-    }
-}
-
-fn act(sim: &Sim, id: &InstanceId, state: &str) {
-    if state == "Terminating:Wait" {
-        sim.set_lifecycle_state(id, "Terminating:Proceed").unwrap();
-        sim.terminate(id).unwrap();
-    } else if sim.instance_tags(id).unwrap().get(PLAYS).map(String::as_str) == Some("held") {
-        let text = "configure: it broke".to_owned();
-        sim.change_instance(id, |spec| drop(spec.tags.insert("node-agent:status".to_owned(), text))).unwrap();
-    } else {
-        sim.set_lifecycle_state(id, "InService").unwrap();
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        drop(self.player.take().map(JoinHandle::join));
     }
 }
 
