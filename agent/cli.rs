@@ -416,6 +416,7 @@ impl Leave {
 
 impl Roll {
     fn start(self) -> ExitCode {
+        readable::speaks_of_other_machines();
         log::init(Format::Text, self.verbose);
         if let Some(RollCommand::Status(options)) = self.command {
             return match block_on(async { Ok(Box::pin(roll::status::status(&options)).await?) }) {

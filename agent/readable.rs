@@ -100,9 +100,17 @@ pub fn remedy(remedy: &str) -> String {
     if names_aws(&text) { text + OPERATOR } else { text }
 }
 
+/// What is typed in the place of the agent's name; none where the name is enough.
+static PROGRAM: OnceLock<Option<String>> = OnceLock::new();
+
+/// From now on the agent's commands in texts are for other machines, whose paths this one does not know.
+pub fn speaks_of_other_machines() {
+    // Whatever was said before was about this machine.
+    let _ = PROGRAM.set(None);
+}
+
 /// Makes the agent's commands in a text work as typed: with the program's path if root's shell would not find the name.
 pub fn commands(text: &str) -> Cow<'_, str> {
-    static PROGRAM: OnceLock<Option<String>> = OnceLock::new();
     let own = || path_to_type(&std::env::current_exe().ok()?, &SECURE_PATH.map(Path::new));
     PROGRAM.get_or_init(own).as_deref().map_or(Cow::Borrowed(text), |program| with_program(text, program).into())
 }

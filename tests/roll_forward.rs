@@ -16,6 +16,7 @@ fn a_broken_version_stops_the_roll_and_a_mended_one_heals_it() {
     let held = cluster.wait_until(0, "Pending:Wait");
     assert!(log.contains("health-check: the cluster is not healthy") && log.contains(&held.to_string()), "{log}");
     assert!(log.contains("--replace-held"), "{log}");
+    assert!(log.contains(" node-agent retry"), "the path of the program here is not that of the node's:\n{log}");
     cluster.has_no_flag();
     assert_eq!(cluster.staged(0), "2", "{log}");
     assert_eq!(cluster.staged(1), "1", "only the node that goes is staged\n{log}");

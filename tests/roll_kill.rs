@@ -13,7 +13,7 @@ use cluster::{Behaviour, Cluster, Healthy, STUCK, group};
 use nix::sys::signal::Signal;
 
 fn slow_boot(boot: u64) -> Cluster {
-    let behaviour = Behaviour { nodes: 2, boot: Duration::from_secs(boot), ..Behaviour::default() };
+    let behaviour = Behaviour { nodes: 2, boot: Duration::from_secs(boot).into(), ..Behaviour::default() };
     let cluster = Cluster::new(&behaviour);
     cluster.publish("ami-2", Healthy);
     cluster

@@ -125,7 +125,7 @@ fn a_node_that_dies_during_a_replacement_comes_back_before_the_next_goes() {
 
 #[test]
 fn a_node_that_is_on_its_way_back_when_its_turn_comes_is_replaced_too() {
-    let cluster = Cluster::new(&Behaviour { nodes: 2, boot: Duration::from_secs(20), ..Behaviour::default() });
+    let cluster = Cluster::new(&Behaviour { nodes: 2, boot: Duration::from_secs(20).into(), ..Behaviour::default() });
     cluster.publish("ami-2", Healthy);
     let roll = cluster.roll(&[]);
     roll.wait_for("is terminated");

@@ -114,6 +114,7 @@ impl Roll {
         self.clocks.bake_until = None;
         self.follower.begin(group, Some(victim), self.aws.clock.now());
         self.memory.work = Some(work);
+        *self.memory.taken.entry(group.to_owned()).or_default() += 1;
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! What the judge goes by and what it decides: the wishes, the roll's own memory, and the decisions.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::marks::AwsTime;
@@ -31,6 +31,8 @@ pub(crate) struct Memory {
     pub(crate) turn: Option<Turn>,
     /// Who the leader is, as asked for this turn.
     pub(crate) leader: Leader,
+    /// How often this roll has taken each group's node.
+    pub(crate) taken: BTreeMap<String, u8>,
     /// The groups whose nodes this roll has brought to the target.
     pub(crate) done: BTreeSet<String>,
     /// The instances that were held when the roll began: those that `--replace-held` gives up.

@@ -51,6 +51,8 @@ pub(super) struct Replacement {
     /// What it said of its unmount; a failure means that the filesystem is not clean.
     not_unmounted: bool,
     interface: Option<String>,
+    /// The instance that has the interface, as of the last look.
+    holder: Option<String>,
     volumes: BTreeSet<String>,
     /// The volumes of which a snapshot was taken.
     snapshots: BTreeSet<String>,
@@ -168,24 +170,26 @@ impl Roll {
                 &format!("{instance} has failed and is held: {why}"),
             );
         }
-        self.watch_interface(&mut replacement, now).await;
+        if !is_new {
+            self.watch_interface(&mut replacement, now).await;
+        }
         self.take_snapshots(&mut replacement).await;
         let result = self.watch_launches(&mut replacement, is_new).await;
         self.follower.at_work = Some(replacement);
         result
     }
 
-    /// Notes when the old instance's network interface is free.
+    /// Notes who has the node's network interface, and when the old instance has it no longer.
     async fn watch_interface(&mut self, replacement: &mut Replacement, now: Option<AwsTime>) {
         let Some(interface) = replacement.interface.clone() else { return };
-        if replacement.reached.contains_key(&Milestone::InterfaceFree) {
-            return;
-        }
         match self.aws.ec2.interface(&interface).await {
-            Ok(Some(used)) if used.instance_id.is_none() || used.instance_id != replacement.victim => {
-                replacement.reach(Milestone::InterfaceFree, now);
+            Ok(used) => {
+                let used = used.filter(|used| used.instance_id.is_none() || used.instance_id != replacement.victim);
+                if let Some(used) = used {
+                    replacement.reach(Milestone::InterfaceFree, now);
+                    replacement.holder = used.instance_id;
+                }
             }
-            Ok(_) => {}
             Err(failure) => self.note_unread("the network interface", &failure),
         }
     }
@@ -241,6 +245,7 @@ impl Roll {
                 return Ok(());
             }
         };
+        let is_foreign = replacement.holder.as_ref().is_some_and(|holder| !names_instance(&activities, holder));
         let told = replacement.reached.get(&Milestone::Told).copied().unwrap_or_default();
         let new: Vec<Activity> =
             activities.into_iter().rev().filter(|activity| is_failure(activity) && activity.started >= told).collect();
@@ -249,8 +254,7 @@ impl Roll {
             if !replacement.activities.insert(key) {
                 continue;
             }
-            let free = replacement.reached.get(&Milestone::InterfaceFree);
-            if names_interface(&activity.message) && free.is_none_or(|free| activity.started <= *free) {
+            if names_interface(&activity.message) && !is_foreign {
                 replacement.tries += 1;
                 if replacement.tries == 1 {
                     let text = format!(
@@ -328,6 +332,11 @@ impl Roll {
 
 fn is_failure(activity: &Activity) -> bool {
     matches!(activity.status.as_str(), "Failed" | "Cancelled") && activity.description.starts_with("Launching")
+}
+
+/// Whether the group has launched or terminated this instance: its interface comes free by itself.
+fn names_instance(activities: &[Activity], instance: &str) -> bool {
+    activities.iter().any(|activity| activity.description.contains(instance))
 }
 
 /// AWS's words for a network interface that is still in use (docs/facts.md, "Rolling").

@@ -7,6 +7,8 @@ use super::target::Staged;
 
 /// How long a terminate whose answer was lost may still take effect, in seconds: until then nobody sends another one.
 pub(crate) const UNCERTAIN: AwsTime = 60;
+/// How often a roll takes the same group's node.
+const MOST_TAKEN: u8 = 3;
 /// How often the check has to pass in a row.
 const PASSES: u8 = 2;
 
@@ -52,8 +54,11 @@ fn go_on(nodes: &[Node], memory: &Memory, wish: &Wish, work: &Work) -> Option<De
                 Decision::Finished { group: work.group.clone() }
             })
         }
-        // It was on its way back with its old version when it was taken up: now its turn comes as any other's.
-        Condition::Serving(_) if work.victim.is_none() && node.outdated.is_some() => None,
+        // It was on its way back with its old version when it was taken up, or its group had replaced the victim by itself just before
+        // it was staged: now its turn comes as any other's.
+        Condition::Serving(_) if node.outdated.is_some() && (work.victim.is_none() || was_too_late(node, memory)) => {
+            None
+        }
         Condition::Serving(instance) if !is_victim => Some(match &node.outdated {
             None => wait(node, going(node)),
             Some(outdated) => stop(
@@ -82,6 +87,12 @@ fn go_on(nodes: &[Node], memory: &Memory, wish: &Wish, work: &Work) -> Option<De
         }),
         _ => Some(wait_for(node, nodes, memory, wish)),
     }
+}
+
+/// Whether an outdated instance is there although its group is set to the target: the group had launched it before. That happens once
+/// or twice, and not for ever.
+fn was_too_late(node: &Node, memory: &Memory) -> bool {
+    node.staged == Staged::Target && memory.taken.get(&node.group).is_none_or(|times| *times < MOST_TAKEN)
 }
 
 /// Whether a terminate of the node's instance may still take effect: this roll's or another's, of which the tag tells.

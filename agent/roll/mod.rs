@@ -100,12 +100,22 @@ impl Roll {
     /// Rolls, from the first look to the end; the flag never stays behind.
     pub(crate) async fn run(options: Options, stop: watch::Receiver<bool>) -> Result<End, Failure> {
         let mut roll = Roll::begin(options, stop).await?;
-        let result = match roll.prepare().await {
+        let result = match roll.prepared().await {
             Ok(None) => Box::pin(roll.go()).await,
             Ok(Some(end)) => Ok(end),
             Err(failure) => Err(failure),
         };
         roll.end(result).await
+    }
+
+    /// Prepares, anew where time can mend what has failed: nothing was done yet.
+    async fn prepared(&mut self) -> Result<Option<End>, Failure> {
+        loop {
+            match Box::pin(self.prepare()).await {
+                Err(failure) if is_passing(&failure) => drop(self.cannot_look(failure).await?),
+                prepared => return prepared,
+            }
+        }
     }
 
     /// The loop: look, judge, act.
@@ -164,8 +174,6 @@ impl Roll {
         let work = Look::take(&self.aws, &self.cluster, self.fleet.last());
         match unless_stopped(&mut self.stop, work).await? {
             Ok(look) => self.fleet.add(look),
-            // Credentials that were never good are not waited for.
-            Err(failure) if failure.code == Code::Credentials && self.fleet.last().is_none() => return Err(failure),
             Err(failure) => return self.cannot_look(failure).await,
         }
         if self.templates.is_empty() {
@@ -179,9 +187,10 @@ impl Roll {
         Ok(true)
     }
 
-    /// What fails for a while is tried again.
+    /// What fails for a while is tried again. Credentials that were never good are not waited for.
     async fn cannot_look(&mut self, failure: Failure) -> Result<bool, Failure> {
-        if !is_passing(&failure) {
+        let never_good = failure.code == Code::Credentials && self.fleet.last().is_none();
+        if never_good || !is_passing(&failure) {
             return Err(failure);
         }
         self.report.wait(About::default(), &format!("AWS cannot be asked: {failure}"));

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 pub use ec2_sim::Outcome::{self, Healthy, Held};
 use ec2_sim::{
-    ActionResult, GroupSpec, HookSpec, InstanceId, InterfaceSpec, Latencies, Launches, LightNode, Sim, SimConfig,
-    Spread, TemplateChoice, TemplateSpec, TemplateVersion, Transition, What,
+    ActionResult, GroupSpec, HookSpec, InstanceId, InterfaceSpec, Latencies, Launches, LightNode, Quota, RandomFaults,
+    Sim, SimConfig, Spread, TemplateChoice, TemplateSpec, TemplateVersion, Transition, What,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -28,21 +28,31 @@ pub const STUCK: Duration = Duration::from_mins(4);
 pub struct Cluster {
     pub sim: Sim,
     dir: tempfile::TempDir,
-    drain: Duration,
-    boot: Duration,
+    drain: Spread,
+    boot: Spread,
 }
 
 /// How the cluster behaves.
 pub struct Behaviour {
     pub nodes: usize,
-    pub drain: Duration,
-    pub boot: Duration,
-    pub config: fn(&mut SimConfig),
+    pub drain: Spread,
+    pub boot: Spread,
+    pub latencies: Latencies,
+    pub faults: Option<RandomFaults>,
+    pub quotas: Vec<Quota>,
 }
 
 impl Default for Behaviour {
     fn default() -> Self {
-        Behaviour { nodes: 3, drain: Duration::from_millis(300), boot: Duration::from_millis(300), config: |_| {} }
+        let moment = Duration::from_millis(300);
+        Behaviour {
+            nodes: 3,
+            drain: moment.into(),
+            boot: moment.into(),
+            latencies: Latencies::default(),
+            faults: None,
+            quotas: Vec::new(),
+        }
     }
 }
 
@@ -59,16 +69,21 @@ pub fn interface(number: usize) -> String {
     format!("eni-{number:017x}")
 }
 
+fn address(number: usize) -> String {
+    format!("10.0.{}.{}", 1 + number / 200, 10 + number % 200)
+}
+
 impl Cluster {
     /// A cluster whose nodes all run version 1, which is the groups' own.
     pub fn new(behaviour: &Behaviour) -> Cluster {
         let dir = tempfile::TempDir::new().unwrap();
-        let mut config = SimConfig {
+        let config = SimConfig {
             work_dir: dir.path().join("world"),
-            latencies: Latencies { shutting_down: Duration::from_millis(500), ..Latencies::default() },
+            latencies: behaviour.latencies.clone(),
+            random_faults: behaviour.faults.clone(),
+            quotas: behaviour.quotas.clone(),
             ..SimConfig::default()
         };
-        (behaviour.config)(&mut config);
         let sim = Sim::start_blocking(config).unwrap();
         let cluster = Cluster { sim, dir, drain: behaviour.drain, boot: behaviour.boot };
         for number in 0..behaviour.nodes {
@@ -98,7 +113,7 @@ impl Cluster {
             ..HookSpec::default()
         };
         let mut launches = Launches { retry: Spread::from(Duration::from_secs(1)), ..Launches::default() };
-        launches.instance.private_ips = vec![format!("10.0.1.{}", 10 + number)];
+        launches.instance.private_ips = vec![address(number)];
         self.sim
             .create_group(GroupSpec {
                 name: group(number),
@@ -117,7 +132,7 @@ impl Cluster {
 
     /// A version whose launches end like this.
     pub fn version(&self, number: usize, image: &str, outcome: Outcome) -> TemplateVersion {
-        let node = LightNode { boot: self.boot.into(), drain: self.drain.into(), outcome, ..LightNode::default() };
+        let node = LightNode { boot: self.boot, drain: self.drain, outcome, ..LightNode::default() };
         TemplateVersion {
             image: image.to_owned(),
             interface: Some(interface(number)),
@@ -161,15 +176,20 @@ impl Cluster {
     }
 
     fn now_in(&self, number: usize, wanted: &str) -> Option<InstanceId> {
+        self.states(number).into_iter().find(|(_, state)| state == wanted).map(|(id, _)| id)
+    }
+
+    /// Every instance that the node has ever had, with its lifecycle state.
+    pub fn states(&self, number: usize) -> BTreeMap<InstanceId, String> {
         let mut last = BTreeMap::new();
         for event in self.sim.events().iter() {
             if let What::Lifecycle(change) = &event.what
                 && change.group == group(number)
             {
-                last.insert(change.instance.clone(), change.to.clone());
+                last.insert(change.instance.clone().into(), change.to.clone());
             }
         }
-        last.into_iter().find(|(_, state)| state == wanted).map(|(id, _)| id.into())
+        last
     }
 
     /// Lets a held node go into service, as after a repair and `node-agent retry`.
@@ -298,13 +318,19 @@ impl Rolling {
         }
     }
 
+    /// Its exit code, if it has ended; -1 where a signal ended it.
+    pub fn code(&mut self) -> Option<i32> {
+        if self.ended.is_none() {
+            self.ended = self.child.try_wait().unwrap().map(|status| status.code().unwrap_or(-1));
+        }
+        self.ended
+    }
+
     /// Its exit code and its output, once it has ended.
     pub fn end(mut self) -> (i32, String) {
         let until = Instant::now() + STUCK;
         loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                let code = status.code().unwrap_or(-1);
-                self.ended = Some(code);
+            if let Some(code) = self.code() {
                 return (code, self.log());
             }
             assert!(Instant::now() < until, "it does not end:\n{}", self.log());
@@ -317,6 +343,13 @@ impl Rolling {
         let (code, log) = self.end();
         assert_eq!(code, wanted, "{log}");
         log
+    }
+
+    /// As [`Rolling::signal`]; nothing where it has ended.
+    pub fn signal_if_alive(&mut self, signal: Signal) {
+        if self.code().is_none() {
+            self.signal(signal);
+        }
     }
 
     pub fn signal(&self, signal: Signal) {

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use ec2_sim::{Act, ActKind, Sim, What};
+use std::fmt;
+use std::time::Duration;
+
+use ec2_sim::{Act, ActKind, Events, Sim, What};
 
 /// What happened to the members of the groups, and what the groups launched.
 pub fn story(sim: &Sim) -> String {
@@ -91,4 +94,66 @@ pub fn order(sim: &Sim) -> Vec<String> {
 /// The actions by which rolls have changed the world.
 pub fn changes(sim: &Sim) -> Vec<String> {
     sim.events().mutations().into_iter().map(|call| call.action.clone()).collect()
+}
+
+/// A node that a roll has taken or given up.
+#[derive(Debug)]
+pub struct Taken {
+    t: f64,
+    group: String,
+    instance: String,
+}
+
+impl fmt::Display for Taken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1} s {} {}", self.t, self.group, self.instance)
+    }
+}
+
+/// The nodes that rolls have taken or given up, each of which was theirs to take: no other node was out because of a roll, or had
+/// been out, for whatever reason, for longer than a roll may not see it; no instance of the target's version was terminated, and
+/// none twice.
+pub fn nobody_went_wrongly(sim: &Sim, groups: &[String], unseen: Duration) -> Vec<Taken> {
+    let events = sim.events();
+    let acts = events.acts();
+    let mut taken: Vec<Taken> = Vec::new();
+    for act in acts.iter().filter(|act| act.done && matches!(act.kind, ActKind::Terminate | ActKind::Abandon)) {
+        let (group, instance) = (act.group.clone().unwrap_or_default(), act.instance.clone().unwrap_or_default());
+        let told = format!("at {:.1} s {instance} of {group} goes", act.t);
+        for other in groups.iter().filter(|other| **other != group) {
+            let Some(since) = out_since(&events, other, act.t) else { continue };
+            let by_roll = taken.iter().any(|taken| taken.group == *other && taken.t >= since - SOON);
+            assert!(!by_roll, "{told}, {other} is out because of a roll since {since:.1} s\n{}", story(sim));
+            assert!(act.t - since <= unseen.as_secs_f64(), "{told}, {other} is out since {since:.1} s\n{}", story(sim));
+        }
+        if act.kind == ActKind::Terminate {
+            let target = target_of(&acts, &group, act.seq);
+            assert_ne!(act.version, target, "{told}, which is of the target's version\n{}", story(sim));
+            let twice = taken.iter().any(|taken| taken.instance == instance);
+            assert!(!twice, "{told} a second time\n{}", story(sim));
+        }
+        taken.push(Taken { t: act.t, group, instance });
+    }
+    taken
+}
+
+/// From a call until its effect is in the event log, in seconds.
+const SOON: f64 = 1.0;
+
+/// Since when the group has had no node in service, healthy and running, at that time.
+fn out_since(events: &Events, group: &str, t: f64) -> Option<f64> {
+    let gaps = events.gaps(group).into_iter();
+    gaps.filter(|gap| gap.from < t && gap.to.is_none_or(|to| to > t)).map(|gap| gap.from).next_back()
+}
+
+/// The target of the last roll that has tagged the group before.
+fn target_of(acts: &[Act], group: &str, before: u64) -> Option<u64> {
+    let of_group = acts.iter().filter(|act| act.seq < before && act.done && act.group.as_deref() == Some(group));
+    let target = |act: &Act| match &act.kind {
+        ActKind::Tag { key, value } if key == "node-agent:roll-last" => {
+            value.split(' ').find_map(|word| word.strip_prefix("to=")?.parse().ok())
+        }
+        _ => None,
+    };
+    of_group.filter_map(target).next_back()
 }

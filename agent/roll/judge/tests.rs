@@ -206,6 +206,15 @@ fn a_node_is_done_when_its_old_instance_is_gone_and_the_check_has_passed_twice()
 }
 
 #[test]
+fn a_node_that_its_group_replaced_just_before_it_was_staged_is_taken_once_more() {
+    let work = Work { group: group("00"), victim: Some("i-00-old".to_owned()), arrived: false, passes: 0 };
+    let memory = |times| Memory { work: Some(work.clone()), taken: [(group("00"), times)].into(), ..Memory::default() };
+    let old = Node { staged: Staged::Target, ..behind("00") };
+    assert_eq!(decide(&[old.clone(), behind("01")], &memory(1)), Decision::Inspect { group: group("00") });
+    assert!(matches!(decide(&[old], &memory(MOST_TAKEN)), Decision::Stop { .. }), "not for ever");
+}
+
+#[test]
 fn a_pause_keeps_the_next_node_and_lets_the_one_at_work_come_back() {
     let memory = |pause: Option<&str>| Memory { pause: pause.map(str::to_owned), ..ready("00") };
     let end = Decision::End(End::PausedByTag("upgrade day".to_owned()));

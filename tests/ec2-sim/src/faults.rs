@@ -225,13 +225,11 @@ struct Armed {
 }
 
 /// The faults in force.
-pub(crate) struct Faults {
-    rules: Mutex<Rules>,
-    random: Option<RandomFaults>,
-}
+pub(crate) struct Faults(Mutex<Rules>);
 
 #[derive(Default)]
 struct Rules {
+    random: Option<RandomFaults>,
     armed: Vec<Armed>,
     registered: usize,
     calls: HashMap<String, u64>,
@@ -242,7 +240,7 @@ impl Faults {
         if let Some(random) = &random {
             random.actions.iter().try_for_each(|pattern| actions::check_pattern(pattern))?;
         }
-        let faults = Self { rules: Mutex::default(), random };
+        let faults = Self(Mutex::new(Rules { random, ..Rules::default() }));
         rules.into_iter().try_for_each(|rule| faults.add(rule))?;
         Ok(faults)
     }
@@ -250,7 +248,7 @@ impl Faults {
     /// Refuses a rule that no simulated action matches: a test with it would silently test nothing.
     pub(crate) fn add(&self, rule: FaultRule) -> Result<(), SimError> {
         actions::check_pattern(&rule.action)?;
-        let mut rules = lock(&self.rules);
+        let mut rules = lock(&self.0);
         let number = rules.registered;
         rules.registered += 1;
         rules.armed.push(Armed { rule, number, seen: 0 });
@@ -258,12 +256,14 @@ impl Faults {
     }
 
     pub(crate) fn clear(&self) {
-        lock(&self.rules).armed.clear();
+        let mut rules = lock(&self.0);
+        rules.armed.clear();
+        rules.random = None;
     }
 
     /// The fault for this call: the first rule that strikes, else a random one. Every matching rule counts the call.
     pub(crate) fn decide(&self, action: &str) -> Option<Struck> {
-        let mut rules = lock(&self.rules);
+        let mut rules = lock(&self.0);
         let calls = rules.calls.entry(action.to_owned()).or_default();
         let nth = *calls;
         *calls += 1;
@@ -281,7 +281,7 @@ impl Faults {
             }
         }
         struck.or_else(|| {
-            let random = self.random.as_ref()?;
+            let random = rules.random.as_ref()?;
             let fault = random.draw(action, nth)?;
             Some(Struck { fault, source: format!("random seed {}", random.seed) })
         })

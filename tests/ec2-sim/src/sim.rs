@@ -541,7 +541,7 @@ impl Sim {
         self.core().lags.set(lag);
     }
 
-    /// Ends all scripted faults.
+    /// Ends all faults, scripted and random.
     pub fn clear_faults(&self) {
         self.core().faults.clear();
     }
