@@ -112,7 +112,7 @@ impl Roll {
         self.memory.turn = None;
         self.memory.leader = Leader::NotAsked;
         self.clocks.bake_until = None;
-        self.follower.begin(group, Some(victim), self.aws.clock.now());
+        self.follower.begin(group, Some(victim), self.fleet.machine(victim), self.aws.clock.now());
         self.memory.work = Some(work);
         *self.memory.taken.entry(group.to_owned()).or_default() += 1;
         Ok(())
@@ -160,7 +160,7 @@ impl Roll {
     /// A node is out already: it is the one to finish first.
     pub(super) fn take_up(&mut self, group: &str) {
         let work = Work { group: group.to_owned(), victim: None, arrived: false, passes: 0 };
-        self.follower.begin(group, None, self.aws.clock.now());
+        self.follower.begin(group, None, None, self.aws.clock.now());
         self.memory.work = Some(work);
         self.memory.turn = None;
         self.report_about(group, Level::Info, "taken-up", "it is out of service already, and is finished first");
@@ -200,7 +200,8 @@ impl Roll {
             match self.aws.autoscaling.complete(group, &hook.name, instance, "ABANDON").await {
                 Ok(Completion::Accepted) => {
                     self.memory.held_at_first.remove(instance);
-                    self.follower.begin(group, Some(instance), self.aws.clock.now());
+                    let machine = self.fleet.machine(instance);
+                    self.follower.begin(group, Some(instance), machine, self.aws.clock.now());
                     self.report_about(
                         group,
                         Level::Info,

@@ -73,11 +73,15 @@ pub(super) struct Follower {
 }
 
 impl Follower {
-    /// Begins to follow a node, at this time of AWS's.
-    pub(super) fn begin(&mut self, group: &str, victim: Option<&str>, now: Option<AwsTime>) {
+    /// Begins to follow a node, at this time of AWS's. `machine` is the victim's by the last look before it was told to go: by the
+    /// next one it may have left its volumes already.
+    pub(super) fn begin(&mut self, group: &str, victim: Option<&str>, machine: Option<&Machine>, now: Option<AwsTime>) {
         let victim = victim.map(str::to_owned);
         let mut replacement = Replacement { group: group.to_owned(), victim, ..Replacement::default() };
         replacement.reach(Milestone::Told, now);
+        if let Some(machine) = machine {
+            replacement.note_machine(machine);
+        }
         self.at_work = Some(replacement);
     }
 
@@ -105,6 +109,12 @@ impl Replacement {
         }
     }
 
+    /// Notes what the old instance has.
+    fn note_machine(&mut self, machine: &Machine) {
+        self.interface = self.interface.take().or_else(|| machine.interface.clone());
+        self.volumes.extend(machine.volumes.iter().map(|volume| volume.id.clone()));
+    }
+
     /// Takes over what the last look shows of the old instance.
     fn see_old(&mut self, node: &Node, machine: Option<&Machine>, now: Option<AwsTime>) {
         let Some(victim) = &self.victim else { return };
@@ -115,8 +125,7 @@ impl Replacement {
             self.was_held_by_hook = true;
         }
         if let Some(machine) = machine {
-            self.interface = self.interface.take().or_else(|| machine.interface.clone());
-            self.volumes.extend(machine.volumes.iter().map(|volume| volume.id.clone()));
+            self.note_machine(machine);
             self.not_unmounted |= node::status(machine).is_some_and(|status| status.starts_with("unmount"));
         }
         let has_ended = machine.is_none_or(|machine| machine.state.as_str() == "terminated");

@@ -41,18 +41,19 @@ impl Roll {
             found.notes.push("zonal shift is enabled, and unhealthy instances are ignored meanwhile: in a zone that is shifted away nothing is replaced".to_owned());
         }
         let choices = seen.template.choices();
-        let versions = || setting.target.versions.iter().filter_map(|(id, number)| self.version_of(id, *number));
-        for version in versions() {
-            self.ask_image(seen, version, &mut found).await?;
+        let old = self.running_version(seen);
+        // Any template of a mixed instances policy may be the one that is launched.
+        for (id, number) in &setting.target.versions {
+            let Some(new) = self.version_of(id, *number) else { continue };
+            self.ask_image(seen, new, &mut found).await?;
+            self.compare_interface(seen, new, old, &mut found);
+            compare_volumes(seen, new, old, &mut found);
+            check_configuration(seen, new, &mut found);
         }
         let Some(new) = choices.first().and_then(|choice| self.version_of(&choice.id, setting.target.number)) else {
             return Ok(found);
         };
         self.ask_type(seen, new, &mut found).await?;
-        let old = self.running_version(seen);
-        self.compare_interface(seen, new, old, &mut found);
-        compare_volumes(seen, new, old, &mut found);
-        check_configuration(seen, new, &mut found);
         found.changes = changes(old, new);
         Ok(found)
     }

@@ -28,9 +28,11 @@ impl Roll {
         for group in groups {
             let choices = group.template.choices();
             let Some(first) = choices.first() else { continue };
-            let running = group.members.iter().filter_map(|member| member.template.as_ref()?.version.parse().ok());
+            // A member may run another template than the base's: an override's.
+            let running = group.members.iter().filter_map(|member| member.template.as_ref());
+            wanted.extend(running.filter_map(|runs| Some((runs.id.clone(), runs.version.parse().ok()?))));
             let latest = self.templates.get(&first.id).map(|template| template.latest);
-            let numbers = running.chain(resolve(first, &self.templates)).chain(latest);
+            let numbers = resolve(first, &self.templates).into_iter().chain(latest);
             wanted.extend(numbers.map(|number| (first.id.clone(), number)));
         }
         self.read_versions(wanted).await?;

@@ -153,6 +153,34 @@ impl Cluster {
         (0..groups.len()).map(add).max().unwrap()
     }
 
+    /// Adds a version to a node's template, and has the node run it.
+    pub fn run_version(&self, number: usize, version: TemplateVersion) -> InstanceId {
+        let old = self.in_service(number);
+        let version = self.publish_for(number, version).to_string();
+        self.change(number, |spec| spec.template = Some(TemplateChoice::new(&template(number), &version)));
+        self.sim.kill_instance(&old).unwrap();
+        self.successor(number, &old)
+    }
+
+    /// Waits until another instance of the node than this one is in service.
+    pub fn successor(&self, number: usize, old: &InstanceId) -> InstanceId {
+        let until = Instant::now() + STUCK;
+        loop {
+            if let Some(id) = self.now_in_service(number).filter(|id| id != old) {
+                return id;
+            }
+            assert!(Instant::now() < until, "{old} has no successor\n{}", witness::story(&self.sim));
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Begins a roll of these nodes, a list that leaves out the others.
+    pub fn roll_of(&self, numbers: &[usize], arguments: &[&str]) -> Rolling {
+        let names: Vec<String> = numbers.iter().map(|number| group(*number)).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        self.start(&[], &[&["--asg"], &names[..], &["--yes", "--override", "partial-list"], arguments].concat())
+    }
+
     pub fn groups(&self) -> Vec<String> {
         let mut groups = Vec::new();
         for event in self.sim.events().iter() {
