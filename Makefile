@@ -42,14 +42,18 @@ demo: needs-root packages ## Watch nodes come up on a simulated EC2; needs root,
 	$(call headline,demo)
 	@NODE_AGENT='$(CARGO_TARGET_DIR)/debug/node-agent' '$(CARGO_TARGET_DIR)/debug/demo'
 
-.PHONY: test-vm
-test-vm: needs-root ## Boot nodes on emulated machines against a simulated EC2; a quarter of an hour; needs root
+# What only whole machines show of the boot, the departure, a reboot and a power cut.
+test-vm-short: VM_TESTS = user_data_brings a_leaving_node a_node_in_service_comes_up applications_survive a_power_cut
+.PHONY: test-vm test-vm-short
+test-vm: ## Boot nodes on emulated machines against a simulated EC2; half an hour; needs root
+test-vm-short: ## Five of the thirteen tests of that; ten minutes; needs root
+test-vm test-vm-short: needs-root
 	$(call headline,tools: what is missing is installed)
 	@.ci/tools packages cargo vm
 	$(call headline,build: the agent and the tests)
 	@cargo build --workspace --bins --test vm
 	$(call headline,vm: disks; then machines that boot and lose their power)
-	@.ci/vm
+	@.ci/vm $(VM_TESTS)
 
 .PHONY: test-rollback
 test-rollback: needs-root packages ## Upgrade nodes from 0.1.0 and roll them back, in service, held, and in the middle of each step; needs root
@@ -91,9 +95,11 @@ dist-reproducible: ## Build once more elsewhere, for x86_64: the same bytes as t
 
 .PHONY: release-check
 release-check: export NODE_AGENT_DEPARTURE_KILLS = 100
-release-check: demo lint-packaging test test-rollback dist dist-test dist-reproducible ## Before a release: all that CI runs, and what is shipped through the same, more kills and twenty power cuts; three hours
+release-check: demo lint-packaging test test-rollback dist dist-test dist-reproducible ## Before a release: all that CI runs, and what is shipped through the same, more kills, seeds and power cuts; four hours
 	$(call headline,gate: two of three nodes told to go; forty clusters)
 	@GATE_SEEDS=40 cargo nextest run --workspace --test gate --success-output final
+	$(call headline,rolls: three hundred clusters with everything against them)
+	@ROLL_SEEDS=300 cargo nextest run --workspace --test roll_seeds --success-output final
 	$(call headline,vm: the packages on machines that boot and lose their power)
 	@.ci/tools vm
 	@cargo build --workspace --bins --test vm

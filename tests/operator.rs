@@ -3,6 +3,7 @@
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -481,16 +482,22 @@ fn images_offerings_and_consoles_are_read_and_snapshots_taken_once() {
     let id = world.in_service();
     let aws = world.operator(&[]);
 
-    assert_eq!(world.run(aws.ec2.image("ami-one")).unwrap().as_deref(), Some("available"));
+    let named = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+    let images = || world.run(aws.ec2.images(&named(&["ami-one", "ami-two", "one"]))).unwrap();
+    let available = |name: &str| (name.to_owned(), "available".to_owned());
+    world.sim.set_image("ami-one", ImageState::Available);
+    world.sim.set_image("ami-two", ImageState::Available);
+    assert_eq!(images(), [available("ami-one"), available("ami-two")].into());
     world.sim.set_image("ami-one", ImageState::Pending);
-    assert_eq!(world.run(aws.ec2.image("ami-one")).unwrap().as_deref(), Some("pending"));
+    assert_eq!(images()["ami-one"], "pending");
     world.sim.set_image("ami-one", ImageState::Absent);
-    assert_eq!(world.run(aws.ec2.image("ami-one")).unwrap(), None);
-    assert_eq!(world.run(aws.ec2.image("one")).unwrap(), None);
+    assert_eq!(images(), [available("ami-two")].into());
 
-    assert!(world.run(aws.ec2.is_offered("m6i.large", "eu-west-1a")).unwrap());
+    let offered = || world.run(aws.ec2.offered(&named(&["m6i.large", "c5.large"]), &named(&["eu-west-1a"]))).unwrap();
+    let both = offered();
+    assert_eq!(both.len(), 2, "{both:?}");
     world.sim.set_offered("m6i.large", "eu-west-1a", false);
-    assert!(!world.run(aws.ec2.is_offered("m6i.large", "eu-west-1a")).unwrap());
+    assert_eq!(offered(), [("c5.large".to_owned(), "eu-west-1a".to_owned())].into());
 
     assert_eq!(world.run(aws.ec2.console(&id)).unwrap(), None);
     world.sim.set_console(&id.as_str().into(), "booting\nnode-agent: held\n");

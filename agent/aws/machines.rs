@@ -1,6 +1,6 @@
 //! EC2 as an operator uses it: instances, and what a new one needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aws_config::retry::RetryConfig;
 use aws_sdk_ec2::Config;
@@ -83,24 +83,47 @@ impl Ec2 {
         Ok(machines)
     }
 
-    /// An image's state: `available`, `pending`, …; `None` where it does not exist, or not for this account.
-    pub async fn image(&self, id: &str) -> Result<Option<String>, Failure> {
-        // Instances launch from a deprecated image as from any other; of a disabled one EC2 tells that it is.
-        let call = self.client.describe_images().image_ids(id).include_deprecated(true).include_disabled(true);
-        match call.send().await.map_err(|error| self.caller.read("ec2:DescribeImages", &error)) {
-            Ok(answer) => Ok(answer.images().iter().find_map(|image| image.state()).map(ToString::to_string)),
-            Err(error) if error.code.as_deref().is_some_and(|code| code.starts_with("InvalidAMIID.")) => Ok(None),
-            Err(error) => Err(error.about(format_args!("image {id}"))),
+    /// The states of these images, by id: `available`, `pending`, …; one that does not exist, or not for this account, is missing.
+    pub async fn images(&self, ids: &BTreeSet<String>) -> Result<BTreeMap<String, String>, Failure> {
+        let ids: Vec<&String> = ids.iter().collect();
+        let mut states = BTreeMap::new();
+        for ids in ids.chunks(MOST_VALUES) {
+            // Instances launch from a deprecated image as from any other; of a disabled one EC2 tells that it is. By filter: an
+            // unknown id fails no call.
+            let call = self.client.describe_images().include_deprecated(true).include_disabled(true);
+            let mut pages = call.filters(filter("image-id", ids)).into_paginator().send();
+            while let Some(page) = pages.next().await {
+                let page = page.map_err(|error| self.caller.read("ec2:DescribeImages", &error).failure)?;
+                let seen = page.images().iter();
+                states
+                    .extend(seen.filter_map(|image| Some((image.image_id()?.to_owned(), image.state()?.to_string()))));
+            }
         }
+        Ok(states)
     }
 
-    /// Whether EC2 offers the instance type in the availability zone.
-    pub async fn is_offered(&self, instance_type: &str, zone: &str) -> Result<bool, Failure> {
-        let call = self.client.describe_instance_type_offerings().location_type(LocationType::AvailabilityZone);
-        let call = call.filters(filter("instance-type", &[instance_type])).filters(filter("location", &[zone]));
-        let answer = call.send().await;
-        let answer = answer.map_err(|error| self.caller.read("ec2:DescribeInstanceTypeOfferings", &error).failure)?;
-        Ok(!answer.instance_type_offerings().is_empty())
+    /// Which of these instance types EC2 offers in which of these availability zones.
+    pub async fn offered(
+        &self,
+        types: &BTreeSet<String>,
+        zones: &BTreeSet<String>,
+    ) -> Result<BTreeSet<(String, String)>, Failure> {
+        let (types, zones): (Vec<&String>, Vec<&String>) = (types.iter().collect(), zones.iter().collect());
+        let mut offered = BTreeSet::new();
+        for types in types.chunks(MOST_VALUES) {
+            let call = self.client.describe_instance_type_offerings().location_type(LocationType::AvailabilityZone);
+            let call = call.filters(filter("instance-type", types)).filters(filter("location", &zones));
+            let mut pages = call.into_paginator().send();
+            while let Some(page) = pages.next().await {
+                let page =
+                    page.map_err(|error| self.caller.read("ec2:DescribeInstanceTypeOfferings", &error).failure)?;
+                let seen = page.instance_type_offerings().iter();
+                offered.extend(
+                    seen.filter_map(|one| Some((one.instance_type()?.to_string(), one.location()?.to_owned()))),
+                );
+            }
+        }
+        Ok(offered)
     }
 
     /// How a network interface is used; `None` where it does not exist.

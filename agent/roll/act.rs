@@ -29,7 +29,7 @@ impl Roll {
 
     /// Looks at the new version once more, right before the node goes.
     pub(super) async fn inspect(&mut self, group: &str) -> Result<(), Failure> {
-        let found = self.look_at_version(group).await;
+        let found = async { self.look_at_version(group, &self.ask_offers(&[group]).await?).await }.await;
         let Some(inspected) = self.unless_passing(group, found)? else { return Ok(()) };
         let found = self.left_out().await;
         let Some(left_out) = self.unless_passing(group, found)? else { return Ok(()) };

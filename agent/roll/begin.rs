@@ -225,9 +225,11 @@ impl Roll {
     async fn inspect_all(&mut self, nodes: &[node::Node]) -> Result<BTreeMap<String, Inspected>, Failure> {
         let behind: Vec<String> =
             nodes.iter().filter(|node| plan::is_behind(node)).map(|node| node.group.clone()).collect();
+        let names: Vec<&str> = behind.iter().map(String::as_str).collect();
+        let offers = self.ask_offers(&names).await?;
         let work = stream::iter(behind.iter().map(|group| {
-            let this = &*self;
-            async move { Ok::<_, Failure>((group.clone(), this.look_at_version(group).await?)) }
+            let (this, offers) = (&*self, &offers);
+            async move { Ok::<_, Failure>((group.clone(), this.look_at_version(group, offers).await?)) }
         }));
         let inspected: BTreeMap<String, Inspected> = work.buffer_unordered(AT_ONCE).try_collect().await?;
         for (group, inspected) in &inspected {

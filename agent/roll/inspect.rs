@@ -1,10 +1,11 @@
 //! The new version of a node, looked at before the node goes: whether an instance of it can come up, with the interface and the volume
 //! that the old one has.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::Roll;
 use super::marks::LastMark;
+use super::offers::Offers;
 use super::report::About;
 use super::rules::{self, Broken, Rule};
 use crate::aws::fleet::FleetGroup;
@@ -31,7 +32,7 @@ pub(super) fn node_id(version: &TemplateVersion) -> Option<String> {
 
 impl Roll {
     /// Looks at the target's version of a group. What the caller may not read is noted, and refuses nothing.
-    pub(super) async fn look_at_version(&self, group: &str) -> Result<Inspected, Failure> {
+    pub(super) async fn look_at_version(&self, group: &str, offers: &Offers) -> Result<Inspected, Failure> {
         let mut found = Inspected::default();
         let Some(seen) = self.fleet.group(group) else { return Ok(found) };
         let Some(setting) = self.settings.get(group) else { return Ok(found) };
@@ -43,9 +44,8 @@ impl Roll {
         let choices = seen.template.choices();
         let old = self.running_version(seen);
         // Any template of a mixed instances policy may be the one that is launched.
-        for (id, number) in &setting.target.versions {
-            let Some(new) = self.version_of(id, *number) else { continue };
-            self.ask_image(seen, new, &mut found).await?;
+        for new in self.targets(group) {
+            offers.judge_image(seen, new, &mut found);
             self.compare_interface(seen, new, old, &mut found);
             compare_volumes(seen, new, old, &mut found);
             check_configuration(seen, new, &mut found);
@@ -53,9 +53,15 @@ impl Roll {
         let Some(new) = choices.first().and_then(|choice| self.version_of(&choice.id, setting.target.number)) else {
             return Ok(found);
         };
-        self.ask_type(seen, new, &mut found).await?;
+        offers.judge_type(seen, new, &mut found);
         found.changes = changes(old, new);
         Ok(found)
+    }
+
+    /// The target's version of each template of a group.
+    pub(super) fn targets(&self, group: &str) -> impl Iterator<Item = &TemplateVersion> {
+        let versions = self.settings.get(group).map(|setting| &setting.target.versions);
+        versions.into_iter().flatten().filter_map(|(id, number)| self.version_of(id, *number))
     }
 
     /// The version that the group's instance runs, or ran last.
@@ -78,54 +84,6 @@ impl Roll {
         match self.aws.autoscaling.refresh_at_work(&group.name).await {
             Ok(status) => found.broken.extend(rules::of_refresh(&group.name, status.as_deref())),
             Err(failure) => unread(found, "its instance refreshes", failure)?,
-        }
-        Ok(())
-    }
-
-    async fn ask_image(
-        &self,
-        group: &FleetGroup,
-        version: &TemplateVersion,
-        found: &mut Inspected,
-    ) -> Result<(), Failure> {
-        let Some(image) = &version.image_id else { return Ok(()) };
-        let state = match self.aws.ec2.image(image).await {
-            Ok(state) => state,
-            Err(failure) => return unread(found, "its new image", failure),
-        };
-        let what = match state.as_deref() {
-            Some("available") => return Ok(()),
-            Some(state) => format!("the image {image} of version {} is {state}", version.number),
-            None => format!("the image {image} of version {} does not exist", version.number),
-        };
-        let remedy = "publish a version with an image that is available, or roll --to another one";
-        found.broken.push(broken(Some(Rule::Image), group, what, remedy));
-        Ok(())
-    }
-
-    async fn ask_type(
-        &self,
-        group: &FleetGroup,
-        version: &TemplateVersion,
-        found: &mut Inspected,
-    ) -> Result<(), Failure> {
-        let zones: BTreeSet<&str> = match group.members.first() {
-            Some(member) => [member.zone.as_str()].into(),
-            None => group.zones.iter().map(String::as_str).collect(),
-        };
-        let Some(instance_type) = &version.instance_type else { return Ok(()) };
-        for zone in zones {
-            match self.aws.ec2.is_offered(instance_type, zone).await {
-                Ok(true) => {}
-                Ok(false) => {
-                    let what = format!(
-                        "the instance type {instance_type} of version {} is not offered in {zone}",
-                        version.number
-                    );
-                    found.broken.push(broken(None, group, what, "publish a version with a type that the zone has"));
-                }
-                Err(failure) => unread(found, "the instance types of its zone", failure)?,
-            }
         }
         Ok(())
     }
@@ -161,8 +119,16 @@ impl Roll {
     }
 }
 
-fn broken(rule: Option<Rule>, group: &FleetGroup, what: String, remedy: &str) -> Broken {
+pub(super) fn broken(rule: Option<Rule>, group: &FleetGroup, what: String, remedy: &str) -> Broken {
     Broken { rule, group: group.name.clone(), what, remedy: remedy.to_owned() }
+}
+
+impl Inspected {
+    /// Notes a fact that the caller may not read.
+    pub(super) fn note_unread(&mut self, what: &str, failure: &Failure) {
+        let are = if what.ends_with('s') || what.contains("types") { "are" } else { "is" };
+        self.notes.push(format!("{what} cannot be read, and {are} not checked: {failure}"));
+    }
 }
 
 /// A fact that the caller may not read is noted; any other failure is one.
@@ -170,10 +136,7 @@ fn unread(found: &mut Inspected, what: &str, failure: Failure) -> Result<(), Fai
     if failure.code != Code::AccessDenied {
         return Err(failure);
     }
-    found.notes.push(format!(
-        "{what} cannot be read, and {} not checked: {failure}",
-        if what.ends_with('s') { "are" } else { "is" }
-    ));
+    found.note_unread(what, &failure);
     Ok(())
 }
 

@@ -20,6 +20,7 @@ mod inspect;
 pub(crate) mod judge;
 mod marks;
 pub(crate) mod node;
+mod offers;
 pub(crate) mod options;
 mod plan;
 mod report;
