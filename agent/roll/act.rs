@@ -242,7 +242,8 @@ impl Roll {
         self.memory.work = None;
         self.memory.leader = Leader::NotAsked;
         self.memory.done.insert(group.to_owned());
-        self.clocks.spent.clear();
+        // Its own time goes on: a node that dies again and again must not keep the roll for ever.
+        self.clocks.spent.retain(|waited_for, _| waited_for == group);
         self.flag.mark.node = None;
         if !self.options.bake.is_zero() {
             self.clocks.bake_until = Some(since_boot() + self.options.bake);

@@ -263,6 +263,7 @@ impl Roll {
             if !replacement.activities.insert(key) {
                 continue;
             }
+            // The old instance has it, or a new one that was given up; it comes free by itself.
             if names_interface(&activity.message) && !is_foreign {
                 replacement.tries += 1;
                 if replacement.tries == 1 {
@@ -274,7 +275,7 @@ impl Roll {
                 }
                 continue;
             }
-            let count = replacement.failed.entry(activity.message.clone()).or_default();
+            let count = replacement.failed.entry(without_tokens(&activity.message)).or_default();
             *count += 1;
             let (count, text) = (*count, format!("a launch has failed: {}", activity.message));
             self.report_about(&replacement.group, Level::Warning, "launch-failed", &text);
@@ -346,6 +347,16 @@ fn is_failure(activity: &Activity) -> bool {
 /// Whether the group has launched or terminated this instance: its interface comes free by itself.
 fn names_instance(activities: &[Activity], instance: &str) -> bool {
     activities.iter().any(|activity| activity.description.contains(instance))
+}
+
+/// A message without the tokens of lifecycle actions, which differ from launch to launch.
+fn without_tokens(message: &str) -> String {
+    let is_token = |word: &&str| {
+        let parts: Vec<&str> = word.split('-').collect();
+        let is_hex = |part: &&str| part.chars().all(|digit| digit.is_ascii_hexdigit());
+        parts.iter().map(|part| part.len()).eq([8, 4, 4, 4, 12]) && parts.iter().all(is_hex)
+    };
+    message.split_whitespace().filter(|word| !is_token(word)).collect::<Vec<_>>().join(" ")
 }
 
 /// AWS's words for a network interface that is still in use (docs/facts.md, "Rolling").

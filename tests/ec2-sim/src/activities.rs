@@ -71,6 +71,13 @@ pub(crate) fn launch_failed(core: &Core, world: &mut World, group: &str, why: &s
     world.activities.push(activity);
 }
 
+/// What Auto Scaling says of a launch that its hook has ended: each time another token.
+pub(crate) fn abandoned(token: &str, cause: &str) -> String {
+    let how =
+        if cause.contains("timeout") { "Heartbeat Timeout" } else { "Lifecycle Action Completed with ABANDON Result" };
+    format!("Lifecycle Action with token {token} was abandoned: {how}")
+}
+
 /// A member is in another lifecycle state: its activities follow.
 pub(crate) fn follow(core: &Core, world: &mut World, id: &InstanceId, group: &str, state: &str, cause: &str) {
     let opens = state.starts_with("Terminating") && open(world, id, Kind::Termination).is_none();

@@ -403,6 +403,8 @@ fn move_to(
     };
     let from = kept.get().state.clone();
     let shown_from = Instant::now() + core.draw(core.config.latencies.target_state);
+    let ended = kept.get().actions.iter().find(|action| action.completed).filter(|_| cause.contains("ABANDON"));
+    let said = ended.map_or_else(|| cause.to_owned(), |action| activities::abandoned(&action.token, cause));
     kept.change(|member| {
         state.clone_into(&mut member.state);
         member.actions = actions;
@@ -410,7 +412,7 @@ fn move_to(
     });
     let member = kept.get().clone();
     tell(core, world, id, &member, Some(from), cause);
-    activities::follow(core, world, id, &member.group, state, cause);
+    activities::follow(core, world, id, &member.group, state, &said);
     light::act(core, world, id, state);
     launches::check(core, world, &member.group);
 }

@@ -33,8 +33,7 @@ fn activities_tell_of_launches_that_fail_and_of_lives_the_newest_first() {
     fleet.wait(|what| matches!(what, What::Activity(activity) if activity.instance.is_none()));
     fleet.wait(|what| matches!(what, What::Instance(change) if change.id == first && change.to == "terminated"));
     let text = activities(&fleet).text();
-    let cancelled =
-        "<StatusCode>Cancelled</StatusCode><StatusMessage>Instance failed to complete user's Lifecycle Action";
+    let cancelled = "<StatusCode>Cancelled</StatusCode><StatusMessage>Instance failed to complete user's Lifecycle Action: Lifecycle Action with token ";
     must_have(
         &text,
         &[
@@ -42,6 +41,7 @@ fn activities_tell_of_launches_that_fail_and_of_lives_the_newest_first() {
             "<StatusCode>Failed</StatusCode><StatusMessage>Interface: [eni-0a] in use.",
             &format!("<Description>Terminating EC2 instance: {first}<"),
             cancelled,
+            " was abandoned: Lifecycle Action Completed with ABANDON Result</StatusMessage>",
             "<StatusCode>Successful<",
         ],
     );
