@@ -124,7 +124,7 @@ fn a_roll_that_slept_while_another_one_took_over_withdraws_and_takes_nothing() {
 
 #[test]
 fn a_node_that_dies_after_the_last_look_keeps_the_next_one_in_service() {
-    let cluster = Cluster::new(&Behaviour { nodes: 2, boot: Duration::from_secs(40), ..Behaviour::default() });
+    let cluster = Cluster::new(&Behaviour { nodes: 2, boot: Duration::from_secs(40).into(), ..Behaviour::default() });
     cluster.publish("ami-2", Healthy);
     // The flag's tag passes. The victim's is written only when the look is older than 15 s: an attempt lasts 6 s.
     cluster.sim.add_fault(FaultRule::times(TAG, 3, Fault::Slow(Duration::from_secs(17))).after(1)).unwrap();
