@@ -11,7 +11,8 @@ use std::time::Duration;
 use cluster::witness::{changes, nothing_was_taken_wrongly, order};
 use cluster::{Behaviour, CLUSTER, Cluster, Healthy, group, interface, template};
 use ec2_sim::{
-    InstanceSpec, LightNode, MixedPolicy, Override, Spread, TemplateChoice, TemplateSpec, TemplateVersion, VolumeSpec,
+    InstanceSpec, Latencies, LightNode, MixedPolicy, Override, Spread, TemplateChoice, TemplateSpec, TemplateVersion,
+    VolumeSpec,
 };
 
 const SPARE: &str = "kafka-spare";
@@ -174,8 +175,8 @@ fn with_volume(cluster: &Cluster, number: usize, multi_attach: bool, node: Light
 #[test]
 fn a_snapshot_is_taken_of_a_free_volume_and_called_clean_only_after_the_hook() {
     // The interface is free before the volume is.
-    let config = |config: &mut ec2_sim::SimConfig| config.latencies.interface = Some(Spread::default());
-    let cluster = Cluster::new(&Behaviour { nodes: 3, config, ..Behaviour::default() });
+    let latencies = Latencies { interface: Some(Spread::default()), ..Latencies::default() };
+    let cluster = Cluster::new(&Behaviour { nodes: 3, latencies, ..Behaviour::default() });
     // Long enough for a look at each.
     let seconds = |seconds| Spread::from(Duration::from_secs(seconds));
     let slow = LightNode { boot: seconds(12), drain: seconds(8), detaches: true, ..LightNode::default() };
