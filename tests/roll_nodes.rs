@@ -10,7 +10,7 @@ use std::time::Duration;
 use cluster::witness::{at_most_one_was_out, nothing_was_taken_wrongly, order, story, terminated};
 use cluster::{Behaviour, Cluster, Healthy, Outcome, group};
 use ec2_sim::{
-    ActKind, ActionResult, ImageState, InstanceId, LaunchFailure, LightNode, SimConfig, Spread, TemplateChoice,
+    ActKind, ActionResult, ImageState, InstanceId, Latencies, LaunchFailure, LightNode, Spread, TemplateChoice,
     TemplateVersion, Times, Transition, VolumeSpec, What,
 };
 
@@ -80,7 +80,7 @@ fn a_new_node_that_dies_right_after_its_start_lets_no_other_go() {
 #[test]
 fn a_new_node_that_dies_again_and_again_while_it_is_watched_ends_the_roll() {
     // Long enough for two looks to prove it each time that it is there, and each time that it is not.
-    let cluster = Cluster::new(&Behaviour { nodes: 2, boot: Duration::from_secs(15), ..Behaviour::default() });
+    let cluster = Cluster::new(&Behaviour { nodes: 2, boot: Duration::from_secs(15).into(), ..Behaviour::default() });
     publish_with(&cluster, |node| node.dies = Some(seconds(13)));
     let log = cluster.roll(&["--bake", "40s", "--timeout", "70s"]).must_end(1);
     assert!(log.matches("00: is done").count() > 1, "{log}");
@@ -192,9 +192,13 @@ fn a_node_that_comes_back_with_a_version_that_somebody_else_has_set_stops_the_ro
 }
 
 /// One node, whose data is on a volume that it lets go only with its end.
-fn with_volume(drain: u64, config: fn(&mut SimConfig)) -> Cluster {
-    let cluster =
-        Cluster::new(&Behaviour { nodes: 1, drain: Duration::from_secs(drain), config, ..Behaviour::default() });
+fn with_volume(drain: u64, latencies: Latencies) -> Cluster {
+    let cluster = Cluster::new(&Behaviour {
+        nodes: 1,
+        drain: Duration::from_secs(drain).into(),
+        latencies,
+        ..Behaviour::default()
+    });
     let volume = cluster.sim.create_volume(VolumeSpec::default()).unwrap().to_string();
     let version = |image: &str| {
         let mut version = cluster.version(0, image, Healthy);
@@ -209,10 +213,12 @@ fn with_volume(drain: u64, config: fn(&mut SimConfig)) -> Cluster {
 
 #[test]
 fn an_interface_that_is_free_before_the_volume_lets_the_new_node_wait_for_its_data() {
-    let cluster = with_volume(0, |config| {
-        config.latencies.interface = Some(Spread::default());
-        config.latencies.shutting_down = Duration::from_secs(12);
-    });
+    let latencies = Latencies {
+        interface: Some(Spread::default()),
+        shutting_down: Duration::from_secs(12),
+        ..Latencies::default()
+    };
+    let cluster = with_volume(0, latencies);
     let old = cluster.in_service(0);
     let log = cluster.roll(&[]).must_end(0);
     assert!(!log.contains("a launch has failed"), "{log}");
@@ -233,7 +239,7 @@ fn an_interface_that_is_free_before_the_volume_lets_the_new_node_wait_for_its_da
 #[test]
 fn a_drain_longer_than_the_groups_patience_delays_the_node_and_stops_nothing() {
     // The interface is free six seconds after the volume; launches are tried after 1, 3, 7, 15, 31 and 63 seconds.
-    let cluster = with_volume(40, |config| config.latencies.interface = Some(seconds(6)));
+    let cluster = with_volume(40, Latencies { interface: Some(seconds(6)), ..Latencies::default() });
     let log = cluster.roll(&["--timeout", "60s"]).must_end(0);
     assert!(failed_launches(&cluster, 0, "in use") > 3, "{log}\n{}", story(&cluster.sim));
     assert!(log.contains("launches fail until the old instance's network interface is free, as expected"), "{log}");
@@ -272,7 +278,7 @@ fn a_spot_notice_during_the_drain_ends_the_node_and_the_roll_goes_on() {
 
 #[test]
 fn while_two_nodes_wait_in_their_departures_no_third_goes() {
-    let cluster = Cluster::new(&Behaviour { nodes: 3, drain: Duration::from_secs(15), ..Behaviour::default() });
+    let cluster = Cluster::new(&Behaviour { nodes: 3, drain: Duration::from_secs(15).into(), ..Behaviour::default() });
     cluster.publish("ami-2", Healthy);
     let roll = cluster.roll(&["--check", "true"]);
     cluster.wait_until(0, "Terminating:Wait");
