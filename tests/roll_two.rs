@@ -76,3 +76,14 @@ fn a_flag_without_a_heartbeat_for_two_minutes_is_dead() {
     cluster.all_run("2");
     cluster.has_no_flag();
 }
+
+#[test]
+fn a_roll_with_nothing_to_do_takes_a_dead_flag_away_and_leaves_a_living_one() {
+    let cluster = Cluster::new(&Behaviour { nodes: 2, ..Behaviour::default() });
+    cluster.set_tag(0, "node-agent:roll", &flag(Duration::from_secs(125)));
+    cluster.set_tag(1, "node-agent:roll", &flag(Duration::from_secs(1)));
+    let log = cluster.roll(&[]).must_end(0);
+    assert!(!cluster.tags(0).contains_key("node-agent:roll"), "{log}");
+    assert!(cluster.tags(1).contains_key("node-agent:roll"), "{log}");
+    assert_eq!(changes(&cluster.sim), ["autoscaling:DeleteTags"], "{log}");
+}

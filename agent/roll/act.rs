@@ -9,7 +9,7 @@ use super::fleet::FRESH;
 use super::marks::{LastMark, PausedMark, key};
 use super::report::About;
 use super::target::Staged;
-use super::{Roll, is_passing, timeline};
+use super::{Roll, flag, is_passing, timeline};
 use crate::aws::autoscaling::Completion;
 use crate::aws::fleet::{Sent, TemplateSource};
 use crate::failure::{Code, Failure};
@@ -303,7 +303,7 @@ impl Roll {
     /// Ends the roll: the flag is taken away, a pause is written, and the times are told.
     pub(super) async fn end(mut self, result: Result<End, Failure>) -> Result<End, Failure> {
         let last = async {
-            self.lower_flag().await;
+            self.lower_flag(matches!(result, Ok(End::Done))).await;
             match &result {
                 Ok(End::Done) => self.delete_tags(key::PAUSED).await,
                 Ok(End::PausedNow(by)) => self.write_paused(by).await,
@@ -323,18 +323,21 @@ impl Roll {
         result
     }
 
-    async fn lower_flag(&mut self) {
-        if self.flag.written.is_none() {
+    /// Takes the own flag away; where everything is done, also those of rolls that were killed.
+    async fn lower_flag(&mut self, is_done: bool) {
+        let now = self.aws.clock.now();
+        let is_ours = |look: &super::Look| -> Vec<String> {
+            let dead = if is_done { flag::dead_on(look, now) } else { Vec::new() };
+            self.flag.stands_on(look).into_iter().chain(dead).map(str::to_owned).collect()
+        };
+        if self.flag.written.is_none() && self.fleet.last().is_none_or(|look| is_ours(look).is_empty()) {
             return;
         }
         // What was read last may be old: a flag that another roll has written since is not taken away.
         let seen = super::Look::take(&self.aws, &self.cluster, None).await;
-        let own: Vec<String> = match &seen {
-            Ok(look) => self.flag.stands_on(look).into_iter().map(str::to_owned).collect(),
-            Err(_) => Vec::new(),
-        };
-        let own: Vec<(&str, &str)> = own.iter().map(|group| (group.as_str(), key::FLAG)).collect();
-        let taken = if own.is_empty() { Ok(()) } else { self.aws.autoscaling.delete_tags(&own).await };
+        let ours = seen.as_ref().map(is_ours).unwrap_or_default();
+        let ours: Vec<(&str, &str)> = ours.iter().map(|group| (group.as_str(), key::FLAG)).collect();
+        let taken = if ours.is_empty() { Ok(()) } else { self.aws.autoscaling.delete_tags(&ours).await };
         if let Err(failure) = seen.map(drop).and(taken) {
             self.report.once(
                 Level::Warning,

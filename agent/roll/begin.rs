@@ -7,9 +7,9 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::watch;
 
 use super::decision::{Decision, End, Leader, Memory, Wish};
+use super::finding::Inspected;
 use super::flag::Flag;
 use super::follow::Follower;
-use super::inspect::Inspected;
 use super::judge::judge;
 use super::marks::{FlagMark, key};
 use super::node::{self, Condition};

@@ -114,6 +114,13 @@ pub(crate) fn is_alive(flag: &FlagMark, aws_now: Option<AwsTime>) -> bool {
     flag.process.is_running().unwrap_or(true)
 }
 
+/// The groups that a look shows with the flag of a roll that is gone.
+pub(crate) fn dead_on(look: &Look, aws_now: Option<AwsTime>) -> Vec<&str> {
+    let flag = |tags: &BTreeMap<String, String>| tags.get(key::FLAG).and_then(|text| FlagMark::parse(text));
+    let is_dead = |tags: &BTreeMap<String, String>| flag(tags).is_some_and(|flag| !is_alive(&flag, aws_now));
+    look.groups.iter().filter(|(_, seen)| is_dead(&seen.tags)).map(|(group, _)| group.as_str()).collect()
+}
+
 /// The other roll, for people.
 pub(crate) fn describe(flag: &FlagMark) -> String {
     let node = flag.node.as_deref().map(|node| format!(", at node {node}")).unwrap_or_default();

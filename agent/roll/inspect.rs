@@ -4,26 +4,16 @@
 use std::collections::BTreeMap;
 
 use super::Roll;
+use super::finding::{Inspected, broken};
 use super::marks::LastMark;
 use super::offers::Offers;
 use super::report::About;
-use super::rules::{self, Broken, Rule};
+use super::rules::{self, Rule};
 use crate::aws::fleet::FleetGroup;
 use crate::aws::templates::TemplateVersion;
 use crate::config::{self, Change};
 use crate::failure::{Code, Failure};
 use crate::log::Level;
-
-/// What was found.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Inspected {
-    /// The rules that do not hold.
-    pub(super) broken: Vec<Broken>,
-    /// What is worth knowing, and refuses nothing.
-    pub(super) notes: Vec<String>,
-    /// What differs between the running version and the new one.
-    pub(super) changes: Vec<Change>,
-}
 
 /// A node's id by its user data.
 pub(super) fn node_id(version: &TemplateVersion) -> Option<String> {
@@ -116,18 +106,6 @@ impl Roll {
             what,
             "name the node's interface in the launch template",
         ));
-    }
-}
-
-pub(super) fn broken(rule: Option<Rule>, group: &FleetGroup, what: String, remedy: &str) -> Broken {
-    Broken { rule, group: group.name.clone(), what, remedy: remedy.to_owned() }
-}
-
-impl Inspected {
-    /// Notes a fact that the caller may not read.
-    pub(super) fn note_unread(&mut self, what: &str, failure: &Failure) {
-        let are = if what.ends_with('s') || what.contains("types") { "are" } else { "is" };
-        self.notes.push(format!("{what} cannot be read, and {are} not checked: {failure}"));
     }
 }
 

@@ -13,6 +13,7 @@ mod act;
 mod begin;
 mod commands;
 mod decision;
+mod finding;
 pub(crate) mod flag;
 pub(crate) mod fleet;
 mod follow;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Roll;
-use super::inspect::{Inspected, broken};
+use super::finding::{Inspected, broken};
 use super::rules::Rule;
 use crate::aws::fleet::FleetGroup;
 use crate::aws::templates::TemplateVersion;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, json};
 
 use super::decision::{End, Memory, Wish};
-use super::inspect::Inspected;
+use super::finding::Inspected;
 use super::judge::{phase, rank};
 use super::node::{Node, Setting};
 use super::report::{About, Report};
