@@ -278,7 +278,7 @@ fn a_spot_notice_during_the_drain_ends_the_node_and_the_roll_goes_on() {
 
 #[test]
 fn while_two_nodes_wait_in_their_departures_no_third_goes() {
-    let cluster = Cluster::new(&Behaviour { nodes: 3, drain: Duration::from_secs(15).into(), ..Behaviour::default() });
+    let cluster = Cluster::new(&Behaviour { nodes: 3, drain: Duration::from_secs(9).into(), ..Behaviour::default() });
     cluster.publish("ami-2", Healthy);
     let roll = cluster.roll(&["--check", "true"]);
     cluster.wait_until(0, "Terminating:Wait");
