@@ -5,18 +5,17 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use crate::agent::{self, INSTALLED};
 use crate::faults::glob;
 use crate::machine::{Machine, RootDisk};
 use crate::{Event, InstanceId, InstanceState, Sim, SimError, What, lock};
 
-/// Where the agent is on the machines.
-const INSTALLED: &str = "/usr/local/bin/node-agent";
 /// How long the end of a fleet goes unnoticed at most while nothing happens.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -101,6 +100,17 @@ impl Fleet {
     pub fn on<T>(&self, instance: &InstanceId, act: impl FnOnce(&Machine) -> T) -> Option<T> {
         lock(&self.shared.running).get(instance).map(|running| act(&running.machine))
     }
+
+    /// Runs the agent with these arguments beside the one at work, as in a session on the machine; none where it does not run.
+    pub fn session<T>(
+        &self,
+        instance: &InstanceId,
+        arguments: &[&str],
+        run: impl FnOnce(&mut Command) -> T,
+    ) -> Option<T> {
+        let sim = &self.shared.sim;
+        self.on(instance, |machine| run(&mut agent::command(machine, sim, instance, arguments)))
+    }
 }
 
 impl Drop for Fleet {
@@ -178,17 +188,8 @@ impl Shared {
         let machine = Machine::boot_with(&disk, by_id_dir, &[(&settings.agent, Path::new(INSTALLED))])?;
         (settings.prepare)(id, &machine)?;
         let log: File = OpenOptions::new().create(true).append(true).open(self.log_path(id))?;
-        let agent = machine
-            .command(INSTALLED)
-            .args(&settings.arguments)
-            .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .envs(self.sim.env(id))
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
+        let mut agent = agent::command(&machine, &self.sim, id, &settings.arguments);
+        let agent = agent.stdout(log.try_clone()?).stderr(log).spawn()?;
         Ok(Running { machine, agent })
     }
 }

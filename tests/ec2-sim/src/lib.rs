@@ -24,11 +24,12 @@
 //! transitions, `devices` their loop devices; `wire` speaks HTTP, `serve` puts faults on calls; `api` routes to `ec2`,
 //! `autoscaling` and `s3`, whose shared protocol is `query`; `imds` and `pages` are servers of their own. `templates`,
 //! `interfaces` and `catalog` are what groups launch from, `launches` how, `activities` what they tell of it; `light` plays
-//! agents, `deaths` kills, `lag` makes answers late; `witness` asks the event log. `machine`, `sandbox` and `fleet` are for
-//! those who run an agent in that world.
+//! agents, `deaths` kills, `lag` makes answers late; `witness` asks the event log. `machine`, `sandbox`, `fleet` and `agent` are
+//! for those who run an agent in that world.
 
 mod actions;
 mod activities;
+mod agent;
 mod api;
 mod autoscaling;
 mod catalog;

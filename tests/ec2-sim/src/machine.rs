@@ -261,6 +261,25 @@ impl Machine {
         })
     }
 
+    /// What a shell command prints on the machine; that it fails is an error.
+    pub fn shell(&self, script: impl AsRef<OsStr>) -> io::Result<String> {
+        let output = self.command("bash").arg("-ec").arg(script.as_ref()).output()?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(io::Error::other(format!("{}: {} {}", script.as_ref().display(), output.status, said.trim())))
+    }
+
+    /// Writes a file of the machine.
+    pub fn write(&self, path: impl AsRef<Path> + Send + Sync, contents: impl AsRef<[u8]> + Send) -> io::Result<()> {
+        self.inside(|| {
+            let path = path.as_ref();
+            fs::create_dir_all(path.parent().unwrap_or(path))?;
+            fs::write(path, contents)
+        })?
+    }
+
     /// Reads a file of the machine as text.
     pub fn read(&self, path: impl AsRef<Path> + Send + Sync) -> io::Result<String> {
         self.inside(|| fs::read_to_string(path.as_ref()))?

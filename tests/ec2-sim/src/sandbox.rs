@@ -19,6 +19,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::unistd::{Uid, getpid};
 
+use crate::agent::{self, INSTALLED};
 use crate::machine::{Machine, RootDisk};
 use crate::{InstanceId, InstanceSpec, Sim, SimError, What};
 
@@ -26,8 +27,6 @@ use crate::{InstanceId, InstanceSpec, Sim, SimError, What};
 pub const NODE_AGENT: &str = "NODE_AGENT";
 /// Set for the process that plays.
 const IN_SANDBOX: &str = "EC2_SIM_IN_SANDBOX";
-/// Where the agent is installed on the machines.
-const INSTALLED: &str = "/usr/local/bin/node-agent";
 /// What boots and ends within milliseconds has had more than enough time after this.
 const STUCK: Duration = Duration::from_mins(1);
 
@@ -81,13 +80,19 @@ impl Sandbox {
         let dir = PathBuf::from("/tmp");
         let binary = dir.join("node-agent");
         let mut copy = File::create(&binary).map_err(SimError::io(what.clone()))?;
-        io::copy(&mut source, &mut copy).map_err(SimError::io(what))?;
+        io::copy(&mut source, &mut copy).map_err(SimError::io(what.clone()))?;
+        copy.set_permissions(fs::Permissions::from_mode(0o755)).map_err(SimError::io(what))?;
         Ok(Self { agent, binary, dir })
     }
 
     /// An empty directory in memory.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The agent's binary, where the body and its machines see it.
+    pub fn binary(&self) -> &Path {
+        &self.binary
     }
 
     /// Launches an instance with a fresh root disk, boots its machine and installs the agent on it.
@@ -151,34 +156,17 @@ impl Node {
 
     /// Writes a file of the machine.
     pub fn write(&self, path: impl AsRef<Path> + Send + Sync, contents: impl AsRef<[u8]> + Send) -> io::Result<()> {
-        self.machine.inside(|| {
-            let path = path.as_ref();
-            fs::create_dir_all(path.parent().unwrap_or(path))?;
-            fs::write(path, contents)
-        })?
+        self.machine.write(path, contents)
     }
 
     /// What a shell command prints on the machine; that it fails is an error.
     pub fn shell(&self, script: impl AsRef<OsStr>) -> io::Result<String> {
-        let output = self.machine.command("bash").arg("-ec").arg(script.as_ref()).output()?;
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned());
-        }
-        let said = String::from_utf8_lossy(&output.stderr);
-        Err(io::Error::other(format!("{}: {} {}", script.as_ref().display(), output.status, said.trim())))
+        self.machine.shell(script)
     }
 
     /// The agent on this instance, with nothing in its environment but the addresses of the services.
     pub fn agent(&self, arguments: &[&str]) -> Command {
-        let mut command = self.machine.command(INSTALLED);
-        command
-            .args(arguments)
-            .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .envs(self.sim.env(&self.id))
-            .current_dir("/")
-            .stdin(Stdio::null());
-        command
+        agent::command(&self.machine, &self.sim, &self.id, arguments)
     }
 
     /// Terminates the instance, as EC2 would: the machine is off, and its volumes come free in a while.
