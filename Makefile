@@ -36,7 +36,7 @@ check: format-check ## The fast inner loop: format and types, nothing installed,
 test: needs-root tools format-check deny clippy doc doc-tests scenarios ## Everything that must hold; installs what it needs; needs root
 
 .PHONY: demo
-demo: needs-root packages ## Watch nodes come up on a simulated EC2; needs root, leaves nothing behind
+demo: needs-root packages ## Watch nodes come up and be rolled on a simulated EC2; four minutes; needs root, leaves nothing behind
 	$(call headline,build: the agent and the simulated EC2)
 	@cargo build --workspace
 	$(call headline,demo)

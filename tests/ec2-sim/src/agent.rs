@@ -7,10 +7,10 @@ use crate::machine::Machine;
 use crate::{InstanceId, Sim};
 
 /// Where it is installed.
-pub(crate) const INSTALLED: &str = "/usr/local/bin/node-agent";
+pub const INSTALLED: &str = "/usr/local/bin/node-agent";
 
 /// The agent on the instance's machine, with nothing in its environment but the addresses of the services.
-pub(crate) fn command(machine: &Machine, sim: &Sim, instance: &InstanceId, arguments: &[impl AsRef<OsStr>]) -> Command {
+pub fn command(machine: &Machine, sim: &Sim, instance: &InstanceId, arguments: &[impl AsRef<OsStr>]) -> Command {
     let mut command = machine.command(INSTALLED);
     command
         .args(arguments)

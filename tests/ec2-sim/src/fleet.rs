@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -99,17 +99,6 @@ impl Fleet {
     /// Does something on a machine that runs; none where it does not.
     pub fn on<T>(&self, instance: &InstanceId, act: impl FnOnce(&Machine) -> T) -> Option<T> {
         lock(&self.shared.running).get(instance).map(|running| act(&running.machine))
-    }
-
-    /// Runs the agent with these arguments beside the one at work, as in a session on the machine; none where it does not run.
-    pub fn session<T>(
-        &self,
-        instance: &InstanceId,
-        arguments: &[&str],
-        run: impl FnOnce(&mut Command) -> T,
-    ) -> Option<T> {
-        let sim = &self.shared.sim;
-        self.on(instance, |machine| run(&mut agent::command(machine, sim, instance, arguments)))
     }
 }
 

@@ -29,7 +29,7 @@
 
 mod actions;
 mod activities;
-mod agent;
+pub mod agent;
 mod api;
 mod autoscaling;
 mod catalog;

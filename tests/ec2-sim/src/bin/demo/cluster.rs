@@ -1,23 +1,22 @@
 //! The simulated region of three nodes: a group of one for each, whose instances boot machines with the real agent; and the
 //! operator's machine, on which `node-agent roll` runs.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ec2_sim::fleet::{Fleet, FleetSettings};
-use ec2_sim::machine::Machine;
+use ec2_sim::machine::{Machine, RootDisk};
 use ec2_sim::sandbox::Sandbox;
 use ec2_sim::{
     ActionResult, Event, GroupSpec, HookSpec, InstanceId, InterfaceSpec, Latencies, Launches, Sim, SimConfig, Spread,
-    TemplateChoice, TemplateSpec, TemplateVersion, Transition, VolumeSpec, What,
+    TemplateChoice, TemplateSpec, TemplateVersion, Transition, VolumeSpec, What, agent,
 };
 
 use crate::data::Data;
+use crate::terminal::type_in;
 use crate::{Result, image};
 
 /// The nodes' ids.
@@ -30,6 +29,9 @@ const BROKERS: &str = include_str!("brokers.sh");
 
 /// How long a dying instance keeps its volume and its network interface.
 const DYING: Duration = Duration::from_secs(1);
+/// How long after the loss of an instance its group launches another one. A launch that fails because the network interface is in
+/// use is tried again after the same time, and then after twice that time: a node takes up to twelve seconds to leave.
+const RELAUNCH: Spread = Spread::between(Duration::from_secs(3), Duration::from_secs(3));
 /// A boot that takes longer is stuck.
 const STUCK: Duration = Duration::from_mins(1);
 
@@ -38,13 +40,11 @@ pub(crate) fn group(node: &str) -> String {
     format!("kafka-node-{node}")
 }
 
-/// The cluster. Dropped, it switches its machines off before the region ends, so that no device is left to the kernel.
+/// The cluster. When it is dropped, the machines are switched off before the region ends, so that no device is left to the kernel.
 pub(crate) struct Cluster {
     fleet: Fleet,
     pub(crate) sim: Sim,
-    agent: PathBuf,
-    /// The operator's home.
-    home: PathBuf,
+    operator: Machine,
 }
 
 impl Cluster {
@@ -55,15 +55,10 @@ impl Cluster {
             latencies: Latencies { shutting_down: DYING, ..Latencies::default() },
             ..SimConfig::default()
         })?;
-        let home = sandbox.dir().join("operator");
-        fs::create_dir(&home)?;
-        fs::write(home.join("brokers.sh"), BROKERS)?;
-        fs::set_permissions(home.join("brokers.sh"), fs::Permissions::from_mode(0o755))?;
-        let agent = sandbox.binary().to_owned();
         let prepare = Box::new(|_: &InstanceId, machine: &Machine| image::install(machine));
-        let settings = FleetSettings { prepare, ..FleetSettings::new(&agent, sandbox.dir().join("machines")) };
-        let fleet = Fleet::start(&sim, settings)?;
-        let cluster = Cluster { fleet, sim, agent, home };
+        let machines = FleetSettings::new(sandbox.binary(), sandbox.dir().join("machines"));
+        let fleet = Fleet::start(&sim, FleetSettings { prepare, ..machines })?;
+        let cluster = Cluster { fleet, sim, operator: operator(sandbox)? };
         for node in NODES {
             cluster.add(node)?;
         }
@@ -73,6 +68,7 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Makes what a node needs, and its group, which launches the first instance.
     fn add(&self, node: &str) -> Result<()> {
         self.sim.create_volume(VolumeSpec { id: Some(volume(node)), ..VolumeSpec::default() })?;
         self.sim.create_interface(InterfaceSpec { id: Some(interface(node)), private_ips: vec![address(node)] })?;
@@ -92,7 +88,7 @@ impl Cluster {
             tags: CLUSTER.split_once('=').into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
             maintenance_policy: Some((0, 100)),
             template: Some(TemplateChoice::new(&group(node), "1")),
-            launches: Some(Launches { retry: Spread::from(DYING), ..Launches::default() }),
+            launches: Some(Launches { after: RELAUNCH, retry: RELAUNCH, ..Launches::default() }),
             ..GroupSpec::default()
         })?;
         Ok(())
@@ -108,28 +104,25 @@ impl Cluster {
 
     /// `node-agent roll` on the operator's machine.
     pub(crate) fn roll(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.agent);
+        let mut command = self.operator.command(agent::INSTALLED);
         command.arg("roll").args(arguments).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-        command.env("HOME", &self.home).env("USER", "operator").envs(self.sim.operator_env(&[]));
-        command.current_dir(&self.home).stdin(Stdio::null());
+        command.env("HOME", "/root").env("USER", "operator").envs(self.sim.operator_env(&[])).stdin(Stdio::null());
         command
     }
 
-    /// What happens on a node's machine.
+    /// Does something on the machine of an instance.
     pub(crate) fn on<T>(&self, instance: &InstanceId, act: impl FnOnce(&Machine) -> T) -> Result<T> {
         self.fleet.on(instance, act).ok_or_else(|| format!("the machine of {instance} does not run").into())
     }
 
-    /// A command of the agent in a session on a node's machine.
-    pub(crate) fn session<T>(
-        &self,
-        instance: &InstanceId,
-        arguments: &[&str],
-        run: impl FnOnce(&mut Command) -> T,
-    ) -> Result<T> {
-        self.fleet
-            .session(instance, arguments, run)
-            .ok_or_else(|| format!("the machine of {instance} does not run").into())
+    /// What the agent of an instance has logged; also of one that is gone.
+    pub(crate) fn log(&self, instance: &InstanceId) -> String {
+        self.fleet.log(instance)
+    }
+
+    /// Shows a command of the agent as it is typed in a session on a node's machine, and returns what it prints.
+    pub(crate) fn type_in(&self, instance: &InstanceId, arguments: &[&str]) -> Result<String> {
+        self.on(instance, |machine| type_in(arguments, &mut agent::command(machine, &self.sim, instance, arguments)))?
     }
 
     /// Waits until an instance of the node has come into service: this one, or any.
@@ -139,11 +132,11 @@ impl Cluster {
         if self.sim.wait_for_blocking(came, STUCK).is_some() {
             return Ok(());
         }
-        let log = self.member(node).map(|member| self.fleet.log(&member.instance)).unwrap_or_default();
+        let log = self.member(node).map(|member| self.log(&member.instance)).unwrap_or_default();
         Err(format!("{node} is not in service after {} s; its agent's log:\n{log}", STUCK.as_secs()).into())
     }
 
-    /// The node's member that is on no way out, and its state; its last one.
+    /// The instance that the node's group has launched last, in its last state before it leaves.
     pub(crate) fn member(&self, node: &str) -> Result<Member> {
         let mut last = None;
         for event in self.sim.events().iter() {
@@ -186,6 +179,17 @@ pub(crate) struct Member {
     pub(crate) state: String,
     /// The version of the launch template that it was launched from.
     pub(crate) version: Option<u64>,
+}
+
+/// The operator's machine, with the roll's check in the folder where its commands run.
+fn operator(sandbox: &Sandbox) -> Result<Machine> {
+    let dir = sandbox.dir().join("operator");
+    let disk = RootDisk::create(dir.join("disk"))?;
+    let agent = (sandbox.binary(), Path::new(agent::INSTALLED));
+    let machine = Machine::boot_with(&disk, &dir.join("by-id"), &[agent])?;
+    machine.write("/brokers.sh", BROKERS)?;
+    machine.shell("chmod 755 /brokers.sh")?;
+    Ok(machine)
 }
 
 fn address(node: &str) -> String {

@@ -1,9 +1,9 @@
-# The hooks of the nodes that are rolled. The broker is a stand-in: a process of this name, which answers a second after its start.
-# RELEASE is set above.
+# The hooks of the nodes that are rolled. The broker is a stand-in: a process with its name, which answers soon after its
+# start. A line above this one sets RELEASE.
 
 DATA=$MOUNT_PATH/kafka
 PID=/run/kafka-broker.pid
-SOCKET=/run/kafka-broker
+PIPE=/run/kafka-broker
 
 configure_cluster_node() {
   local node_id=$1
@@ -17,14 +17,22 @@ configure_cluster_node() {
     printf 'version=1\nnode.id=%s\n' "$node_id" > "$DATA/meta.properties"
   fi
   chown -R "$OWNER:$GROUP" "$DATA"
-  # Waits at a pipe to which nobody writes, until it is ended.
-  mkfifo "$SOCKET"
-  setsid bash -c 'echo $$ > "$0"; exec -a "$1" bash -c "read -r < $2"' "$PID" "kafka-broker-$node_id" "$SOCKET" \
+  broker_runs || start_broker "$node_id"
+}
+
+# The process opens a pipe that nobody writes to, and so it waits until it is ended.
+start_broker() {
+  [[ -p $PIPE ]] || mkfifo "$PIPE"
+  setsid bash -c 'echo $$ > "$0"; exec -a "$1" bash -c "read -r < $2"' "$PID" "kafka-broker-$1" "$PIPE" \
     < /dev/null > /dev/null 2>&1 &
 }
 
+broker_runs() {
+  [[ -s $PID ]] && kill -0 "$(< "$PID")"
+}
+
 broker_answers() {
-  [[ -s $PID ]] && kill -0 "$(< "$PID")" && (( $(date +%s) > $(stat -c %Y "$PID") ))
+  broker_runs && (( $(date +%s) > $(stat -c %Y "$PID") ))
 }
 
 wait_for_healthy_cluster() {
@@ -32,7 +40,7 @@ wait_for_healthy_cluster() {
   echo "broker $1 of release $RELEASE answers on $2:9092"
 }
 
-# Called before the instance goes: the broker ends by itself, and its files are whole.
+# The agent calls this before the instance goes.
 drain_cluster_node() {
   kill "$(< "$PID")"
 }

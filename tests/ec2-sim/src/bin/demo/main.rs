@@ -1,12 +1,16 @@
-//! `make demo`: the agent brings up a node of a cluster on the simulated EC2, `node-agent roll` replaces three, and the story of
-//! it is told.
+//! `make demo`: the agent brings up a node of a cluster on the simulated EC2, `node-agent roll` replaces three nodes, and the story
+//! of it is told.
 //!
 //! What is told is checked: the demo ends with 0 only if everything was so.
 //!
 //! ```text
-//! launches   scenes 1 to 4, one node      world: its region    boot: what a run of the agent did, told and checked
-//! rolled     scene 5, three nodes         cluster: their region, their machines, and the operator's
-//! checks     what differed                data: what is on a volume    image: what the machine image brings    terminal: what is printed
+//! launches   scenes 1 to 4: one node        world    its region, and the launches there
+//!                                           boot     what a run of the agent did, told and checked
+//! rolled     scene 5: three nodes           cluster  their region and their machines, and the operator's
+//! both                                      checks   what was told, compared with what was seen
+//!                                           data     what is on a volume
+//!                                           image    what the machine image brings
+//!                                           terminal commands as they are typed, and what they print
 //! ```
 
 mod boot;
@@ -52,9 +56,10 @@ fn main() -> ExitCode {
 fn run(sandbox: &Sandbox) -> Result<Checks> {
     let mut checks = Checks::default();
     println!(
-        "node-agent brings up a node of a Kafka cluster, and replaces the nodes of another one.\n\n\
+        "node-agent brings up a node of a Kafka cluster, and rolls a cluster of three.\n\n\
          Simulated: EC2, Auto Scaling, S3 and the instance metadata, on this machine's loopback. Real: the agent, run as\n\
-         root, and its disk, filesystem, mounts, files and hooks. Each instance has a root disk and mounts of its own."
+         root, and its disk, filesystem, mounts, files and hooks. Each instance has a root disk and mounts of its own.\n\n\
+         Scenes 1 to 4 take half a minute. Scene 5, the roll, takes between three and four minutes."
     );
     let began = Instant::now();
     launches::play(sandbox, &mut checks)?;

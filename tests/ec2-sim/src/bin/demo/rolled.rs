@@ -9,7 +9,7 @@ use crate::Result;
 use crate::checks::Checks;
 use crate::cluster::{CLUSTER, Cluster, Member, NODES, group};
 use crate::data::Data;
-use crate::terminal::{Ended, exit, follow, show, type_in};
+use crate::terminal::{Ended, exit, follow, show};
 
 /// A roll that lasts longer is stuck.
 const STUCK: Duration = Duration::from_mins(6);
@@ -24,22 +24,39 @@ const STATUS: &str = "configure: configure_cluster_node ended with exit status: 
 
 pub(crate) fn play(sandbox: &Sandbox, checks: &mut Checks) -> Result<()> {
     println!(
-        "\n== 5. Three nodes are rolled; one fails, is repaired, and the roll goes on ==\n\n\
-         A cluster of three: groups of one instance, each with a network interface and a volume that stay. They run version 1\n\
-         of their launch templates. Version 2 brings a release that needs a licence on the data volume. It was put on the\n\
-         volumes of 00 and 02, and forgotten on that of 01. On the operator's machine:\n"
+        "\n== 5. Three nodes are rolled: one fails, is repaired, and the roll goes on ==\n\n\
+         A cluster of three nodes, each a group of one instance with a network interface and a volume of its own, runs version\n\
+         1 of its launch templates. Version 2 brings a release that needs a licence on the data volume. The volumes of 00 and\n\
+         02 have it; 01 was forgotten. On the operator's machine:\n"
     );
     let cluster = Cluster::new(sandbox)?;
     for node in ["00", "02"] {
         license(&cluster, node)?;
     }
-    let before = NODES.iter().map(|node| cluster.data(node)).collect::<Result<Vec<_>>>()?;
+    let before = NODES.iter().map(|node| Before::see(&cluster, node)).collect::<Result<Vec<_>>>()?;
     cluster.publish(2)?;
     dry_run(&cluster, checks)?;
-    let held = first_roll(&cluster, checks)?;
+    let held = first_roll(&cluster, &before, checks)?;
     repair(&cluster, &held, checks)?;
     second_roll(&cluster, checks)?;
-    tell(&cluster, &held, &before, checks)
+    for (node, before) in NODES.iter().zip(&before) {
+        tell_node(&cluster, node, before, checks)?;
+    }
+    checks.equal("the repaired instance", &cluster.member("01")?.instance, &held);
+    tell_cluster(&cluster, checks);
+    Ok(())
+}
+
+/// A node before the roll.
+struct Before {
+    member: Member,
+    data: Data,
+}
+
+impl Before {
+    fn see(cluster: &Cluster, node: &str) -> Result<Before> {
+        Ok(Before { member: cluster.member(node)?, data: cluster.data(node)? })
+    }
 }
 
 /// What the roll would do: the difference key by key, and nothing is changed.
@@ -62,26 +79,23 @@ fn dry_run(cluster: &Cluster, checks: &mut Checks) -> Result<()> {
 }
 
 /// 00 is replaced, 01 fails and is held, and the roll stops. Returns the held instance.
-fn first_roll(cluster: &Cluster, checks: &mut Checks) -> Result<InstanceId> {
+fn first_roll(cluster: &Cluster, before: &[Before], checks: &mut Checks) -> Result<InstanceId> {
     println!(
-        "\nThat is wanted. brokers.sh asks whether all three brokers run, before and after each node. A node may take a minute\n\
-         here; by default it is an hour.\n"
+        "\nThat is the difference that is wanted. Before and after each node, brokers.sh checks that all three brokers run. The\n\
+         roll waits one minute for a node here; the default is an hour.\n"
     );
-    let old: Vec<Member> = NODES.iter().map(|node| cluster.member(node)).collect::<Result<_>>()?;
     let ended = roll(cluster, &ROLL)?;
     let [new, held, untouched] = NODES.map(|node| cluster.member(node));
     let (new, held, untouched) = (new?, held?, untouched?);
     let in_service = |version| ("InService".to_owned(), Some(version));
     checks.equal("the first roll's exit code", &ended.code, &Some(1));
     checks.equal("what became of 00", &(new.state, new.version), &in_service(2));
-    checks.holds("00 has another instance", new.instance != old[0].instance);
+    checks.holds("00 has another instance", new.instance != before[0].member.instance);
     checks.equal("what became of 01", &(held.state, held.version), &("Pending:Wait".to_owned(), Some(2)));
-    checks.equal("02", &untouched, &old[2]);
+    checks.equal("02", &untouched, &before[2].member);
     let id = held.instance.as_str();
-    checks.holds(
-        "the roll says that 01 is held, and why",
-        says(&ended, &["01: ", id, "has failed and is held", STATUS]),
-    );
+    checks
+        .holds("the roll says that 01 is held, and why", says(&ended, &["01: ", id, "has failed and is held", STATUS]));
     let last = ended.lines.last().map(String::as_str).unwrap_or_default();
     checks.holds(
         format_args!("the last line names the node, its status and what to do: {last}"),
@@ -89,7 +103,7 @@ fn first_roll(cluster: &Cluster, checks: &mut Checks) -> Result<InstanceId> {
     );
     checks.equal("flags left by the first roll", &flags(cluster)?, &Vec::new());
     println!(
-        "\n  result    exit {}: 00 runs version 2, 02 was not touched, and 01 is held by its agent, with all that it had when it failed",
+        "\n  result    exit {}: 00 runs version 2, 01 is held as it has failed, and 02 was not touched",
         exit(ended.code)
     );
     Ok(held.instance)
@@ -97,22 +111,28 @@ fn first_roll(cluster: &Cluster, checks: &mut Checks) -> Result<InstanceId> {
 
 /// What an operator does on the held node.
 fn repair(cluster: &Cluster, held: &InstanceId, checks: &mut Checks) -> Result<()> {
-    println!("\nSomebody opens a session on {held}, which is 01 (shortened):\n\n  # echo A1B2 > {LICENCE}");
+    println!("\nSomebody opens a session on 01 (shortened):\n");
+    let status = cluster.type_in(held, &["status"])?;
+    show_some(&status, |line| line.contains("HELD") || line.contains("FAIL") || line.starts_with("        "));
+    checks.holds(
+        "status says held, and why",
+        ["HELD", "FAIL  configure", MISSING].iter().all(|text| status.contains(text)),
+    );
+    println!("  # echo A1B2 > {LICENCE}");
     license(cluster, "01")?;
-    let arguments = ["retry"];
-    let retried = cluster.session(held, &arguments, |command| type_in(&arguments, command))??;
-    // What was done before is done already, and scene 4 shows it.
-    let from = retried.find("configure: start").and_then(|at| retried[..at].rfind('\n')).unwrap_or_default();
-    println!("  …{}", if from == 0 { "\n" } else { "" });
-    show(retried[from..].trim_start_matches('\n'));
+    let retried = cluster.type_in(held, &["retry"])?;
+    show_some(&retried, |line| {
+        ["configure: ", "health-check: ", "complete: ", "result="].iter().any(|part| line.contains(part))
+    });
     checks.holds("retry ends with success", retried.ends_with("node-agent: result=done\n"));
     cluster.wait_until_in_service("01", Some(held))
 }
 
 /// The same command finishes what the first roll has begun.
 fn second_roll(cluster: &Cluster, checks: &mut Checks) -> Result<()> {
-    println!("01 is in service. On the operator's machine the same command goes on:\n");
+    println!("01 comes into service. On the operator's machine, the same command goes on with 02:\n");
     let ended = roll(cluster, &ROLL)?;
+    println!("\n  result    exit {}\n\nIn the end:\n", exit(ended.code));
     checks.equal("the second roll's exit code", &ended.code, &Some(0));
     checks.holds("it touches 02 alone", says(&ended, &["02: 1. to version 2: runs version 1"]));
     for node in ["00", "01"] {
@@ -124,48 +144,52 @@ fn second_roll(cluster: &Cluster, checks: &mut Checks) -> Result<()> {
     Ok(())
 }
 
-/// The end: what runs, what was out, what is on the volumes.
-fn tell(cluster: &Cluster, held: &InstanceId, before: &[Data], checks: &mut Checks) -> Result<()> {
-    println!("\nWhat is left of it:\n");
+/// The end of a node: what runs, how long it was out, what is on its volume.
+fn tell_node(cluster: &Cluster, node: &str, before: &Before, checks: &mut Checks) -> Result<()> {
+    let Member { instance, state, version } = cluster.member(node)?;
+    let gaps = cluster.sim.events().gaps(&group(node));
+    let out = gaps.iter().fold(0.0, |sum, gap| sum + end(gap) - gap.from);
+    let data = cluster.data(node)?;
+    let same = kept(&before.data, &data);
+    println!("  {node}        {instance} runs version 2; the node was out of service for {out:.1} s");
+    println!("            {}: {same}", data.in_words);
+    checks.equal(format_args!("how {node} ends"), &(state, version), &("InService".to_owned(), Some(2)));
+    checks.equal(format_args!("what the group of {node} is set to"), &cluster.set_to(node)?, &Some("2".to_owned()));
+    checks.equal(format_args!("how often {node} was out of service"), &gaps.len(), &1);
+    checks.holds(format_args!("the data of {node}: {same}"), same.starts_with("the same"));
+    let left = cluster.log(&before.member.instance);
+    let steps = ["drain: done", "unmount vol-", "detach vol-"];
+    let all = steps.iter().all(|step| left.lines().any(|line| line.contains(step) && line.contains(": done")));
+    checks.holds(format_args!("the old instance of {node} has drained, unmounted and detached:\n{left}"), all);
+    Ok(())
+}
+
+/// The end of the cluster: what was sent, and whether two nodes were ever out at once.
+fn tell_cluster(cluster: &Cluster, checks: &mut Checks) {
     let events = cluster.sim.events();
-    let mut gaps = Vec::new();
-    for (node, before) in NODES.iter().zip(before) {
-        let member = cluster.member(node)?;
-        let (state, version) = (member.state.clone(), member.version);
-        checks.equal(format_args!("how {node} ends"), &(state, version), &("InService".to_owned(), Some(2)));
-        checks.equal(format_args!("what the group of {node} is set to"), &cluster.set_to(node)?, &Some("2".to_owned()));
-        let out = events.gaps(&group(node));
-        checks.equal(format_args!("how often {node} was out"), &out.len(), &1);
-        let seconds = out.iter().map(length).sum::<f64>();
-        let data = cluster.data(node)?;
-        let same = kept(before, &data);
-        checks.holds(format_args!("the data of {node} is as before"), same);
-        println!(
-            "  {node}        version 2 on {}, out for {seconds:.1} s; {}: {}",
-            member.instance,
-            data.in_words,
-            if same { "all that was there, byte for byte" } else { "NOT the same" }
-        );
-        gaps.push(out);
-    }
-    checks.equal("the repaired instance", &cluster.member("01")?.instance, held);
-    let two_out = longest_overlap(&gaps);
-    let in_words = if two_out > 0.0 { format!("{two_out:.1} s") } else { "never".to_owned() };
-    println!("  two out   {in_words}");
-    checks.holds(format_args!("two nodes were never out at once: {in_words}"), two_out <= 0.0);
+    let gaps: Vec<_> = NODES.iter().map(|node| events.gaps(&group(node))).collect();
+    let longest = longest_overlap(&gaps);
+    let in_words = if longest > 0.0 { format!("for {longest:.1} s") } else { "never".to_owned() };
     let acts = events.acts();
     let done = |wanted: &ActKind| acts.iter().filter(|act| act.done && act.kind == *wanted).count();
-    let (terminated, abandoned) = (done(&ActKind::Terminate), done(&ActKind::Abandon));
-    println!("  sent      {terminated} terminations, one a node; {abandoned} ABANDON");
+    let (terminated, given_up) = (done(&ActKind::Terminate), done(&ActKind::Abandon));
+    println!("  left      every old instance: drained, unmounted and detached by its agent");
+    println!("  two out   {in_words}");
+    println!("  sent      {terminated} terminations, one a node; {given_up} ABANDON");
+    checks.holds(format_args!("two nodes were never out at once: {in_words}"), longest <= 0.0);
     checks.equal("terminations", &terminated, &NODES.len());
-    checks.equal("instances that were given up", &abandoned, &0);
-    Ok(())
+    checks.equal("instances that were given up", &given_up, &0);
 }
 
 /// Shows `node-agent roll` with these arguments as it is typed, and what it says, as it comes.
 fn roll(cluster: &Cluster, arguments: &[&str]) -> Result<Ended> {
     println!("  $ node-agent roll {}\n", arguments.join(" "));
     follow("roll", &mut cluster.roll(arguments), STUCK)
+}
+
+/// Shows some lines of what a command has printed.
+fn show_some(text: &str, is_shown: impl Fn(&str) -> bool) {
+    show(&text.lines().filter(|line| is_shown(line)).collect::<Vec<_>>().join("\n"));
 }
 
 /// Whether a line has all these parts.
@@ -190,24 +214,28 @@ fn flags(cluster: &Cluster) -> Result<Vec<&'static str>> {
     Ok(left)
 }
 
-/// Whether all that was on a volume is on it still.
-fn kept(before: &Data, after: &Data) -> bool {
-    before.uuid == after.uuid && before.files.iter().all(|(path, sum)| after.files.get(path) == Some(sum))
+/// What became of a volume's data, in words.
+fn kept(before: &Data, after: &Data) -> String {
+    let stays = |(path, sum): (&String, &String)| after.files.get(path) == Some(sum);
+    if before.uuid != after.uuid || !before.files.iter().all(stays) {
+        return "NOT the same".to_owned();
+    }
+    let new = after.files.keys().filter(|path| !before.files.contains_key(*path));
+    new.fold("the same, byte for byte".to_owned(), |text, path| format!("{text}, and {path}"))
 }
 
-fn length(gap: &Gap) -> f64 {
-    gap.to.unwrap_or(f64::INFINITY) - gap.from
+/// When a gap ended; one that has not lasts for ever.
+fn end(gap: &Gap) -> f64 {
+    gap.to.unwrap_or(f64::INFINITY)
 }
 
 /// The longest time, in seconds, in which two of the nodes were out.
 fn longest_overlap(nodes: &[Vec<Gap>]) -> f64 {
     let mut longest = 0.0_f64;
-    for (at, ones) in nodes.iter().enumerate() {
-        for other in nodes.iter().skip(at + 1).flatten() {
-            for one in ones {
-                let to = one.to.unwrap_or(f64::INFINITY).min(other.to.unwrap_or(f64::INFINITY));
-                longest = longest.max(to - one.from.max(other.from));
-            }
+    for (at, gaps) in nodes.iter().enumerate() {
+        for (one, other) in gaps.iter().flat_map(|one| nodes[at + 1..].iter().flatten().map(move |other| (one, other)))
+        {
+            longest = longest.max(end(one).min(end(other)) - one.from.max(other.from));
         }
     }
     longest
