@@ -299,19 +299,26 @@ impl Roll {
 
     /// The failure of a roll that must not go on, with what is known of the node.
     pub(super) async fn stopped(&mut self, group: Option<&str>, reason: String, remedy: String) -> Failure {
-        let known = match group {
-            Some(group) => self.evidence(group).await,
-            None => String::new(),
-        };
-        Failure::new(Code::RollStopped, format!("{reason}{known}")).remedy(remedy)
+        let mut text = reason;
+        if let Some(group) = group {
+            // Each thing once.
+            for known in self.evidence(group).await {
+                if !text.contains(&known) {
+                    text = format!("{text}; {known}");
+                }
+            }
+        }
+        Failure::new(Code::RollStopped, text).remedy(remedy)
     }
 
     /// What AWS knows of a node that does not come back: its own word, the group's last activity, the console's last line.
-    pub(super) async fn evidence(&mut self, group: &str) -> String {
-        let Some(node) = self.node(group) else { return String::new() };
+    async fn evidence(&self, group: &str) -> Vec<String> {
+        let Some(node) = self.node(group) else { return Vec::new() };
         let mut known = vec![judge::phase(&node)];
         let instance = node.condition.instance().map(str::to_owned);
-        if let Some(status) = instance.as_ref().and_then(|id| node::status(self.fleet.machine(id)?)) {
+        let status = instance.as_ref().and_then(|id| node::status(self.fleet.machine(id)?));
+        // Of a held node the phase says it already.
+        if let Some(status) = status.filter(|status| !known[0].contains(*status)) {
             known.push(format!("{}: {status}", tag::STATUS));
         }
         if let Ok(activities) = self.aws.autoscaling.activities(group, 1).await
@@ -326,7 +333,7 @@ impl Roll {
         {
             known.push(format!("the console's last line: {}", line.trim()));
         }
-        format!("; {}", known.join("; "))
+        known
     }
 
     /// What to do about a node that did not come back in time.

@@ -342,7 +342,9 @@ impl Roll {
         // What the node waits for says more than that its time is over.
         let why = match (decision, &self.last_check) {
             (Decision::Check { .. }, Some(failed)) => format!("the check has not passed: {failed}"),
-            (Decision::Wait(wait), _) => wait.why.clone(),
+            (Decision::Wait(wait), _) => {
+                self.node(group).filter(Node::is_held).map_or_else(|| wait.why.clone(), |node| judge::phase(&node))
+            }
             _ => "its turn did not come".to_owned(),
         };
         let since = self.follower.out_since(group).map(|at| format!(", out since {}", marks::shown(at)));

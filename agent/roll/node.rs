@@ -130,6 +130,11 @@ impl Node {
         !matches!(self.condition, Condition::Serving(_) | Condition::Unhealthy(_))
     }
 
+    /// Whether its instance has failed, and is held for a repair.
+    pub(crate) fn is_held(&self) -> bool {
+        matches!(self.condition, Condition::Coming { held: Some(_), .. })
+    }
+
     /// Whether its next launch brings another version than the target, and the roll can set that.
     pub(crate) fn needs_staging(&self) -> bool {
         self.staged == Staged::Other && self.hands_off.is_none()

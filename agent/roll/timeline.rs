@@ -31,7 +31,7 @@ pub(super) fn show(report: &mut Report, past: &[Replacement], settings: &BTreeMa
             _ => continue,
         };
         let tries = replacement.tries + replacement.failed.values().sum::<usize>();
-        let mut parts: Vec<String> = stretches.iter().map(|(name, time)| format!("{name} {}", rough(*time))).collect();
+        let mut parts: Vec<String> = stretches.iter().map(|(name, time)| format!("{name} {}", shown(*time))).collect();
         if tries > 0 {
             parts.push(format!("launches that failed: {tries}"));
         }
@@ -43,7 +43,7 @@ pub(super) fn show(report: &mut Report, past: &[Replacement], settings: &BTreeMa
         fields.insert("failed_launches".to_owned(), json!(tries));
         let id = settings.get(&replacement.group).map(|setting| setting.id.as_str());
         let about = About { node: id, group: Some(&replacement.group), instance: None };
-        let text = format!("out for {}: {}", rough(total), parts.join(", "));
+        let text = format!("out for {}: {}", shown(total), parts.join(", "));
         report.event_with(Level::Info, "timeline", about, &text, fields);
     }
 }
@@ -62,6 +62,11 @@ fn stretches(replacement: &Replacement) -> Vec<(&'static str, Duration)> {
         from = Some(from.map_or(to, |from| from.max(to)));
     }
     stretches
+}
+
+/// AWS tells whole seconds.
+fn shown(time: Duration) -> String {
+    if time < Duration::from_secs(1) { "under 1s".to_owned() } else { rough(time) }
 }
 
 fn seconds(count: i64) -> Duration {
