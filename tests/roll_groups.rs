@@ -91,6 +91,19 @@ fn a_mixed_instances_policy_is_staged_whole_and_only_its_versions_change() {
 }
 
 #[test]
+fn a_zone_that_offers_none_of_the_types_of_the_overrides_is_refused() {
+    let cluster = mixed();
+    publish_spare(&cluster, cluster.version(0, "ami-2", Healthy));
+    let plan = || cluster.start(&[], &["--cluster", CLUSTER]);
+    cluster.sim.set_offered("m6i.large", "eu-west-1a", false);
+    plan().must_end(0);
+    cluster.sim.set_offered(OTHER_TYPE, "eu-west-1a", false);
+    let log = plan().must_end(6);
+    let says = format!("none of the instance types m6i.large, {OTHER_TYPE} of its overrides is offered in eu-west-1a");
+    assert!(log.contains(&says), "{log}");
+}
+
+#[test]
 fn an_override_whose_template_has_another_interface_is_refused() {
     let cluster = mixed();
     let mut astray = cluster.version(0, "ami-2", Healthy);

@@ -77,6 +77,16 @@ impl TemplateSource {
         }
     }
 
+    /// The instance types that the overrides of a mixed instances policy name, in the place of its templates'.
+    pub fn instance_types(&self) -> Vec<&str> {
+        match self {
+            TemplateSource::None | TemplateSource::Template(_) => Vec::new(),
+            TemplateSource::Mixed(policy) => {
+                policy.overrides.iter().filter_map(|change| change.instance_type.as_deref()).collect()
+            }
+        }
+    }
+
     /// All templates that it names: the base's, then those of the overrides.
     pub fn choices(&self) -> Vec<&TemplateChoice> {
         match self {

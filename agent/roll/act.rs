@@ -231,8 +231,7 @@ impl Roll {
         }
         let missed = self.follower.arrived(group);
         self.report_about(group, Level::Info, "arrived", &format!("{instance} is in service and healthy"));
-        if self.options.snapshot && !missed.is_empty() {
-            let text = format!("no snapshot of {} was taken: it was never seen detached", missed.join(", "));
+        if let Some(text) = missed.filter(|_| self.options.snapshot) {
             self.report_about(group, Level::Warning, "snapshot", &text);
         }
     }

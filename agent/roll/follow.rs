@@ -85,12 +85,19 @@ impl Follower {
         self.at_work = Some(replacement);
     }
 
-    /// The node is back. Returns the volumes of which no snapshot was taken.
-    pub(super) fn arrived(&mut self, group: &str) -> Vec<String> {
-        let Some(done) = self.at_work.take_if(|replacement| replacement.group == group) else { return Vec::new() };
-        let missed = done.volumes.difference(&done.snapshots).cloned().collect();
+    /// The node is back. Returns what there is to say of its snapshots, where one was not taken.
+    pub(super) fn arrived(&mut self, group: &str) -> Option<String> {
+        let done = self.at_work.take_if(|replacement| replacement.group == group)?;
+        let missed: Vec<&str> = done.volumes.difference(&done.snapshots).map(String::as_str).collect();
+        let text = match missed[..] {
+            [] if done.snapshots.is_empty() => {
+                Some("no snapshot was taken: no volume of the old instance was ever seen".to_owned())
+            }
+            [] => None,
+            _ => Some(format!("no snapshot of {} was taken: it was never seen detached", missed.join(", "))),
+        };
         self.past.push(done);
-        missed
+        text
     }
 }
 

@@ -19,11 +19,13 @@ pub(super) struct Offers {
 impl Roll {
     /// Asks for what the targets of these groups name.
     pub(super) async fn ask_offers(&self, groups: &[&str]) -> Result<Offers, Failure> {
-        let seen = groups.iter().filter_map(|name| self.fleet.group(name));
-        let zones: BTreeSet<String> = seen.flat_map(zones).map(str::to_owned).collect();
+        let seen = || groups.iter().filter_map(|name| self.fleet.group(name));
+        let zones: BTreeSet<String> = seen().flat_map(zones).map(str::to_owned).collect();
         let versions: Vec<&TemplateVersion> = groups.iter().flat_map(|name| self.targets(name)).collect();
         let images: BTreeSet<String> = versions.iter().filter_map(|version| version.image_id.clone()).collect();
-        let types: BTreeSet<String> = versions.iter().filter_map(|version| version.instance_type.clone()).collect();
+        let of_versions = versions.iter().filter_map(|version| version.instance_type.clone());
+        let of_overrides = seen().flat_map(|group| group.template.instance_types()).map(str::to_owned);
+        let types: BTreeSet<String> = of_versions.chain(of_overrides).collect();
         let (images, types) = tokio::join!(self.aws.ec2.images(&images), self.aws.ec2.offered(&types, &zones));
         Ok(Offers { images: readable(images)?, types: readable(types)? })
     }
@@ -46,18 +48,24 @@ impl Offers {
         found.broken.push(broken(Some(Rule::Image), group, what, remedy));
     }
 
-    /// Judges a new version's instance type.
+    /// Judges the instance types that a group may launch with a new version: the overrides', or the version's own.
     pub(super) fn judge_type(&self, group: &FleetGroup, version: &TemplateVersion, found: &mut Inspected) {
-        let Some(instance_type) = &version.instance_type else { return };
-        let types = match &self.types {
-            Ok(types) => types,
+        let of_overrides = group.template.instance_types();
+        let types: Vec<&str> =
+            if of_overrides.is_empty() { version.instance_type.as_deref().into_iter().collect() } else { of_overrides };
+        if types.is_empty() {
+            return;
+        }
+        let offered = match &self.types {
+            Ok(offered) => offered,
             Err(failure) => return found.note_unread("the instance types of its zone", failure),
         };
-        for zone in
-            zones(group).into_iter().filter(|zone| !types.contains(&(instance_type.clone(), (*zone).to_owned())))
-        {
-            let what =
-                format!("the instance type {instance_type} of version {} is not offered in {zone}", version.number);
+        let is_offered = |one: &str, zone: &str| offered.contains(&(one.to_owned(), zone.to_owned()));
+        for zone in zones(group).into_iter().filter(|zone| !types.iter().any(|one| is_offered(one, zone))) {
+            let what = match types[..] {
+                [one] => format!("the instance type {one} of version {} is not offered in {zone}", version.number),
+                _ => format!("none of the instance types {} of its overrides is offered in {zone}", types.join(", ")),
+            };
             found.broken.push(broken(None, group, what, "publish a version with a type that the zone has"));
         }
     }
