@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::decision::{Leader, Turn};
+use super::judge::PASSES;
 use super::node::Setting;
 use super::report::About;
 use super::{CHECK_AGAIN, Roll, unless_stopped};
@@ -49,23 +50,27 @@ impl Roll {
         }
         let answer = self.ask(&command, Streams::Joined).await?;
         let failed = failure_of(&answer);
-        let passed = failed.is_none();
-        match &failed {
-            None => self.report_about(group, Level::Info, "check", "the check has passed"),
-            Some(failed) => {
-                self.clocks.check_from = since_boot() + CHECK_AGAIN;
-                if self.last_check.as_ref() != Some(failed) {
-                    self.report_about(group, Level::Warning, "check", &format!("the check has not passed: {failed}"));
-                }
-            }
-        }
-        self.last_check = failed;
         let in_a_row = match (after, &mut self.memory.work, &mut self.memory.turn) {
             (true, Some(work), _) => &mut work.passes,
             (false, _, Some(turn)) if turn.group == group => &mut turn.passes,
             (_, _, turn) => &mut turn.insert(Turn::of(group)).passes,
         };
-        *in_a_row = if passed { *in_a_row + 1 } else { 0 };
+        let before = std::mem::take(in_a_row);
+        match failed {
+            None => {
+                *in_a_row = before + 1;
+                // One pass between failures is no end of them.
+                self.last_check.take_if(|_| before + 1 >= PASSES);
+                self.report_about(group, Level::Info, "check", "the check has passed");
+            }
+            Some(failed) => {
+                self.clocks.check_from = since_boot() + CHECK_AGAIN;
+                if before > 0 || self.last_check.as_ref() != Some(&failed) {
+                    self.report_about(group, Level::Warning, "check", &format!("the check has not passed: {failed}"));
+                }
+                self.last_check = Some(failed);
+            }
+        }
         Ok(())
     }
 

@@ -10,7 +10,7 @@ pub(crate) const UNCERTAIN: AwsTime = 60;
 /// How often a roll takes the same group's node.
 const MOST_TAKEN: u8 = 3;
 /// How often the check has to pass in a row.
-const PASSES: u8 = 2;
+pub(crate) const PASSES: u8 = 2;
 
 /// Decides.
 pub(crate) fn judge(nodes: &[Node], memory: &Memory, wish: &Wish) -> Decision {

@@ -20,10 +20,9 @@ use crate::snapshots::SnapshotView;
 use crate::world::{IMAGE, TYPE, World};
 
 /// The images that anything names, and those that are asked for.
-fn images(world: &World, asked: &[&str]) -> BTreeSet<String> {
+fn images(world: &World, asked: impl Iterator<Item = String>) -> BTreeSet<String> {
     let templates = world.templates.values().flat_map(|template| &template.versions);
     let named = templates.map(|version| version.image.clone()).filter(|image| image.starts_with("ami-"));
-    let asked = asked.iter().map(|image| (*image).to_owned());
     let always = std::iter::once(IMAGE.to_owned());
     world.catalog.images().cloned().chain(named).chain(asked).chain(always).collect()
 }
@@ -50,7 +49,8 @@ pub(super) fn describe_images(core: &Core, params: &Params) -> Result<Vec<Node>,
         }
     }
     let mut items = Vec::new();
-    for id in images(&world, &wanted) {
+    let asked = wanted.iter().map(|image| (*image).to_owned()).chain(filters.plain("image-id"));
+    for id in images(&world, asked.filter(|image| image.starts_with("ami-"))) {
         let state = world.catalog.image(&id);
         let field = |name: &str| match name {
             "image-id" => Some(vec![id.clone()]),
