@@ -11,8 +11,8 @@ use std::time::Duration;
 use cluster::witness::{changes, nothing_was_taken_wrongly, order};
 use cluster::{Behaviour, CLUSTER, Cluster, Healthy, group, interface, template};
 use ec2_sim::{
-    InstanceSpec, Latencies, LightNode, MixedPolicy, Override, Spread, TemplateChoice, TemplateSpec, TemplateVersion,
-    VolumeSpec,
+    GroupSpec, InstanceSpec, Latencies, LightNode, MixedPolicy, Override, Spread, TemplateChoice, TemplateSpec,
+    TemplateVersion, VolumeSpec,
 };
 
 const SPARE: &str = "kafka-spare";
@@ -101,6 +101,18 @@ fn a_zone_that_offers_none_of_the_types_of_the_overrides_is_refused() {
     let log = plan().must_end(6);
     let says = format!("none of the instance types m6i.large, {OTHER_TYPE} of its overrides is offered in eu-west-1a");
     assert!(log.contains(&says), "{log}");
+}
+
+#[test]
+fn the_image_of_an_override_is_no_other_image_than_the_targets() {
+    let cluster = mixed();
+    publish_spare(&cluster, cluster.version(0, "ami-2", Healthy));
+    let own = |spec: &mut GroupSpec| spec.mixed.as_mut().unwrap().overrides[1].image = Some("ami-arm".to_owned());
+    cluster.change(0, own);
+    cluster.roll(&[]).must_end(0);
+    let log = cluster.roll(&[]).must_end(0);
+    assert!(log.contains("runs version 2, stays"), "{log}");
+    assert_eq!(order(&cluster.sim), [group(0)], "{log}");
 }
 
 #[test]

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use adversity::{Adversity, Blow, FROZEN};
 use cluster::witness::{nobody_went_wrongly, story};
 use cluster::{Behaviour, Cluster, Healthy, Rolling};
-use ec2_sim::{Fault, FaultRule, Lag, Spread, Transition};
+use ec2_sim::{Act, Fault, FaultRule, Lag, Spread, Transition};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -75,13 +75,15 @@ struct Operator {
     latest: u64,
     is_mended: bool,
     ends: Ends,
+    /// What each roll has printed, in the order of their starts.
+    logs: Vec<String>,
 }
 
 /// Rolls a cluster as its operator would, until it is uniform. Tells how the rolls ended and how many nodes they took.
 fn rolled(seed: u64) -> (Ends, usize) {
     let world = Adversity::new(seed);
     let cluster = cluster_of(&world);
-    let mut operator = Operator { world, cluster, latest: 2, is_mended: false, ends: Ends::new() };
+    let mut operator = Operator { world, cluster, latest: 2, is_mended: false, ends: Ends::new(), logs: Vec::new() };
     for attempt in 0..ATTEMPTS {
         let rolls = operator.rolls();
         let has_ended_with = |wanted: i32| rolls.iter().any(|(code, _)| *code == wanted);
@@ -98,12 +100,21 @@ fn rolled(seed: u64) -> (Ends, usize) {
     let last = operator.cluster.roll(&["--json", "--replace-held", "--timeout", "10m"]);
     let rolls = operator.watched(vec![last], Blow::None, None, None);
     assert_eq!(rolls[0].0, 0, "a roll in a calm world: {}", operator.told(&rolls));
-    let Operator { world, cluster, latest, ends, .. } = operator;
+    let Operator { world, cluster, latest, ends, logs, .. } = operator;
     cluster.all_run(&latest.to_string());
     cluster.has_no_flag();
-    let taken = nobody_went_wrongly(&cluster.sim, &cluster.groups(), blindness(&world));
+    let taken = nobody_went_wrongly(&cluster.sim, &cluster.groups(), blindness(&world), |act| target_of(&logs, act));
     println!("seed {seed}: {ends:?}; taken: {}", taken.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
     (ends, taken.len())
+}
+
+/// The version that the roll which has acted has planned for the group. Each has credentials of its own, numbered in the order of
+/// their starts.
+fn target_of(logs: &[String], act: &Act) -> Option<u64> {
+    let number: usize = act.caller.as_ref()?.strip_prefix("operator-")?.parse().ok()?;
+    let events = logs.get(number - 1)?.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut plans = events.filter(|event| event["event"] == "plan");
+    plans.find(|plan| plan["group"].as_str() == act.group.as_deref())?["target"].as_u64()
 }
 
 /// How long a node may have been away unseen when a roll acts: a look that is 15 s old, of answers that are late, of a death that
@@ -208,6 +219,7 @@ impl Operator {
         }
         let rolls: Vec<_> = rolls.into_iter().map(Rolling::end).collect();
         for (code, log) in &rolls {
+            self.logs.push(log.clone());
             *self.ends.entry(*code).or_default() += 1;
             says_why(*code, log).unwrap_or_else(|why| panic!("{why}: {}", self.told(&rolls)));
         }

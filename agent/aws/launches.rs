@@ -45,6 +45,8 @@ pub struct Override {
     pub instance_type: Option<String>,
     /// Its own template.
     pub template: Option<TemplateChoice>,
+    /// The image in the place of the template's.
+    pub image: Option<String>,
 }
 
 impl TemplateSource {
@@ -83,6 +85,16 @@ impl TemplateSource {
             TemplateSource::None | TemplateSource::Template(_) => Vec::new(),
             TemplateSource::Mixed(policy) => {
                 policy.overrides.iter().filter_map(|change| change.instance_type.as_deref()).collect()
+            }
+        }
+    }
+
+    /// The images that the overrides of a mixed instances policy name, in the place of its templates'.
+    pub fn images(&self) -> Vec<&str> {
+        match self {
+            TemplateSource::None | TemplateSource::Template(_) => Vec::new(),
+            TemplateSource::Mixed(policy) => {
+                policy.overrides.iter().filter_map(|change| change.image.as_deref()).collect()
             }
         }
     }
@@ -129,6 +141,7 @@ impl MixedPolicy {
                 |change| Override {
                     instance_type: change.instance_type().map(str::to_owned),
                     template: change.launch_template_specification().map(TemplateChoice::new),
+                    image: change.image_id().map(str::to_owned),
                 },
             );
         MixedPolicy { base: TemplateChoice::new(&base), overrides: overrides.collect(), raw: Box::new(raw) }

@@ -42,11 +42,11 @@ impl Roll {
         own.map(|text| Command::Shell(text.clone())).or_else(of_hooks)
     }
 
-    /// Runs the check once. It has to pass twice in a row; after a failure it is asked again a while later.
-    pub(super) async fn check(&mut self, group: &str, after: bool) -> Result<(), Failure> {
-        let Some(command) = self.command(self.options.check.as_ref(), CHECK) else { return Ok(()) };
+    /// Runs the check once. It has to pass twice in a row, and then this is true; after a failure it is asked again a while later.
+    pub(super) async fn check(&mut self, group: &str, after: bool) -> Result<bool, Failure> {
+        let Some(command) = self.command(self.options.check.as_ref(), CHECK) else { return Ok(false) };
         if since_boot() < self.clocks.check_from {
-            return Ok(());
+            return Ok(false);
         }
         let answer = self.ask(&command, Streams::Joined).await?;
         let failed = failure_of(&answer);
@@ -59,9 +59,11 @@ impl Roll {
         match failed {
             None => {
                 *in_a_row = before + 1;
+                let is_enough = *in_a_row >= PASSES;
                 // One pass between failures is no end of them.
-                self.last_check.take_if(|_| before + 1 >= PASSES);
+                self.last_check.take_if(|_| is_enough);
                 self.report_about(group, Level::Info, "check", "the check has passed");
+                Ok(is_enough)
             }
             Some(failed) => {
                 self.clocks.check_from = since_boot() + CHECK_AGAIN;
@@ -69,9 +71,9 @@ impl Roll {
                     self.report_about(group, Level::Warning, "check", &format!("the check has not passed: {failed}"));
                 }
                 self.last_check = Some(failed);
+                Ok(false)
             }
         }
-        Ok(())
     }
 
     /// Asks who the leader is. Without an answer the nodes go by name, and that is said.

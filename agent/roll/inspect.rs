@@ -35,7 +35,7 @@ impl Roll {
         let old = self.running_version(seen);
         // Any template of a mixed instances policy may be the one that is launched.
         for new in self.targets(group) {
-            offers.judge_image(seen, new, &mut found);
+            offers.judge_images(seen, new, &mut found);
             self.compare_interface(seen, new, old, &mut found);
             compare_volumes(seen, new, old, &mut found);
             check_configuration(seen, new, &mut found);

@@ -3,7 +3,7 @@
 use super::decision::{Decision, End, Leader, Memory, Wait, Wish, Work};
 use super::marks::AwsTime;
 use super::node::{Condition, Node};
-use super::target::Staged;
+use super::target::{Outdated, Staged};
 
 /// How long a terminate whose answer was lost may still take effect, in seconds: until then nobody sends another one.
 pub(crate) const UNCERTAIN: AwsTime = 60;
@@ -89,10 +89,13 @@ fn go_on(nodes: &[Node], memory: &Memory, wish: &Wish, work: &Work) -> Option<De
     }
 }
 
-/// Whether an outdated instance is there although its group is set to the target: the group had launched it before. That happens once
-/// or twice, and not for ever.
+/// Whether an instance of another version is there although its group is set to the target: the group had launched it before. That
+/// happens once or twice, and not for ever.
 fn was_too_late(node: &Node, memory: &Memory) -> bool {
-    node.staged == Staged::Target && memory.taken.get(&node.group).is_none_or(|times| *times < MOST_TAKEN)
+    let is_by_version = matches!(node.outdated, Some(Outdated::Version(_) | Outdated::Template(_)));
+    is_by_version
+        && node.staged == Staged::Target
+        && memory.taken.get(&node.group).is_none_or(|times| *times < MOST_TAKEN)
 }
 
 /// Whether a terminate of the node's instance may still take effect: this roll's or another's, of which the tag tells.

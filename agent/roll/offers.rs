@@ -22,7 +22,9 @@ impl Roll {
         let seen = || groups.iter().filter_map(|name| self.fleet.group(name));
         let zones: BTreeSet<String> = seen().flat_map(zones).map(str::to_owned).collect();
         let versions: Vec<&TemplateVersion> = groups.iter().flat_map(|name| self.targets(name)).collect();
-        let images: BTreeSet<String> = versions.iter().filter_map(|version| version.image_id.clone()).collect();
+        let of_versions = versions.iter().filter_map(|version| version.image_id.clone());
+        let of_overrides = seen().flat_map(|group| group.template.images()).map(str::to_owned);
+        let images: BTreeSet<String> = of_versions.chain(of_overrides).collect();
         let of_versions = versions.iter().filter_map(|version| version.instance_type.clone());
         let of_overrides = seen().flat_map(|group| group.template.instance_types()).map(str::to_owned);
         let types: BTreeSet<String> = of_versions.chain(of_overrides).collect();
@@ -32,20 +34,22 @@ impl Roll {
 }
 
 impl Offers {
-    /// Judges a new version's image.
-    pub(super) fn judge_image(&self, group: &FleetGroup, version: &TemplateVersion, found: &mut Inspected) {
-        let Some(image) = &version.image_id else { return };
+    /// Judges the images that a group may launch with a new version: its own and the overrides'.
+    pub(super) fn judge_images(&self, group: &FleetGroup, version: &TemplateVersion, found: &mut Inspected) {
+        let named = version.image_id.as_deref().into_iter().chain(group.template.images());
         let images = match &self.images {
             Ok(images) => images,
             Err(failure) => return found.note_unread("its new image", failure),
         };
-        let what = match images.get(image).map(String::as_str) {
-            Some("available") => return,
-            Some(state) => format!("the image {image} of version {} is {state}", version.number),
-            None => format!("the image {image} of version {} does not exist", version.number),
-        };
-        let remedy = "publish a version with an image that is available, or roll --to another one";
-        found.broken.push(broken(Some(Rule::Image), group, what, remedy));
+        for image in named {
+            let what = match images.get(image).map(String::as_str) {
+                Some("available") => continue,
+                Some(state) => format!("the image {image} of version {} is {state}", version.number),
+                None => format!("the image {image} of version {} does not exist", version.number),
+            };
+            let remedy = "publish a version with an image that is available, or roll --to another one";
+            found.broken.push(broken(Some(Rule::Image), group, what, remedy));
+        }
     }
 
     /// Judges the instance types that a group may launch with a new version: the overrides', or the version's own.

@@ -126,7 +126,12 @@ impl Roll {
                 };
                 Some((choice.id.clone(), version?))
             });
-            let target = GroupTarget { versions: versions.collect(), images: BTreeMap::new(), number };
+            let target = GroupTarget {
+                versions: versions.collect(),
+                images: BTreeMap::new(),
+                override_images: group.template.images().into_iter().map(str::to_owned).collect(),
+                number,
+            };
             if let Some(setting) = self.settings.get_mut(&group.name) {
                 setting.target = target;
             }

@@ -1,6 +1,6 @@
 //! What the nodes shall run: each group's launch template at a version, resolved to a number once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::aws::fleet::FleetMember;
@@ -46,6 +46,8 @@ pub(crate) struct GroupTarget {
     pub(crate) versions: BTreeMap<String, u64>,
     /// The image of each, where it is known.
     pub(crate) images: BTreeMap<String, String>,
+    /// Those that overrides of a mixed instances policy name, in the place of the templates'.
+    pub(crate) override_images: BTreeSet<String>,
     /// The template's own version: the one of a group without a mixed instances policy.
     pub(crate) number: u64,
 }
@@ -119,7 +121,8 @@ impl GroupTarget {
             return Some(Outdated::Version(runs.version.clone()));
         }
         let (image, machine) = (self.images.get(&runs.id)?, machine?);
-        (machine.image_id != *image).then(|| Outdated::Image { runs: machine.image_id.clone(), wanted: image.clone() })
+        let is_wanted = machine.image_id == *image || self.override_images.contains(&machine.image_id);
+        (!is_wanted).then(|| Outdated::Image { runs: machine.image_id.clone(), wanted: image.clone() })
     }
 
     /// What the group would launch now.

@@ -78,7 +78,7 @@ impl Adversity {
         let faults = RandomFaults { actions, ..RandomFaults::new(seed, probability) };
         let deaths = (random.f64() < 0.6).then(|| RandomDeaths {
             seed,
-            every: Spread::between(Duration::from_secs(15), Duration::from_secs(random.u64(30..=120))),
+            every: Spread::between(Duration::from_secs(30), Duration::from_secs(random.u64(60..=180))),
             groups: vec!["*".to_owned()],
         });
         let outcome = *random.choice(&[Outcome::Held, Outcome::Abandons, Outcome::TimesOut]).expect("there are three");

@@ -112,8 +112,13 @@ impl fmt::Display for Taken {
 
 /// The nodes that rolls have taken or given up, each of which was theirs to take: no other node was out because of a roll, or had
 /// been out, for whatever reason, for longer than a roll may not see it; no instance of the target's version was terminated, and
-/// none twice.
-pub fn nobody_went_wrongly(sim: &Sim, groups: &[String], unseen: Duration) -> Vec<Taken> {
+/// none twice. `target` tells the version that the roll which has acted was to bring about.
+pub fn nobody_went_wrongly(
+    sim: &Sim,
+    groups: &[String],
+    unseen: Duration,
+    target: impl Fn(&Act) -> Option<u64>,
+) -> Vec<Taken> {
     let events = sim.events();
     let acts = events.acts();
     let mut taken: Vec<Taken> = Vec::new();
@@ -127,7 +132,8 @@ pub fn nobody_went_wrongly(sim: &Sim, groups: &[String], unseen: Duration) -> Ve
             assert!(act.t - since <= unseen.as_secs_f64(), "{told}, {other} is out since {since:.1} s\n{}", story(sim));
         }
         if act.kind == ActKind::Terminate {
-            let target = target_of(&acts, &group, act.seq);
+            let target = target(act);
+            assert!(target.is_some(), "{told}, and the roll has planned nothing for it\n{}", story(sim));
             assert_ne!(act.version, target, "{told}, which is of the target's version\n{}", story(sim));
             let twice = taken.iter().any(|taken| taken.instance == instance);
             assert!(!twice, "{told} a second time\n{}", story(sim));
@@ -144,16 +150,4 @@ const SOON: f64 = 1.0;
 fn out_since(events: &Events, group: &str, t: f64) -> Option<f64> {
     let gaps = events.gaps(group).into_iter();
     gaps.filter(|gap| gap.from < t && gap.to.is_none_or(|to| to > t)).map(|gap| gap.from).next_back()
-}
-
-/// The target of the last roll that has tagged the group before.
-fn target_of(acts: &[Act], group: &str, before: u64) -> Option<u64> {
-    let of_group = acts.iter().filter(|act| act.seq < before && act.done && act.group.as_deref() == Some(group));
-    let target = |act: &Act| match &act.kind {
-        ActKind::Tag { key, value } if key == "node-agent:roll-last" => {
-            value.split(' ').find_map(|word| word.strip_prefix("to=")?.parse().ok())
-        }
-        _ => None,
-    };
-    of_group.filter_map(target).next_back()
 }

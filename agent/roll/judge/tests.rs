@@ -7,7 +7,6 @@ use crate::aws::autoscaling::LifecycleState;
 use crate::aws::fleet::FleetMember;
 use crate::roll::decision::Turn;
 use crate::roll::marks::LastMark;
-use crate::roll::target::Outdated;
 
 /// A node in service that runs the target.
 fn current(id: &str) -> Node {
@@ -211,7 +210,13 @@ fn a_node_that_its_group_replaced_just_before_it_was_staged_is_taken_once_more()
     let memory = |times| Memory { work: Some(work.clone()), taken: [(group("00"), times)].into(), ..Memory::default() };
     let old = Node { staged: Staged::Target, ..behind("00") };
     assert_eq!(decide(&[old.clone(), behind("01")], &memory(1)), Decision::Inspect { group: group("00") });
-    assert!(matches!(decide(&[old], &memory(MOST_TAKEN)), Decision::Stop { .. }), "not for ever");
+    assert!(matches!(decide(std::slice::from_ref(&old), &memory(MOST_TAKEN)), Decision::Stop { .. }), "not for ever");
+    let image = Outdated::Image { runs: "ami-1".to_owned(), wanted: "ami-2".to_owned() };
+    let other = Node { outdated: Some(image), ..old };
+    assert!(
+        matches!(decide(&[other], &memory(1)), Decision::Stop { .. }),
+        "no launch of its version brings another image"
+    );
 }
 
 #[test]
