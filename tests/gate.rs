@@ -8,10 +8,10 @@ mod cluster;
 mod common;
 #[path = "departure/common.rs"]
 mod departure;
+#[path = "support/seeds.rs"]
+mod seeds;
 mod support;
 
-use std::sync::Mutex;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use cluster::{Absence, Behaviour, Cluster};
@@ -45,20 +45,8 @@ fn at_no_time_are_two_nodes_away_whenever_two_are_told_to_go() {
     let given = std::env::var("GATE_SEEDS").ok().and_then(|text| text.parse().ok());
     let count = given.unwrap_or(SEEDS);
     let pace = if given.is_some() { ALL } else { HANDFUL };
-    let (next, results) = (Mutex::new(0..count), Mutex::new(Vec::new()));
     let began = Instant::now();
-    thread::scope(|scope| {
-        for _ in 0..AT_ONCE.min(usize::try_from(count).unwrap()) {
-            scope.spawn(|| {
-                loop {
-                    let Some(seed) = next.lock().unwrap().next() else { break };
-                    let absences = two_told_to_go(seed, &pace);
-                    results.lock().unwrap().push((seed, absences));
-                }
-            });
-        }
-    });
-    let results = results.into_inner().unwrap();
+    let results = seeds::side_by_side(0..count, AT_ONCE, |seed| two_told_to_go(seed, &pace));
     assert_eq!(results.len() as u64, count);
     let waits = results.iter().flat_map(|(_, absences)| absences).map(|absence| absence.drained - absence.told);
     let longest = waits.fold(0.0, f64::max);

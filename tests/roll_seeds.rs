@@ -7,10 +7,11 @@
 mod adversity;
 #[path = "roll/cluster.rs"]
 mod cluster;
+#[path = "support/seeds.rs"]
+mod seeds;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -37,21 +38,10 @@ type Ends = BTreeMap<i32, usize>;
 fn whatever_goes_wrong_one_node_at_most_is_out_because_of_a_roll() {
     let count = std::env::var("ROLL_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(SEEDS);
     let first = std::env::var("ROLL_SEED_FIRST").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
-    let (next, results) = (Mutex::new(first..first + count), Mutex::new(Vec::new()));
     let began = Instant::now();
-    thread::scope(|scope| {
-        for _ in 0..AT_ONCE.min(usize::try_from(count).unwrap()) {
-            scope.spawn(|| {
-                loop {
-                    let Some(seed) = next.lock().unwrap().next() else { break };
-                    // A seed that fails keeps none of the others from running.
-                    let result = panic::catch_unwind(AssertUnwindSafe(|| rolled(seed)));
-                    results.lock().unwrap().push((seed, result));
-                }
-            });
-        }
-    });
-    let results = results.into_inner().unwrap();
+    // A seed that fails keeps none of the others from running.
+    let caught = |seed| panic::catch_unwind(AssertUnwindSafe(|| rolled(seed)));
+    let results = seeds::side_by_side(first..first + count, AT_ONCE, caught);
     let mut ends = Ends::new();
     let (mut outages, mut failed) = (0, Vec::new());
     for (seed, result) in results {

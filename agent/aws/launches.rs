@@ -81,21 +81,18 @@ impl TemplateSource {
 
     /// The instance types that the overrides of a mixed instances policy name, in the place of its templates'.
     pub fn instance_types(&self) -> Vec<&str> {
-        match self {
-            TemplateSource::None | TemplateSource::Template(_) => Vec::new(),
-            TemplateSource::Mixed(policy) => {
-                policy.overrides.iter().filter_map(|change| change.instance_type.as_deref()).collect()
-            }
-        }
+        self.overrides().iter().filter_map(|change| change.instance_type.as_deref()).collect()
     }
 
     /// The images that the overrides of a mixed instances policy name, in the place of its templates'.
     pub fn images(&self) -> Vec<&str> {
+        self.overrides().iter().filter_map(|change| change.image.as_deref()).collect()
+    }
+
+    fn overrides(&self) -> &[Override] {
         match self {
-            TemplateSource::None | TemplateSource::Template(_) => Vec::new(),
-            TemplateSource::Mixed(policy) => {
-                policy.overrides.iter().filter_map(|change| change.image.as_deref()).collect()
-            }
+            TemplateSource::None | TemplateSource::Template(_) => &[],
+            TemplateSource::Mixed(policy) => &policy.overrides,
         }
     }
 

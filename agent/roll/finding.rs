@@ -3,7 +3,7 @@
 use super::rules::{Broken, Rule};
 use crate::aws::fleet::FleetGroup;
 use crate::config::Change;
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 
 /// What was found.
 #[derive(Clone, Debug, Default)]
@@ -27,4 +27,12 @@ impl Inspected {
 /// A rule that a group's new version breaks.
 pub(super) fn broken(rule: Option<Rule>, group: &FleetGroup, what: String, remedy: &str) -> Broken {
     Broken { rule, group: group.name.clone(), what, remedy: remedy.to_owned() }
+}
+
+/// What was read, or that it may not be read, which is noted and refuses nothing. Fails with any other failure.
+pub(super) fn unless_denied<T>(answer: Result<T, Failure>) -> Result<Result<T, Failure>, Failure> {
+    match answer {
+        Err(failure) if failure.code != Code::AccessDenied => Err(failure),
+        answer => Ok(answer),
+    }
 }

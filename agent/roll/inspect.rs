@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::Roll;
-use super::finding::{Inspected, broken};
+use super::finding::{Inspected, broken, unless_denied};
 use super::marks::LastMark;
 use super::offers::Offers;
 use super::report::About;
@@ -12,7 +12,7 @@ use super::rules::{self, Rule};
 use crate::aws::fleet::FleetGroup;
 use crate::aws::templates::TemplateVersion;
 use crate::config::{self, Change};
-use crate::failure::{Code, Failure};
+use crate::failure::Failure;
 use crate::log::Level;
 
 /// A node's id by its user data.
@@ -63,17 +63,17 @@ impl Roll {
     }
 
     async fn ask_hooks(&self, group: &FleetGroup, found: &mut Inspected) -> Result<(), Failure> {
-        match self.aws.autoscaling.hooks(&group.name).await {
+        match unless_denied(self.aws.autoscaling.hooks(&group.name).await)? {
             Ok(hooks) => found.broken.extend(rules::of_hooks(&group.name, &hooks.unwrap_or_default())),
-            Err(failure) => unread(found, "its lifecycle hooks", failure)?,
+            Err(denied) => found.note_unread("its lifecycle hooks", &denied),
         }
         Ok(())
     }
 
     async fn ask_refresh(&self, group: &FleetGroup, found: &mut Inspected) -> Result<(), Failure> {
-        match self.aws.autoscaling.refresh_at_work(&group.name).await {
+        match unless_denied(self.aws.autoscaling.refresh_at_work(&group.name).await)? {
             Ok(status) => found.broken.extend(rules::of_refresh(&group.name, status.as_deref())),
-            Err(failure) => unread(found, "its instance refreshes", failure)?,
+            Err(denied) => found.note_unread("its instance refreshes", &denied),
         }
         Ok(())
     }
@@ -107,15 +107,6 @@ impl Roll {
             "name the node's interface in the launch template",
         ));
     }
-}
-
-/// A fact that the caller may not read is noted; any other failure is one.
-fn unread(found: &mut Inspected, what: &str, failure: Failure) -> Result<(), Failure> {
-    if failure.code != Code::AccessDenied {
-        return Err(failure);
-    }
-    found.note_unread(what, &failure);
-    Ok(())
 }
 
 /// The node's data is on the volume that its configuration names.

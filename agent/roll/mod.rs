@@ -114,7 +114,7 @@ impl Roll {
     async fn prepared(&mut self) -> Result<Option<End>, Failure> {
         loop {
             match Box::pin(self.prepare()).await {
-                Err(failure) if is_passing(&failure) => drop(self.cannot_look(failure).await?),
+                Err(failure) if is_passing(&failure) => self.cannot_look(failure).await?,
                 prepared => return prepared,
             }
         }
@@ -181,7 +181,7 @@ impl Roll {
         let work = Look::take(&self.aws, &self.cluster, self.fleet.last());
         match unless_stopped(&mut self.stop, work).await? {
             Ok(look) => self.fleet.add(look),
-            Err(failure) => return self.cannot_look(failure).await,
+            Err(failure) => return self.cannot_look(failure).await.map(|()| false),
         }
         if self.templates.is_empty() {
             return Ok(true);
@@ -189,21 +189,20 @@ impl Roll {
         let ids: Vec<String> = self.templates.keys().cloned().collect();
         match unless_stopped(&mut self.stop, self.aws.ec2.templates(&ids)).await? {
             Ok(templates) => self.templates = templates,
-            Err(failure) => return self.cannot_look(failure).await,
+            Err(failure) => return self.cannot_look(failure).await.map(|()| false),
         }
         Ok(true)
     }
 
     /// What fails for a while is tried again. Credentials that were never good are not waited for.
-    async fn cannot_look(&mut self, failure: Failure) -> Result<bool, Failure> {
+    async fn cannot_look(&mut self, failure: Failure) -> Result<(), Failure> {
         let never_good = failure.code == Code::Credentials && self.fleet.last().is_none();
         if never_good || !is_passing(&failure) {
             return Err(failure);
         }
         self.report.wait(About::default(), &format!("AWS cannot be asked: {failure}"));
         self.pause(fleet::APART).await?;
-        self.spend("", true)?;
-        Ok(false)
+        self.spend("", true)
     }
 
     /// The nodes by the last look.

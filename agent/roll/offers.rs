@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Roll;
-use super::finding::{Inspected, broken};
+use super::finding::{Inspected, broken, unless_denied};
 use super::rules::Rule;
 use crate::aws::fleet::FleetGroup;
 use crate::aws::templates::TemplateVersion;
-use crate::failure::{Code, Failure};
+use crate::failure::Failure;
 
 /// What EC2 has. What the caller may not read is the failure that says so.
 pub(super) struct Offers {
@@ -29,7 +29,7 @@ impl Roll {
         let of_overrides = seen().flat_map(|group| group.template.instance_types()).map(str::to_owned);
         let types: BTreeSet<String> = of_versions.chain(of_overrides).collect();
         let (images, types) = tokio::join!(self.aws.ec2.images(&images), self.aws.ec2.offered(&types, &zones));
-        Ok(Offers { images: readable(images)?, types: readable(types)? })
+        Ok(Offers { images: unless_denied(images)?, types: unless_denied(types)? })
     }
 }
 
@@ -80,13 +80,5 @@ fn zones(group: &FleetGroup) -> BTreeSet<&str> {
     match group.members.first() {
         Some(member) => [member.zone.as_str()].into(),
         None => group.zones.iter().map(String::as_str).collect(),
-    }
-}
-
-/// What was read, or may not be.
-fn readable<T>(answer: Result<T, Failure>) -> Result<Result<T, Failure>, Failure> {
-    match answer {
-        Err(failure) if failure.code != Code::AccessDenied => Err(failure),
-        answer => Ok(answer),
     }
 }

@@ -46,7 +46,7 @@ impl Blow {
 
 /// Longer than a look may be acted on, 15 s.
 pub const FROZEN: Duration = Duration::from_secs(18);
-/// How late an answer is at most: two looks are 5 s apart (docs/rolling.md), so that the second one shows whatever was done before
+/// How late an answer is at most, in milliseconds: two looks are 5 s apart (docs/rolling.md), so that the second one shows whatever was done before
 /// the first. A roll that remembers what it has done bears more; one that was killed has nothing but AWS's answers.
 const LATEST: u64 = 4_500;
 
@@ -64,13 +64,11 @@ impl Adversity {
             notice: up_to(&mut random, 3_000),
             ..Latencies::default()
         };
-        let late =
-            |random: &mut fastrand::Rng| Spread::between(Duration::ZERO, Duration::from_millis(random.u64(0..=LATEST)));
         let lag = Lag {
             seed,
-            groups: late(&mut random),
-            members: late(&mut random),
-            instances: late(&mut random),
+            groups: up_to(&mut random, LATEST),
+            members: up_to(&mut random, LATEST),
+            instances: up_to(&mut random, LATEST),
             backwards: random.f64() / 2.0,
         };
         let probability = random.f64() / 10.0;

@@ -96,8 +96,7 @@ impl Cluster {
     }
 
     fn add(&self, number: usize) {
-        let interface =
-            InterfaceSpec { id: Some(interface(number)), private_ips: vec![format!("10.0.1.{}", 10 + number)] };
+        let interface = InterfaceSpec { id: Some(interface(number)), private_ips: vec![address(number)] };
         self.sim.create_interface(interface).unwrap();
         self.sim
             .create_template(TemplateSpec {

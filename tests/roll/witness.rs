@@ -63,8 +63,7 @@ pub fn at_most_one_was_out(sim: &Sim, groups: &[String]) {
 /// No node was taken or given up while another one was out, and no instance was told to go twice.
 pub fn nothing_was_taken_wrongly(sim: &Sim, groups: &[String]) {
     let events = sim.events();
-    let is_taken = |act: &Act| act.done && matches!(act.kind, ActKind::Terminate | ActKind::Abandon);
-    for act in events.acts().into_iter().filter(is_taken) {
+    for act in events.acts().into_iter().filter(takes_a_node) {
         let mut serving = Serving::default();
         events.iter().take_while(|event| event.seq < act.seq).for_each(|event| serving.see(&event.what));
         let others = serving.out(groups).into_iter().filter(|group| act.group.as_ref() != Some(*group));
@@ -74,6 +73,11 @@ pub fn nothing_was_taken_wrongly(sim: &Sim, groups: &[String]) {
     for (instance, times) in terminated(sim) {
         assert_eq!(times, 1, "{instance} was terminated {times} times\n{}", story(sim));
     }
+}
+
+/// Whether an act has taken a node, or given one up.
+fn takes_a_node(act: &Act) -> bool {
+    act.done && matches!(act.kind, ActKind::Terminate | ActKind::Abandon)
 }
 
 /// How often each instance was told to terminate, with effect.
@@ -120,9 +124,8 @@ pub fn nobody_went_wrongly(
     target: impl Fn(&Act) -> Option<u64>,
 ) -> Vec<Taken> {
     let events = sim.events();
-    let acts = events.acts();
     let mut taken: Vec<Taken> = Vec::new();
-    for act in acts.iter().filter(|act| act.done && matches!(act.kind, ActKind::Terminate | ActKind::Abandon)) {
+    for act in &events.acts().into_iter().filter(takes_a_node).collect::<Vec<_>>() {
         let (group, instance) = (act.group.clone().unwrap_or_default(), act.instance.clone().unwrap_or_default());
         let told = format!("at {:.1} s {instance} of {group} goes", act.t);
         for other in groups.iter().filter(|other| **other != group) {
