@@ -6,7 +6,7 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -39,17 +39,23 @@ fn socket(service: &Running) -> PathBuf {
 /// How long the first answer to a good request took, and the answer.
 fn first_answer(socket: &Path, request: &str) -> (Duration, String) {
     let began = Instant::now();
-    let mut stream = loop {
-        match UnixStream::connect(socket) {
-            Ok(stream) => break stream,
-            Err(error) => assert!(began.elapsed() < Duration::from_secs(60), "{error}"),
+    loop {
+        // Among hundreds of others, one that comes to write only after the time of grace loses its place: it comes again.
+        let asked = ask(socket, request);
+        match asked {
+            Ok(answer) if !answer.is_empty() => return (began.elapsed(), answer),
+            _ => assert!(began.elapsed() < Duration::from_secs(60), "{asked:?}"),
         }
-    };
-    stream.write_all(format!("{request}\n").as_bytes()).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    }
+}
+
+fn ask(socket: &Path, request: &str) -> io::Result<String> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.write_all(format!("{request}\n").as_bytes())?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line).unwrap();
-    (began.elapsed(), line)
+    BufReader::new(stream).read_line(&mut line)?;
+    Ok(line)
 }
 
 type Misbehave = fn(&mut UnixStream);
@@ -77,6 +83,15 @@ const BAD: [(&str, Misbehave); 6] = [
     }),
 ];
 
+/// Ends the bad clients when it goes.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_hundred_bad_clients_of_every_kind_keep_no_good_one_waiting() {
     let world = World::new();
@@ -88,6 +103,8 @@ fn a_hundred_bad_clients_of_every_kind_keep_no_good_one_waiting() {
     let (over, came) = (AtomicBool::new(false), AtomicUsize::new(0));
     let (mut longest, mut answers, mut open) = (Duration::ZERO, 0, 0);
     thread::scope(|scope| {
+        // However this ends, a failure included: the scope waits for the others.
+        let _over = Over(&over);
         for (_, misbehave) in BAD {
             for _ in 0..100 {
                 let (socket, over, came) = (&socket, &over, &came);
@@ -113,14 +130,13 @@ fn a_hundred_bad_clients_of_every_kind_keep_no_good_one_waiting() {
             }
         }
         let began = Instant::now();
-        while began.elapsed() < time {
+        while began.elapsed() < time || answers < 4 {
             let (took, answer) = first_answer(&socket, "{\"do\":\"retry\",\"from\":null}");
             assert!(answer.contains("accepted") || answer.contains("busy"), "{answer:?}");
             (longest, answers) = (longest.max(took), answers + 1);
             open = open.max(fs::read_dir(format!("/proc/{}/fd", service.child.id())).unwrap().count());
             thread::sleep(Duration::from_millis(200));
         }
-        over.store(true, Ordering::Relaxed);
     });
     println!(
         "{} bad connections in {time:?}; {answers} good ones, the longest waited {longest:?}; at most {open} open files",
@@ -128,7 +144,7 @@ fn a_hundred_bad_clients_of_every_kind_keep_no_good_one_waiting() {
     );
     // Without other work on the machine; with it, generously.
     let bound = if given.is_some() { Duration::from_secs(1) } else { Duration::from_secs(10) };
-    assert!(answers > 3 && longest < bound && open < 200, "{answers} {longest:?} {open}");
+    assert!(longest < bound && open < 200, "{longest:?} {open}");
     let log = service.log();
     assert!(log.matches("connections to the control socket were closed").count() <= 3, "{log}");
     assert!(log.contains("connections to the control socket were closed"), "{log}");

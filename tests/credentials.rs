@@ -59,11 +59,11 @@ fn a_retry_signs_with_the_keys_of_a_role_that_was_replaced_meanwhile() {
     let world = World::new();
     let broken = HOOKS.replace("echo \"configure", "[ -e /tmp/repaired ] || return 3; echo \"configure");
     let (node, service) = serving(&world, &broken, "held for");
-    // The calls that begin a hold have been answered.
-    wait_until(
-        || !world.sim.instance_tags(&node.id).unwrap().get("node-agent:status").is_none_or(String::is_empty),
-        || service.log(),
-    );
+    // The calls that begin a hold have been answered, each of which would be refused: the tag and the hook's timeout.
+    let is_tagged =
+        || !world.sim.instance_tags(&node.id).unwrap().get("node-agent:status").is_none_or(String::is_empty);
+    let has_asked = || !world.events().attempts("autoscaling:DescribeLifecycleHooks").is_empty();
+    wait_until(|| is_tagged() && has_asked(), || service.log());
     assert_eq!(asked(&world), 1);
 
     world.sim.revoke_credentials(&node.id);
