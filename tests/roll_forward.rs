@@ -5,8 +5,11 @@
 #[path = "roll/cluster.rs"]
 mod cluster;
 
+use std::time::Duration;
+
 use cluster::witness::{at_most_one_was_out, changes, nothing_was_taken_wrongly, story};
-use cluster::{Behaviour, Cluster, Healthy, Held};
+use cluster::{Behaviour, Cluster, Healthy, Held, interface, template};
+use ec2_sim::{Spread, TemplateChoice, TemplateVersion};
 
 #[test]
 fn a_broken_version_stops_the_roll_and_a_mended_one_heals_it() {
@@ -39,6 +42,28 @@ fn a_broken_version_stops_the_roll_and_a_mended_one_heals_it() {
     at_most_one_was_out(&cluster.sim, &cluster.groups());
     nothing_was_taken_wrongly(&cluster.sim, &cluster.groups());
     cluster.has_no_flag();
+}
+
+#[test]
+fn a_node_that_fails_on_an_old_version_after_the_roll_has_begun_is_given_up_too() {
+    let cluster = Cluster::new(&Behaviour { nodes: 2, ..Behaviour::default() });
+    let mut broken = cluster.version(0, "ami-2", Held);
+    broken.launch.as_mut().unwrap().hooks = Spread::between(Duration::from_secs(25), Duration::from_secs(25));
+    let (died, broken) = (cluster.in_service(0), cluster.publish_for(0, broken).to_string());
+    cluster.change(0, |spec| spec.template = Some(TemplateChoice::new(&template(0), &broken)));
+    cluster.sim.kill_instance(&died).unwrap();
+    let fails = cluster.wait_until(0, "Pending:Wait");
+    let mended = cluster.version(0, "ami-3", Healthy);
+    cluster.publish_for(0, mended.clone());
+    for _ in 0..2 {
+        cluster.publish_for(1, TemplateVersion { interface: Some(interface(1)), ..mended.clone() });
+    }
+
+    let log = cluster.roll(&["--replace-held"]).must_end(0);
+    assert!(log.contains(&format!("{fails} was held and is given up")), "{log}");
+    cluster.all_run("3");
+    at_most_one_was_out(&cluster.sim, &cluster.groups());
+    nothing_was_taken_wrongly(&cluster.sim, &cluster.groups());
 }
 
 #[test]

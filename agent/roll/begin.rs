@@ -205,7 +205,7 @@ impl Roll {
         Ok(())
     }
 
-    /// The instances that are held now: only those are given up by `--replace-held`, each once.
+    /// The instances that are held now: of those that run the target `--replace-held` gives up these only, each once.
     fn note_held(&mut self, nodes: &[node::Node]) {
         let held = nodes.iter().filter_map(|node| match &node.condition {
             Condition::Coming { instance, held: Some(_), .. } => Some(instance.clone()),

@@ -35,7 +35,7 @@ pub(crate) struct Memory {
     pub(crate) taken: BTreeMap<String, u8>,
     /// The groups whose nodes this roll has brought to the target.
     pub(crate) done: BTreeSet<String>,
-    /// The instances that were held when the roll began: those that `--replace-held` gives up.
+    /// The instances that were held when the roll began: `--replace-held` gives them up, even if they run the target.
     pub(crate) held_at_first: BTreeSet<String>,
     /// Whether the time of `--bake` after the last node is not over yet.
     pub(crate) bakes: bool,

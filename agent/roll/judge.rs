@@ -137,7 +137,9 @@ fn wait_for(node: &Node, nodes: &[Node], memory: &Memory, wish: &Wish) -> Decisi
     let Condition::Coming { instance, held: Some(why), .. } = &node.condition else {
         return Decision::Wait(Wait { group: node.group.clone(), why: phase(node), counts: counts(node) });
     };
-    let gives_up = wish.replace_held && node.hands_off.is_none() && memory.held_at_first.contains(instance);
+    // One that this roll has launched, and that has failed on the target, would only fail again.
+    let may_go = node.outdated.is_some() || memory.held_at_first.contains(instance);
+    let gives_up = wish.replace_held && node.hands_off.is_none() && may_go;
     let others: Vec<&Node> = nodes.iter().filter(|other| other.group != node.group && !other.is_serving()).collect();
     match others.first() {
         None if gives_up => Decision::Abandon { group: node.group.clone(), instance: instance.clone() },

@@ -146,9 +146,9 @@ fn a_second_node_that_dies_is_not_staged_while_the_first_one_is_out() {
 }
 
 #[test]
-fn only_replace_held_gives_up_and_only_a_node_that_was_held_at_first_and_alone() {
+fn only_replace_held_gives_up_what_is_outdated_or_was_held_at_first_and_alone() {
     let wish = Wish { replace_held: true, ..Wish::default() };
-    let staged = |id| Node { staged: Staged::Target, ..held(id) };
+    let staged = |id| Node { staged: Staged::Target, outdated: None, ..held(id) };
     let work = Work { group: group("00"), victim: None, arrived: false, passes: 0 };
     let memory = |held: &[&str]| Memory {
         work: Some(work.clone()),
@@ -160,6 +160,10 @@ fn only_replace_held_gives_up_and_only_a_node_that_was_held_at_first_and_alone()
     assert_eq!(judge(&nodes, &memory(&["i-00"]), &wish), abandon);
     assert!(matches!(judge(&nodes, &memory(&[]), &wish), Decision::Wait(_)));
     assert!(matches!(judge(&nodes, &memory(&["i-00"]), &Wish::default()), Decision::Wait(_)));
+    // It came up on an old version, and failed after the roll had begun.
+    let outdated = [Node { staged: Staged::Target, ..held("00") }, current("01")];
+    assert_eq!(judge(&outdated, &memory(&[]), &wish), abandon);
+    assert!(matches!(judge(&outdated, &memory(&[]), &Wish::default()), Decision::Wait(_)));
     let Decision::Wait(wait) = judge(&[staged("00"), staged("01")], &memory(&["i-00", "i-01"]), &wish) else {
         panic!("it gives one of two up")
     };
