@@ -172,3 +172,25 @@ fn what_is_only_worth_knowing_is_said_and_refuses_nothing() {
     assert!(!logs[2].contains("zonal shift"), "{}", logs[2]);
     assert!(logs[3].contains("image: ami-1 -> ami-golden"), "{}", logs[3]);
 }
+
+#[test]
+fn a_version_that_does_not_exist_is_refused_by_its_number() {
+    let cluster = Cluster::new(&Behaviour::default());
+    cluster.publish("ami-2", Healthy);
+    let all = cluster.roll(&["--to", "9"]).must_end(6);
+    assert!(all.contains("has no version 9") && all.contains("--to NODE=NUMBER"), "{all}");
+    let one = cluster.roll(&["--to", "01=9", "--to", "2"]).must_end(6);
+    assert!(one.contains(&format!("{}: its launch template", group(1))) && one.contains("has no version 9"), "{one}");
+    assert_eq!(changes(&cluster.sim), Vec::<String>::new());
+}
+
+#[test]
+fn a_node_whose_version_has_been_deleted_since_is_outdated() {
+    let cluster = Cluster::new(&Behaviour { nodes: 2, ..Behaviour::default() });
+    cluster.publish("ami-2", Healthy);
+    let node = cluster.in_service(0);
+    cluster.sim.change_instance(&node, |spec| spec.template.as_mut().unwrap().version = 99).unwrap();
+    let log = cluster.roll(&[]).must_end(0);
+    assert!(log.contains("00: 1. to version 2: runs version 99"), "{log}");
+    cluster.all_run("2");
+}

@@ -71,18 +71,26 @@ impl Ec2 {
         Ok(templates)
     }
 
-    /// These versions of a launch template, by number. A version that does not exist is missing, or the failure names it.
+    /// These versions of a launch template, by number. One that does not exist, or not any more, is missing.
     pub async fn template_versions(&self, id: &str, numbers: &[u64]) -> Result<Vec<TemplateVersion>, Failure> {
         let mut versions = Vec::new();
-        for numbers in numbers.chunks(MOST) {
-            let numbers: Vec<_> = numbers.iter().map(ToString::to_string).collect();
+        let mut parts: Vec<&[u64]> = numbers.chunks(MOST).collect();
+        while let Some(part) = parts.pop() {
+            let numbers: Vec<_> = part.iter().map(ToString::to_string).collect();
             let call = self.client.describe_launch_template_versions().launch_template_id(id).resolve_alias(true);
             let answer = call.set_versions(Some(numbers.clone())).send().await;
-            let answer = answer.map_err(|error| {
-                let error = self.caller.read("ec2:DescribeLaunchTemplateVersions", &error);
-                error.about(format_args!("launch template {id}, version {}", numbers.join(", ")))
-            })?;
-            versions.extend(answer.launch_template_versions().iter().map(version));
+            match answer.map_err(|error| self.caller.read("ec2:DescribeLaunchTemplateVersions", &error)) {
+                Ok(answer) => versions.extend(answer.launch_template_versions().iter().map(version)),
+                // One unknown version fails the whole call: it is found by halves.
+                Err(error) if error.is("InvalidLaunchTemplateId.VersionNotFound") => {
+                    if part.len() > 1 {
+                        parts.extend(<[_; 2]>::from(part.split_at(part.len() / 2)));
+                    }
+                }
+                Err(error) => {
+                    return Err(error.about(format_args!("launch template {id}, version {}", numbers.join(", "))));
+                }
+            }
         }
         versions.sort_by_key(|version: &TemplateVersion| version.number);
         Ok(versions)
