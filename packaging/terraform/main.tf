@@ -23,6 +23,7 @@ module "cluster_nodes" {
   drain_timeout                        = var.drain_timeout
   http_put_response_hop_limit          = var.http_put_response_hop_limit
   instance_type                        = var.instance_type
+  node_agent_in_image                  = var.node_agent_in_image
   node_agent_sha256                    = var.node_agent_sha256
   node_agent_url                       = var.node_agent_url
   node_config_script                   = var.node_config_script

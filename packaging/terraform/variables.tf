@@ -157,7 +157,7 @@ variable "node_config_script_s3_url" {
 variable "node_agent_url" {
   type        = string
   default     = null
-  description = "https:// URL of the node-agent binary, fetched at each node's first boot. Left out where the image has node-agent and its unit."
+  description = "https:// URL of the node-agent binary, fetched at each node's first boot. Left out with node_agent_in_image."
 
   validation {
     condition     = var.node_agent_url == null || can(regex("^https://[^\\s\"'`$\\\\]+$", var.node_agent_url))
@@ -174,6 +174,12 @@ variable "node_agent_sha256" {
     condition     = var.node_agent_sha256 == null || can(regex("^[0-9a-f]{64}$", var.node_agent_sha256))
     error_message = "node_agent_sha256 must be 64 lower-case hex digits, as sha256sum prints them."
   }
+}
+
+variable "node_agent_in_image" {
+  type        = bool
+  default     = false
+  description = "The image has node-agent and its unit (packaging/ami), so that nothing is fetched. One of this and node_agent_url is required."
 }
 
 variable "drain_timeout" {

@@ -40,6 +40,7 @@ pub fn cluster() -> Object {
     let Value::Object(inputs) = object([
         ("app_name", "cluster-test-setup".into()),
         ("node_image", "ami-1".into()),
+        ("node_agent_in_image", true.into()),
         ("node_key_name", "my-keypair".into()),
         ("instance_type", "m6i.large".into()),
         ("security_groups", vec!["sg-1"].into()),

@@ -181,10 +181,13 @@ impl Workspace {
         command
     }
 
-    /// A configuration that calls the module at `source` with these inputs.
+    /// A configuration that calls the module at `source` with these inputs, as far as it has them.
     pub fn configure(&self, source: &str, inputs: &Object) {
         let mut module = serde_json::to_value(inputs).unwrap();
         module["source"] = source.into();
+        if source == SEED {
+            module.as_object_mut().unwrap().remove("node_agent_in_image");
+        }
         let tags = json!({"tags": {(DEFAULT_TAG.0): DEFAULT_TAG.1}});
         let main = json!({
             "provider": {"aws": {"region": REGION, "default_tags": [tags]}},

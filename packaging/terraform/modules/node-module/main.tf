@@ -127,6 +127,12 @@ resource "aws_launch_template" "node" {
       error_message = "node_agent_url and node_agent_sha256 go together; leave both out where the image has node-agent."
     }
 
+    # Without an agent nothing completes the launch, and the group abandons node after node.
+    precondition {
+      condition     = var.node_agent_in_image || var.node_agent_url != null
+      error_message = "The nodes would have no agent: set node_agent_url and node_agent_sha256, or node_agent_in_image = true where the image has node-agent."
+    }
+
     precondition {
       condition     = length(base64encode(local.user_data)) <= local.user_data_limit
       error_message = "The node's user data is larger than 16 KiB. Put the script on S3 and name it by node_config_script_s3_url, or let it fetch what node_files has."

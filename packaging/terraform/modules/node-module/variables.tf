@@ -50,6 +50,10 @@ variable "instance_type" {
   type = string
 }
 
+variable "node_agent_in_image" {
+  type = bool
+}
+
 variable "node_agent_sha256" {
   type = string
 }

@@ -1,0 +1,37 @@
+//! What cannot come up is refused by the plan of the Terraform module, with what to write instead. Run with the real `terraform`, as
+//! `terraform_plans.rs`.
+
+#![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
+#[path = "terraform/cluster.rs"]
+mod cluster;
+#[path = "terraform/module.rs"]
+mod module;
+#[path = "terraform/real.rs"]
+mod real;
+
+use cluster::{cluster, with};
+use module::Object;
+use real::{OURS, applied, terraform_is_missing};
+
+/// A fresh cluster's plan with each of these inputs is refused, with these words.
+fn refused(cases: Vec<(Object, &str)>) {
+    let ready = applied("ready", |new| {
+        new.configure(OURS, &cluster());
+        new.init();
+    });
+    for (inputs, said) in cases {
+        ready.configure(OURS, &inputs);
+        let text = ready.refusal(&["plan"]);
+        assert!(text.contains(said), "{said:?} is not in {text}");
+    }
+}
+
+#[test]
+fn a_plan_without_an_agent_is_refused_and_says_what_to_set() {
+    if terraform_is_missing() {
+        return;
+    }
+    let said = "set node_agent_url and node_agent_sha256, or node_agent_in_image = true";
+    refused(vec![(with(cluster(), "node_agent_in_image", false), said)]);
+}
