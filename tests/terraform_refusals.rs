@@ -10,6 +10,8 @@ mod module;
 #[path = "terraform/real.rs"]
 mod real;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use cluster::{cluster, with};
 use module::Object;
 use real::{OURS, applied, terraform_is_missing};
@@ -34,4 +36,13 @@ fn a_plan_without_an_agent_is_refused_and_says_what_to_set() {
     }
     let said = "set node_agent_url and node_agent_sha256, or node_agent_in_image = true";
     refused(vec![(with(cluster(), "node_agent_in_image", false), said)]);
+}
+
+#[test]
+fn user_data_over_16_kib_is_refused_before_a_volume_has_its_id() {
+    if terraform_is_missing() {
+        return;
+    }
+    let script = BASE64_STANDARD.encode("#".repeat(12_288));
+    refused(vec![(with(cluster(), "node_config_script", script), "user data is larger than 16 KiB")]);
 }

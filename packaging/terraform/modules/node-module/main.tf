@@ -7,28 +7,35 @@ locals {
   # The provider does not put its default tags on groups.
   group_tags = merge(data.aws_default_tags.current.tags, { Name = local.name, (var.cluster_tag) = var.app_name })
 
-  user_data = templatefile("${path.module}/user-data.yaml.tftpl", {
+  # All that the configuration is made of, but the volume's id.
+  configuration = {
+    asg_hook_name = local.asg_hook_name
+    asg_name      = local.name
+    cluster       = "${var.cluster_tag}=${var.app_name}"
+    data_volume   = var.data_volume
+    drain_timeout = var.drain_timeout
+    files         = var.node_files_toupload
+    # mount(8) takes several in one entry, the agent one an entry.
+    mount_options       = [for option in split(",", join(",", var.data_volume.mount_params)) : trimspace(option) if trimspace(option) != ""]
+    node_id             = var.node_id
+    node_ip             = var.node_ip
+    script              = var.node_config_script
+    script_source       = var.node_config_script_s3_url
+    seconds_to_mend     = var.asg_lifecycle_hook_heartbeat_timeout
+    seconds_to_retry    = var.command_timeout_seconds
+    terminate_hook_name = local.terminate_hook_name
+  }
+  agent = {
     node_agent_sha256 = var.node_agent_sha256
     node_agent_url    = var.node_agent_url
-    config = templatefile("${path.module}/config.toml.tftpl", {
-      asg_hook_name = local.asg_hook_name
-      asg_name      = local.name
-      cluster       = "${var.cluster_tag}=${var.app_name}"
-      data_volume   = var.data_volume
-      drain_timeout = var.drain_timeout
-      files         = var.node_files_toupload
-      # mount(8) takes several in one entry, the agent one an entry.
-      mount_options       = [for option in split(",", join(",", var.data_volume.mount_params)) : trimspace(option) if trimspace(option) != ""]
-      node_id             = var.node_id
-      node_ip             = var.node_ip
-      script              = var.node_config_script
-      script_source       = var.node_config_script_s3_url
-      seconds_to_mend     = var.asg_lifecycle_hook_heartbeat_timeout
-      seconds_to_retry    = var.command_timeout_seconds
-      terminate_hook_name = local.terminate_hook_name
-      volume_id           = aws_ebs_volume.node_data.id
-    })
-  })
+  }
+  user_data = templatefile("${path.module}/user-data.yaml.tftpl", merge(local.agent, {
+    config = templatefile("${path.module}/config.toml.tftpl", merge(local.configuration, { volume_id = aws_ebs_volume.node_data.id }))
+  }))
+  # With another id, as long as any. The plan measures this one, because it does not know a new volume's id.
+  user_data_to_measure = templatefile("${path.module}/user-data.yaml.tftpl", merge(local.agent, {
+    config = templatefile("${path.module}/config.toml.tftpl", merge(local.configuration, { volume_id = "vol-00000000000000000" }))
+  }))
   # EC2 takes 16 KiB before the encoding, which makes four characters of three bytes.
   user_data_limit = 4 * ceil(16384 / 3)
 }
@@ -134,7 +141,7 @@ resource "aws_launch_template" "node" {
     }
 
     precondition {
-      condition     = length(base64encode(local.user_data)) <= local.user_data_limit
+      condition     = length(base64encode(local.user_data_to_measure)) <= local.user_data_limit
       error_message = "The node's user data is larger than 16 KiB. Put the script on S3 and name it by node_config_script_s3_url, or let it fetch what node_files has."
     }
   }
