@@ -13,15 +13,30 @@ mod real;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use cluster::{cluster, with};
-use module::Object;
-use real::{OURS, applied, terraform_is_missing};
+use hcl::Value;
+use module::{Object, object};
+use real::{OURS, Workspace, applied, terraform_is_missing};
+
+/// A cluster of which nothing is there yet.
+fn ready() -> Workspace {
+    applied("ready", |new| {
+        new.configure(OURS, &cluster());
+        new.init();
+    })
+}
+
+/// The input `node_files` with these files, destination and contents, of one node.
+fn files(node: &str, files: &[(&str, &str)]) -> Value {
+    let file = |(destination, contents): &(&str, &str)| {
+        object([("contents", (*contents).into()), ("destination", (*destination).into())])
+    };
+    let files = files.iter().map(file).collect();
+    Value::Array(vec![object([("node_id", node.into()), ("node_files_toupload", Value::Array(files))])])
+}
 
 /// A fresh cluster's plan with each of these inputs is refused, with these words.
 fn refused(cases: Vec<(Object, &str)>) {
-    let ready = applied("ready", |new| {
-        new.configure(OURS, &cluster());
-        new.init();
-    });
+    let ready = ready();
     for (inputs, said) in cases {
         ready.configure(OURS, &inputs);
         let text = ready.refusal(&["plan"]);
@@ -45,4 +60,29 @@ fn user_data_over_16_kib_is_refused_before_a_volume_has_its_id() {
     }
     let script = BASE64_STANDARD.encode("#".repeat(12_288));
     refused(vec![(with(cluster(), "node_config_script", script), "user data is larger than 16 KiB")]);
+}
+
+#[test]
+fn contents_and_scripts_that_are_not_base64_are_refused() {
+    if terraform_is_missing() {
+        return;
+    }
+    let contents = |text: &str| with(cluster(), "node_files", files("00", &[("/etc/file", text)]));
+    refused(vec![
+        (contents("plain text"), "contents of node_files_toupload must be base64"),
+        (contents("aGVsbG8"), "contents of node_files_toupload must be base64"),
+        (with(cluster(), "node_config_script", "echo 1"), "node_config_script must be base64"),
+        (with(cluster(), "node_config_script", ""), "node_config_script must not be empty"),
+    ]);
+}
+
+#[test]
+fn binary_contents_are_planned() {
+    if terraform_is_missing() {
+        return;
+    }
+    let binary = BASE64_STANDARD.encode([0, 159, 146, 150]);
+    let ready = ready();
+    ready.configure(OURS, &with(cluster(), "node_files", files("00", &[("/etc/file", &binary)])));
+    ready.plan();
 }

@@ -75,6 +75,16 @@ variable "node_config_script" {
     Base64 encoded node configuration shell script.
     Must include configure_cluster_node and wait_for_healthy_cluster function. Check documentation for more details about the contract
   EOT
+
+  validation {
+    condition     = var.node_config_script == null || can(regex("^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$", replace(var.node_config_script, "/\\s/", "")))
+    error_message = "node_config_script must be base64, as filebase64() makes it."
+  }
+
+  validation {
+    condition     = var.node_config_script == null || var.node_config_script != ""
+    error_message = "node_config_script must not be empty; leave it out where the script is at node_config_script_s3_url."
+  }
 }
 
 variable "node_files" {
@@ -93,6 +103,17 @@ variable "node_files" {
     node_files_toupload.contents = Base64 encoded contents of the file to be uploaded on the node.
     node_files_toupload.destination = File destination on the node. This will be the file path and name on the node. The file ownership should be changed by node_config_script.
   EOT
+
+  validation {
+    # Not by base64decode(), which takes text only.
+    condition = alltrue([
+      for node in var.node_files : alltrue([
+        for file in node.node_files_toupload :
+        can(regex("^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$", replace(file.contents, "/\\s/", "")))
+      ])
+    ])
+    error_message = "Each contents of node_files_toupload must be base64, as filebase64() and base64encode() make it."
+  }
 }
 
 variable "node_image" {

@@ -318,6 +318,20 @@ const FUNCTIONS: &[(&str, Function)] = &[
         }
         _ => Ok(Value::Null),
     }),
+    // Terraform's searches for a regular expression where there are slashes around it. Of null it fails, which only can() sees.
+    ("replace", |args| {
+        if args[0].is_null() {
+            return Ok(Value::Null);
+        }
+        let (whole, pattern, new) = (text(&args[0])?, text(&args[1])?, text(&args[2])?);
+        match pattern.strip_prefix('/').and_then(|rest| rest.strip_suffix('/')) {
+            Some(pattern) => {
+                let regex = regex_lite::Regex::new(pattern).map_err(|error| error.to_string())?;
+                Ok(regex.replace_all(whole, new).into_owned().into())
+            }
+            None => Ok(whole.replace(pattern, new).into()),
+        }
+    }),
     ("sort", |args| {
         let mut items: Vec<_> =
             array(&args[0])?.iter().map(|item| text(item).map(str::to_owned)).collect::<Result<_, _>>()?;
