@@ -34,6 +34,14 @@ fn files(node: &str, files: &[(&str, &str)]) -> Value {
     Value::Array(vec![object([("node_id", node.into()), ("node_files_toupload", Value::Array(files))])])
 }
 
+/// The cluster with these keys of its first node changed.
+fn node(changed: Value) -> Object {
+    let mut inputs = cluster();
+    let first = inputs["nodes"].as_array_mut().unwrap()[0].as_object_mut().unwrap();
+    first.extend(changed.as_object().unwrap().clone());
+    inputs
+}
+
 /// A fresh cluster's plan with each of these inputs is refused, with these words.
 fn refused(cases: Vec<(Object, &str)>) {
     let ready = ready();
@@ -85,4 +93,23 @@ fn binary_contents_are_planned() {
     let ready = ready();
     ready.configure(OURS, &with(cluster(), "node_files", files("00", &[("/etc/file", &binary)])));
     ready.plan();
+}
+
+#[test]
+fn an_unknown_key_of_node_data_disk_is_refused_with_those_that_there_are() {
+    if terraform_is_missing() {
+        return;
+    }
+    let disk = |key: &str| node(object([("node_data_disk", object([(key, "x".into())]))]));
+    let said = "node_data_disk takes device_name, file_system_type,";
+    refused(vec![(disk("mount_pth"), said), (disk("mount_params"), said)]);
+}
+
+#[test]
+fn files_of_a_node_that_is_none_are_refused() {
+    if terraform_is_missing() {
+        return;
+    }
+    let stray = with(cluster(), "node_files", files("03", &[("/etc/file", "")]));
+    refused(vec![(stray, "node_files names a node_id that is not among nodes")]);
 }

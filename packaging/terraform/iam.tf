@@ -24,6 +24,14 @@ resource "aws_iam_instance_profile" "node_instance_profile" {
 resource "aws_iam_role" "node_role" {
   name               = "${var.app_name}-role"
   assume_role_policy = data.aws_iam_policy_document.instance-assume-role-policy.json
+
+  lifecycle {
+    # Of the whole cluster, and so with what is made first.
+    precondition {
+      condition     = alltrue([for node_id in keys(local.node_files) : contains(keys(local.nodes), node_id)])
+      error_message = "node_files names a node_id that is not among nodes."
+    }
+  }
 }
 
 data "aws_iam_policy_document" "instance-assume-role-policy" {

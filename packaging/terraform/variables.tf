@@ -139,6 +139,19 @@ variable "nodes" {
     node_subnet_id = Id of the subnet where node should be created.
     node_data_disk = override the default data disk configuration for the node. (follow the same schema of data disk).
   EOT
+
+  validation {
+    # Terraform drops keys that default_data_volume does not have, and those that are no texts fit into no map of texts.
+    condition = alltrue([
+      for node in var.nodes : alltrue([
+        for key in keys(node.node_data_disk) : contains([
+          "device_name", "file_system_type", "iops", "mount_path", "mount_path_owner_group", "mount_path_owner_user",
+          "size_in_gibs", "throughput_mib_per_sec", "type",
+        ], key)
+      ])
+    ])
+    error_message = "node_data_disk takes device_name, file_system_type, iops, mount_path, mount_path_owner_group, mount_path_owner_user, size_in_gibs, throughput_mib_per_sec and type."
+  }
 }
 
 variable "root_volume" {
