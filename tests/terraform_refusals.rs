@@ -12,7 +12,7 @@ mod real;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use cluster::{cluster, with};
+use cluster::{cluster, volume, with};
 use hcl::Value;
 use module::{Object, object};
 use real::{OURS, Workspace, applied, terraform_is_missing};
@@ -112,4 +112,47 @@ fn files_of_a_node_that_is_none_are_refused() {
     }
     let stray = with(cluster(), "node_files", files("03", &[("/etc/file", "")]));
     refused(vec![(stray, "node_files names a node_id that is not among nodes")]);
+}
+
+#[test]
+fn volumes_that_the_agent_would_refuse_are_refused_by_the_plan() {
+    if terraform_is_missing() {
+        return;
+    }
+    let one = |name: &str, value: &str| volume(&cluster(), name, value);
+    let absolute = "mount_path must be an absolute path";
+    let own = "mount_path must be a directory for the data alone";
+    let owner = "mount_path_owner_user and mount_path_owner_group must each be";
+    refused(vec![
+        (one("mount_path", "mydata"), absolute),
+        (one("mount_path", "/a/../b"), absolute),
+        (one("mount_path", "/var/lib/"), own),
+        (one("mount_path", "/usr/bin"), own),
+        (one("mount_path_owner_user", ""), owner),
+        (one("mount_path_owner_group", "a:b"), owner),
+        (one("device_name", "/dev/nvme1n1"), "device_name must be one of EC2's"),
+        (volume(&cluster(), "mount_params", vec!["noatime,nouuid"]), "mount_params has what the agent refuses"),
+    ]);
+}
+
+#[test]
+fn timeouts_that_are_not_positive_are_refused() {
+    if terraform_is_missing() {
+        return;
+    }
+    let number = |name: &str, value: i32| with(cluster(), name, value);
+    refused(vec![
+        (number("command_timeout_seconds", 0), "command_timeout_seconds must be whole seconds"),
+        (number("asg_inservice_timeout_in_mins", 0), "asg_inservice_timeout_in_mins must be more than zero"),
+        (number("asg_lifecycle_hook_heartbeat_timeout", -1), "whole seconds from 30 to 7200"),
+    ]);
+}
+
+#[test]
+fn two_files_with_one_destination_are_refused() {
+    if terraform_is_missing() {
+        return;
+    }
+    let twice = files("00", &[("/etc/file", ""), ("/etc/file", "aGVsbG8=")]);
+    refused(vec![(with(cluster(), "node_files", twice), "Two of node_files_toupload have one destination")]);
 }

@@ -9,18 +9,34 @@ variable "asg_inservice_timeout_in_mins" {
   type        = number
   default     = 10
   description = "Timeout in mins which will be used by the rolling update script to wait for instances to be InService for an ASG"
+
+  validation {
+    condition     = var.asg_inservice_timeout_in_mins > 0
+    error_message = "asg_inservice_timeout_in_mins must be more than zero."
+  }
 }
 
 variable "asg_lifecycle_hook_heartbeat_timeout" {
   type        = number
   default     = 3600
   description = "Timeout for ASG initial lifecycle hook. This is used only during ASG creation, subsequent value changes are not handled by terraform (has to be updated manually)"
+
+  validation {
+    # Auto Scaling's own limits (API reference, PutLifecycleHook); and the agent's hold_for takes whole seconds.
+    condition     = var.asg_lifecycle_hook_heartbeat_timeout >= 30 && var.asg_lifecycle_hook_heartbeat_timeout <= 7200 && floor(var.asg_lifecycle_hook_heartbeat_timeout) == var.asg_lifecycle_hook_heartbeat_timeout
+    error_message = "asg_lifecycle_hook_heartbeat_timeout must be whole seconds from 30 to 7200."
+  }
 }
 
 variable "command_timeout_seconds" {
   type        = number
   default     = 1800
   description = "The timeout that will be used by the userdata script to retry commands on failure. Keep it higher to allow manual recovery"
+
+  validation {
+    condition     = var.command_timeout_seconds > 0 && floor(var.command_timeout_seconds) == var.command_timeout_seconds
+    error_message = "command_timeout_seconds must be whole seconds, and more than zero."
+  }
 }
 
 variable "default_data_volume" {

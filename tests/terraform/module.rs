@@ -276,6 +276,16 @@ const FUNCTIONS: &[(&str, Function)] = &[
     ("ceil", |args| Ok((args[0].as_number().and_then(hcl::Number::as_f64).ok_or("no number")?.ceil() as u64).into())),
     ("chomp", |args| Ok(text(&args[0])?.trim_end_matches(['\n', '\r']).into())),
     ("contains", |args| Ok(array(&args[0])?.contains(&args[1]).into())),
+    ("distinct", |args| {
+        let mut seen = Vec::new();
+        for item in array(&args[0])? {
+            if !seen.contains(item) {
+                seen.push(item.clone());
+            }
+        }
+        Ok(seen.into())
+    }),
+    ("floor", |args| Ok((args[0].as_number().and_then(hcl::Number::as_f64).ok_or("no number")?.floor() as i64).into())),
     ("indent", |args| {
         let spaces = args[0].as_number().and_then(hcl::Number::as_u64).ok_or("no number")?;
         Ok(text(&args[1])?.replace('\n', &format!("\n{}", " ".repeat(spaces as usize))).into())

@@ -7,16 +7,18 @@ locals {
   # The provider does not put its default tags on groups.
   group_tags = merge(data.aws_default_tags.current.tags, { Name = local.name, (var.cluster_tag) = var.app_name })
 
+  # mount(8) takes several in one entry, the agent one an entry.
+  mount_options = [for option in split(",", join(",", var.data_volume.mount_params)) : trimspace(option) if trimspace(option) != ""]
+
   # All that the configuration is made of, but the volume's id.
   configuration = {
-    asg_hook_name = local.asg_hook_name
-    asg_name      = local.name
-    cluster       = "${var.cluster_tag}=${var.app_name}"
-    data_volume   = var.data_volume
-    drain_timeout = var.drain_timeout
-    files         = var.node_files_toupload
-    # mount(8) takes several in one entry, the agent one an entry.
-    mount_options       = [for option in split(",", join(",", var.data_volume.mount_params)) : trimspace(option) if trimspace(option) != ""]
+    asg_hook_name       = local.asg_hook_name
+    asg_name            = local.name
+    cluster             = "${var.cluster_tag}=${var.app_name}"
+    data_volume         = var.data_volume
+    drain_timeout       = var.drain_timeout
+    files               = var.node_files_toupload
+    mount_options       = local.mount_options
     node_id             = var.node_id
     node_ip             = var.node_ip
     script              = var.node_config_script
@@ -138,6 +140,17 @@ resource "aws_launch_template" "node" {
     precondition {
       condition     = var.node_agent_in_image || var.node_agent_url != null
       error_message = "The nodes would have no agent: set node_agent_url and node_agent_sha256, or node_agent_in_image = true where the image has node-agent."
+    }
+
+    precondition {
+      condition = alltrue([
+        for option in local.mount_options : can(regex("^[^\\s[:cntrl:]\"'\\\\]+$", option)) && !contains([
+          "bind", "loop", "make-private", "make-rprivate", "make-rshared", "make-rslave", "make-shared", "make-slave",
+          "make-unbindable", "move", "nouuid", "offset", "rbind", "remount", "sizelimit", "x-systemd.automount",
+          "x-systemd.makefs", "X-mount.subdir",
+        ], split("=", option)[0])
+      ])
+      error_message = "mount_params has what the agent refuses: an option that does not mount the volume itself, as bind or remount; x-systemd.automount or x-systemd.makefs; nouuid, which the agent adds where it is needed; or quotes."
     }
 
     precondition {

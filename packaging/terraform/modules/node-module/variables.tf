@@ -36,6 +36,39 @@ variable "data_volume" {
     condition     = contains(["ext4", "xfs"], var.data_volume.file_system_type)
     error_message = "file_system_type must be ext4 or xfs."
   }
+
+  # What the agent takes, as `node-agent check --offline` judges it.
+  validation {
+    condition     = can(regex("^(/[^/[:cntrl:]]+)+/?$", var.data_volume.mount_path)) && !can(regex("/\\.{1,2}(/|$)", var.data_volume.mount_path))
+    error_message = "mount_path must be an absolute path without \"//\", \".\" and \"..\"."
+  }
+
+  validation {
+    # A mount there would hide what the system needs.
+    condition = alltrue([
+      for place in [
+        "^/(bin|boot|dev|etc|lib|lib32|lib64|libx32|proc|root|run|sbin|sys|var/run|var/lock|var/lib/node-agent)(/|$)",
+        "^/(home|tmp|var|var/(cache|lib|log|spool|tmp))/?$",
+        "^/usr/local/(bin|lib|sbin)/?$",
+      ] : !can(regex(place, var.data_volume.mount_path))
+    ])
+    error_message = "mount_path must be a directory for the data alone, as /mydata or /var/lib/kafka: a mount there would hide part of the system."
+  }
+
+  validation {
+    condition     = !can(regex("^/usr(/|$)", var.data_volume.mount_path)) || can(regex("^/usr/(local|share|lib)/[^/]", var.data_volume.mount_path))
+    error_message = "mount_path must be a directory for the data alone, as /mydata or /var/lib/kafka: a mount there would hide part of the system."
+  }
+
+  validation {
+    condition     = can(regex("^/dev/(sd|xvd|hd)[a-z]{1,2}[0-9]{0,2}$", var.data_volume.device_name))
+    error_message = "device_name must be one of EC2's, as /dev/sdf."
+  }
+
+  validation {
+    condition     = alltrue([for name in [var.data_volume.mount_path_owner_user, var.data_volume.mount_path_owner_group] : can(regex("^[^\\s[:cntrl:]:/]+$", name))])
+    error_message = "mount_path_owner_user and mount_path_owner_group must each be the name or the number of one account, and not empty."
+  }
 }
 
 variable "drain_timeout" {
@@ -81,6 +114,11 @@ variable "node_files_toupload" {
   validation {
     condition     = alltrue([for file in var.node_files_toupload : can(regex("^/", file.destination))])
     error_message = "Each destination of node_files_toupload must be an absolute path."
+  }
+
+  validation {
+    condition     = length(distinct([for file in var.node_files_toupload : file.destination])) == length(var.node_files_toupload)
+    error_message = "Two of node_files_toupload have one destination."
   }
 }
 
