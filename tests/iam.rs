@@ -86,7 +86,7 @@ fn statement(root: &Instance, body: &Body) -> Statement {
 }
 
 fn glob(pattern: &str, text: &str) -> bool {
-    let pattern = regex_lite::escape(pattern).replace(r"\*", ".*");
+    let pattern = regex_lite::escape(pattern).replace(r"\*", ".*").replace(r"\?", ".");
     regex_lite::Regex::new(&format!("^{pattern}$")).unwrap().is_match(text)
 }
 
@@ -299,7 +299,9 @@ fn another_clusters_volumes_instances_groups_and_objects_are_out_of_reach() {
         (false, tag, &machine, node),
         (false, tag, &ec2("snapshot", "snap-0"), with_keys(ours, &["node-agent:formatted"])),
         (true, complete, &group("kafka-node-02"), none.clone()),
-        (false, complete, &group("kafka-node-03"), none.clone()),
+        // A name of this cluster's, though of no node yet.
+        (true, complete, &group("kafka-node-03"), none.clone()),
+        (false, complete, &group("kafka-node-003"), none.clone()),
         (false, complete, &group("other-node-02"), none.clone()),
         (true, "s3:GetObject", &"arn:aws:s3:::config/hooks/script.sh".to_owned(), none.clone()),
         (false, "s3:GetObject", &"arn:aws:s3:::config/hooks/script.sh.old".to_owned(), none.clone()),

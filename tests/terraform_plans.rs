@@ -11,6 +11,7 @@ mod module;
 mod real;
 
 use cluster::{cluster, with};
+use module::object;
 use real::{OURS, SEED, Workspace, applied, expected, terraform_is_missing, workspace};
 use serde_json::{Value, json};
 
@@ -93,6 +94,36 @@ fn a_fresh_cluster_of_three_nodes_is_created_whole() {
 }
 
 #[test]
+fn the_policy_of_a_hundred_nodes_with_a_long_name_fits_into_iams_limit() {
+    if terraform_is_missing() {
+        return;
+    }
+    let nodes = (0..100).map(|number| {
+        object([
+            ("node_id", format!("{number:02}").into()),
+            ("node_ip", format!("10.0.1.{number}").into()),
+            ("node_subnet_id", "subnet-1".into()),
+        ])
+    });
+    let mut inputs = with(cluster(), "app_name", "a".repeat(25));
+    inputs.extend([
+        ("nodes".to_owned(), hcl::Value::Array(nodes.collect())),
+        ("node_files".to_owned(), hcl::Value::Array(vec![])),
+        ("node_config_script_s3_url".to_owned(), "s3://bucket/hooks/script.sh".into()),
+        ("kms_key_arn".to_owned(), format!("arn:aws:kms:eu-central-1:123456789012:key/{}", "a".repeat(36)).into()),
+    ]);
+    let new = workspace();
+    new.configure(OURS, &inputs);
+    new.init();
+
+    let plan = new.plan();
+    let policy = plan.after("aws_iam_policy.node_policy")["policy"].as_str().unwrap();
+    let size = policy.chars().filter(|c| !c.is_whitespace()).count();
+    println!("the nodes' policy: {size} of 6144 characters");
+    assert!(size <= 6144, "{size}");
+}
+
+#[test]
 fn the_second_plan_of_a_fresh_cluster_is_empty() {
     if terraform_is_missing() {
         return;
@@ -170,6 +201,22 @@ fn a_pause_survives_an_apply() {
     let tags = aws["aws_autoscaling_group"][NODES[1]]["tag"].as_array().unwrap();
     assert!(tags.iter().any(|tag| tag["key"] == "node-agent:roll-pause"), "{tags:?}");
     assert_eq!(made.plan().changes(), expected(&[]));
+}
+
+#[test]
+fn a_subnet_in_another_zone_than_the_nodes_volume_is_refused() {
+    if terraform_is_missing() {
+        return;
+    }
+    let made = fresh();
+    let mut inputs = cluster();
+    inputs["nodes"].as_array_mut().unwrap()[0]
+        .as_object_mut()
+        .unwrap()
+        .insert("node_subnet_id".into(), "subnet-2".into());
+    made.configure(OURS, &inputs);
+    let said = made.refusal(&["plan"]);
+    assert!(said.contains("another availability zone than the node's data volume"), "{said}");
 }
 
 #[test]

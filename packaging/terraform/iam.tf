@@ -59,6 +59,14 @@ resource "aws_iam_role_policy_attachment" "instance_userdata_policy" {
 resource "aws_iam_policy" "node_policy" {
   name   = "${var.app_name}-node-policy"
   policy = data.aws_iam_policy_document.node_policy.json
+
+  lifecycle {
+    # IAM's limit, white space not counted (IAM user guide, "IAM and AWS STS quotas").
+    precondition {
+      condition     = length(replace(data.aws_iam_policy_document.node_policy.json, "/\\s/", "")) <= 6144
+      error_message = "The nodes' policy is longer than the 6144 characters that IAM takes: give the nodes ids of fewer different lengths, or a shorter app_name."
+    }
+  }
 }
 
 # What the agent calls and nothing more; a test compares the two.
@@ -95,9 +103,9 @@ data "aws_iam_policy_document" "node_policy" {
     resources = ["${local.ec2}:instance/*"]
 
     condition {
-      test     = "StringEquals"
+      test     = "StringLike"
       variable = local.node_tag
-      values   = local.asg_names
+      values   = local.asg_name_patterns
     }
   }
 
@@ -134,9 +142,9 @@ data "aws_iam_policy_document" "node_policy" {
     resources = ["${local.ec2}:instance/*"]
 
     condition {
-      test     = "StringEquals"
+      test     = "StringLike"
       variable = local.node_tag
-      values   = local.asg_names
+      values   = local.asg_name_patterns
     }
 
     condition {
@@ -159,7 +167,7 @@ data "aws_iam_policy_document" "node_policy" {
       "autoscaling:RecordLifecycleActionHeartbeat",
     ]
     resources = [
-      for name in local.asg_names :
+      for name in local.asg_name_patterns :
       "arn:${data.aws_partition.current.partition}:autoscaling:${local.here}:autoScalingGroup:*:autoScalingGroupName/${name}"
     ]
   }

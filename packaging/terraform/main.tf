@@ -2,8 +2,10 @@ locals {
   nodes      = { for node in var.nodes : node.node_id => node }
   node_files = { for node in var.node_files : node.node_id => node.node_files_toupload }
 
-  # By their names, not by reference: a group's creation waits for its node, which waits for the policy that names the group.
-  asg_names = [for node_id in sort(keys(local.nodes)) : "${var.app_name}-node-${node_id}"]
+  # The groups' names, for the policy, which may be no longer for a hundred nodes: a question mark is any one character, so that
+  # node ids of one length are one pattern. No other cluster's groups match, because app_name is the role's, too, and so this
+  # cluster's alone. Not by reference: a group's creation waits for its node, which waits for the policy that names the group.
+  asg_name_patterns = distinct([for node_id in sort(keys(local.nodes)) : "${var.app_name}-node-${replace(node_id, "/./", "?")}"])
 
   # On every data volume, where the nodes' policy goes by it, and on every group, where the nodes find each other by it.
   cluster_tag = "stateful-cluster"

@@ -253,6 +253,13 @@ impl Workspace {
 pub struct Plan(Value);
 
 impl Plan {
+    /// The one resource of this type and name as it is to be.
+    pub fn after(&self, what: &str) -> &Value {
+        let (of_type, name) = what.split_once('.').unwrap();
+        let all = self.0["resource_changes"].as_array().unwrap();
+        &all.iter().find(|one| one["type"] == of_type && one["name"] == name).unwrap()["change"]["after"]
+    }
+
     /// How often each change is in the plan, without which node it is of: the actions, the resource, and of an update the
     /// attributes that change.
     pub fn changes(&self) -> BTreeMap<String, usize> {

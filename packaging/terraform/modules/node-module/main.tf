@@ -153,6 +153,12 @@ resource "aws_launch_template" "node" {
       error_message = "mount_params has what the agent refuses: an option that does not mount the volume itself, as bind or remount; x-systemd.automount or x-systemd.makefs; nouuid, which the agent adds where it is needed; or quotes."
     }
 
+    # The volume's own, which another subnet does not change: see ignore_changes there.
+    precondition {
+      condition     = aws_ebs_volume.node_data.availability_zone == data.aws_subnet.node_subnet.availability_zone
+      error_message = "node_subnet_id is in another availability zone than the node's data volume, which cannot be attached there."
+    }
+
     precondition {
       condition     = length(base64encode(local.user_data_to_measure)) <= local.user_data_limit
       error_message = "The node's user data is larger than 16 KiB. Put the script on S3 and name it by node_config_script_s3_url, or let it fetch what node_files has."
