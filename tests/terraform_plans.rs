@@ -151,19 +151,22 @@ fn an_applied_group_has_both_hooks_the_policy_and_its_tags() {
 }
 
 #[test]
-fn a_changed_image_makes_a_new_version_of_each_template() {
+fn a_changed_image_makes_new_template_versions_and_moves_no_group() {
     if terraform_is_missing() {
         return;
     }
     let made = fresh();
     made.configure(OURS, &with(cluster(), "node_image", "ami-2"));
 
-    // Not as it is to be: the groups' versions move in the apply, before any roll.
-    let changes = [
-        ("update aws_launch_template.node: image_id latest_version", 3),
-        ("update aws_autoscaling_group.node_asg: launch_template", 3),
-    ];
-    assert_eq!(made.plan().changes(), expected(&changes));
+    assert_eq!(made.plan().changes(), expected(&[("update aws_launch_template.node: image_id latest_version", 3)]));
+    made.apply();
+
+    assert_eq!(made.plan().changes(), expected(&[]));
+    let aws = made.aws();
+    let versions = NODES.map(|name| aws["aws_autoscaling_group"][name]["launch_template"][0]["version"].clone());
+    assert_eq!(versions, ["1", "1", "1"], "no group is moved before a roll moves it");
+    roll(&made);
+    assert_eq!(made.plan().changes(), expected(&[]), "after a roll");
 }
 
 #[test]
@@ -184,6 +187,17 @@ fn tags_that_the_agent_and_a_roll_write_leave_the_plan_empty() {
     });
     roll(&made);
     assert_eq!(made.plan().changes(), expected(&[]));
+}
+
+#[test]
+fn a_changed_timeout_of_the_launch_hook_replaces_no_group() {
+    if terraform_is_missing() {
+        return;
+    }
+    let made = fresh();
+    made.configure(OURS, &with(cluster(), "asg_lifecycle_hook_heartbeat_timeout", 1800));
+    let changes = [("update aws_launch_template.node: latest_version user_data", 3)];
+    assert_eq!(made.plan().changes(), expected(&changes));
 }
 
 #[test]
@@ -244,9 +258,9 @@ fn a_cluster_of_the_seed_is_moved_and_its_second_plan_is_empty() {
     let changes = [
         ("create aws_autoscaling_group_tag.node_asg", 9),
         ("create aws_autoscaling_lifecycle_hook.terminate", 3),
-        // Not as it is to be: the groups' versions move in the apply, and what rolled is destroyed.
+        // Not as it is to be: what rolled is destroyed, because nothing rolls on apply yet.
         ("delete null_resource.roll_instances", 1),
-        ("update aws_autoscaling_group.node_asg: instance_maintenance_policy launch_template", 3),
+        ("update aws_autoscaling_group.node_asg: instance_maintenance_policy", 3),
         ("update aws_ebs_volume.node_data: tags tags_all", 3),
         ("update aws_iam_policy.node_policy: policy", 1),
         ("update aws_launch_template.node: latest_version user_data", 3),

@@ -149,10 +149,27 @@ fn timeouts_that_are_not_positive_are_refused() {
 }
 
 #[test]
-fn two_files_with_one_destination_are_refused() {
+fn destinations_that_the_agent_would_refuse_are_refused_by_the_plan() {
     if terraform_is_missing() {
         return;
     }
-    let twice = files("00", &[("/etc/file", ""), ("/etc/file", "aGVsbG8=")]);
-    refused(vec![(with(cluster(), "node_files", twice), "Two of node_files_toupload have one destination")]);
+    let destinations = |given: &[&str]| {
+        let given: Vec<_> = given.iter().map(|destination| (*destination, "")).collect();
+        with(cluster(), "node_files", files("00", &given))
+    };
+    refused(vec![
+        (destinations(&["/etc/file", "/etc/file"]), "Two of node_files_toupload have one destination"),
+        (destinations(&["/etc/"]), "must be a file's absolute path"),
+        (destinations(&["/etc/../root/file"]), "must be a file's absolute path"),
+        (destinations(&["/proc/sys/vm/swappiness"]), "in a kernel filesystem"),
+        (destinations(&["/mydata"]), "is the volume's mount_path"),
+    ]);
+}
+
+#[test]
+fn an_address_that_is_none_is_refused() {
+    if terraform_is_missing() {
+        return;
+    }
+    refused(vec![(node(object([("node_ip", "10.0.1".into())])), "Each node_ip must be an IPv4 address")]);
 }

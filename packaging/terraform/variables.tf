@@ -157,6 +157,11 @@ variable "nodes" {
   EOT
 
   validation {
+    condition     = alltrue([for node in var.nodes : can(regex("^([0-9]{1,3}\\.){3}[0-9]{1,3}$", node.node_ip))])
+    error_message = "Each node_ip must be an IPv4 address."
+  }
+
+  validation {
     # Terraform drops keys that default_data_volume does not have, and those that are no texts fit into no map of texts.
     condition = alltrue([
       for node in var.nodes : alltrue([

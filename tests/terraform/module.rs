@@ -363,6 +363,10 @@ const FUNCTIONS: &[(&str, Function)] = &[
         let (whole, prefix) = (text(&args[0])?, text(&args[1])?);
         Ok(whole.strip_prefix(prefix).unwrap_or(whole).into())
     }),
+    ("trimsuffix", |args| {
+        let (whole, suffix) = (text(&args[0])?, text(&args[1])?);
+        Ok(whole.strip_suffix(suffix).unwrap_or(whole).into())
+    }),
     ("trimspace", |args| Ok(text(&args[0])?.trim().into())),
 ];
 

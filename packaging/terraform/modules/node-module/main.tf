@@ -143,6 +143,11 @@ resource "aws_launch_template" "node" {
     }
 
     precondition {
+      condition     = alltrue([for file in var.node_files_toupload : file.destination != trimsuffix(var.data_volume.mount_path, "/")])
+      error_message = "A destination of node_files_toupload is the volume's mount_path: write a file's path below it."
+    }
+
+    precondition {
       condition = alltrue([
         for option in local.mount_options : can(regex("^[^\\s[:cntrl:]\"'\\\\]+$", option)) && !contains([
           "bind", "loop", "make-private", "make-rprivate", "make-rshared", "make-rslave", "make-shared", "make-slave",
@@ -209,9 +214,15 @@ resource "aws_autoscaling_group" "node_asg" {
   }
 
   lifecycle {
-    # aws_autoscaling_group_tag keeps the module's tags current. An apply of the tags above would remove all others, among them
-    # node-agent:roll-pause, by which an operator pauses a rolling update.
-    ignore_changes = [tag]
+    ignore_changes = [
+      # A change of it would replace the group, and with it the node. The hook of a running group is changed by hand.
+      initial_lifecycle_hook,
+      # Staged by the roll, just before it takes the node: one that fails earlier comes back on the version that is proven.
+      launch_template[0].version,
+      # aws_autoscaling_group_tag keeps the module's tags current. An apply of the tags above would remove all others, among them
+      # node-agent:roll-pause, by which an operator pauses a rolling update.
+      tag,
+    ]
   }
 }
 

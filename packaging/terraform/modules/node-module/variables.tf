@@ -112,8 +112,13 @@ variable "node_files_toupload" {
   sensitive = true
 
   validation {
-    condition     = alltrue([for file in var.node_files_toupload : can(regex("^/", file.destination))])
-    error_message = "Each destination of node_files_toupload must be an absolute path."
+    condition     = alltrue([for file in var.node_files_toupload : can(regex("^(/[^/[:cntrl:]]+)+$", file.destination)) && !can(regex("/\\.{1,2}(/|$)", file.destination))])
+    error_message = "Each destination of node_files_toupload must be a file's absolute path, without \"//\", \".\" and \"..\"."
+  }
+
+  validation {
+    condition     = alltrue([for file in var.node_files_toupload : !can(regex("^/(dev|proc|sys)/", file.destination))])
+    error_message = "A destination of node_files_toupload is in a kernel filesystem, which stores no files."
   }
 
   validation {
