@@ -7,7 +7,6 @@ import base64
 import datetime
 import os
 import sys
-import tempfile
 import threading
 from concurrent import futures
 
@@ -64,14 +63,13 @@ def main(name):
     controller_rpc.add_GRPCControllerServicer_to_server(ends, server)
     stdio_rpc.add_GRPCStdioServicer_to_server(Stdio(), server)
     private, signed, plain = certificate()
-    with tempfile.TemporaryDirectory() as directory:
-        address = f"{directory}/socket"
-        server.add_secure_port(f"unix:{address}", grpc.ssl_server_credentials([(private, signed)]))
-        server.start()
-        # go-plugin's handshake: its own version, the protocol's, where, how, the certificate.
-        print(f"1|6|unix|{address}|grpc|{base64.b64encode(plain).decode().rstrip('=')}", flush=True)
-        ends.stopped.wait()
-        server.stop(grace=1).wait()
+    # Not a socket file, which would stay behind when Terraform ends the process.
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(private, signed)]))
+    server.start()
+    # go-plugin's handshake: its own version, the protocol's, where, how, the certificate.
+    print(f"1|6|tcp|127.0.0.1:{port}|grpc|{base64.b64encode(plain).decode().rstrip('=')}", flush=True)
+    ends.stopped.wait()
+    server.stop(grace=1).wait()
 
 
 main(sys.argv[1])
