@@ -213,8 +213,7 @@ impl Workspace {
 
     /// What `terraform` says when it refuses.
     pub fn refusal(&self, arguments: &[&str]) -> String {
-        let Output { status, stdout, stderr } =
-            output(&mut self.terraform(arguments).args(["-no-color", "-input=false"]));
+        let Output { status, stdout, stderr } = output(self.terraform(arguments).args(["-no-color", "-input=false"]));
         let text = String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned();
         assert!(!status.success(), "not refused: {text}");
         // Terraform breaks lines where it likes.

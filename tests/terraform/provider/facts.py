@@ -1,9 +1,9 @@
 """What the schema that provider-schema.js writes does not tell.
 
-Three things of each resource, from its source in hashicorp/terraform-provider-aws (file named at each; its pages in the registry
-say the same): what is computed where the configuration leaves it out, what a change of replaces the resource, and what is the
-default. Only what this project's module, or the module that it takes the place of, sets or reads has been looked up. A path into
-a block is written with dots.
+Three things of each resource, from its source in hashicorp/terraform-provider-aws (the file is named at each; the files read are of
+several versions): what is computed where the configuration leaves it out, what a change of replaces the resource, and what is
+the default. Only what this project's module, or the module that it takes the place of, sets or reads has been looked up. A path
+into a block is written with dots.
 
 Every resource with `tags` has `tags_all`, and every resource an `id`; schema.py adds those.
 """
@@ -32,7 +32,7 @@ RESOURCES = {
     # internal/service/autoscaling/group_tag.go
     "aws_autoscaling_group_tag": {"replaces": "autoscaling_group_name tag.key"},
     # internal/service/autoscaling/lifecycle_hook.go
-    "aws_autoscaling_lifecycle_hook": {"computed": "default_result", "replaces": "autoscaling_group_name name"},
+    "aws_autoscaling_lifecycle_hook": {"computed": "default_result", "replaces": "name"},
     # internal/service/ec2/ebs_volume.go
     "aws_ebs_volume": {
         "computed": "encrypted iops kms_key_id size snapshot_id throughput type",
@@ -52,11 +52,15 @@ RESOURCES = {
     "aws_launch_template": {
         "computed": (
             "block_device_mappings.ebs.iops block_device_mappings.ebs.throughput block_device_mappings.ebs.volume_size "
-            "default_version metadata_options metadata_options.http_endpoint metadata_options.http_protocol_ipv6 "
-            "metadata_options.http_put_response_hop_limit metadata_options.http_tokens "
-            "metadata_options.instance_metadata_tags name name_prefix"
+            "block_device_mappings.ebs.volume_type default_version metadata_options metadata_options.http_endpoint "
+            "metadata_options.http_put_response_hop_limit name name_prefix"
         ),
         "replaces": "name name_prefix",
+        "defaults": {
+            "metadata_options.http_protocol_ipv6": "disabled",
+            "metadata_options.http_tokens": "optional",
+            "metadata_options.instance_metadata_tags": "disabled",
+        },
     },
     # internal/service/iam/instance_profile.go
     "aws_iam_instance_profile": {

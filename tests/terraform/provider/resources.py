@@ -178,8 +178,12 @@ class Template(Tagged):
         "update_default_version",
     }
 
+    # The provider's CustomizeDiff: a change of only these leaves the latest version known. One of tags does not, though it makes
+    # no version.
+    QUIET = {"default_version", "description", "name", "name_prefix", "update_default_version"}
+
     def recomputed(self, changes):
-        return ["latest_version"] if {path[0] for path in changes} - self.OWN else []
+        return ["latest_version"] if {path[0] for path in changes} - self.QUIET else []
 
     def identity(self, world, planned):
         if any(other["name"] == planned["name"] for other in world.get(self.kind, {}).values()):
