@@ -298,3 +298,40 @@ fn a_moved_cluster_can_go_back_to_the_seeds_module() {
     ];
     assert_eq!(made.plan().changes(), expected(&changes));
 }
+
+#[test]
+fn an_imported_volume_that_is_not_encrypted_and_an_interface_are_kept() {
+    if terraform_is_missing() {
+        return;
+    }
+    let new = workspace();
+    new.configure(OURS, &cluster());
+    new.init();
+    new.drift(|aws| {
+        aws["aws_ebs_volume"] = json!({"vol-1": {
+            "id": "vol-1", "availability_zone": "eu-central-1a", "encrypted": false, "size": 16, "type": "gp3",
+            "kms_key_id": "", "snapshot_id": "", "iops": 3000, "throughput": 125, "tags": {},
+        }});
+        aws["aws_network_interface"] = json!({"eni-1": {
+            "id": "eni-1", "subnet_id": "subnet-1", "private_ips": ["10.0.1.10"], "private_ip_list": ["10.0.1.10"],
+            "security_groups": ["sg-1"], "interface_type": "interface", "tags": {},
+        }});
+    });
+    let node = "module.cluster.module.cluster_nodes[\"00\"]";
+    new.import(&format!("{node}.aws_ebs_volume.node_data"), "vol-1");
+    new.import(&format!("{node}.aws_network_interface.node_network_interface"), "eni-1");
+
+    let changes = new.plan().changes();
+    let about = |what: &str| -> Vec<_> {
+        changes
+            .iter()
+            .filter(|(change, _)| change.contains(what))
+            .map(|(change, count)| (change.as_str(), *count))
+            .collect()
+    };
+    let of_volumes = [("create aws_ebs_volume.node_data", 2), ("update aws_ebs_volume.node_data: tags tags_all", 1)];
+    assert_eq!(about("aws_ebs_volume"), of_volumes);
+    let interface = "aws_network_interface.node_network_interface";
+    let of_interfaces = [(format!("create {interface}"), 2), (format!("update {interface}: tags tags_all"), 1)];
+    assert_eq!(about(interface), of_interfaces.each_ref().map(|(change, count)| (change.as_str(), *count)));
+}

@@ -226,6 +226,10 @@ impl Workspace {
         Plan(serde_json::from_str(&json).unwrap())
     }
 
+    pub fn import(&self, address: &str, id: &str) {
+        done(&mut self.terraform(["import", "-input=false", "-no-color", address, id]));
+    }
+
     /// Applies what was planned last.
     pub fn apply(&self) {
         done(&mut self.terraform(["apply", "-input=false", "-no-color", "plan"]));

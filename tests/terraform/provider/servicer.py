@@ -114,7 +114,7 @@ class Provider(rpc.ProviderServicer):
             missing = world.Refused(f"Cannot import non-existent remote object: {request.type_name} {request.id}")
             return pb.ImportResourceState.Response(diagnostics=[_error(missing)])
         imported = pb.ImportResourceState.ImportedResource(
-            type_name=request.type_name, state=encode(_shown(block, found, empty(block)))
+            type_name=request.type_name, state=encode(_defaults(block, _shown(block, found, empty(block))))
         )
         return pb.ImportResourceState.Response(imported_resources=[imported])
 
@@ -132,7 +132,7 @@ class Provider(rpc.ProviderServicer):
 
 
 def _defaults(block, config):
-    """A data source's configuration with its defaults."""
+    """With the defaults of what is left out."""
     filled = {name: block.attributes[name].default if config[name] is None else config[name] for name in block.attributes}
     for name, inner in block.blocks.items():
         given = config[name]
