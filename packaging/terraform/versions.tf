@@ -3,7 +3,8 @@ terraform {
 
   required_providers {
     aws = {
-      source  = "hashicorp/aws"
+      source = "hashicorp/aws"
+      # The first with instance_maintenance_policy.
       version = ">= 5.26.0"
     }
   }
