@@ -144,10 +144,6 @@ fn every_output_and_resource_of_the_seed_is_there_at_its_address() {
     assert_eq!(resources.len(), 9);
     for row in resources {
         let (address, kind) = row.split_once(' ').unwrap();
-        // The rolling update: `roll` comes in its place.
-        if address == "null_resource.roll_instances" {
-            continue;
-        }
         let (resource, name) = address.split_once('.').unwrap();
         root.block(if kind == "resource" { "resource" } else { "data" }, &[resource, name]);
     }
@@ -174,9 +170,7 @@ fn a_migration_creates_only_termination_hooks_and_group_tags() {
     let (_, rows) = SEED.split_once("Resources\n\nName Type\n").unwrap();
     let rows = rows.split("\n\n").next().unwrap().lines();
     let of_the_seed = rows.filter_map(|row| row.strip_suffix(" resource"));
-    let kept: BTreeSet<_> =
-        of_the_seed.filter(|address| *address != "null_resource.roll_instances").map(str::to_owned).collect();
-    assert_eq!(resources(ROOT), kept);
+    assert_eq!(resources(ROOT), of_the_seed.map(str::to_owned).collect());
     let of_a_node = [
         "aws_autoscaling_group.node_asg",
         "aws_ebs_volume.node_data",
@@ -555,7 +549,8 @@ fn every_argument_and_block_is_one_that_the_provider_has() {
                 let name = block.labels()[0].as_str();
                 let known = &schema[kind][name]["arguments"];
                 assert!(known.is_object(), "{kind} {name}: run tests/terraform/provider-schema.js again");
-                check_body(&format!("{kind} {name}"), &block.body, known, &["lifecycle", "for_each"]);
+                let meta = ["depends_on", "for_each", "lifecycle", "provisioner"];
+                check_body(&format!("{kind} {name}"), &block.body, known, &meta);
                 seen += 1;
                 if let Some(lifecycle) = block.body.blocks().find(|block| block.identifier() == "lifecycle")
                     && let Some(Expression::Array(ignored)) = attribute(&lifecycle.body, "ignore_changes")
@@ -633,7 +628,7 @@ fn every_reference_leads_to_something_that_is_there() {
     let given: BTreeSet<_> = call.body.attributes().map(|attribute| attribute.key.to_string()).collect();
     let asked = node.variables().into_keys().chain(["source", "for_each"].map(str::to_owned));
     assert_eq!(given, asked.collect());
-    for found in found(r"\bnode\.(asg_name|node_userdata_script)\b", &root.source) {
+    for found in found(r"\bnode\.(asg_name|launch_template_version|node_userdata_script)\b", &root.source) {
         node.block("output", &[&found[1]]);
     }
 }

@@ -16,6 +16,8 @@ use real::{OURS, SEED, Workspace, applied, expected, terraform_is_missing, works
 use serde_json::{Value, json};
 
 const NODES: [&str; 3] = ["cluster-test-setup-node-00", "cluster-test-setup-node-01", "cluster-test-setup-node-02"];
+/// Nothing in AWS: creating it calls the roll.
+const ROLL_AGAIN: (&str, usize) = ("delete then create null_resource.roll_instances", 1);
 
 /// Three nodes that this module made.
 fn fresh() -> Workspace {
@@ -51,6 +53,20 @@ fn tag(group: &mut Value, key: &str, value: &str) {
     group["tag"].as_array_mut().unwrap().push(tag);
 }
 
+/// What the agent writes on volumes, and a roll at work on groups.
+fn note(workspace: &Workspace) {
+    workspace.drift(|aws| {
+        for volume in aws["aws_ebs_volume"].as_object_mut().unwrap().values_mut() {
+            volume["tags"]["node-agent:formatted"] = "xfs 2026-01-01T00:00:00Z".into();
+        }
+        for name in NODES {
+            let group = &mut aws["aws_autoscaling_group"][name];
+            tag(group, "node-agent:roll", "run=1");
+            tag(group, "node-agent:roll-pause", "a disk is replaced");
+        }
+    });
+}
+
 /// What a roll leaves: every group at its template's latest version, and its tags.
 fn roll(workspace: &Workspace) {
     workspace.drift(|aws| {
@@ -80,6 +96,7 @@ fn a_fresh_cluster_of_three_nodes_is_created_whole() {
         "create aws_iam_role.node_role",
         "create aws_iam_role_policy_attachment.instance_userdata_policy",
         "create aws_iam_role_policy_attachment.ssm_policy",
+        "create null_resource.roll_instances",
     ];
     let each = [
         "create aws_autoscaling_group.node_asg",
@@ -158,7 +175,8 @@ fn a_changed_image_makes_new_template_versions_and_moves_no_group() {
     let made = fresh();
     made.configure(OURS, &with(cluster(), "node_image", "ami-2"));
 
-    assert_eq!(made.plan().changes(), expected(&[("update aws_launch_template.node: image_id latest_version", 3)]));
+    let changes = [ROLL_AGAIN, ("update aws_launch_template.node: image_id latest_version", 3)];
+    assert_eq!(made.plan().changes(), expected(&changes));
     made.apply();
 
     assert_eq!(made.plan().changes(), expected(&[]));
@@ -175,16 +193,7 @@ fn tags_that_the_agent_and_a_roll_write_leave_the_plan_empty() {
         return;
     }
     let made = fresh();
-    made.drift(|aws| {
-        for volume in aws["aws_ebs_volume"].as_object_mut().unwrap().values_mut() {
-            volume["tags"]["node-agent:formatted"] = "xfs 2026-01-01T00:00:00Z".into();
-        }
-        for name in NODES {
-            let group = &mut aws["aws_autoscaling_group"][name];
-            tag(group, "node-agent:roll", "run=1");
-            tag(group, "node-agent:roll-pause", "a disk is replaced");
-        }
-    });
+    note(&made);
     roll(&made);
     assert_eq!(made.plan().changes(), expected(&[]));
 }
@@ -196,7 +205,7 @@ fn a_changed_timeout_of_the_launch_hook_replaces_no_group() {
     }
     let made = fresh();
     made.configure(OURS, &with(cluster(), "asg_lifecycle_hook_heartbeat_timeout", 1800));
-    let changes = [("update aws_launch_template.node: latest_version user_data", 3)];
+    let changes = [ROLL_AGAIN, ("update aws_launch_template.node: latest_version user_data", 3)];
     assert_eq!(made.plan().changes(), expected(&changes));
 }
 
@@ -258,18 +267,24 @@ fn a_cluster_of_the_seed_is_moved_and_its_second_plan_is_empty() {
     let changes = [
         ("create aws_autoscaling_group_tag.node_asg", 9),
         ("create aws_autoscaling_lifecycle_hook.terminate", 3),
-        // Not as it is to be: what rolled is destroyed, because nothing rolls on apply yet.
-        ("delete null_resource.roll_instances", 1),
+        ROLL_AGAIN,
         ("update aws_autoscaling_group.node_asg: instance_maintenance_policy", 3),
         ("update aws_ebs_volume.node_data: tags tags_all", 3),
         ("update aws_iam_policy.node_policy: policy", 1),
         ("update aws_launch_template.node: latest_version user_data", 3),
     ];
     assert_eq!(made.plan().changes(), expected(&changes));
+    made.forget_rolls();
     made.apply();
 
+    let groups = NODES.map(|name| format!(" <--asg> <{name}>")).concat();
+    assert_eq!(made.rolled(), format!("eu-central-1: <roll> <--yes> <--timeout> <10m>{groups}\n"));
+    let aws = made.aws();
+    let versions = NODES.map(|name| aws["aws_autoscaling_group"][name]["launch_template"][0]["version"].clone());
+    assert_eq!(versions, ["1", "1", "1"], "no group is moved before a roll moves it");
     assert_eq!(made.plan().changes(), expected(&[]));
     roll(&made);
+    note(&made);
     assert_eq!(made.plan().changes(), expected(&[]), "after a roll");
 }
 
@@ -288,7 +303,7 @@ fn a_moved_cluster_can_go_back_to_the_seeds_module() {
     made.init();
 
     let changes = [
-        ("create null_resource.roll_instances", 1),
+        ROLL_AGAIN,
         ("delete aws_autoscaling_group_tag.node_asg", 9),
         ("delete aws_autoscaling_lifecycle_hook.terminate", 3),
         ("update aws_autoscaling_group.node_asg: instance_maintenance_policy launch_template tag", 3),

@@ -41,5 +41,38 @@ module "cluster_nodes" {
   security_groups                      = var.security_groups
 }
 
-# The rolling update's place: nothing replaces nodes here. A change makes new versions of the launch templates, and whoever
-# applies it replaces the nodes one by one afterwards (README).
+# The rolling update: an apply that changes a launch template ends with it. A change of the triggers replaces this resource, which
+# is nothing in AWS; creating it calls roll.sh. Without depends_on a node that is taken out of the cluster might still be there when
+# the roll begins.
+resource "null_resource" "roll_instances" {
+  triggers = {
+    node_template = join(",", [for node in module.cluster_nodes : node.launch_template_version])
+    asg_names     = join(" ", [for node in module.cluster_nodes : node.asg_name])
+  }
+
+  depends_on = [module.cluster_nodes]
+
+  lifecycle {
+    precondition {
+      condition     = var.roll_hooks == null || (var.roll_check == null && var.roll_leader == null)
+      error_message = "roll_hooks has the check and the leader: leave out roll_check and roll_leader."
+    }
+  }
+
+  provisioner "local-exec" {
+    command = file("${path.module}/roll.sh")
+
+    # Never text of the command: a quote in a value would end its argument.
+    environment = {
+      AWS_REGION    = data.aws_region.current.id
+      ROLL_CHECK    = var.roll_check == null ? "" : var.roll_check
+      ROLL_CLUSTER  = "${local.cluster_tag}=${var.app_name}"
+      ROLL_COMMAND  = var.roll_command
+      ROLL_GROUPS   = self.triggers.asg_names
+      ROLL_HOOKS    = var.roll_hooks == null ? "" : var.roll_hooks
+      ROLL_LEADER   = var.roll_leader == null ? "" : var.roll_leader
+      ROLL_ON_APPLY = var.roll_on_apply
+      ROLL_TIMEOUT  = "${var.asg_inservice_timeout_in_mins}m"
+    }
+  }
+}

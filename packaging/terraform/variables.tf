@@ -11,8 +11,9 @@ variable "asg_inservice_timeout_in_mins" {
   description = "Timeout in mins which will be used by the rolling update script to wait for instances to be InService for an ASG"
 
   validation {
-    condition     = var.asg_inservice_timeout_in_mins > 0
-    error_message = "asg_inservice_timeout_in_mins must be more than zero."
+    # What roll's --timeout takes.
+    condition     = var.asg_inservice_timeout_in_mins > 0 && var.asg_inservice_timeout_in_mins <= 525600 && floor(var.asg_inservice_timeout_in_mins) == var.asg_inservice_timeout_in_mins
+    error_message = "asg_inservice_timeout_in_mins must be whole minutes, more than zero and no more than a year's 525600."
   }
 }
 
@@ -259,4 +260,39 @@ variable "kms_key_arn" {
     condition     = var.kms_key_arn == null || can(regex("^arn:[a-z-]+:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]+$", var.kms_key_arn))
     error_message = "kms_key_arn must be the ARN of a key, as arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab, not of an alias."
   }
+}
+
+variable "roll_on_apply" {
+  type        = bool
+  default     = true
+  description = "Whether an apply that changes a launch template rolls the nodes at its end. With false it says only how to roll, for example in a CI job."
+}
+
+variable "roll_command" {
+  type        = string
+  default     = "node-agent"
+  description = "The command that is called with roll and its options where terraform runs, by /bin/sh: a path, or what starts a container that has node-agent, as docker run --rm -e AWS_REGION … node-agent."
+
+  validation {
+    condition     = can(regex("^[^\\s[:cntrl:]][^[:cntrl:]]*$", var.roll_command))
+    error_message = "roll_command must be one line, and not empty."
+  }
+}
+
+variable "roll_check" {
+  type        = string
+  default     = null
+  description = "Command of roll --check: succeeds while one node more may go. Without a check the roll sees only that the nodes are in service."
+}
+
+variable "roll_leader" {
+  type        = string
+  default     = null
+  description = "Command of roll --leader: prints the node id, or the group, of the node that goes last."
+}
+
+variable "roll_hooks" {
+  type        = string
+  default     = null
+  description = "File of roll --hooks, with the functions check_cluster and leader_node, in place of roll_check and roll_leader. Its path is absolute, or relative to the directory of the root module."
 }

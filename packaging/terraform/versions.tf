@@ -7,5 +7,10 @@ terraform {
       # The first with instance_maintenance_policy.
       version = ">= 5.26.0"
     }
+
+    null = {
+      source  = "hashicorp/null"
+      version = ">= 3.2.1"
+    }
   }
 }

@@ -94,8 +94,21 @@ fn furnished(new: Workspace) -> Workspace {
     let [one, two, three] = zones;
     let aws = json!({"account": ACCOUNT, "subnets": {"subnet-1": one, "subnet-2": two, "subnet-3": three}});
     fs::write(new.path("aws.json"), aws.to_string()).unwrap();
+    fs::write(new.path("roll"), ROLL).unwrap();
+    done(Command::new("chmod").arg("0755").arg(new.path("roll")));
     new
 }
+
+/// Stands for `node-agent`: records how it was called, with which groups in AWS, and fails where a file says so.
+const ROLL: &str = r#"#!/bin/sh
+{
+  printf '%s' "$AWS_REGION:"
+  printf ' <%s>' "$@"
+  echo
+} >>"$ROLLED"
+grep -o 'autoScalingGroupName/[^"]*' "$STUB_AWS" | sort -u >"$ROLLED.groups"
+[ ! -e "$ROLLED.fails" ]
+"#;
 
 fn unused(name: &str) -> Workspace {
     static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -186,7 +199,12 @@ impl Workspace {
         let mut module = serde_json::to_value(inputs).unwrap();
         module["source"] = source.into();
         if source == SEED {
-            module.as_object_mut().unwrap().remove("node_agent_in_image");
+            module
+                .as_object_mut()
+                .unwrap()
+                .retain(|name, _| !name.starts_with("roll_") && name != "node_agent_in_image");
+        } else if module.get("roll_command").is_none() {
+            module["roll_command"] = "./roll".into();
         }
         let tags = json!({"tags": {(DEFAULT_TAG.0): DEFAULT_TAG.1}});
         let main = json!({
@@ -213,7 +231,8 @@ impl Workspace {
 
     /// What `terraform` says when it refuses.
     pub fn refusal(&self, arguments: &[&str]) -> String {
-        let Output { status, stdout, stderr } = output(self.terraform(arguments).args(["-no-color", "-input=false"]));
+        let Output { status, stdout, stderr } =
+            output(self.terraform(&arguments[..1]).args(["-no-color", "-input=false"]).args(&arguments[1..]));
         let text = String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned();
         assert!(!status.success(), "not refused: {text}");
         // Terraform breaks lines where it likes.
@@ -231,8 +250,8 @@ impl Workspace {
     }
 
     /// Applies what was planned last.
-    pub fn apply(&self) {
-        done(&mut self.terraform(["apply", "-input=false", "-no-color", "plan"]));
+    pub fn apply(&self) -> String {
+        done(&mut self.terraform(["apply", "-input=false", "-no-color", "plan"]))
     }
 
     pub fn aws(&self) -> Value {
@@ -249,6 +268,23 @@ impl Workspace {
     /// A line for each time that a roll was called.
     pub fn rolled(&self) -> String {
         fs::read_to_string(self.path("rolled")).unwrap_or_default()
+    }
+
+    /// A cluster that has been rolled, as if nothing had been.
+    pub fn forget_rolls(&self) {
+        let _ = fs::remove_file(self.path("rolled"));
+    }
+
+    /// The groups that there were when a roll was called last.
+    pub fn groups_at_the_roll(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.path("rolled.groups")).unwrap();
+        text.lines().map(|line| line.rsplit('/').next().unwrap().to_owned()).collect()
+    }
+
+    /// Whether the roll command is to fail from now on.
+    pub fn let_rolls_fail(&self, fail: bool) {
+        let path = self.path("rolled.fails");
+        if fail { fs::write(path, "").unwrap() } else { fs::remove_file(path).unwrap() }
     }
 }
 

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import copy
 import random
+import time
 
 import policy
 from values import UNKNOWN, known
@@ -258,6 +259,12 @@ class Group(Resource):
         del kept["hooks"]
         # Its initial hooks are what the state has: AWS does not know which those were.
         return {**kept, "initial_lifecycle_hook": (prior or {}).get("initial_lifecycle_hook", [])}
+
+
+    def delete(self, world, prior):
+        # It ends with its instance, which takes minutes.
+        time.sleep(world.get("seconds_to_delete_a_group", 0))
+        super().delete(world, prior)
 
 
 class GroupTag(Resource):
