@@ -12,7 +12,7 @@ mod real;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use cluster::{cluster, volume, with};
+use cluster::{SCRIPT, cluster, volume, with};
 use hcl::Value;
 use module::{Object, object};
 use real::{OURS, Workspace, applied, terraform_is_missing};
@@ -66,7 +66,7 @@ fn user_data_over_16_kib_is_refused_before_a_volume_has_its_id() {
     if terraform_is_missing() {
         return;
     }
-    let script = BASE64_STANDARD.encode("#".repeat(12_288));
+    let script = BASE64_STANDARD.encode(format!("{SCRIPT}{}", "#".repeat(12_288)));
     refused(vec![(with(cluster(), "node_config_script", script), "user data is larger than 16 KiB")]);
 }
 
@@ -143,7 +143,7 @@ fn timeouts_that_are_not_positive_are_refused() {
     let number = |name: &str, value: i32| with(cluster(), name, value);
     refused(vec![
         (number("command_timeout_seconds", 0), "command_timeout_seconds must be whole seconds"),
-        (number("asg_inservice_timeout_in_mins", 0), "asg_inservice_timeout_in_mins must be more than zero"),
+        (number("asg_inservice_timeout_in_mins", 0), "asg_inservice_timeout_in_mins must be whole minutes"),
         (number("asg_lifecycle_hook_heartbeat_timeout", -1), "whole seconds from 30 to 7200"),
     ]);
 }

@@ -14,6 +14,15 @@ locals {
   # How it knows the nodes: Auto Scaling sets this tag at launch and nobody else can. The running nodes of a cluster that is
   # moved to this module have it too.
   node_tag = "aws:ResourceTag/aws:autoscaling:groupName"
+  # How the roll's policy knows the groups, beside their names.
+  group_tag = "autoscaling:ResourceTag/${local.cluster_tag}"
+  group_arns = [
+    for name in local.asg_name_patterns :
+    "arn:${data.aws_partition.current.partition}:autoscaling:${local.here}:autoScalingGroup:*:autoScalingGroupName/${name}"
+  ]
+  # These ARNs have no account.
+  images    = "arn:${data.aws_partition.current.partition}:ec2:${data.aws_region.current.id}::image/*"
+  snapshots = "arn:${data.aws_partition.current.partition}:ec2:${data.aws_region.current.id}::snapshot/*"
 }
 
 resource "aws_iam_instance_profile" "node_instance_profile" {
@@ -166,10 +175,7 @@ data "aws_iam_policy_document" "node_policy" {
       "autoscaling:CompleteLifecycleAction",
       "autoscaling:RecordLifecycleActionHeartbeat",
     ]
-    resources = [
-      for name in local.asg_name_patterns :
-      "arn:${data.aws_partition.current.partition}:autoscaling:${local.here}:autoScalingGroup:*:autoScalingGroupName/${name}"
-    ]
+    resources = local.group_arns
   }
 
   dynamic "statement" {

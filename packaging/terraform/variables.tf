@@ -3,6 +3,12 @@
 
 variable "app_name" {
   type = string
+
+  validation {
+    # Of a lifecycle hook's name these characters, of a role's name the length.
+    condition     = can(regex("^[A-Za-z0-9_-]{1,59}$", var.app_name))
+    error_message = "app_name must be 1 to 59 letters, digits, dashes and underscores: the names of the role and the lifecycle hooks are made from it."
+  }
 }
 
 variable "asg_inservice_timeout_in_mins" {
@@ -35,8 +41,8 @@ variable "command_timeout_seconds" {
   description = "The timeout that will be used by the userdata script to retry commands on failure. Keep it higher to allow manual recovery"
 
   validation {
-    condition     = var.command_timeout_seconds > 0 && floor(var.command_timeout_seconds) == var.command_timeout_seconds
-    error_message = "command_timeout_seconds must be whole seconds, and more than zero."
+    condition     = var.command_timeout_seconds > 0 && var.command_timeout_seconds <= 31536000 && floor(var.command_timeout_seconds) == var.command_timeout_seconds
+    error_message = "command_timeout_seconds must be whole seconds, more than zero and no more than a year's 31536000."
   }
 }
 
@@ -94,12 +100,12 @@ variable "node_config_script" {
   EOT
 
   validation {
-    condition     = var.node_config_script == null || can(regex("^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$", replace(var.node_config_script, "/\\s/", "")))
+    condition     = var.node_config_script == null || can(regex("^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$", replace(var.node_config_script, "/\\s/", "")))
     error_message = "node_config_script must be base64, as filebase64() makes it."
   }
 
   validation {
-    condition     = var.node_config_script == null || var.node_config_script != ""
+    condition     = var.node_config_script == null || replace(var.node_config_script, "/\\s/", "") != ""
     error_message = "node_config_script must not be empty; leave it out where the script is at node_config_script_s3_url."
   }
 }
@@ -110,6 +116,9 @@ variable "node_files" {
     node_files_toupload = optional(list(object({
       contents    = string
       destination = string
+      mode        = optional(string)
+      owner       = optional(string)
+      group       = optional(string)
     })), [])
   }))
   # Keys and passwords, often.
@@ -126,7 +135,7 @@ variable "node_files" {
     condition = alltrue([
       for node in var.node_files : alltrue([
         for file in node.node_files_toupload :
-        can(regex("^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$", replace(file.contents, "/\\s/", "")))
+        can(regex("^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$", replace(file.contents, "/\\s/", "")))
       ])
     ])
     error_message = "Each contents of node_files_toupload must be base64, as filebase64() and base64encode() make it."
@@ -158,8 +167,19 @@ variable "nodes" {
   EOT
 
   validation {
-    condition     = alltrue([for node in var.nodes : can(regex("^([0-9]{1,3}\\.){3}[0-9]{1,3}$", node.node_ip))])
+    condition     = alltrue([for node in var.nodes : can(regex("^((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\\.){3}(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])$", node.node_ip))])
     error_message = "Each node_ip must be an IPv4 address."
+  }
+
+  validation {
+    condition     = length(distinct([for node in var.nodes : "${node.node_subnet_id} ${node.node_ip}"])) == length(var.nodes)
+    error_message = "Two nodes have one node_ip in one subnet."
+  }
+
+  validation {
+    # A launch template's name is made from it.
+    condition     = alltrue([for node in var.nodes : can(regex("^[A-Za-z0-9()./_-]{1,60}$", node.node_id))])
+    error_message = "Each node_id must be 1 to 60 letters, digits, dashes, underscores, dots, slashes and parentheses: the names of the group and the launch template are made from it."
   }
 
   validation {
@@ -187,6 +207,11 @@ variable "root_volume" {
     size_in_gibs = 16
     type         = "gp3"
   }
+
+  validation {
+    condition     = var.root_volume.size_in_gibs >= 1 && floor(var.root_volume.size_in_gibs) == var.root_volume.size_in_gibs
+    error_message = "root_volume's size_in_gibs must be whole GiB, and at least 1."
+  }
 }
 
 variable "security_groups" {
@@ -205,7 +230,7 @@ variable "node_config_script_s3_url" {
 
   validation {
     # The URL becomes a resource of the node's policy, where these characters would stand for others.
-    condition     = var.node_config_script_s3_url == null || can(regex("^s3://[A-Za-z0-9._-]+/[^*?$]*[^*?$/]$", var.node_config_script_s3_url))
+    condition     = var.node_config_script_s3_url == null || can(regex("^s3://[A-Za-z0-9._-]{3,255}/[^*?$\\x00-\\x1f\\x7f-\\x{9f}]*[^*?$/\\x00-\\x1f\\x7f-\\x{9f}]$", var.node_config_script_s3_url))
     error_message = "node_config_script_s3_url must be s3://bucket/key, and the key must not have *, ? or $ in it."
   }
 }
@@ -216,7 +241,7 @@ variable "node_agent_url" {
   description = "https:// URL of the node-agent binary, fetched at each node's first boot. Left out with node_agent_in_image."
 
   validation {
-    condition     = var.node_agent_url == null || can(regex("^https://[^\\s\"'`$\\\\]+$", var.node_agent_url))
+    condition     = var.node_agent_url == null || can(regex("^https://[^/:\\s\"'`$\\\\\\x00-\\x1f\\x7f-\\x{9f}][^\\s\"'`$\\\\\\x00-\\x1f\\x7f-\\x{9f}]*$", var.node_agent_url))
     error_message = "node_agent_url must be an https:// URL without quotes, backslashes, dollar signs or white space."
   }
 }
@@ -274,7 +299,7 @@ variable "roll_command" {
   description = "The command that is called with roll and its options where terraform runs, by /bin/sh: a path, or what starts a container that has node-agent, as docker run --rm -e AWS_REGION … node-agent."
 
   validation {
-    condition     = can(regex("^[^\\s[:cntrl:]][^[:cntrl:]]*$", var.roll_command))
+    condition     = can(regex("^[^\\s\\x00-\\x1f\\x7f-\\x{9f}][^\\x00-\\x1f\\x7f-\\x{9f}]*$", var.roll_command))
     error_message = "roll_command must be one line, and not empty."
   }
 }

@@ -270,11 +270,17 @@ type Function = fn(FuncArgs) -> Result<Value, String>;
 /// Terraform's functions, by their documentation.
 const FUNCTIONS: &[(&str, Function)] = &[
     ("alltrue", |args| Ok(array(&args[0])?.iter().all(|item| *item == Value::Bool(true)).into())),
+    // Null where it fails: see `can`.
+    ("base64decode", |args| {
+        let bytes = args[0].as_str().and_then(|text| BASE64_STANDARD.decode(text).ok());
+        Ok(bytes.and_then(|bytes| String::from_utf8(bytes).ok()).map_or(Value::Null, Value::String))
+    }),
     ("base64encode", |args| Ok(BASE64_STANDARD.encode(text(&args[0])?).into())),
     // Arguments are evaluated first here, so that a failure would end it all: `regex` gives null for what does not match.
     ("can", |args| Ok((!args[0].is_null()).into())),
     ("ceil", |args| Ok((args[0].as_number().and_then(hcl::Number::as_f64).ok_or("no number")?.ceil() as u64).into())),
     ("chomp", |args| Ok(text(&args[0])?.trim_end_matches(['\n', '\r']).into())),
+    ("concat", |args| joined(args.iter())),
     ("contains", |args| Ok(array(&args[0])?.contains(&args[1]).into())),
     ("distinct", |args| {
         let mut seen = Vec::new();
@@ -285,6 +291,7 @@ const FUNCTIONS: &[(&str, Function)] = &[
         }
         Ok(seen.into())
     }),
+    ("flatten", |args| joined(array(&args[0])?.iter())),
     ("floor", |args| Ok((args[0].as_number().and_then(hcl::Number::as_f64).ok_or("no number")?.floor() as i64).into())),
     ("indent", |args| {
         let spaces = args[0].as_number().and_then(hcl::Number::as_u64).ok_or("no number")?;
@@ -349,6 +356,7 @@ const FUNCTIONS: &[(&str, Function)] = &[
         Ok(items.into())
     }),
     ("split", |args| Ok(text(&args[1])?.split(text(&args[0])?).collect::<Vec<_>>().into())),
+    ("startswith", |args| Ok(text(&args[0])?.starts_with(text(&args[1])?).into())),
     ("templatefile", |args| {
         let path = text(&args[0])?;
         let template = fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
@@ -359,6 +367,7 @@ const FUNCTIONS: &[(&str, Function)] = &[
         }
         template.evaluate(&context).map(Value::String).map_err(|error| format!("{path}: {error}"))
     }),
+    ("tonumber", |args| Ok(text(&args[0])?.parse::<u64>().map_err(|error| error.to_string())?.into())),
     ("trimprefix", |args| {
         let (whole, prefix) = (text(&args[0])?, text(&args[1])?);
         Ok(whole.strip_prefix(prefix).unwrap_or(whole).into())
@@ -384,4 +393,9 @@ fn text(value: &Value) -> Result<&str, String> {
 
 fn array(value: &Value) -> Result<&Vec<Value>, String> {
     value.as_array().ok_or_else(|| format!("{value} is no list"))
+}
+
+fn joined<'a>(lists: impl Iterator<Item = &'a Value>) -> Result<Value, String> {
+    let lists = lists.map(array).collect::<Result<Vec<_>, _>>()?;
+    Ok(lists.into_iter().flatten().cloned().collect::<Vec<_>>().into())
 }

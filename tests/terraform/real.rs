@@ -106,7 +106,7 @@ const ROLL: &str = r#"#!/bin/sh
   printf ' <%s>' "$@"
   echo
 } >>"$ROLLED"
-grep -o 'autoScalingGroupName/[^"]*' "$STUB_AWS" | sort -u >"$ROLLED.groups"
+grep -o ':autoScalingGroup:0*:autoScalingGroupName/[^"]*' "$STUB_AWS" | sort -u >"$ROLLED.groups"
 [ ! -e "$ROLLED.fails" ]
 "#;
 

@@ -68,6 +68,9 @@ class Resource:
         """What a change of only takes away and adds, of lists that others write to as well."""
         return value
 
+    def before_delete(self):
+        """Waits as AWS does, while other resources go on."""
+
     def delete(self, world, prior):
         world.get(self.kind, {}).pop(prior["id"], None)
 
@@ -261,10 +264,9 @@ class Group(Resource):
         return {**kept, "initial_lifecycle_hook": (prior or {}).get("initial_lifecycle_hook", [])}
 
 
-    def delete(self, world, prior):
+    def before_delete(self):
         # It ends with its instance, which takes minutes.
-        time.sleep(world.get("seconds_to_delete_a_group", 0))
-        super().delete(world, prior)
+        time.sleep(self.aws().get("seconds_to_delete_a_group", 0))
 
 
 class GroupTag(Resource):

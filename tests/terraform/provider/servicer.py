@@ -87,6 +87,8 @@ class Provider(rpc.ProviderServicer):
             return settle(block, value, computed)
 
         try:
+            if planned is None:
+                resource.before_delete()
             with resource.changing() as aws:
                 if planned is None:
                     resource.delete(aws, prior)

@@ -27,6 +27,16 @@ locals {
     seconds_to_retry    = var.command_timeout_seconds
     terminate_hook_name = local.terminate_hook_name
   }
+
+  # The script, where it is all that runs and Terraform can decode it: then it has the functions itself, unless it reads other
+  # files or has a command that is an expansion.
+  script_text = (
+    var.node_config_script_s3_url == null && can(base64decode(replace(var.node_config_script, "/\\s/", "")))
+    ? base64decode(replace(var.node_config_script, "/\\s/", ""))
+    : "source"
+  )
+  script_may_read_others = can(regex("(?m)\\b(alias|builtin|command|enable|eval|source)\\b|(^|[\\s;&|(){}])\\.\\s|(^|[;&|(){}]|\\b(do|else|exec|then))\\s*[\"']?\\$", local.script_text))
+
   agent = {
     node_agent_sha256 = var.node_agent_sha256
     node_agent_url    = var.node_agent_url
@@ -132,6 +142,13 @@ resource "aws_launch_template" "node" {
     }
 
     precondition {
+      condition = local.script_may_read_others || alltrue([
+        for function in ["configure_cluster_node", "wait_for_healthy_cluster"] : can(regex(function, local.script_text))
+      ])
+      error_message = "node_config_script has no function configure_cluster_node, or no function wait_for_healthy_cluster."
+    }
+
+    precondition {
       condition     = (var.node_agent_url == null) == (var.node_agent_sha256 == null)
       error_message = "node_agent_url and node_agent_sha256 go together; leave both out where the image has node-agent."
     }
@@ -143,13 +160,13 @@ resource "aws_launch_template" "node" {
     }
 
     precondition {
-      condition     = alltrue([for file in var.node_files_toupload : file.destination != trimsuffix(var.data_volume.mount_path, "/")])
-      error_message = "A destination of node_files_toupload is the volume's mount_path: write a file's path below it."
+      condition     = alltrue([for file in var.node_files_toupload : !startswith("${trimsuffix(var.data_volume.mount_path, "/")}/", "${file.destination}/")])
+      error_message = "A destination of node_files_toupload is the volume's mount_path, or a directory above it: write a file's path."
     }
 
     precondition {
       condition = alltrue([
-        for option in local.mount_options : can(regex("^[^\\s[:cntrl:]\"'\\\\]+$", option)) && !contains([
+        for option in local.mount_options : can(regex("^[^\\s\\x00-\\x1f\\x7f-\\x{9f}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}\\x{feff}\"'\\\\]+$", option)) && !contains([
           "bind", "loop", "make-private", "make-rprivate", "make-rshared", "make-rslave", "make-shared", "make-slave",
           "make-unbindable", "move", "nouuid", "offset", "rbind", "remount", "sizelimit", "x-systemd.automount",
           "x-systemd.makefs", "X-mount.subdir",

@@ -39,8 +39,18 @@ variable "data_volume" {
 
   # What the agent takes, as `node-agent check --offline` judges it.
   validation {
-    condition     = can(regex("^(/[^/[:cntrl:]]+)+/?$", var.data_volume.mount_path)) && !can(regex("/\\.{1,2}(/|$)", var.data_volume.mount_path))
+    condition     = can(regex("^(/[^/\\x00-\\x1f\\x7f-\\x{9f}]+)+/?$", var.data_volume.mount_path)) && !can(regex("/\\.{1,2}(/|$)", var.data_volume.mount_path))
     error_message = "mount_path must be an absolute path without \"//\", \".\" and \"..\"."
+  }
+
+  validation {
+    condition     = length(var.data_volume.mount_path) <= 4095
+    error_message = "mount_path must not be longer than 4095 characters."
+  }
+
+  validation {
+    condition     = var.data_volume.size_in_gibs >= 1 && floor(var.data_volume.size_in_gibs) == var.data_volume.size_in_gibs
+    error_message = "size_in_gibs must be whole GiB, and at least 1."
   }
 
   validation {
@@ -66,8 +76,12 @@ variable "data_volume" {
   }
 
   validation {
-    condition     = alltrue([for name in [var.data_volume.mount_path_owner_user, var.data_volume.mount_path_owner_group] : can(regex("^[^\\s[:cntrl:]:/]+$", name))])
-    error_message = "mount_path_owner_user and mount_path_owner_group must each be the name or the number of one account, and not empty."
+    # chown(2) reads the highest number as "leave unchanged".
+    condition = alltrue([
+      for name in [var.data_volume.mount_path_owner_user, var.data_volume.mount_path_owner_group] :
+      can(regex("^[^-\\s\\x00-\\x1f\\x7f-\\x{9f}:/\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}\\x{feff}][^\\s\\x00-\\x1f\\x7f-\\x{9f}:/\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}\\x{feff}]*$", name)) && (can(regex("^[0-9]+$", name)) ? tonumber(name) < 4294967295 : true)
+    ])
+    error_message = "mount_path_owner_user and mount_path_owner_group must each be the name of one account, or its number, at most 4294967294, and not empty."
   }
 }
 
@@ -108,12 +122,21 @@ variable "node_files_toupload" {
   type = list(object({
     contents    = string
     destination = string
+    mode        = optional(string)
+    owner       = optional(string)
+    group       = optional(string)
   }))
   sensitive = true
 
   validation {
-    condition     = alltrue([for file in var.node_files_toupload : can(regex("^(/[^/[:cntrl:]]+)+$", file.destination)) && !can(regex("/\\.{1,2}(/|$)", file.destination))])
+    condition     = alltrue([for file in var.node_files_toupload : can(regex("^(/[^/\\x00-\\x1f\\x7f-\\x{9f}]+)+$", file.destination)) && !can(regex("/\\.{1,2}(/|$)", file.destination))])
     error_message = "Each destination of node_files_toupload must be a file's absolute path, without \"//\", \".\" and \"..\"."
+  }
+
+  validation {
+    # Linux's limit.
+    condition     = alltrue([for file in var.node_files_toupload : length(file.destination) <= 4095])
+    error_message = "A destination of node_files_toupload is longer than 4095 characters."
   }
 
   validation {
@@ -124,6 +147,27 @@ variable "node_files_toupload" {
   validation {
     condition     = length(distinct([for file in var.node_files_toupload : file.destination])) == length(var.node_files_toupload)
     error_message = "Two of node_files_toupload have one destination."
+  }
+
+  validation {
+    condition = alltrue([
+      for file in var.node_files_toupload :
+      alltrue([for other in var.node_files_toupload : !startswith(file.destination, "${other.destination}/")])
+    ])
+    error_message = "A destination of node_files_toupload is below another one, which is a file and no directory."
+  }
+
+  validation {
+    condition     = alltrue([for file in var.node_files_toupload : file.mode == null || can(regex("^0*[0-7]{1,4}$", file.mode))])
+    error_message = "Each mode of node_files_toupload must be in the octal digits that chmod takes, as \"0644\"."
+  }
+
+  validation {
+    condition = alltrue([
+      for name in flatten([for file in var.node_files_toupload : [file.owner, file.group]]) :
+      name == null || can(regex("^[^-\\s\\x00-\\x1f\\x7f-\\x{9f}:/\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}\\x{feff}][^\\s\\x00-\\x1f\\x7f-\\x{9f}:/\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}\\x{feff}]*$", name)) && (can(regex("^[0-9]+$", name)) ? tonumber(name) < 4294967295 : true)
+    ])
+    error_message = "Each owner and group of node_files_toupload must be the name of one account, or its number, at most 4294967294."
   }
 }
 
