@@ -655,6 +655,20 @@ fn the_modules_readme_tables_every_input_and_output() {
 }
 
 #[test]
+fn the_modules_readme_has_the_message_of_each_refusal() {
+    let root = Module::read(ROOT);
+    let readme = fs::read_to_string(root.dir.join("README.md")).unwrap();
+    let quoted = regex_lite::Regex::new(r#"error_message\s*=\s*"((?:[^"\\]|\\.)*)""#).unwrap();
+    for module in [root, Module::read(NODE)] {
+        let messages: Vec<_> = quoted.captures_iter(&module.source).map(|found| found[1].replace('\\', "")).collect();
+        assert!(messages.len() > 10, "{messages:?}");
+        for message in messages {
+            assert!(readme.contains(&format!(" | {message} |\n")), "the README has no refusal {message:?}");
+        }
+    }
+}
+
+#[test]
 fn the_cluster_in_the_readme_comes_up() {
     let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
     let call = readme.split_once("```hcl\n").unwrap().1.split_once("```").unwrap().0;

@@ -240,7 +240,13 @@ impl Workspace {
     }
 
     pub fn plan(&self) -> Plan {
-        done(&mut self.terraform(["plan", "-input=false", "-no-color", "-out=plan"]));
+        self.plan_of(&[])
+    }
+
+    /// A plan of these addresses alone.
+    pub fn plan_of(&self, targets: &[&str]) -> Plan {
+        let targets = targets.iter().map(|address| format!("-target={address}"));
+        done(self.terraform(["plan", "-input=false", "-no-color", "-out=plan"]).args(targets));
         let json = done(&mut self.terraform(["show", "-json", "plan"]));
         Plan(serde_json::from_str(&json).unwrap())
     }
