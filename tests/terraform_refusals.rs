@@ -115,6 +115,15 @@ fn base64_that_was_cut_short_and_an_empty_script_are_refused() {
 }
 
 #[test]
+fn an_address_outside_of_its_subnet_is_refused() {
+    if terraform_is_missing() {
+        return;
+    }
+    let outside = node(cluster(), 0, [("node_ip", "10.1.1.10".into())]);
+    refused(&outside, &["node_ip is not an address of the subnet node_subnet_id"]);
+}
+
+#[test]
 fn binary_contents_are_planned() {
     if terraform_is_missing() {
         return;

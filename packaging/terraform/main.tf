@@ -42,8 +42,10 @@ module "cluster_nodes" {
 }
 
 # The rolling update: an apply that changes a launch template ends with it. A change of the triggers replaces this resource, which
-# is nothing in AWS; creating it calls roll.sh. Without depends_on a node that is taken out of the cluster might still be there when
-# the roll begins.
+# is nothing in AWS; creating it calls roll.sh.
+#
+# Because of depends_on all of every node is there before, its termination hook too. A node that was taken out of the cluster is
+# gone before: Terraform destroys what the old resource depended on before it creates the new one.
 resource "null_resource" "roll_instances" {
   triggers = {
     node_template = join(",", [for node in module.cluster_nodes : node.launch_template_version])

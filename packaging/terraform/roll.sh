@@ -1,3 +1,4 @@
+#!/bin/sh
 # What null_resource.roll_instances (main.tf) runs, by /bin/sh -c, with all values in environment variables.
 set -euf
 
@@ -27,4 +28,4 @@ if [ -n "$ROLL_HOOKS" ]; then
 fi
 
 # roll_command is several words where it starts a container, with quotes and variables of its own.
-exec sh -c "$ROLL_COMMAND \"\$@\"" roll "$@"
+exec sh -c "$ROLL_COMMAND \"\$@\"" roll_command "$@"

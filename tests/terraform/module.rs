@@ -396,6 +396,5 @@ fn array(value: &Value) -> Result<&Vec<Value>, String> {
 }
 
 fn joined<'a>(lists: impl Iterator<Item = &'a Value>) -> Result<Value, String> {
-    let lists = lists.map(array).collect::<Result<Vec<_>, _>>()?;
-    Ok(lists.into_iter().flatten().cloned().collect::<Vec<_>>().into())
+    Ok(lists.map(|list| array(list).cloned()).collect::<Result<Vec<_>, _>>()?.concat().into())
 }

@@ -90,7 +90,8 @@ fn furnished(new: Workspace) -> Workspace {
     let rules = "disable_checkpoint = true\nprovider_installation {\n  filesystem_mirror {\n";
     let path = new.path("mirror");
     fs::write(new.path("terraformrc"), format!("{rules}    path = {:?}\n  }}\n}}\n", path.display())).unwrap();
-    let zones = ["a", "b", "c"].map(|zone| json!({"availability_zone": format!("{REGION}{zone}")}));
+    let zones = ["a", "b", "c"]
+        .map(|zone| json!({"availability_zone": format!("{REGION}{zone}"), "cidr_block": "10.0.0.0/16"}));
     let [one, two, three] = zones;
     let aws = json!({"account": ACCOUNT, "subnets": {"subnet-1": one, "subnet-2": two, "subnet-3": three}});
     fs::write(new.path("aws.json"), aws.to_string()).unwrap();
@@ -303,6 +304,14 @@ impl Plan {
         let (of_type, name) = what.split_once('.').unwrap();
         let all = self.0["resource_changes"].as_array().unwrap();
         &all.iter().find(|one| one["type"] == of_type && one["name"] == name).unwrap()["change"]["after"]
+    }
+
+    /// What a data source of this type and name, of the module, has read.
+    pub fn read(&self, what: &str) -> &Value {
+        let modules = self.0["prior_state"]["values"]["root_module"]["child_modules"].as_array().unwrap();
+        let mut all = modules.iter().flat_map(|module| module["resources"].as_array().unwrap());
+        let address = format!("module.cluster.data.{what}");
+        &all.find(|one| one["address"] == address.as_str()).unwrap_or_else(|| panic!("{what} is not read"))["values"]
     }
 
     /// How often each change is in the plan, without which node it is of: the actions, the resource, and of an update the

@@ -38,7 +38,8 @@ locals {
   script_may_read_others = can(regex("(?m)\\b(alias|builtin|command|enable|eval|source)\\b|(^|[\\s;&|(){}])\\.\\s|(^|[;&|(){}]|\\b(do|else|exec|then))\\s*[\"']?\\$", local.script_text))
 
   agent = {
-    node_agent_sha256 = var.node_agent_sha256
+    # A template takes no null. That the two go together is checked below.
+    node_agent_sha256 = var.node_agent_sha256 == null ? "" : var.node_agent_sha256
     node_agent_url    = var.node_agent_url
   }
   user_data = templatefile("${path.module}/user-data.yaml.tftpl", merge(local.agent, {
@@ -88,6 +89,13 @@ resource "aws_network_interface" "node_network_interface" {
 
   tags = {
     Name = "${var.app_name}-interface-${var.node_id}"
+  }
+
+  lifecycle {
+    precondition {
+      condition     = cidrhost("${var.node_ip}/${split("/", data.aws_subnet.node_subnet.cidr_block)[1]}", 0) == cidrhost(data.aws_subnet.node_subnet.cidr_block, 0)
+      error_message = "node_ip is not an address of the subnet node_subnet_id."
+    }
   }
 }
 
