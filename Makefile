@@ -164,6 +164,7 @@ doc-tests:
 scenarios: needs-root
 	$(call headline,tests: units and whole-binary scenarios on real disks against a simulated EC2)
 	@cargo nextest run --workspace
+	@command -v terraform >/dev/null || echo 'NOT RUN: the plans and applies of the Terraform module, because there is no terraform on the path.'
 
 .PHONY: needs-root
 needs-root:

@@ -7,16 +7,18 @@
 mod cluster;
 #[path = "terraform/module.rs"]
 mod module;
+#[path = "terraform/policy.rs"]
+mod policy;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use cluster::{ACCOUNT, Modules, REGION, cluster, config_text, volume, volume_id, with};
+use cluster::{Modules, cluster, config_text, volume, volume_id, with};
 use ec2_sim::{ActionResult, ApiCall, Event, HookSpec, Transition, VolumeSpec, What};
 use hcl::Value;
-use hcl::structure::{BlockLabel, Body};
-use module::{Instance, Object, attribute};
+use module::Object;
+use policy::{Request, allows, ec2, glob, group, tagged};
 use support::{GROUP, World};
 
 const SCRIPT_URL: &str = "s3://config/hooks/script.sh";
@@ -30,96 +32,8 @@ fn kafka() -> Object {
     volume(&volume(&inputs, "mount_path_owner_user", "daemon"), "mount_path_owner_group", "daemon")
 }
 
-// The policy, as far as IAM's rules matter here.
-
-struct Statement {
-    actions: Vec<String>,
-    resources: Vec<String>,
-    /// Test, key, values.
-    conditions: Vec<(String, String, Vec<String>)>,
-}
-
-/// What is asked of IAM.
-struct Request {
-    action: String,
-    resource: String,
-    keys: BTreeMap<String, Vec<String>>,
-}
-
-fn policy(inputs: &Object) -> Vec<Statement> {
-    let modules = Modules::read();
-    let mut root = modules.root(inputs).unwrap();
-    let document = modules.root.block("data", &["aws_iam_policy_document", "node_policy"]);
-    let mut statements = Vec::new();
-    for block in document.body.blocks() {
-        if block.identifier() == "statement" {
-            statements.push(statement(&root, &block.body));
-            continue;
-        }
-        assert_eq!((block.identifier(), block.labels()), ("dynamic", &[BlockLabel::from("statement")][..]));
-        let content = block.body.blocks().next().unwrap();
-        for value in root.value(&block.body, "for_each").as_array().unwrap() {
-            root.context.declare_var("statement", module::object([("value", value.clone())]));
-            statements.push(statement(&root, &content.body));
-        }
-    }
-    statements
-}
-
-fn statement(root: &Instance, body: &Body) -> Statement {
-    let list = |body: &Body, name: &str| -> Vec<String> {
-        root.value(body, name).as_array().unwrap().iter().map(|item| item.as_str().unwrap().to_owned()).collect()
-    };
-    let text = |body: &Body, name: &str| root.value(body, name).as_str().unwrap().to_owned();
-    // A statement without an effect allows.
-    assert!(attribute(body, "effect").is_none());
-    let known = ["sid", "actions", "resources"];
-    assert!(body.attributes().all(|attribute| known.contains(&attribute.key.as_str())), "{body:?}");
-    let conditions = body.blocks().inspect(|block| assert_eq!(block.identifier(), "condition"));
-    Statement {
-        actions: list(body, "actions"),
-        resources: list(body, "resources"),
-        conditions: conditions
-            .map(|block| (text(&block.body, "test"), text(&block.body, "variable"), list(&block.body, "values")))
-            .collect(),
-    }
-}
-
-fn glob(pattern: &str, text: &str) -> bool {
-    let pattern = regex_lite::escape(pattern).replace(r"\*", ".*");
-    regex_lite::Regex::new(&format!("^{pattern}$")).unwrap().is_match(text)
-}
-
-fn allows(policy: &[Statement], request: &Request) -> bool {
-    policy.iter().any(|statement| {
-        statement.actions.iter().any(|pattern| glob(pattern, &request.action))
-            && statement.resources.iter().any(|pattern| glob(pattern, &request.resource))
-            && statement.conditions.iter().all(|(test, key, values)| {
-                let given = request.keys.get(key).map_or(&[][..], Vec::as_slice);
-                match test.as_str() {
-                    "StringEquals" => given.iter().any(|given| values.contains(given)),
-                    // Of none, all are right.
-                    "ForAllValues:StringLike" => given.iter().all(|g| values.iter().any(|pattern| glob(pattern, g))),
-                    "StringLike" => given.iter().any(|g| values.iter().any(|pattern| glob(pattern, g))),
-                    "Bool" => given.iter().any(|given| values.contains(given)),
-                    "Null" => given.is_empty() == (values[0] == "true"),
-                    other => panic!("{other}: teach the test what it means"),
-                }
-            })
-    })
-}
-
-fn ec2(kind: &str, id: &str) -> String {
-    format!("arn:aws:ec2:{REGION}:{ACCOUNT}:{kind}/{id}")
-}
-
-fn group(name: &str) -> String {
-    format!("arn:aws:autoscaling:{REGION}:{ACCOUNT}:autoScalingGroup:0b8f4a5c:autoScalingGroupName/{name}")
-}
-
-/// The keys of a resource with these tags.
-fn tagged(tags: &[(&str, &str)]) -> BTreeMap<String, Vec<String>> {
-    tags.iter().map(|(key, value)| (format!("aws:ResourceTag/{key}"), vec![(*value).to_owned()])).collect()
+fn node_policy(inputs: &Object) -> Vec<policy::Statement> {
+    policy::document("node_policy", inputs)
 }
 
 /// What the module puts on the volume of this node.
@@ -229,7 +143,7 @@ fn calls() -> Vec<ApiCall> {
 #[test]
 fn the_policy_allows_the_calls_that_the_agent_makes_no_more_and_no_fewer() {
     let inputs = kafka();
-    let policy = policy(&inputs);
+    let policy = node_policy(&inputs);
     let calls = calls();
 
     let called: BTreeSet<&str> = calls.iter().map(|call| call.action.as_str()).collect();
@@ -256,14 +170,14 @@ fn the_policy_allows_the_calls_that_the_agent_makes_no_more_and_no_fewer() {
 
 #[test]
 fn without_a_script_on_s3_the_policy_reads_nothing_from_s3() {
-    let policy = policy(&with(kafka(), "node_config_script_s3_url", Value::Null));
+    let policy = node_policy(&with(kafka(), "node_config_script_s3_url", Value::Null));
     assert!(policy.iter().all(|statement| statement.actions.iter().all(|action| !action.starts_with("s3:"))));
 }
 
 #[test]
 fn another_clusters_volumes_instances_groups_and_objects_are_out_of_reach() {
     let inputs = kafka();
-    let policy = policy(&inputs);
+    let policy = node_policy(&inputs);
     let (ours, other) = (volume_tags(&inputs, "01"), volume_tags(&with(inputs.clone(), "app_name", "other"), "01"));
     let with_keys = |mut keys: BTreeMap<String, Vec<String>>, tags: &[&str]| {
         keys.insert("aws:TagKeys".to_owned(), tags.iter().map(|tag| (*tag).to_owned()).collect());
@@ -299,7 +213,9 @@ fn another_clusters_volumes_instances_groups_and_objects_are_out_of_reach() {
         (false, tag, &machine, node),
         (false, tag, &ec2("snapshot", "snap-0"), with_keys(ours, &["node-agent:formatted"])),
         (true, complete, &group("kafka-node-02"), none.clone()),
-        (false, complete, &group("kafka-node-03"), none.clone()),
+        // A name of this cluster's, though of no node yet.
+        (true, complete, &group("kafka-node-03"), none.clone()),
+        (false, complete, &group("kafka-node-003"), none.clone()),
         (false, complete, &group("other-node-02"), none.clone()),
         (true, "s3:GetObject", &"arn:aws:s3:::config/hooks/script.sh".to_owned(), none.clone()),
         (false, "s3:GetObject", &"arn:aws:s3:::config/hooks/script.sh.old".to_owned(), none.clone()),
@@ -314,9 +230,9 @@ fn another_clusters_volumes_instances_groups_and_objects_are_out_of_reach() {
 #[test]
 fn a_key_of_ones_own_can_be_used_by_ec2_alone_and_only_where_it_is_named() {
     let key = "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab";
-    let without = policy(&kafka());
+    let without = node_policy(&kafka());
     assert!(without.iter().all(|statement| statement.actions.iter().all(|action| !action.starts_with("kms:"))));
-    let with_key = policy(&with(kafka(), "kms_key_arn", key));
+    let with_key = node_policy(&with(kafka(), "kms_key_arn", key));
     let keys = |pairs: &[(&str, &str)]| -> BTreeMap<String, Vec<String>> {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), vec![(*value).to_owned()])).collect()
     };

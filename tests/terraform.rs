@@ -92,7 +92,8 @@ fn words(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// As [`Expression`] compares, but for the order of an object's attributes and the way its keys are written.
+/// As [`Expression`] compares, but for the order of an object's attributes and the way its keys are written. `a` may have more
+/// attributes that can be left out.
 fn same(a: &Expression, b: &Expression) -> bool {
     match (a, b) {
         (Expression::Object(a), Expression::Object(b)) => {
@@ -100,7 +101,9 @@ fn same(a: &Expression, b: &Expression) -> bool {
                 object.iter().map(|(key, value): (&hcl::expr::ObjectKey, _)| (key.to_string(), value.clone())).collect()
             };
             let (a, b) = (sorted(a), sorted(b));
-            a.len() == b.len() && a.iter().all(|(key, value)| b.get(key).is_some_and(|other| same(value, other)))
+            let optional = |value: &Expression| value.to_string().starts_with("optional(");
+            b.iter().all(|(key, value)| a.get(key).is_some_and(|ours| same(ours, value)))
+                && a.iter().all(|(key, ours)| b.contains_key(key) || optional(ours))
         }
         (Expression::FuncCall(a), Expression::FuncCall(b)) => {
             a.name == b.name && a.args.len() == b.args.len() && a.args.iter().zip(&b.args).all(|(a, b)| same(a, b))
@@ -144,10 +147,6 @@ fn every_output_and_resource_of_the_seed_is_there_at_its_address() {
     assert_eq!(resources.len(), 9);
     for row in resources {
         let (address, kind) = row.split_once(' ').unwrap();
-        // The rolling update: `roll` comes in its place.
-        if address == "null_resource.roll_instances" {
-            continue;
-        }
         let (resource, name) = address.split_once('.').unwrap();
         root.block(if kind == "resource" { "resource" } else { "data" }, &[resource, name]);
     }
@@ -174,9 +173,7 @@ fn a_migration_creates_only_termination_hooks_and_group_tags() {
     let (_, rows) = SEED.split_once("Resources\n\nName Type\n").unwrap();
     let rows = rows.split("\n\n").next().unwrap().lines();
     let of_the_seed = rows.filter_map(|row| row.strip_suffix(" resource"));
-    let kept: BTreeSet<_> =
-        of_the_seed.filter(|address| *address != "null_resource.roll_instances").map(str::to_owned).collect();
-    assert_eq!(resources(ROOT), kept);
+    assert_eq!(resources(ROOT), of_the_seed.map(str::to_owned).collect());
     let of_a_node = [
         "aws_autoscaling_group.node_asg",
         "aws_ebs_volume.node_data",
@@ -276,16 +273,15 @@ fn a_node_may_have_another_image_and_another_disk_than_the_rest() {
 }
 
 #[test]
-fn names_and_files_with_any_characters_arrive_as_they_are() {
+fn destinations_with_any_characters_arrive_as_they_are() {
     let odd = "q\"b\\s <&> ${x} %{y} ä\u{1F600} 'z'";
     let file = object([("contents", "aGVsbG8=".into()), ("destination", format!("/etc/{odd}").into())]);
     let other = object([("contents", "aGVs\nbG8=\n".into()), ("destination", "/etc/lines".into())]);
     let files = object([("node_id", "00".into()), ("node_files_toupload", Value::Array(vec![file, other]))]);
     let inputs = with(cluster(), "node_files", Value::Array(vec![files]));
-    let all = user_data(&with(inputs, "app_name", odd)).unwrap();
+    let all = user_data(&inputs).unwrap();
 
     let config = accepted(&all["00"]);
-    assert_eq!(config.lifecycle.unwrap().asg_name, format!("{odd}-node-00"));
     assert_eq!(config.files[0].destination.to_str(), Some(format!("/etc/{odd}").as_str()));
     assert_eq!(config.files[1].contents, Contents::Inline(b"hello".to_vec()));
     // A node that is not in node_files has none.
@@ -339,7 +335,7 @@ fn wrong_inputs_are_refused_by_the_plan() {
         (both(right, "1234"), "64"),
         (volume(&cluster(), "file_system_type", "btrfs"), "ext4 or xfs"),
         (with(cluster(), "node_files", Value::Array(vec![relative])), "absolute"),
-        (one("node_config_script", &"A".repeat(16_384)), "16 KiB"),
+        (one("node_config_script", &BASE64_STANDARD.encode(format!("{SCRIPT}{}", "#".repeat(12_288)))), "16 KiB"),
         (one("kms_key_arn", "arn:aws:kms:eu-central-1:123456789012:alias/ebs"), "not of an alias"),
         (one("kms_key_arn", "1234abcd-12ab-34cd-56ef-1234567890ab"), "the ARN of a key"),
     ] {
@@ -512,7 +508,7 @@ fn groups_have_the_clusters_tag_and_an_apply_takes_no_other_tag_away() {
     assert_eq!(at_launch.labels()[0].as_str(), "tag");
     assert!(group.body.blocks().all(|block| block.identifier() != "tag"), "a tag that nothing keeps current");
     let ignored = attribute(&inner(group, "lifecycle").body, "ignore_changes").unwrap();
-    assert_eq!(*ignored, expression("[tag]"));
+    assert_eq!(*ignored, expression("[initial_lifecycle_hook, launch_template[0].version, tag]"));
 
     for (id, node) in modules.nodes(&cluster()).unwrap() {
         let name = format!("cluster-test-setup-node-{id}");
@@ -555,7 +551,8 @@ fn every_argument_and_block_is_one_that_the_provider_has() {
                 let name = block.labels()[0].as_str();
                 let known = &schema[kind][name]["arguments"];
                 assert!(known.is_object(), "{kind} {name}: run tests/terraform/provider-schema.js again");
-                check_body(&format!("{kind} {name}"), &block.body, known, &["lifecycle", "for_each"]);
+                let meta = ["depends_on", "for_each", "lifecycle", "provisioner"];
+                check_body(&format!("{kind} {name}"), &block.body, known, &meta);
                 seen += 1;
                 if let Some(lifecycle) = block.body.blocks().find(|block| block.identifier() == "lifecycle")
                     && let Some(Expression::Array(ignored)) = attribute(&lifecycle.body, "ignore_changes")
@@ -605,10 +602,9 @@ fn every_reference_leads_to_something_that_is_there() {
         let variables = module.variables();
         let used: BTreeSet<String> =
             found(r"\bvar\.(\w+)", &module.source).into_iter().map(|mut found| found.remove(1)).collect();
-        // Accepted for the seed's sake: nothing needs jq, and `roll` is not there yet.
-        let accepted = ["jq_download_url", "asg_inservice_timeout_in_mins"].map(str::to_owned);
+        // Accepted for the seed's sake: nothing needs jq.
         let declared: BTreeSet<String> =
-            variables.into_keys().filter(|name| dir == NODE || !accepted.contains(name)).collect();
+            variables.into_keys().filter(|name| dir == NODE || name != "jq_download_url").collect();
         assert_eq!(used, declared, "{dir}: variables used and declared");
 
         let locals: BTreeSet<String> = module
@@ -634,7 +630,7 @@ fn every_reference_leads_to_something_that_is_there() {
     let given: BTreeSet<_> = call.body.attributes().map(|attribute| attribute.key.to_string()).collect();
     let asked = node.variables().into_keys().chain(["source", "for_each"].map(str::to_owned));
     assert_eq!(given, asked.collect());
-    for found in found(r"\bnode\.(asg_name|node_userdata_script)\b", &root.source) {
+    for found in found(r"\bnode\.(asg_name|launch_template_version|node_userdata_script)\b", &root.source) {
         node.block("output", &[&found[1]]);
     }
 }
@@ -655,6 +651,20 @@ fn the_modules_readme_tables_every_input_and_output() {
     for block in root.blocks("output", &["*"]) {
         let name = block.labels()[0].as_str();
         assert!(readme.contains(&format!("\n| `{name}` |")), "the README does not have the output {name}");
+    }
+}
+
+#[test]
+fn the_modules_readme_has_the_message_of_each_refusal() {
+    let root = Module::read(ROOT);
+    let readme = fs::read_to_string(root.dir.join("README.md")).unwrap();
+    let quoted = regex_lite::Regex::new(r#"error_message\s*=\s*"((?:[^"\\]|\\.)*)""#).unwrap();
+    for module in [root, Module::read(NODE)] {
+        let messages: Vec<_> = quoted.captures_iter(&module.source).map(|found| found[1].replace('\\', "")).collect();
+        assert!(messages.len() > 10, "{messages:?}");
+        for message in messages {
+            assert!(readme.contains(&format!(" | {message} |\n")), "the README has no refusal {message:?}");
+        }
     }
 }
 

@@ -14,6 +14,15 @@ locals {
   # How it knows the nodes: Auto Scaling sets this tag at launch and nobody else can. The running nodes of a cluster that is
   # moved to this module have it too.
   node_tag = "aws:ResourceTag/aws:autoscaling:groupName"
+  # How the roll's policy knows the groups, beside their names.
+  group_tag = "autoscaling:ResourceTag/${local.cluster_tag}"
+  group_arns = [
+    for name in local.asg_name_patterns :
+    "arn:${data.aws_partition.current.partition}:autoscaling:${local.here}:autoScalingGroup:*:autoScalingGroupName/${name}"
+  ]
+  # These ARNs have no account.
+  images    = "arn:${data.aws_partition.current.partition}:ec2:${data.aws_region.current.id}::image/*"
+  snapshots = "arn:${data.aws_partition.current.partition}:ec2:${data.aws_region.current.id}::snapshot/*"
 }
 
 resource "aws_iam_instance_profile" "node_instance_profile" {
@@ -24,6 +33,14 @@ resource "aws_iam_instance_profile" "node_instance_profile" {
 resource "aws_iam_role" "node_role" {
   name               = "${var.app_name}-role"
   assume_role_policy = data.aws_iam_policy_document.instance-assume-role-policy.json
+
+  lifecycle {
+    # Of the whole cluster, and so with what is made first.
+    precondition {
+      condition     = alltrue([for node_id in keys(local.node_files) : contains(keys(local.nodes), node_id)])
+      error_message = "node_files names a node_id that is not among nodes."
+    }
+  }
 }
 
 data "aws_iam_policy_document" "instance-assume-role-policy" {
@@ -51,6 +68,14 @@ resource "aws_iam_role_policy_attachment" "instance_userdata_policy" {
 resource "aws_iam_policy" "node_policy" {
   name   = "${var.app_name}-node-policy"
   policy = data.aws_iam_policy_document.node_policy.json
+
+  lifecycle {
+    # IAM's limit, white space not counted (IAM user guide, "IAM and AWS STS quotas").
+    precondition {
+      condition     = length(replace(data.aws_iam_policy_document.node_policy.json, "/\\s/", "")) <= 6144
+      error_message = "The nodes' policy is longer than the 6144 characters that IAM takes: give the nodes ids of fewer different lengths, or a shorter app_name."
+    }
+  }
 }
 
 # What the agent calls and nothing more; a test compares the two.
@@ -87,9 +112,9 @@ data "aws_iam_policy_document" "node_policy" {
     resources = ["${local.ec2}:instance/*"]
 
     condition {
-      test     = "StringEquals"
+      test     = "StringLike"
       variable = local.node_tag
-      values   = local.asg_names
+      values   = local.asg_name_patterns
     }
   }
 
@@ -126,9 +151,9 @@ data "aws_iam_policy_document" "node_policy" {
     resources = ["${local.ec2}:instance/*"]
 
     condition {
-      test     = "StringEquals"
+      test     = "StringLike"
       variable = local.node_tag
-      values   = local.asg_names
+      values   = local.asg_name_patterns
     }
 
     condition {
@@ -150,10 +175,7 @@ data "aws_iam_policy_document" "node_policy" {
       "autoscaling:CompleteLifecycleAction",
       "autoscaling:RecordLifecycleActionHeartbeat",
     ]
-    resources = [
-      for name in local.asg_names :
-      "arn:${data.aws_partition.current.partition}:autoscaling:${local.here}:autoScalingGroup:*:autoScalingGroupName/${name}"
-    ]
+    resources = local.group_arns
   }
 
   dynamic "statement" {

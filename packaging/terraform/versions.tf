@@ -3,8 +3,14 @@ terraform {
 
   required_providers {
     aws = {
-      source  = "hashicorp/aws"
+      source = "hashicorp/aws"
+      # The first with instance_maintenance_policy.
       version = ">= 5.26.0"
+    }
+
+    null = {
+      source  = "hashicorp/null"
+      version = ">= 3.2.1"
     }
   }
 }

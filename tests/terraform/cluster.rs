@@ -40,6 +40,7 @@ pub fn cluster() -> Object {
     let Value::Object(inputs) = object([
         ("app_name", "cluster-test-setup".into()),
         ("node_image", "ami-1".into()),
+        ("node_agent_in_image", true.into()),
         ("node_key_name", "my-keypair".into()),
         ("instance_type", "m6i.large".into()),
         ("security_groups", vec!["sg-1"].into()),
@@ -100,9 +101,11 @@ impl Modules {
             let given = call.body.attributes().filter(|attribute| !meta.contains(&attribute.key.as_str()));
             let given: Result<Object, String> =
                 given.map(|given| Ok((given.key.to_string(), root.evaluate(&given.expr)?))).collect();
-            let volume = object([("node_data", object([("id", volume_id(id).into())]))]);
+            let zone = ("availability_zone", Value::from(format!("{REGION}a")));
+            let volume = object([("node_data", object([("id", volume_id(id).into()), zone.clone()]))]);
+            let subnet = ("aws_subnet", object([("node_subnet", object([zone]))]));
             let tags = object([(DEFAULT_TAG.0, DEFAULT_TAG.1.into())]);
-            let data = object([("aws_default_tags", object([("current", object([("tags", tags)]))]))]);
+            let data = object([("aws_default_tags", object([("current", object([("tags", tags)]))])), subnet]);
             let world = [("aws_ebs_volume".to_owned(), volume), ("data".to_owned(), data)];
             let node = self.node.instantiate(&given?, &world.into_iter().collect())?;
             node.preconditions(&["aws_launch_template", "node"])?;

@@ -270,12 +270,29 @@ type Function = fn(FuncArgs) -> Result<Value, String>;
 /// Terraform's functions, by their documentation.
 const FUNCTIONS: &[(&str, Function)] = &[
     ("alltrue", |args| Ok(array(&args[0])?.iter().all(|item| *item == Value::Bool(true)).into())),
+    // Null where it fails: see `can`.
+    ("base64decode", |args| {
+        let bytes = args[0].as_str().and_then(|text| BASE64_STANDARD.decode(text).ok());
+        Ok(bytes.and_then(|bytes| String::from_utf8(bytes).ok()).map_or(Value::Null, Value::String))
+    }),
     ("base64encode", |args| Ok(BASE64_STANDARD.encode(text(&args[0])?).into())),
     // Arguments are evaluated first here, so that a failure would end it all: `regex` gives null for what does not match.
     ("can", |args| Ok((!args[0].is_null()).into())),
     ("ceil", |args| Ok((args[0].as_number().and_then(hcl::Number::as_f64).ok_or("no number")?.ceil() as u64).into())),
     ("chomp", |args| Ok(text(&args[0])?.trim_end_matches(['\n', '\r']).into())),
+    ("concat", |args| joined(args.iter())),
     ("contains", |args| Ok(array(&args[0])?.contains(&args[1]).into())),
+    ("distinct", |args| {
+        let mut seen = Vec::new();
+        for item in array(&args[0])? {
+            if !seen.contains(item) {
+                seen.push(item.clone());
+            }
+        }
+        Ok(seen.into())
+    }),
+    ("flatten", |args| joined(array(&args[0])?.iter())),
+    ("floor", |args| Ok((args[0].as_number().and_then(hcl::Number::as_f64).ok_or("no number")?.floor() as i64).into())),
     ("indent", |args| {
         let spaces = args[0].as_number().and_then(hcl::Number::as_u64).ok_or("no number")?;
         Ok(text(&args[1])?.replace('\n', &format!("\n{}", " ".repeat(spaces as usize))).into())
@@ -318,6 +335,20 @@ const FUNCTIONS: &[(&str, Function)] = &[
         }
         _ => Ok(Value::Null),
     }),
+    // Terraform's searches for a regular expression where there are slashes around it. Of null it fails, which only can() sees.
+    ("replace", |args| {
+        if args[0].is_null() {
+            return Ok(Value::Null);
+        }
+        let (whole, pattern, new) = (text(&args[0])?, text(&args[1])?, text(&args[2])?);
+        match pattern.strip_prefix('/').and_then(|rest| rest.strip_suffix('/')) {
+            Some(pattern) => {
+                let regex = regex_lite::Regex::new(pattern).map_err(|error| error.to_string())?;
+                Ok(regex.replace_all(whole, new).into_owned().into())
+            }
+            None => Ok(whole.replace(pattern, new).into()),
+        }
+    }),
     ("sort", |args| {
         let mut items: Vec<_> =
             array(&args[0])?.iter().map(|item| text(item).map(str::to_owned)).collect::<Result<_, _>>()?;
@@ -325,6 +356,7 @@ const FUNCTIONS: &[(&str, Function)] = &[
         Ok(items.into())
     }),
     ("split", |args| Ok(text(&args[1])?.split(text(&args[0])?).collect::<Vec<_>>().into())),
+    ("startswith", |args| Ok(text(&args[0])?.starts_with(text(&args[1])?).into())),
     ("templatefile", |args| {
         let path = text(&args[0])?;
         let template = fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
@@ -335,9 +367,14 @@ const FUNCTIONS: &[(&str, Function)] = &[
         }
         template.evaluate(&context).map(Value::String).map_err(|error| format!("{path}: {error}"))
     }),
+    ("tonumber", |args| Ok(text(&args[0])?.parse::<u64>().map_err(|error| error.to_string())?.into())),
     ("trimprefix", |args| {
         let (whole, prefix) = (text(&args[0])?, text(&args[1])?);
         Ok(whole.strip_prefix(prefix).unwrap_or(whole).into())
+    }),
+    ("trimsuffix", |args| {
+        let (whole, suffix) = (text(&args[0])?, text(&args[1])?);
+        Ok(whole.strip_suffix(suffix).unwrap_or(whole).into())
     }),
     ("trimspace", |args| Ok(text(&args[0])?.trim().into())),
 ];
@@ -356,4 +393,8 @@ fn text(value: &Value) -> Result<&str, String> {
 
 fn array(value: &Value) -> Result<&Vec<Value>, String> {
     value.as_array().ok_or_else(|| format!("{value} is no list"))
+}
+
+fn joined<'a>(lists: impl Iterator<Item = &'a Value>) -> Result<Value, String> {
+    Ok(lists.map(|list| array(list).cloned()).collect::<Result<Vec<_>, _>>()?.concat().into())
 }
