@@ -18,9 +18,9 @@ const USED = {
   aws: {
     provider: ['aws'],
     resource: [
-      'aws_autoscaling_group', 'aws_autoscaling_group_tag', 'aws_autoscaling_lifecycle_hook', 'aws_ebs_volume',
-      'aws_iam_instance_profile', 'aws_iam_policy', 'aws_iam_role', 'aws_iam_role_policy_attachment', 'aws_launch_template',
-      'aws_network_interface',
+      'aws_autoscaling_group', 'aws_autoscaling_group_tag', 'aws_autoscaling_lifecycle_hook', 'aws_codebuild_project',
+      'aws_ebs_volume', 'aws_iam_instance_profile', 'aws_iam_policy', 'aws_iam_role', 'aws_iam_role_policy',
+      'aws_iam_role_policy_attachment', 'aws_launch_template', 'aws_network_interface',
     ],
     data: [
       'aws_caller_identity', 'aws_default_tags', 'aws_iam_policy', 'aws_iam_policy_document', 'aws_partition', 'aws_region',

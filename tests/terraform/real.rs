@@ -23,7 +23,11 @@ pub const OURS: &str = "./node-agent";
 /// The module that it takes the place of.
 pub const SEED: &str = "./seed";
 
-const MODULES: [(&str, &str); 2] = [(OURS, "packaging/terraform"), (SEED, "tests/terraform/seed-module")];
+/// The CodeBuild project that rolls a cluster.
+pub const CODEBUILD: &str = "./ci/codebuild";
+
+const MODULES: [(&str, &str); 3] =
+    [(OURS, "packaging/terraform"), (SEED, "tests/terraform/seed-module"), ("./ci", "packaging/ci")];
 const PROVIDER: &str = "tests/terraform/provider";
 /// The oldest version that the seed's module takes, the oldest that ours takes, and the one that the schema is of.
 const VERSIONS: [(&str, &str); 4] = [("aws", "4.50.0"), ("aws", "5.26.0"), ("aws", "6.25.0"), ("null", "3.2.1")];
@@ -213,6 +217,12 @@ impl Workspace {
             "module": {"cluster": module},
         });
         fs::write(self.path("main.tf.json"), serde_json::to_string_pretty(&main).unwrap()).unwrap();
+    }
+
+    /// Adds a call of the module at `source`, under this name.
+    pub fn add_module(&self, name: &str, source: &str, mut inputs: Value) {
+        inputs["source"] = source.into();
+        fs::write(self.path(&format!("{name}.tf.json")), json!({"module": {(name): inputs}}).to_string()).unwrap();
     }
 
     /// As a root module that holds the AWS provider to this version.

@@ -62,6 +62,23 @@ RESOURCES = {
             "metadata_options.instance_metadata_tags": "disabled",
         },
     },
+    # internal/service/codebuild/project.go
+    "aws_codebuild_project": {
+        "computed": "auto_retry_limit description encryption_key",
+        "replaces": "name",
+        "defaults": {
+            "artifacts.encryption_disabled": False,
+            "artifacts.override_artifact_name": False,
+            "badge_enabled": False,
+            "build_timeout": 60,
+            "environment.environment_variable.type": "PLAINTEXT",
+            "environment.image_pull_credentials_type": "CODEBUILD",
+            "environment.privileged_mode": False,
+            "logs_config.cloudwatch_logs.status": "ENABLED",
+            "project_visibility": "PRIVATE",
+            "queued_timeout": 480,
+        },
+    },
     # internal/service/iam/instance_profile.go
     "aws_iam_instance_profile": {
         "computed": "name name_prefix",
@@ -80,6 +97,8 @@ RESOURCES = {
         "replaces": "name name_prefix path",
         "defaults": {"force_detach_policies": False, "max_session_duration": 3600, "path": "/"},
     },
+    # internal/service/iam/role_policy.go
+    "aws_iam_role_policy": {"computed": "name name_prefix", "replaces": "name name_prefix role"},
     # internal/service/iam/role_policy_attachment.go
     "aws_iam_role_policy_attachment": {"replaces": "policy_arn role"},
     # hashicorp/terraform-provider-null, internal/provider/resource.go

@@ -360,6 +360,24 @@ class Attachment(Resource):
         return f"{planned['role']}-{planned['policy_arn']}", {}
 
 
+class RolePolicy(Resource):
+    kind = "aws_iam_role_policy"
+
+    def identity(self, world, planned):
+        named(world, "aws_iam_role", planned["role"])
+        return f"{planned['role']}:{planned['name']}", {}
+
+
+class Project(Tagged):
+    kind = "aws_codebuild_project"
+
+    def identity(self, world, planned):
+        role = planned["service_role"].rsplit("/", 1)[-1]
+        named(world, "aws_iam_role", role)
+        arn = self.arn(world, "codebuild", f"project/{planned['name']}")
+        return arn, {"arn": arn, "auto_retry_limit": 0, "badge_url": "", "encryption_key": "", "public_project_alias": ""}
+
+
 class Null(Resource):
     """Of the null provider. It keeps nothing anywhere; Terraform itself runs its provisioners."""
 
@@ -383,6 +401,6 @@ class Null(Resource):
 ALL = {
     resource.kind: resource
     for resource in (
-        Volume, Interface, Template, Group, GroupTag, Hook, Role, Profile, Policy, Attachment, Null,
+        Volume, Interface, Template, Group, GroupTag, Hook, Role, Profile, Policy, RolePolicy, Attachment, Project, Null,
     )
 }
