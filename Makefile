@@ -24,7 +24,7 @@ headline = @s=$$(( $$(date +%s) - STAGES_SINCE )); printf '\n== %d:%02d %s\n' $$
 .PHONY: help
 help: ## List the targets
 	@echo 'make TARGET; the targets:'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-19s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo 'Built into $(CARGO_TARGET_DIR); CARGO_TARGET_DIR=… changes that.'
 
 .PHONY: check
@@ -54,6 +54,19 @@ test-vm test-vm-short: needs-root
 	@cargo build --workspace --bins --test vm
 	$(call headline,vm: disks; then machines that boot and lose their power)
 	@.ci/vm $(VM_TESTS)
+
+CLUSTER_TESTS = $(patsubst tests/%.rs,--test %,$(wildcard tests/cluster_*.rs))
+test-clusters-short: CLUSTER_FILTER = -E 'test(comes_up_from_nothing)'
+.PHONY: test-clusters test-clusters-short
+test-clusters: ## Roll, kill and repair clusters of real etcd and ZooKeeper servers while a client writes; 17 minutes; needs root
+test-clusters-short: ## One roll of each of these clusters; five minutes; needs root
+test-clusters test-clusters-short: needs-root
+	$(call headline,tools: what is missing is installed)
+	@.ci/tools packages cargo clusters
+	$(call headline,build: the agent and the tests)
+	@cargo build --workspace --bins $(CLUSTER_TESTS)
+	$(call headline,clusters: brought up; rolled; killed; repaired; taken back in)
+	@cargo nextest run --workspace --profile clusters $(CLUSTER_TESTS) $(CLUSTER_FILTER)
 
 .PHONY: test-rollback
 test-rollback: needs-root packages ## Upgrade nodes from 0.1.0 and roll them back, in service, held, and in the middle of each step; needs root
@@ -95,7 +108,7 @@ dist-reproducible: ## Build once more elsewhere, for x86_64: the same bytes as t
 
 .PHONY: release-check
 release-check: export NODE_AGENT_DEPARTURE_KILLS = 100
-release-check: demo lint-packaging test test-rollback dist dist-test dist-reproducible ## Before a release: all that CI runs, and what is shipped through the same, more kills, seeds and power cuts; four hours
+release-check: demo lint-packaging test test-rollback test-clusters dist dist-test dist-reproducible ## Before a release: all that CI runs, and what is shipped through the same, more kills, seeds and power cuts; four hours
 	$(call headline,gate: two of three nodes told to go; forty clusters)
 	@GATE_SEEDS=40 cargo nextest run --workspace --test gate --success-output final
 	$(call headline,rolls: three hundred clusters with everything against them)

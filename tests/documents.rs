@@ -95,9 +95,16 @@ fn pages() -> Vec<PathBuf> {
             .filter(|path| path.extension().is_some_and(|end| end == "md"))
             .collect()
     };
-    let mut pages =
-        [of(""), of("docs"), of("packaging"), of("packaging/ami"), of("packaging/terraform"), of("tests/ec2-sim")]
-            .concat();
+    let mut pages = [
+        of(""),
+        of("docs"),
+        of("docs/clusters"),
+        of("packaging"),
+        of("packaging/ami"),
+        of("packaging/terraform"),
+        of("tests/ec2-sim"),
+    ]
+    .concat();
     pages.retain(|page| !["CHANGELOG.md", "failures.md"].iter().any(|name| page.ends_with(name)));
     assert!(pages.len() > 6, "{pages:?}");
     pages

@@ -1,6 +1,7 @@
 //! What a simulated world is made from.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,8 @@ use crate::world::InstanceState;
 pub struct SimConfig {
     /// Where backing files, `events.jsonl` and `ca.pem` go; made if missing, never removed. Required.
     pub work_dir: PathBuf,
+    /// The address on which all services listen: loopback, or one that machines in network namespaces reach.
+    pub address: IpAddr,
     /// The region every instance is in.
     pub region: String,
     /// The availability zone of what names none.
@@ -46,6 +49,7 @@ impl Default for SimConfig {
     fn default() -> Self {
         Self {
             work_dir: PathBuf::new(),
+            address: Ipv4Addr::LOCALHOST.into(),
             region: "eu-west-1".to_owned(),
             zone: "eu-west-1a".to_owned(),
             latencies: Latencies::default(),

@@ -19,7 +19,7 @@ use crate::{Event, InstanceId, InstanceState, Sim, SimError, What, lock};
 /// How long the end of a fleet goes unnoticed at most while nothing happens.
 const LOOK: Duration = Duration::from_millis(50);
 
-type Prepare = dyn Fn(&InstanceId, &Machine) -> io::Result<()> + Send;
+type Prepare = dyn Fn(&InstanceId, &mut Machine) -> io::Result<()> + Send;
 
 /// How a fleet boots its machines.
 pub struct FleetSettings {
@@ -31,7 +31,7 @@ pub struct FleetSettings {
     pub groups: Vec<String>,
     /// The agent's arguments.
     pub arguments: Vec<String>,
-    /// What is done on a machine before its agent starts.
+    /// What is done on a machine before its agent starts, such as joining a network.
     pub prepare: Box<Prepare>,
 }
 
@@ -174,8 +174,8 @@ impl Shared {
         let settings = lock(&self.settings);
         let dir = self.disk_path(id);
         let disk = if dir.exists() { RootDisk::open(dir) } else { RootDisk::create(dir)? };
-        let machine = Machine::boot_with(&disk, by_id_dir, &[(&settings.agent, Path::new(INSTALLED))])?;
-        (settings.prepare)(id, &machine)?;
+        let mut machine = Machine::boot_with(&disk, by_id_dir, &[(&settings.agent, Path::new(INSTALLED))])?;
+        (settings.prepare)(id, &mut machine)?;
         let log: File = OpenOptions::new().create(true).append(true).open(self.log_path(id))?;
         let mut agent = agent::command(&machine, &self.sim, id, &settings.arguments);
         let agent = agent.stdout(log.try_clone()?).stderr(log).spawn()?;

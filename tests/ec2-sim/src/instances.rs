@@ -40,7 +40,7 @@ pub(crate) fn launch(core: &Arc<Core>, mut spec: InstanceSpec) -> Result<Instanc
         let made = format!("create {}", spec.by_id_dir.display());
         std::fs::create_dir_all(&spec.by_id_dir).map_err(SimError::io(made))?;
     }
-    let service = if spec.light.is_none() { Some(wire::bind()?) } else { None };
+    let service = if spec.light.is_none() { Some(wire::bind(core.config.address)?) } else { None };
     if let Some((listener, _)) = &service {
         wire::set_hop_limit(listener, spec.hop_limit)?;
     }

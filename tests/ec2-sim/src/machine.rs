@@ -186,6 +186,8 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
 #[derive(Debug)]
 pub struct Machine {
     namespace: File,
+    /// The network namespace of its commands, where it is not the caller's.
+    network: Option<File>,
 }
 
 impl Machine {
@@ -230,14 +232,25 @@ impl Machine {
                 .join()
                 .unwrap_or_else(|_| Err(io::Error::other("the machine's boot panicked")))
         })?;
-        Ok(Self { namespace })
+        Ok(Self { namespace, network: None })
+    }
+
+    /// Puts the machine into a network namespace, a file such as `/proc/self/ns/net`. It has the host's network otherwise.
+    pub fn join_network(&mut self, namespace: File) {
+        self.network = Some(namespace);
     }
 
     /// A command that will run on the machine, as root.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         let namespace = self.namespace.as_raw_fd();
+        let network = self.network.as_ref().map(AsRawFd::as_raw_fd);
         let enter = move || {
+            if let Some(network) = network {
+                // SAFETY: as below.
+                let network = unsafe { BorrowedFd::borrow_raw(network) };
+                setns(network, CloneFlags::CLONE_NEWNET)?;
+            }
             // SAFETY: the descriptor belongs to the machine, which outlives the spawning of its commands.
             let namespace = unsafe { BorrowedFd::borrow_raw(namespace) };
             setns(namespace, CloneFlags::CLONE_NEWNS)?;

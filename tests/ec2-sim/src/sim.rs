@@ -116,9 +116,9 @@ impl Sim {
         let faults = Faults::new(config.faults.clone(), config.random_faults.clone())?;
         let quotas = Quotas::new(config.quotas.clone())?;
         let acceptor = pages::tls(&work_dir.join("ca.pem"))?;
-        let (api_listener, api) = wire::bind()?;
-        let (api_https_listener, api_https) = wire::bind()?;
-        let (https_listener, https) = wire::bind()?;
+        let (api_listener, api) = wire::bind(config.address)?;
+        let (api_https_listener, api_https) = wire::bind(config.address)?;
+        let (https_listener, https) = wire::bind(config.address)?;
         let (engine, runtime) = Engine::start()?;
         let random = config.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
         let core = Arc::new(Core {

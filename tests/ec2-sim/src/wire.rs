@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -119,10 +119,10 @@ impl Transport for TlsStream<TcpStream> {
     }
 }
 
-/// Binds a free port of the loopback address.
-pub(crate) fn bind() -> Result<(StdListener, SocketAddr), SimError> {
-    let what = || "bind a port on 127.0.0.1";
-    let listener = StdListener::bind("127.0.0.1:0").map_err(SimError::io(what()))?;
+/// Binds a free port of the address.
+pub(crate) fn bind(address: IpAddr) -> Result<(StdListener, SocketAddr), SimError> {
+    let what = || format!("bind a port on {address}");
+    let listener = StdListener::bind((address, 0)).map_err(SimError::io(what()))?;
     listener.set_nonblocking(true).map_err(SimError::io(what()))?;
     let address = listener.local_addr().map_err(SimError::io(what()))?;
     Ok((listener, address))
@@ -310,7 +310,7 @@ mod tests {
 
     #[test]
     fn connections_take_the_hop_limit_of_their_listener() {
-        let (listener, address) = bind().expect("a port");
+        let (listener, address) = bind(std::net::Ipv4Addr::LOCALHOST.into()).expect("a port");
         set_hop_limit(&listener, 1).expect("a hop limit");
         listener.set_nonblocking(false).expect("blocking");
         let _client = std::net::TcpStream::connect(address).expect("a connection");

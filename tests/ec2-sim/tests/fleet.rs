@@ -57,7 +57,7 @@ drain = "drain_cluster_node"
     text.into_bytes()
 }
 
-fn prepare(_: &InstanceId, machine: &Machine) -> std::io::Result<()> {
+fn prepare(_: &InstanceId, machine: &mut Machine) -> std::io::Result<()> {
     machine.inside(|| {
         std::fs::create_dir_all("/usr/local/lib")?;
         (3..=4).try_for_each(|version| {

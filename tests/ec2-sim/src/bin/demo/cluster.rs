@@ -55,7 +55,7 @@ impl Cluster {
             latencies: Latencies { shutting_down: DYING, ..Latencies::default() },
             ..SimConfig::default()
         })?;
-        let prepare = Box::new(|_: &InstanceId, machine: &Machine| image::install(machine));
+        let prepare = Box::new(|_: &InstanceId, machine: &mut Machine| image::install(machine));
         let machines = FleetSettings::new(sandbox.binary(), sandbox.dir().join("machines"));
         let fleet = Fleet::start(&sim, FleetSettings { prepare, ..machines })?;
         let cluster = Cluster { fleet, sim, operator: operator(sandbox)? };

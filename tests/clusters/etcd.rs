@@ -1,0 +1,120 @@
+//! etcd, from Debian's packages. The client speaks etcd's JSON over HTTP.
+
+use std::collections::BTreeSet;
+use std::io::{self, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ec2_sim::machine::Machine;
+use serde_json::{Value, json};
+
+use super::clusters::kind::{Kind, Session};
+use super::clusters::writer::PATIENCE;
+
+/// The port for clients.
+pub(crate) const PORT: u16 = 2379;
+
+pub(crate) struct Etcd;
+
+impl Kind for Etcd {
+    const NAME: &'static str = "etcd";
+    const HOOKS: &'static str = include_str!("../../packaging/hooks/etcd.sh");
+    const USER: &'static str = "etcd";
+    const NEEDS: &'static str = "/usr/bin/etcd";
+    const IDENTITY: &'static [&'static str] = &["/mydata/etcd.identity"];
+    const BROKEN: (&'static str, &'static str) = ("EXTRA_CONFIG", "election-timeout: 10");
+    const COMPLAINT: &'static str = "--election-timeout[10ms] should be at least as 5 times as --heartbeat-interval";
+
+    fn install(machine: &Machine) -> io::Result<()> {
+        machine
+            .shell(
+                "echo 'etcd:x:2379:2379::/nonexistent:/usr/sbin/nologin' >> /etc/passwd; echo 'etcd:x:2379:' >> /etc/group",
+            )
+            .map(drop)
+    }
+
+    fn connect(address: Ipv4Addr) -> io::Result<Box<dyn Session>> {
+        Ok(Box::new(Connection { stream: TcpStream::connect_timeout(&SocketAddr::from((address, PORT)), PATIENCE)? }))
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+}
+
+impl Connection {
+    fn call(&mut self, path: &str, body: &Value) -> io::Result<Value> {
+        self.stream.set_read_timeout(Some(PATIENCE))?;
+        self.stream.set_nodelay(true)?;
+        let body = body.to_string();
+        let request = format!("POST {path} HTTP/1.1\r\nHost: etcd\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        self.stream.write_all(request.as_bytes())?;
+        let text = read_answer(&mut self.stream)?;
+        serde_json::from_str(&text).map_err(io::Error::other)
+    }
+}
+
+/// The body of an answer of status 200.
+fn read_answer(stream: &mut TcpStream) -> io::Result<String> {
+    let mut received = Vec::new();
+    let mut part = [0; 65536];
+    loop {
+        let read = stream.read(&mut part)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        received.extend_from_slice(&part[..read]);
+        let text = String::from_utf8_lossy(&received);
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        if !head.starts_with("HTTP/1.1 200") {
+            return Err(io::Error::other(text.into_owned()));
+        }
+        let head = head.to_lowercase();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).map(str::parse::<usize>);
+        match length {
+            Some(Ok(length)) if body.len() >= length => return Ok(body.to_owned()),
+            None if body.ends_with("\r\n0\r\n\r\n") => return Ok(joined(body)),
+            _ => {}
+        }
+    }
+}
+
+/// The chunks of a body.
+fn joined(mut body: &str) -> String {
+    let mut whole = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).unwrap_or_default();
+        whole.push_str(&rest[..size]);
+        body = rest[size..].trim_start_matches("\r\n");
+    }
+    whole
+}
+
+impl Session for Connection {
+    fn write(&mut self, key: u64) -> io::Result<()> {
+        let key = STANDARD.encode(format!("w{key:09}"));
+        self.call("/v3/kv/put", &json!({ "key": key, "value": key })).map(drop)
+    }
+
+    fn read_all(&mut self) -> io::Result<BTreeSet<u64>> {
+        let mut all = BTreeSet::new();
+        let mut from = "w".to_owned();
+        // Each page is a linearizable read.
+        loop {
+            let request = json!({ "key": STANDARD.encode(&from), "range_end": STANDARD.encode("x"), "limit": 1000 });
+            let answer = self.call("/v3/kv/range", &request)?;
+            for pair in answer["kvs"].as_array().into_iter().flatten() {
+                let decoded = STANDARD.decode(pair["key"].as_str().unwrap_or_default()).map_err(io::Error::other)?;
+                from = String::from_utf8(decoded).map_err(io::Error::other)?;
+                if pair["value"] == pair["key"] {
+                    all.extend(from[1..].parse::<u64>());
+                }
+            }
+            if answer["more"] != json!(true) {
+                return Ok(all);
+            }
+            from.push('\0');
+        }
+    }
+}
