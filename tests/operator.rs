@@ -160,13 +160,13 @@ fn templates_interfaces_and_instances_are_described() {
     world.sim.set_parameter("/images/kafka", "ami-three");
     let alias = TemplateVersion { image: "resolve:ssm:/images/kafka".to_owned(), ..version("three") };
     world.sim.add_template_version(TEMPLATE, alias).unwrap();
-    let versions = world.run(aws.ec2.template_versions(TEMPLATE, &[3, 1])).unwrap();
+    let versions = world.run(aws.ec2.template_versions(TEMPLATE, &[7, 3, 8, 1, 9])).unwrap();
     let shown: Vec<_> =
         versions.iter().map(|one| (one.number, one.image_id.as_deref(), one.user_data.as_deref())).collect();
     assert_eq!(shown, [(1, Some("ami-one"), Some(&b"one"[..])), (3, Some("ami-three"), Some(b"three"))]);
     assert_eq!(versions[0].interface.as_deref(), Some(INTERFACE));
-    let failure = world.run(aws.ec2.template_versions(TEMPLATE, &[9])).unwrap_err().to_string();
-    assert!(failure.contains(TEMPLATE) && failure.contains('9'), "{failure}");
+    let failure = world.run(aws.ec2.template_versions(&unknown(1), &[9])).unwrap_err().to_string();
+    assert!(failure.contains(&unknown(1)) && failure.contains('9'), "{failure}");
 
     let machines = world.run(aws.ec2.machines(&[id.clone(), "i-00000000000000000".to_owned()])).unwrap();
     let [machine] = &machines.into_values().collect::<Vec<_>>()[..] else { panic!("not one instance") };
