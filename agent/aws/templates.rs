@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
 use super::ec2::Ec2;
+use super::error::CallError;
 use crate::failure::Failure;
 
 /// A launch template.
@@ -47,54 +48,53 @@ const MOST: usize = 200;
 impl Ec2 {
     /// These launch templates, by id. One that does not exist is missing from the answer.
     pub async fn templates(&self, ids: &[String]) -> Result<BTreeMap<String, Template>, Failure> {
-        let mut templates = BTreeMap::new();
-        let mut parts: Vec<&[String]> = ids.chunks(MOST).collect();
-        while let Some(part) = parts.pop() {
-            let answer =
-                self.client.describe_launch_templates().set_launch_template_ids(Some(part.to_vec())).send().await;
-            match answer.map_err(|error| self.caller.read("ec2:DescribeLaunchTemplates", &error)) {
-                Ok(answer) => {
-                    templates.extend(answer.launch_templates().iter().map(template).map(|one| (one.id.clone(), one)));
-                }
-                // One unknown id fails the whole call: it is found by halves.
-                Err(error)
-                    if error.is("InvalidLaunchTemplateId.NotFound")
-                        || error.is("InvalidLaunchTemplateId.Malformed") =>
-                {
-                    if part.len() > 1 {
-                        parts.extend(<[_; 2]>::from(part.split_at(part.len() / 2)));
-                    }
-                }
-                Err(error) => return Err(error.failure),
-            }
-        }
-        Ok(templates)
+        let describe = async |part: &[String]| {
+            let call = self.client.describe_launch_templates().set_launch_template_ids(Some(part.to_vec()));
+            let answer = call.send().await;
+            let answer = answer.map_err(|error| self.caller.read("ec2:DescribeLaunchTemplates", &error))?;
+            Ok(answer.launch_templates().iter().map(template).map(|one| (one.id.clone(), one)).collect())
+        };
+        let unknown = ["InvalidLaunchTemplateId.NotFound", "InvalidLaunchTemplateId.Malformed"];
+        Ok(known_of(ids, &unknown, describe).await.map_err(|error| error.failure)?.into_iter().collect())
     }
 
     /// These versions of a launch template, by number. One that does not exist, or not any more, is missing.
     pub async fn template_versions(&self, id: &str, numbers: &[u64]) -> Result<Vec<TemplateVersion>, Failure> {
-        let mut versions = Vec::new();
-        let mut parts: Vec<&[u64]> = numbers.chunks(MOST).collect();
-        while let Some(part) = parts.pop() {
-            let numbers: Vec<_> = part.iter().map(ToString::to_string).collect();
+        let describe = async |part: &[u64]| {
             let call = self.client.describe_launch_template_versions().launch_template_id(id).resolve_alias(true);
-            let answer = call.set_versions(Some(numbers.clone())).send().await;
-            match answer.map_err(|error| self.caller.read("ec2:DescribeLaunchTemplateVersions", &error)) {
-                Ok(answer) => versions.extend(answer.launch_template_versions().iter().map(version)),
-                // One unknown version fails the whole call: it is found by halves.
-                Err(error) if error.is("InvalidLaunchTemplateId.VersionNotFound") => {
-                    if part.len() > 1 {
-                        parts.extend(<[_; 2]>::from(part.split_at(part.len() / 2)));
-                    }
-                }
-                Err(error) => {
-                    return Err(error.about(format_args!("launch template {id}, version {}", numbers.join(", "))));
-                }
-            }
-        }
-        versions.sort_by_key(|version: &TemplateVersion| version.number);
+            let call = call.set_versions(Some(part.iter().map(ToString::to_string).collect()));
+            let answer = call.send().await;
+            let answer = answer.map_err(|error| self.caller.read("ec2:DescribeLaunchTemplateVersions", &error))?;
+            Ok(answer.launch_template_versions().iter().map(version).collect())
+        };
+        let versions = known_of(numbers, &["InvalidLaunchTemplateId.VersionNotFound"], describe).await;
+        let mut versions: Vec<TemplateVersion> = versions.map_err(|error| {
+            let numbers: Vec<_> = numbers.iter().map(ToString::to_string).collect();
+            error.about(format_args!("launch template {id}, version {}", numbers.join(", ")))
+        })?;
+        versions.sort_by_key(|version| version.number);
         Ok(versions)
     }
+}
+
+/// What `describe` tells of all of these that there are. One that is unknown fails a whole call, with one of these codes: it is found
+/// by halves, and is missing.
+async fn known_of<K, T>(
+    all: &[K],
+    unknown: &[&str],
+    describe: impl AsyncFn(&[K]) -> Result<Vec<T>, CallError>,
+) -> Result<Vec<T>, CallError> {
+    let mut known = Vec::new();
+    let mut parts: Vec<&[K]> = all.chunks(MOST).collect();
+    while let Some(part) = parts.pop() {
+        match describe(part).await {
+            Ok(told) => known.extend(told),
+            Err(error) if !unknown.iter().any(|code| error.is(code)) => return Err(error),
+            Err(_) if part.len() > 1 => parts.extend(<[_; 2]>::from(part.split_at(part.len() / 2))),
+            Err(_) => {}
+        }
+    }
+    Ok(known)
 }
 
 fn template(template: &LaunchTemplate) -> Template {
