@@ -119,6 +119,17 @@ fn a_volume_of_another_node_or_another_cluster_is_refused() {
 }
 
 #[test]
+fn the_check_of_etcd_does_not_pass_where_no_node_lists_the_members() {
+    let hook = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/hooks/etcd.sh");
+    // Every node answers and is in sync, but for the one question.
+    let answers = "read_status() { MEMBER=1 LEADER=1 CLUSTER_ID=1 INDEX=5 APPLIED=5 LEARNER=false ERRORS=''; }; \
+         ctl() { [[ $2 != member ]]; }";
+    let nodes = r#"ROLL_NODES='[{"id": "00", "ip": "10.0.1.10"}]'"#;
+    let (code, said) = run(&hook, &format!("MEMBERS=00=10.0.1.10; {nodes}; {answers}; check_cluster"));
+    assert!(code == 1 && said == "no node tells the members and the alarms\n", "{code} {said}");
+}
+
+#[test]
 fn a_hook_of_members_that_lack_this_node_is_refused() {
     for hook in hooks() {
         let (code, said) = run(&hook, "configure_cluster_node 07 10.0.1.17");

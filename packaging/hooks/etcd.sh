@@ -45,7 +45,7 @@ configure_cluster_node() {
     is_member "$id" "$ip" || return
     data_is_this_nodes "$id" || return
     if has_data; then
-        # etcd reads it only without data. Kept as it was, so that the configuration does not change by itself.
+        # etcd reads it only without data. Kept as it was, so that the configuration does not change by itself; a new instance has none.
         state=$(sed -n 's/^initial-cluster-state: //p' "$CONFIG" 2>/dev/null) || true
         state=${state:-existing}
     else
@@ -106,7 +106,7 @@ check_cluster() {
     done < <(printf '%s' "$applied")
     [[ $(distinct "${leaders[@]-}") == 1 && ${leaders[0]-0} != 0 ]] || faults+=("the nodes do not agree on one leader")
     [[ $(distinct "${clusters[@]-}") == 1 ]] || faults+=("the nodes are not of one cluster")
-    check_members "$count" || true
+    check_members "$count"
     if (( ${#faults[@]} )); then
         printf '%s\n' "${faults[@]}"
         return 1
@@ -277,6 +277,7 @@ check_members() {
         [[ -z $alarms ]] || faults+=("an alarm is raised: $alarms")
         return 0
     done < <(members)
+    faults+=("no node tells the members and the alarms")
 }
 
 # Makes the furthest of the other members the leader.
@@ -423,6 +424,7 @@ start_server() {
         systemctl daemon-reload
         # Takes away what a package has enabled: the server starts with the volume alone.
         systemctl reenable --quiet "$NAME.service"
+        # It fails for a unit that is not loaded, which has nothing to be reset.
         systemctl reset-failed "$NAME.service" 2>/dev/null || true
         systemctl start --no-block "$NAME.service"
     else
@@ -439,6 +441,7 @@ stop_server() {
         systemctl stop "$NAME.service"
         return
     fi
+    # It may have ended by itself since it was looked at.
     kill "$(<"$PID_FILE")" || true
     while server_runs; do
         tell "waits: the server is stopping"

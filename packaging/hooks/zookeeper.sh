@@ -376,6 +376,7 @@ start_server() {
         systemctl daemon-reload
         # Takes away what a package has enabled: the server starts with the volume alone.
         systemctl reenable --quiet "$NAME.service"
+        # It fails for a unit that is not loaded, which has nothing to be reset.
         systemctl reset-failed "$NAME.service" 2>/dev/null || true
         systemctl start --no-block "$NAME.service"
     else
@@ -392,6 +393,7 @@ stop_server() {
         systemctl stop "$NAME.service"
         return
     fi
+    # It may have ended by itself since it was looked at.
     kill "$(<"$PID_FILE")" || true
     while server_runs; do
         tell "waits: the server is stopping"
