@@ -13,7 +13,7 @@ variable "node_agent_url" {
   description = "https:// URL of the node-agent binary for x86_64."
 
   validation {
-    condition     = can(regex("^https://[^\\s\"'`$\\\\]+$", var.node_agent_url))
+    condition     = can(regex("^https://[^/:\\s\"'`$\\\\\\x00-\\x1f\\x7f-\\x{9f}][^\\s\"'`$\\\\\\x00-\\x1f\\x7f-\\x{9f}]*$", var.node_agent_url))
     error_message = "node_agent_url must be an https:// URL without quotes, backslashes, dollar signs or white space."
   }
 }
