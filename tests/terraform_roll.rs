@@ -39,6 +39,23 @@ fn called(more: &str) -> String {
     format!("eu-central-1: <roll> <--yes> <--timeout> <10m> <{ALL}{more}\n")
 }
 
+/// Plans and applies these inputs, and returns what the apply says.
+fn apply(made: &Workspace, inputs: &Object) -> String {
+    made.configure(OURS, inputs);
+    made.plan();
+    made.apply()
+}
+
+/// Applies the new image with a roll that fails, and returns what the apply says.
+fn fail_to_roll(made: &Workspace) -> String {
+    made.configure(OURS, &changed());
+    made.plan();
+    made.let_rolls_fail(true);
+    let said = made.refusal(&["apply", "plan"]);
+    made.let_rolls_fail(false);
+    said
+}
+
 #[test]
 fn a_changed_template_calls_the_roll_once_with_all_groups() {
     if terraform_is_missing() {
@@ -71,9 +88,7 @@ fn the_roll_gets_the_check_and_the_leader_as_they_were_written() {
     let made = made();
     let check = "curl -f \"http://$host/a b\" && echo 'it''s' `id` \\ ; exit 0";
     let inputs = with(with(changed(), "roll_check", check), "roll_leader", "echo \"$1\" | head -n 1");
-    made.configure(OURS, &with(inputs, "asg_inservice_timeout_in_mins", 90));
-    made.plan();
-    made.apply();
+    apply(&made, &with(inputs, "asg_inservice_timeout_in_mins", 90));
     let more = format!(" <--check> <{check}> <--leader> <echo \"$1\" | head -n 1>");
     assert_eq!(made.rolled(), called(&more).replace("10m", "90m"));
 }
@@ -85,9 +100,7 @@ fn the_roll_command_may_be_several_words_with_quotes_and_variables() {
     }
     let made = made();
     let inputs = with(changed(), "roll_command", "env A='x  y' ./roll \"$AWS_REGION\" '*'");
-    made.configure(OURS, &with(inputs, "roll_hooks", "hooks of mine.sh"));
-    made.plan();
-    made.apply();
+    apply(&made, &with(inputs, "roll_hooks", "hooks of mine.sh"));
     let called = called(" <--hooks> <hooks of mine.sh>").replace("<roll>", "<eu-central-1> <*> <roll>");
     assert_eq!(made.rolled(), called);
 }
@@ -98,9 +111,7 @@ fn without_roll_on_apply_nothing_is_called_and_the_apply_says_how_to_roll() {
         return;
     }
     let made = made();
-    made.configure(OURS, &with(changed(), "roll_on_apply", false));
-    made.plan();
-    let said = made.apply();
+    let said = apply(&made, &with(changed(), "roll_on_apply", false));
     let how = "roll_on_apply is false: nothing was rolled. To roll: ./roll roll --cluster 'stateful-cluster=cluster-test-setup' --yes";
     assert!(said.contains(how), "{said}");
     assert_eq!(made.rolled(), "");
@@ -113,12 +124,8 @@ fn after_a_roll_that_failed_the_next_apply_calls_it_again_and_changes_nothing_el
         return;
     }
     let made = made();
-    made.configure(OURS, &changed());
-    made.plan();
-    made.let_rolls_fail(true);
-    let said = made.refusal(&["apply", "plan"]);
+    let said = fail_to_roll(&made);
     assert!(said.contains("local-exec provisioner error"), "{said}");
-    made.let_rolls_fail(false);
 
     assert_eq!(made.plan().changes(), expected(&[ROLL_AGAIN]));
     made.apply();
@@ -143,9 +150,7 @@ fn a_removed_node_is_gone_before_the_roll_of_the_others_begins() {
     let made = made();
     made.drift(|aws| aws["seconds_to_delete_a_group"] = 3.into());
     // Nothing else changes, so that nothing else keeps the roll waiting.
-    made.configure(OURS, &two_nodes());
-    made.plan();
-    made.apply();
+    apply(&made, &two_nodes());
     let two = called("").replace(" <--asg> <cluster-test-setup-node-02>", "");
     assert_eq!(made.rolled(), two);
     assert_eq!(made.groups_at_the_roll(), ["cluster-test-setup-node-00", "cluster-test-setup-node-01"]);
@@ -157,15 +162,9 @@ fn a_node_that_is_removed_after_a_failed_roll_is_gone_before_the_next() {
         return;
     }
     let made = made();
-    made.configure(OURS, &changed());
-    made.plan();
-    made.let_rolls_fail(true);
-    made.refusal(&["apply", "plan"]);
-    made.let_rolls_fail(false);
+    fail_to_roll(&made);
     made.drift(|aws| aws["seconds_to_delete_a_group"] = 3.into());
-    made.configure(OURS, &with(two_nodes(), "node_image", "ami-2"));
-    made.plan();
-    made.apply();
+    apply(&made, &with(two_nodes(), "node_image", "ami-2"));
     assert_eq!(made.groups_at_the_roll(), ["cluster-test-setup-node-00", "cluster-test-setup-node-01"]);
 }
 
@@ -190,8 +189,6 @@ fn a_cluster_without_nodes_calls_no_roll() {
     }
     let made = made();
     let none = hcl::Value::Array(vec![]);
-    made.configure(OURS, &with(with(cluster(), "nodes", none.clone()), "node_files", none));
-    made.plan();
-    made.apply();
+    apply(&made, &with(with(cluster(), "nodes", none.clone()), "node_files", none));
     assert_eq!(made.rolled(), "");
 }

@@ -12,6 +12,8 @@
 pub mod kind;
 pub mod network;
 pub mod operator;
+#[path = "../roll/process.rs"]
+pub mod process;
 pub mod promises;
 pub mod region;
 pub mod room;

@@ -1,28 +1,24 @@
 //! The operator's side of a cluster: `node-agent roll` with the shipped hook, and the functions that it calls.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 use super::kind::Kind;
 use super::network::address;
+use super::process::Rolling;
 use super::region::{Cluster, NODES, STUCK, group, hooks, id};
 use super::room::{AGENT, DIR};
 
 impl<K: Kind> Cluster<K> {
     /// Begins `node-agent roll` of the cluster with the shipped hook.
     pub fn roll(&self, arguments: &[&str]) -> Rolling {
-        let log = Path::new(DIR).join(format!("roll-{}.log", fastrand::u64(..)));
         let hooks = operators_hooks::<K>();
         let mut command = Command::new(AGENT);
         command.args(["roll", "--cluster", &format!("stateful-cluster={}", K::NAME), "--yes", "--hooks"]);
         command.arg(hooks).args(arguments).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-        command.env("HOME", "/root").env("USER", "ann").envs(self.sim.operator_env(&[])).stdin(Stdio::null());
-        let file = File::create(&log).unwrap();
-        let child = command.stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap();
-        Rolling { child, log }
+        command.env("HOME", "/root").env("USER", "ann").envs(self.sim.operator_env(&[]));
+        Rolling::start(command, Path::new(DIR), STUCK, 2 * STUCK)
     }
 
     /// A function of the shipped hook, called as the roll calls it: its exit code, and what it prints.
@@ -54,45 +50,4 @@ fn operators_hooks<K: Kind>() -> PathBuf {
         fs::write(&path, hooks::<K>(&[])).unwrap();
     }
     path
-}
-
-/// A roll at work. Dropped, it is killed.
-pub struct Rolling {
-    child: Child,
-    log: PathBuf,
-}
-
-impl Rolling {
-    pub fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap()
-    }
-
-    /// Waits until it has printed this.
-    pub fn wait_for(&self, text: &str) {
-        let began = Instant::now();
-        while !self.log().contains(text) {
-            assert!(began.elapsed() < STUCK, "the roll never says {text:?}:\n{}", self.log());
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// It must end with this code; returns what it has printed.
-    pub fn must_end(mut self, code: i32) -> String {
-        let began = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                assert_eq!(status.code(), Some(code), "{}", self.log());
-                return self.log();
-            }
-            assert!(began.elapsed() < 2 * STUCK, "the roll does not end:\n{}", self.log());
-            thread::sleep(Duration::from_millis(50));
-        }
-    }
-}
-
-impl Drop for Rolling {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

@@ -2,14 +2,14 @@
 
 #![allow(dead_code, unused_imports, unreachable_pub, missing_docs, reason = "each test uses its part")]
 
+#[path = "process.rs"]
+pub mod process;
 #[path = "witness.rs"]
 pub mod witness;
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,8 +18,7 @@ use ec2_sim::{
     ActionResult, GroupSpec, HookSpec, InstanceId, InterfaceSpec, Latencies, Launches, LightNode, Quota, RandomFaults,
     Sim, SimConfig, Spread, TemplateChoice, TemplateSpec, TemplateVersion, Transition, What,
 };
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+pub use process::Rolling;
 
 pub const CLUSTER: &str = "stateful-cluster=kafka";
 /// A roll that lasts longer is stuck. The test runner ends a test after five minutes, without its output.
@@ -237,11 +236,7 @@ impl Cluster {
 
     /// Runs `node-agent roll` with exactly these arguments.
     pub fn start(&self, denied: &[&str], arguments: &[&str]) -> Rolling {
-        let log = self.dir.path().join(format!("roll-{}.log", fastrand::u64(..)));
-        let file = File::create(&log).unwrap();
-        let mut command = self.command(denied, arguments);
-        command.stdout(file.try_clone().unwrap()).stderr(file);
-        Rolling { child: command.spawn().unwrap(), log, ended: None }
+        Rolling::start(self.command(denied, arguments), self.dir.path(), STUCK, STUCK)
     }
 
     /// `node-agent roll` with these arguments, to be run.
@@ -318,77 +313,5 @@ impl Cluster {
             .change_group(&group(number), |spec| version = spec.template.as_ref().unwrap().version.clone())
             .unwrap();
         version
-    }
-}
-
-/// A roll at work. Dropped, it is killed.
-pub struct Rolling {
-    child: Child,
-    log: PathBuf,
-    ended: Option<i32>,
-}
-
-impl Rolling {
-    /// Everything that it has printed so far.
-    pub fn log(&self) -> String {
-        let mut text = String::new();
-        File::open(&self.log).unwrap().read_to_string(&mut text).unwrap();
-        text
-    }
-
-    /// Waits until it has printed this.
-    pub fn wait_for(&self, text: &str) {
-        let until = Instant::now() + STUCK;
-        while !self.log().contains(text) {
-            assert!(Instant::now() < until, "{text:?} was never printed:\n{}", self.log());
-            thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    /// Its exit code, if it has ended; -1 where a signal ended it.
-    pub fn code(&mut self) -> Option<i32> {
-        if self.ended.is_none() {
-            self.ended = self.child.try_wait().unwrap().map(|status| status.code().unwrap_or(-1));
-        }
-        self.ended
-    }
-
-    /// Its exit code and its output, once it has ended.
-    pub fn end(mut self) -> (i32, String) {
-        let until = Instant::now() + STUCK;
-        loop {
-            if let Some(code) = self.code() {
-                return (code, self.log());
-            }
-            assert!(Instant::now() < until, "it does not end:\n{}", self.log());
-            thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    /// It must end with this code.
-    pub fn must_end(self, wanted: i32) -> String {
-        let (code, log) = self.end();
-        assert_eq!(code, wanted, "{log}");
-        log
-    }
-
-    /// As [`Rolling::signal`]; nothing where it has ended.
-    pub fn signal_if_alive(&mut self, signal: Signal) {
-        if self.code().is_none() {
-            self.signal(signal);
-        }
-    }
-
-    pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
-    }
-}
-
-impl Drop for Rolling {
-    fn drop(&mut self) {
-        if self.ended.is_none() {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
     }
 }
