@@ -28,8 +28,8 @@ const SEEDS: u64 = 8;
 const AT_ONCE: usize = 60;
 /// How many rolls a seed starts at most while the world is against them. Then it calms down, and one more must finish.
 const ATTEMPTS: usize = 4;
-/// How long a roll may take, whatever is against it: `--timeout` for each node of five, and as much for the others' deaths.
-const LONGEST: Duration = Duration::from_mins(12);
+/// How long rolls may go on, whatever is against them, before one of them gets a step further: `--timeout`, three times.
+const STUCK: Duration = Duration::from_mins(5);
 
 /// How the rolls of a seed have ended, by exit code; -1 for the killed ones.
 type Ends = BTreeMap<i32, usize>;
@@ -178,6 +178,7 @@ impl Operator {
         mut published: Option<Duration>,
     ) -> Vec<(i32, String)> {
         let (began, before) = (Instant::now(), self.latest);
+        let (mut looked, mut steps) = (Instant::now(), 0);
         let mut blow = Some(blow);
         let mut thaws: Option<Instant> = None;
         loop {
@@ -203,8 +204,12 @@ impl Operator {
             if rolls.iter_mut().all(|roll| roll.code().is_some()) && second.is_none() {
                 break;
             }
-            let logs = || rolls.iter().map(Rolling::log).collect::<String>();
-            assert!(now < LONGEST, "seed {}: {}\n{}", self.world.seed, logs(), story(&self.cluster.sim));
+            if looked.elapsed() > STUCK {
+                let logs: String = rolls.iter().map(Rolling::log).collect();
+                let taken = steps_of(&logs);
+                assert!(taken > steps, "seed {} is stuck: {logs}\n{}", self.world.seed, story(&self.cluster.sim));
+                (looked, steps) = (Instant::now(), taken);
+            }
             thread::sleep(Duration::from_millis(50));
         }
         let rolls: Vec<_> = rolls.into_iter().map(Rolling::end).collect();
@@ -244,6 +249,14 @@ fn calm(cluster: &Cluster) {
     cluster.sim.set_random_deaths(None);
     cluster.sim.clear_faults();
     cluster.sim.set_lag(Lag::default());
+}
+
+/// How often these rolls have got a step further.
+fn steps_of(logs: &str) -> usize {
+    let is_step = |line: &&str| {
+        ["staged", "taken", "arrived", "finished"].iter().any(|step| line.contains(&format!("\"event\":\"{step}\"")))
+    };
+    logs.lines().filter(is_step).count()
 }
 
 /// A roll that was not killed tells by its last event how it has ended; one that failed, why, and what is to be done.
