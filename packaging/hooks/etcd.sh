@@ -143,7 +143,8 @@ state_without_data() {
             if [[ $known == awaited ]]; then echo existing; return; fi
             echo "$DECISION says rejoin, but the others do not await a new member at $(peer_url "$ip")" >&2 ;;
         '')
-            if [[ ! -e $IDENTITY && $known != joined ]] && new_cluster_may_begin; then echo new; return; fi ;;
+            # A cluster that serves and does not know this node is another one.
+            if [[ ! -e $IDENTITY && $known =~ ^(nothing|awaited)$ ]] && new_cluster_may_begin; then echo new; return; fi ;;
         *) echo "$DECISION says \"$decision\": it must be rejoin or new" >&2 ;;
     esac
     data_is_gone "$id" "$ip" "$known"
@@ -252,7 +253,8 @@ answering() {
     while read -r id ip; do
         if ctl "$ip" endpoint status >/dev/null 2>&1; then all+=" $id"; fi
     done < <(members)
-    echo "${all:- none}"
+    all=${all# }
+    echo "${all:-none}"
 }
 
 print_absent() {

@@ -238,7 +238,8 @@ serving() {
     while read -r id ip; do
         if read_state "$ip"; then all+=" $id"; fi
     done < <(members)
-    echo "${all:- none}"
+    all=${all# }
+    echo "${all:-none}"
 }
 
 print_absent() {
