@@ -14,7 +14,7 @@ fn hooks() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/hooks");
     let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let hooks: Vec<_> = files.filter(|path| path.extension().is_some_and(|end| end == "sh")).collect();
-    assert!(hooks.len() >= 2, "{hooks:?}");
+    assert!(hooks.len() >= 3, "{hooks:?}");
     hooks
 }
 
@@ -46,7 +46,7 @@ fn every_hook_defines_the_five_functions_and_says_with_what_it_was_run() {
         assert_eq!(code, 0, "{}: {said}", hook.display());
         let text = fs::read_to_string(&hook).unwrap();
         let first: Vec<&str> = text.lines().take(6).collect();
-        assert!(first.iter().any(|line| line.contains("Run with") || line.contains("never run")), "{first:?}");
+        assert!(first.iter().any(|line| line.contains("Run with") || line.contains("NEVER RUN")), "{first:?}");
     }
 }
 
@@ -58,8 +58,9 @@ fn systemd_finds_nothing_wrong_with_the_units_that_hooks_write() {
         let (code, unit) = run(&hook, "SERVER[0]=/bin/true; unit 00");
         assert_eq!(code, 0, "{unit}");
         let path = dir.path().join("server.service");
-        fs::write(&path, unit.replace("\nUser=etcd\n", "\nUser=root\n").replace("\nUser=zookeeper\n", "\nUser=root\n"))
-            .unwrap();
+        let of_root =
+            |line: &str| if line.starts_with("User=") { "User=root\n".to_owned() } else { format!("{line}\n") };
+        fs::write(&path, unit.lines().map(of_root).collect::<String>()).unwrap();
         let mut verify = Command::new("systemd-analyze");
         let output = verify.args(["verify", "--man=no", "--recursive-errors=no"]).arg(path).output().unwrap();
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
@@ -127,6 +128,28 @@ fn the_check_of_etcd_does_not_pass_where_no_node_lists_the_members() {
     let nodes = r#"ROLL_NODES='[{"id": "00", "ip": "10.0.1.10"}]'"#;
     let (code, said) = run(&hook, &format!("MEMBERS=00=10.0.1.10; {nodes}; {answers}; check_cluster"));
     assert!(code == 1 && said == "no node tells the members and the alarms\n", "{code} {said}");
+}
+
+#[test]
+fn a_blank_etcd_node_begins_nothing_beside_a_cluster_that_does_not_know_it() {
+    let hook = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/hooks/etcd.sh");
+    let member = |ip: &str, clients: &str| format!("8e9e05c52164694d, started, x, http://{ip}:2380, {clients}, false");
+    let served = member("10.0.1.12", "http://10.0.1.12:2379");
+    let cases = [
+        (0, "false", "new"),
+        (0, &format!("echo '{}'", member("10.0.1.12", "")), "new"),
+        (
+            1,
+            &format!("echo '{}'", member("10.0.9.9", "http://10.0.9.9:2379")),
+            "member add 02 --peer-urls=http://10.0.1.12:2380",
+        ),
+        (1, &format!("echo '{served}'"), "member remove 8e9e05c52164694d"),
+    ];
+    for (wanted, list, says) in cases {
+        let script = "NEW_CLUSTER_BEFORE=2999-01-01T00:00:00Z DECISION=/nonexistent; state_without_data 02 10.0.1.12";
+        let (code, said) = run(&hook, &format!("ctl() {{ {list}; }}; {script}"));
+        assert!(code == wanted && said.contains(says), "{list}: {code} {said}");
+    }
 }
 
 #[test]
