@@ -268,6 +268,13 @@ fn a_node_without_data_begins_nothing_that_others_have() {
         assert!(code == wanted && text.contains(said), "{up:?} {decision} {time}: {code} {text}");
         assert_eq!(text.contains("echo rejoin >"), code == 1 && up.contains(&0), "{text}");
     }
+    // An answer that cannot be understood is not the absence of a replica set.
+    let set = Set::healthy();
+    set.answer(&[0]);
+    let refused = json!({"codeName": "AuthenticationFailed", "errmsg": "Authentication failed."});
+    set.change(0, |answers| answers["replSetGetStatus"] = refused);
+    let (code, text) = set.run(&format!("{EARLY}; state_without_data 02"));
+    assert!(code == 1 && text.contains("00: error AuthenticationFailed"), "{code} {text}");
     // Deleted data is no blank volume.
     let set = Set::healthy();
     fs::write(set.path("data/mongodb.identity"), "cluster=mongodb\nnode=02\nmember=x").unwrap();
@@ -296,7 +303,13 @@ fn a_primary_hands_its_part_over_before_it_stops_and_asks_until_it_may() {
     let refused = set.run("sleep() { (( ++slept < 3 )) || exit 9; }; slept=0; drain_cluster_node 00 10.0.1.10");
     assert_eq!(refused, (9, "waits: no other node takes over: error ExceededTimeLimit\n".to_owned()));
     assert!(Path::exists(&set.path("runs")), "it serves on");
-    fs::remove_file(set.path("runs")).unwrap();
+    // A secondary has caught up meanwhile.
+    let then = format!(
+        "sleep() {{ sed -i 's/\"replSetStepDown\":{{[^}}]*}}/\"replSetStepDown\":{{\"ok\":1}}/' '{}'; }}",
+        set.path("10.0.1.10.json").display()
+    );
+    let (code, text) = set.run(&format!("{then}; drain_cluster_node 00 10.0.1.10"));
+    assert!(code == 0 && text.ends_with("ExceededTimeLimit\nstopped\n"), "{code} {text}");
     assert_eq!(set.run("drain_cluster_node 00 10.0.1.10").1, "the server does not run: nothing to drain\n");
 }
 

@@ -146,7 +146,11 @@ state_without_data() {
     [[ ! -e $DECISION ]] || decision=$(tr -d '[:space:]' <"$DECISION")
     while read -r other at; do
         [[ $other != "$id" ]] || continue
-        read_status "$at" || continue
+        if ! read_status "$at"; then
+            # Only a node that is not there, or has no replica set yet, says nothing against a new one.
+            [[ $FAULT =~ NotYetInitialized|MongoServerSelectionError|MongoNetworkError ]] && continue
+            echo "$other: ${FAULT:-no answer}" >&2
+        fi
         others=$at
         (( STATE != PRIMARY )) || break
     done < <(members)
