@@ -282,7 +282,7 @@ fn a_node_without_data_begins_nothing_that_others_have() {
 }
 
 #[test]
-fn a_primary_hands_its_part_over_before_it_stops_and_asks_until_it_may() {
+fn a_primary_steps_down_before_it_stops_and_asks_until_it_may() {
     if node_is_missing() {
         return;
     }

@@ -19,7 +19,8 @@ NEW_CLUSTER_BEFORE=""
 # The server, and the user that runs it. The package makes the user: mongodb of the deb, mongod of the rpm.
 MONGOD="/usr/bin/mongod"
 RUN_AS="mongodb"
-# The shell, and where the server asks for it, who speaks: (--username admin --password "$(cat /etc/mongodb/password)").
+# The shell, and its options, such as the user where the server requires one:
+# (--username admin --password "$(cat /etc/mongodb/password)").
 MONGOSH="/usr/bin/mongosh"
 MONGOSH_OPTIONS=()
 # The folder of the data, below the volume's mount point.
@@ -75,8 +76,8 @@ wait_for_healthy_cluster() {
     print_absent "$id"
 }
 
-# Hands the primary's part over, and stops the server. A hand-over that is refused says that no other node is far enough: it is asked
-# for again, as long as the agent lets this function run.
+# Steps the primary down, and stops the server. A refused step-down says that no other node has caught up: the function asks again, as
+# long as the agent lets it run.
 drain_cluster_node() {
     local id=$1 ip=$2 said
     if ! server_runs; then
@@ -287,8 +288,8 @@ up() {
 
 # On the first node of a new cluster, once all its members answer; the others wait for it.
 begin_the_set() {
-    local id ip number=0 list='' said first
-    first=$(members | sed -n '1s/ .*//p')
+    local id ip number=0 list='' said first address
+    read -r first address < <(members)
     if [[ ! -e $BEGINS ]]; then
         lacks="node $1 waits for the others to take it in"
     elif [[ $first != "$1" ]]; then
@@ -298,9 +299,9 @@ begin_the_set() {
             list+="{_id: $number, host: \"$ip:$PORT\"}, "
             number=$((number + 1))
         done < <(members)
-        said=$(ask "$(members | sed -n '1s/.* //p')" "db.adminCommand({replSetInitiate: {_id: \"$CLUSTER\", members: [${list%, }]}});") ||
-            true
-        lacks="the replica set begins when all members answer${said:+: ${said##*$'\n'}}"
+        lacks="the replica set begins when all members answer"
+        said=$(ask "$address" "db.adminCommand({replSetInitiate: {_id: \"$CLUSTER\", members: [${list%, }]}});") ||
+            lacks+=": ${said##*$'\n'}"
     fi
 }
 
