@@ -28,7 +28,7 @@ const SEEDS: u64 = 8;
 const AT_ONCE: usize = 60;
 /// How many rolls a seed starts at most while the world is against them. Then it calms down, and one more must finish.
 const ATTEMPTS: usize = 4;
-/// How long rolls may go on, whatever is against them, before one of them gets a step further: `--timeout`, three times.
+/// How long rolls may last without a step of any of them, whatever is against them: `--timeout`, three times.
 const STUCK: Duration = Duration::from_mins(5);
 
 /// How the rolls of a seed have ended, by exit code; -1 for the killed ones.
@@ -206,9 +206,9 @@ impl Operator {
             }
             if looked.elapsed() > STUCK {
                 let logs: String = rolls.iter().map(Rolling::log).collect();
-                let taken = steps_of(&logs);
-                assert!(taken > steps, "seed {} is stuck: {logs}\n{}", self.world.seed, story(&self.cluster.sim));
-                (looked, steps) = (Instant::now(), taken);
+                let so_far = steps_of(&logs);
+                assert!(so_far > steps, "seed {} is stuck: {logs}\n{}", self.world.seed, story(&self.cluster.sim));
+                (looked, steps) = (Instant::now(), so_far);
             }
             thread::sleep(Duration::from_millis(50));
         }
@@ -251,7 +251,7 @@ fn calm(cluster: &Cluster) {
     cluster.sim.set_lag(Lag::default());
 }
 
-/// How often these rolls have got a step further.
+/// How many steps these rolls have logged.
 fn steps_of(logs: &str) -> usize {
     let is_step = |line: &&str| {
         ["staged", "taken", "arrived", "finished"].iter().any(|step| line.contains(&format!("\"event\":\"{step}\"")))

@@ -10,9 +10,10 @@ use std::process::Command;
 /// Where the part begins that all hooks have.
 const SHARED: &str = "# --- The same in every hook of this folder";
 
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/hooks");
+
 fn hooks() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/hooks");
-    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let files = fs::read_dir(FOLDER).unwrap().map(|entry| entry.unwrap().path());
     let hooks: Vec<_> = files.filter(|path| path.extension().is_some_and(|end| end == "sh")).collect();
     assert!(hooks.len() >= 3, "{hooks:?}");
     hooks
@@ -121,7 +122,7 @@ fn a_volume_of_another_node_or_another_cluster_is_refused() {
 
 #[test]
 fn the_check_of_etcd_does_not_pass_where_no_node_lists_the_members() {
-    let hook = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/hooks/etcd.sh");
+    let hook = Path::new(FOLDER).join("etcd.sh");
     // Every node answers and is in sync, but for the one question.
     let answers = "read_status() { MEMBER=1 LEADER=1 CLUSTER_ID=1 INDEX=5 APPLIED=5 LEARNER=false ERRORS=''; }; \
          ctl() { [[ $2 != member ]]; }";
@@ -132,7 +133,7 @@ fn the_check_of_etcd_does_not_pass_where_no_node_lists_the_members() {
 
 #[test]
 fn a_blank_etcd_node_begins_nothing_beside_a_cluster_that_does_not_know_it() {
-    let hook = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/hooks/etcd.sh");
+    let hook = Path::new(FOLDER).join("etcd.sh");
     let member = |ip: &str, clients: &str| format!("8e9e05c52164694d, started, x, http://{ip}:2380, {clients}, false");
     let served = member("10.0.1.12", "http://10.0.1.12:2379");
     let cases = [
