@@ -15,7 +15,7 @@ const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/hooks");
 fn hooks() -> Vec<PathBuf> {
     let files = fs::read_dir(FOLDER).unwrap().map(|entry| entry.unwrap().path());
     let hooks: Vec<_> = files.filter(|path| path.extension().is_some_and(|end| end == "sh")).collect();
-    assert!(hooks.len() >= 3, "{hooks:?}");
+    assert!(hooks.len() >= 4, "{hooks:?}");
     hooks
 }
 
@@ -158,5 +158,16 @@ fn a_hook_of_members_that_lack_this_node_is_refused() {
     for hook in hooks() {
         let (code, said) = run(&hook, "configure_cluster_node 07 10.0.1.17");
         assert!(code == 1 && said.contains("does not have 07=10.0.1.17"), "{}: {said}", hook.display());
+    }
+}
+
+#[test]
+fn a_servers_last_words_have_the_reason_however_deep_javas_stack_is() {
+    let log: String = std::iter::once("Exception: Invalid value none\\n".to_owned())
+        .chain((0..20).map(|depth| format!("\\tat kafka.Kafka.f{depth}(Kafka.scala)\\n")))
+        .collect();
+    for hook in hooks() {
+        let (code, said) = run(&hook, &format!("printf '{log}' | last_words"));
+        assert_eq!((code, said.trim()), (0, "Exception: Invalid value none"), "{}", hook.display());
     }
 }

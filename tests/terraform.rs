@@ -679,3 +679,33 @@ fn the_cluster_in_the_readme_comes_up() {
     let all = user_data(&inputs).unwrap();
     assert_eq!(accepted(&all["00"]).volumes[0].mount_path, Path::new("/mydata"));
 }
+
+#[test]
+fn the_cluster_in_the_page_of_each_shipped_hook_has_the_members_of_the_hook() {
+    for name in ["etcd", "zookeeper", "kafka", "mongodb"] {
+        let read = |path: String| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+        let (page, hook) = (read(format!("docs/clusters/{name}.md")), read(format!("packaging/hooks/{name}.sh")));
+        let text = page.split_once("```hcl\n").unwrap().1.split_once("```").unwrap().0;
+        let body = hcl::parse(text).unwrap();
+        let call = body.blocks().find(|block| block.identifier() == "module").unwrap();
+        let given = call.body.attributes().filter(|attribute| attribute.key.as_str() != "source");
+        let mut inputs = cluster();
+        // The hook is too large for user data, and stands in the bucket alone.
+        inputs.shift_remove("node_config_script");
+        for attribute in given {
+            inputs.insert(attribute.key.to_string(), attribute.expr.evaluate(&Context::new()).unwrap());
+        }
+        let members = user_data(&inputs).unwrap().into_iter().map(|(id, text)| {
+            let config = accepted(&text);
+            let Script::Remote { source, fallback: None } = config.hooks.unwrap().script else { panic!("{text}") };
+            assert_eq!(source.to_string(), format!("s3://my-bucket/{name}.sh"));
+            format!("{id}={}", config.node.ip)
+        });
+        let members = format!("\nMEMBERS=\"{}\"\n", members.collect::<Vec<_>>().join(" "));
+        assert!(hook.contains(&members), "{name}: {members}");
+        assert!(
+            page.contains(&format!("\nnode-agent roll --cluster stateful-cluster={name} --hooks {name}.sh")),
+            "{name}"
+        );
+    }
+}

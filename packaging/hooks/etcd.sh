@@ -408,7 +408,7 @@ server_runs() {
         [[ $(systemctl is-active "$NAME.service") =~ ^(active|activating|reloading|deactivating)$ ]]
     else
         # A process id may be another process's by now; a zombie has no command line.
-        [[ -s $PID_FILE ]] && tr '\0' '\n' <"/proc/$(<"$PID_FILE")/cmdline" 2>/dev/null | grep -qxF -e "${SERVER[${#SERVER[@]} - 1]}"
+        [[ -s $PID_FILE ]] && tr '\0' '\n' 2>/dev/null <"/proc/$(<"$PID_FILE")/cmdline" | grep -qxF -e "${SERVER[${#SERVER[@]} - 1]}"
     fi
 }
 
@@ -457,13 +457,16 @@ server_has_failed() {
     if under_systemd; then
         # Restarted again and again. Systemd before 235 does not count.
         (( $(systemctl show -p NRestarts "$NAME.service" | sed 's/NRestarts=//;s/^$/0/') >= 3 )) || return 1
-        journalctl -u "$NAME.service" -n 10 --no-pager -o cat
+        journalctl -u "$NAME.service" -n 100 --no-pager -o cat | last_words
     else
         ! server_runs || return 1
-        tail -n 10 "$LOG"
+        last_words <"$LOG"
     fi
     echo "the server has ended by itself; its last words are above" >&2
 }
+
+# Without Java's stack frames, which leave no room for the reason.
+last_words() { sed $'/^\tat /d' | tail -n 10; }
 
 unit() {
     cat <<END

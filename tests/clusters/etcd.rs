@@ -9,8 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use ec2_sim::machine::Machine;
 use serde_json::{Value, json};
 
-use super::clusters::kind::{Kind, Session};
-use super::clusters::writer::PATIENCE;
+use super::clusters::kind::Kind;
+use super::clusters::writer::{PATIENCE, Record, Session, write_one_by_one};
 
 /// The port for clients.
 pub(crate) const PORT: u16 = 2379;
@@ -24,6 +24,7 @@ impl Kind for Etcd {
     const NEEDS: &'static str = "/usr/bin/etcd";
     const IDENTITY: &'static [&'static str] = &["/mydata/etcd.identity"];
     const BROKEN: (&'static str, &'static str) = ("EXTRA_CONFIG", "election-timeout: 10");
+    const COMMAND: Option<&'static str> = Some("etcdctl --endpoints");
     const COMPLAINT: &'static str = "--election-timeout[10ms] should be at least as 5 times as --heartbeat-interval";
 
     fn install(machine: &Machine) -> io::Result<()> {
@@ -34,8 +35,12 @@ impl Kind for Etcd {
             .map(drop)
     }
 
-    fn connect(address: Ipv4Addr) -> io::Result<Box<dyn Session>> {
-        Ok(Box::new(Connection { stream: TcpStream::connect_timeout(&SocketAddr::from((address, PORT)), PATIENCE)? }))
+    fn write(nodes: &[Ipv4Addr], record: &Record) {
+        write_one_by_one(nodes, record, Connection::open);
+    }
+
+    fn read_all(node: Ipv4Addr) -> io::Result<BTreeSet<u64>> {
+        Connection::open(node)?.read_all()
     }
 }
 
@@ -44,6 +49,10 @@ struct Connection {
 }
 
 impl Connection {
+    fn open(address: Ipv4Addr) -> io::Result<Connection> {
+        Ok(Connection { stream: TcpStream::connect_timeout(&SocketAddr::from((address, PORT)), PATIENCE)? })
+    }
+
     fn call(&mut self, path: &str, body: &Value) -> io::Result<Value> {
         self.stream.set_read_timeout(Some(PATIENCE))?;
         self.stream.set_nodelay(true)?;
@@ -96,7 +105,9 @@ impl Session for Connection {
         let key = STANDARD.encode(format!("w{key:09}"));
         self.call("/v3/kv/put", &json!({ "key": key, "value": key })).map(drop)
     }
+}
 
+impl Connection {
     fn read_all(&mut self) -> io::Result<BTreeSet<u64>> {
         let mut all = BTreeSet::new();
         let mut from = "w".to_owned();

@@ -6,6 +6,9 @@ use std::net::Ipv4Addr;
 
 use ec2_sim::machine::Machine;
 
+use super::room::shell;
+use super::writer::Record;
+
 /// A kind of cluster.
 pub trait Kind: Sized + 'static {
     /// The name of the hook, of the cluster and of the groups.
@@ -23,23 +26,28 @@ pub trait Kind: Sized + 'static {
     /// What the server says of that line.
     const COMPLAINT: &'static str;
 
+    /// How the commands begin that the hook's message has for a person who takes a node back in.
+    const COMMAND: Option<&'static str> = None;
+
     /// Settings of the hook that differ from the shipped ones.
     fn settings() -> Vec<(&'static str, String)> {
         Vec::new()
     }
 
+    /// What the operator's machine needs beside the host's programs.
+    fn prepare() {}
+
     /// What a node's image brings beside the host's programs.
     fn install(machine: &Machine) -> io::Result<()>;
 
-    /// Connects a client to one node.
-    fn connect(address: Ipv4Addr) -> io::Result<Box<dyn Session>>;
-}
+    /// Writes to these nodes without pause, until the record says that it ends, and records each acknowledged write.
+    fn write(nodes: &[Ipv4Addr], record: &Record);
 
-/// A client's connection to one node.
-pub trait Session {
-    /// Writes a key that was never written before. Success means that the cluster has acknowledged it.
-    fn write(&mut self, key: u64) -> io::Result<()>;
+    /// All keys that were written, as the whole cluster has them at this moment, told by this node.
+    fn read_all(node: Ipv4Addr) -> io::Result<BTreeSet<u64>>;
 
-    /// All keys that were written, as the whole cluster has them at this moment.
-    fn read_all(&mut self) -> io::Result<BTreeSet<u64>>;
+    /// Types a command that the hook's message has for a person.
+    fn type_command(command: &str) {
+        shell(command);
+    }
 }

@@ -6,7 +6,6 @@ use ec2_sim::{Gap, InstanceId};
 
 use super::kind::Kind;
 use super::region::{Cluster, LONG_AGO, NODES, group, id};
-use super::room::shell;
 
 /// Three nodes are brought up from nothing, and all replaced under writes.
 pub fn a_roll_under_writes_loses_nothing<K: Kind>() {
@@ -219,11 +218,13 @@ fn decide<K: Kind>(cluster: &Cluster<K>, node: usize, word: &str) {
 fn take_back_in<K: Kind>(cluster: &Cluster<K>, node: usize, message: &str) {
     let message = message.rsplit("Nothing was started.").next().unwrap();
     assert!(message.contains(&format!("echo rejoin > {}; node-agent retry", decision::<K>())), "{message}");
-    // A failure's reason has the hook's last lines with bars between them.
-    let lines = message.split(['\n', '|']).map(str::trim);
-    for command in lines.filter_map(|line| line.find("etcdctl --endpoints").map(|at| &line[at..])) {
-        println!("{command}");
-        shell(command);
+    if let Some(begins) = K::COMMAND {
+        // A failure's reason has the hook's last lines with bars between them.
+        let lines = message.split(['\n', '|']).map(str::trim);
+        for command in lines.filter_map(|line| line.find(begins).map(|at| &line[at..])) {
+            println!("{command}");
+            K::type_command(command);
+        }
     }
     decide(cluster, node, "rejoin");
     let (code, said) = cluster.type_in(node, &["retry"]);

@@ -54,6 +54,7 @@ impl<K: Kind> Cluster<K> {
     /// Three nodes that are launched, with blank volumes and these settings of the hook.
     pub fn launch(settings: &[(&str, &str)]) -> Cluster<K> {
         assert!(Path::new(K::NEEDS).exists(), "{} is not installed: .ci/tools clusters", K::NEEDS);
+        K::prepare();
         network::build(NODES.len());
         let config = SimConfig {
             work_dir: Path::new(DIR).join("region"),
@@ -286,8 +287,7 @@ impl<K: Kind> Cluster<K> {
         for node in NODES {
             let began = Instant::now();
             let there = loop {
-                let read = K::connect(address(node)).and_then(|mut session| session.read_all());
-                match read {
+                match K::read_all(address(node)) {
                     Ok(there) => break there,
                     Err(error) => assert!(began.elapsed() < STUCK, "{node} is not read: {error}\n{}", self.story()),
                 }

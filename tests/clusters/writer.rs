@@ -1,6 +1,6 @@
 //! A client outside the nodes that writes without pause, goes to the next node when one fails, and records each acknowledged write.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,71 +8,105 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::kind::{Kind, Session};
+use super::kind::Kind;
 
 /// From one write to the next.
 const PACE: Duration = Duration::from_millis(5);
 /// No call of the client may take longer: it then asks another node.
 pub const PATIENCE: Duration = Duration::from_millis(500);
 
+/// A client's connection to one node.
+pub trait Session {
+    /// Writes a key that was never written before. Success means that the cluster has acknowledged it.
+    fn write(&mut self, key: u64) -> io::Result<()>;
+}
+
 /// An acknowledged write.
 #[derive(Clone, Copy)]
 struct Ack {
     key: u64,
+    /// The part of the cluster that has it, where parts fail by themselves.
+    part: usize,
     at: Instant,
+}
+
+/// What a client has seen.
+#[derive(Default)]
+pub struct Record {
+    acks: Mutex<Vec<Ack>>,
+    last_error: Mutex<Option<String>>,
+    ends: AtomicBool,
+}
+
+impl Record {
+    /// A write was acknowledged.
+    pub fn ack(&self, key: u64, part: usize) {
+        self.acks.lock().unwrap().push(Ack { key, part, at: Instant::now() });
+    }
+
+    /// A write has failed, or nobody knows what became of it.
+    pub fn fail(&self, error: impl ToString) {
+        *self.last_error.lock().unwrap() = Some(error.to_string());
+    }
+
+    /// Whether the client is to end.
+    pub fn ends(&self) -> bool {
+        self.ends.load(Ordering::SeqCst)
+    }
 }
 
 /// The client at work. Dropped, it ends.
 pub struct Writer {
-    acks: Arc<Mutex<Vec<Ack>>>,
-    last_error: Arc<Mutex<Option<io::Error>>>,
-    ends: Arc<AtomicBool>,
+    record: Arc<Record>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Writer {
     /// Begins to write to these nodes, and returns after the first acknowledged write.
     pub fn start<K: Kind>(nodes: Vec<Ipv4Addr>) -> Writer {
-        let (acks, last_error, ends) = (Arc::default(), Arc::default(), Arc::new(AtomicBool::new(false)));
-        let (written, failed, stopped) = (Arc::clone(&acks), Arc::clone(&last_error), Arc::clone(&ends));
-        let thread = thread::spawn(move || write::<K>(&nodes, &written, &failed, &stopped));
-        let writer = Writer { acks, last_error, ends, thread: Some(thread) };
+        let record = Arc::<Record>::default();
+        let writers = Arc::clone(&record);
+        let thread = thread::spawn(move || K::write(&nodes, &writers));
+        let writer = Writer { record, thread: Some(thread) };
         writer.wait_for_more(1);
         writer
     }
 
     /// Waits until so many more writes are acknowledged.
     pub fn wait_for_more(&self, count: usize) {
-        let (wanted, began) = (self.acks.lock().unwrap().len() + count, Instant::now());
-        while self.acks.lock().unwrap().len() < wanted {
+        let (wanted, began) = (self.record.acks.lock().unwrap().len() + count, Instant::now());
+        while self.record.acks.lock().unwrap().len() < wanted {
             assert!(
                 began.elapsed() < Duration::from_mins(1),
                 "nothing is acknowledged: {:?}",
-                self.last_error.lock().unwrap()
+                self.record.last_error.lock().unwrap()
             );
             thread::sleep(PACE);
         }
     }
 
-    /// The longest time without an acknowledged write since then, up to now.
+    /// The longest time without an acknowledged write since then, up to now; of several parts, in the worst of them.
     pub fn longest_gap(&self, since: Instant) -> Duration {
-        let mut last = since;
+        let mut last = BTreeMap::new();
         let mut longest = Duration::ZERO;
-        for ack in self.acks.lock().unwrap().iter().filter(|ack| ack.at >= since) {
-            longest = longest.max(ack.at - last);
-            last = ack.at;
+        for ack in self.record.acks.lock().unwrap().iter() {
+            if ack.at < since {
+                last.insert(ack.part, since);
+            } else {
+                longest = longest.max(ack.at - last.insert(ack.part, ack.at).unwrap_or(since));
+            }
         }
-        longest.max(last.elapsed())
+        last.into_values().map(|at| at.elapsed()).fold(longest, Duration::max)
     }
 
     /// Ends, and returns every acknowledged key.
     pub fn stop(mut self) -> BTreeSet<u64> {
         self.end();
-        self.acks.lock().unwrap().iter().map(|ack| ack.key).collect()
+        self.record.acks.lock().unwrap().iter().map(|ack| ack.key).collect()
     }
 
     fn end(&mut self) {
-        self.ends.store(true, Ordering::SeqCst);
+        self.record.ends.store(true, Ordering::SeqCst);
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap();
         }
@@ -87,21 +121,17 @@ impl Drop for Writer {
     }
 }
 
-fn write<K: Kind>(
-    nodes: &[Ipv4Addr],
-    acks: &Mutex<Vec<Ack>>,
-    last_error: &Mutex<Option<io::Error>>,
-    ends: &AtomicBool,
-) {
+/// Writes one key after the other, in a session with one node until a write fails, then with the next one.
+pub fn write_one_by_one<S: Session>(nodes: &[Ipv4Addr], record: &Record, connect: fn(Ipv4Addr) -> io::Result<S>) {
     let (mut key, mut node) = (0, 0);
-    let mut session: Option<Box<dyn Session>> = None;
-    while !ends.load(Ordering::SeqCst) {
+    let mut session = None;
+    while !record.ends() {
         // What became of a write that failed is not known: its key is not written again.
         key += 1;
-        match attempt::<K>(&mut session, nodes[node], key) {
-            Ok(()) => acks.lock().unwrap().push(Ack { key, at: Instant::now() }),
+        match attempt(&mut session, || connect(nodes[node]), key) {
+            Ok(()) => record.ack(key, 0),
             Err(error) => {
-                *last_error.lock().unwrap() = Some(error);
+                record.fail(error);
                 session = None;
                 node = (node + 1) % nodes.len();
             }
@@ -110,9 +140,9 @@ fn write<K: Kind>(
     }
 }
 
-fn attempt<K: Kind>(session: &mut Option<Box<dyn Session>>, node: Ipv4Addr, key: u64) -> io::Result<()> {
+fn attempt<S: Session>(session: &mut Option<S>, connect: impl FnOnce() -> io::Result<S>, key: u64) -> io::Result<()> {
     if session.is_none() {
-        *session = Some(K::connect(node)?);
+        *session = Some(connect()?);
     }
     session.as_mut().map_or(Ok(()), |session| session.write(key))
 }

@@ -1,16 +1,15 @@
 //! ZooKeeper, from Debian's packages. The client speaks ZooKeeper's own protocol, as zookeeper.jute defines it.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::Path;
 use std::time::Duration;
 
 use ec2_sim::machine::Machine;
 
-use super::clusters::kind::{Kind, Session};
-use super::clusters::writer::PATIENCE;
+use super::clusters::java;
+use super::clusters::kind::Kind;
+use super::clusters::writer::{PATIENCE, Record, Session, write_one_by_one};
 
 /// The port for clients.
 pub(crate) const PORT: u16 = 2181;
@@ -48,32 +47,16 @@ impl Kind for ZooKeeper {
             "echo 'zookeeper:x:2181:2181::/nonexistent:/usr/sbin/nologin' >> /etc/passwd
              echo 'zookeeper:x:2181:' >> /etc/group",
         )?;
-        // Java's settings, to which links below /usr lead.
-        for entry in fs::read_dir("/etc")? {
-            let path = entry?.path();
-            if path.to_str().is_some_and(|name| name.starts_with("/etc/java-")) {
-                copy(machine, &path)?;
-            }
-        }
-        Ok(())
+        java::settings(machine)
     }
 
-    fn connect(address: Ipv4Addr) -> io::Result<Box<dyn Session>> {
-        Ok(Box::new(Connection::open(address)?))
+    fn write(nodes: &[Ipv4Addr], record: &Record) {
+        write_one_by_one(nodes, record, Connection::open);
     }
-}
 
-/// Copies a folder of the host to the machine.
-fn copy(machine: &Machine, folder: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            copy(machine, &path)?;
-        } else {
-            machine.write(&path, fs::read(&path)?)?;
-        }
+    fn read_all(node: Ipv4Addr) -> io::Result<BTreeSet<u64>> {
+        Connection::open(node)?.read_all()
     }
-    Ok(())
 }
 
 struct Connection {
@@ -185,7 +168,9 @@ impl Session for Connection {
         self.send(request)?;
         self.answer().map(drop)
     }
+}
 
+impl Connection {
     fn read_all(&mut self) -> io::Result<BTreeSet<u64>> {
         self.stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         // This node then has all that the leader has.
