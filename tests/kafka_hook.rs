@@ -138,6 +138,61 @@ fn of_many_faulty_partitions_ten_are_named() {
     assert_eq!((code, said), (Some(1), format!("without all their replicas: {} and 3 more", names.join(" "))));
 }
 
+/// The topics of [`HEALTHY`], of whose second partition the line behind its number ends so.
+fn second_partition(ends: &str) -> Cluster {
+    let (before, _) = HEALTHY.topics.split_once("Leader: 2").unwrap();
+    Cluster { topics: Box::leak(format!("{before}{ends}\n").into_boxed_str()), ..HEALTHY }
+}
+
+#[test]
+fn a_partition_that_waits_for_another_nodes_replica_holds_no_node_up() {
+    // The hook of the node that is Kafka's first.
+    let cases = [
+        ("Leader: 2\tReplicas: 2,3,1\tIsr: 2,3,1\tElr: \tLastKnownElr: ", ""),
+        ("Leader: 2\tReplicas: 2,3,1\tIsr: 2,3\tElr: \tLastKnownElr: ", "a-1"),
+        ("Leader: 2\tReplicas: 2,3,11\tIsr: 2\tElr: \tLastKnownElr: ", ""),
+        ("Leader: none\tReplicas: 2,3,1\tIsr: 2\tElr: N/A\tLastKnownElr: N/A", ""),
+        ("Leader: none\tReplicas: 2,3,1\tIsr: \tElr: 2\tLastKnownElr: ", ""),
+        ("Leader: none\tReplicas: 2,3,1\tIsr: \tElr: 2\tLastKnownElr: 1", ""),
+        // It is to lead as soon as the controllers let it serve.
+        ("Leader: none\tReplicas: 2,3,1\tIsr: \tElr: 3,1\tLastKnownElr: ", "a-1"),
+        ("Leader: none\tReplicas: 2,3,1\tIsr: \tElr: \tLastKnownElr: 1", "a-1"),
+    ];
+    for (ends, wanted) in cases {
+        let said = ask(&second_partition(ends), "out_of_sync 1 <<<\"$TOPICS\"");
+        assert_eq!(said, (Some(i32::from(wanted.is_empty())), wanted.to_owned()), "{ends}");
+    }
+}
+
+#[test]
+fn a_node_without_data_is_not_taken_back_in_while_a_partition_could_be_led_by_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let decision = dir.path().join("decision");
+    let removed = replaced(HEALTHY.quorum, "3     \tQ", "7     \tQ");
+    let rejoin = |ends: &str| {
+        std::fs::write(&decision, "rejoin\n").unwrap();
+        let cluster = Cluster { quorum: removed, ..second_partition(ends) };
+        ask(&cluster, &format!("DECISION='{}'; state_without_data 02", decision.display()))
+    };
+    assert_eq!(rejoin("Leader: 2\tReplicas: 2,3,1\tIsr: 2,1\tElr: \tLastKnownElr: "), (Some(0), "existing".to_owned()));
+    assert_eq!(rejoin("Leader: none\tReplicas: 2,3,1\tIsr: 2,1\tElr: \tLastKnownElr: ").0, Some(0));
+    for heirs in [
+        "Isr: 3\tElr: N/A\tLastKnownElr: N/A",
+        "Isr: \tElr: 3,2\tLastKnownElr: ",
+        "Isr: \tElr: \tLastKnownElr: 3",
+        // As soon as the second one has come back after an unclean shutdown.
+        "Isr: \tElr: 2\tLastKnownElr: 3",
+    ] {
+        let (code, said) = rejoin(&format!("Leader: none\tReplicas: 2,3,1\t{heirs}"));
+        assert!(
+            code == Some(1) && said.contains("may let node 3 lead partitions whose data it no longer has"),
+            "{said}"
+        );
+        assert!(said.contains("--election-type unclean --topic a --partition 1\n"), "{said}");
+        assert!(!said.contains("remove-controller"), "{said}");
+    }
+}
+
 fn replaced(text: &str, from: &str, to: &str) -> &'static str {
     assert!(text.contains(from), "{text}: {from}");
     Box::leak(text.replacen(from, to, 1).into_boxed_str())

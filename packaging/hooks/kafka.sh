@@ -70,7 +70,7 @@ configure_cluster_node() {
 # Waits until this node's controller follows the active one and its broker has all that it stores in sync. What others lack is only
 # printed.
 wait_for_healthy_cluster() {
-    local id=$1 ip=$2 lacks=''
+    local id=$1 ip=$2 lacks='' lacking=''
     until serves "$id" "$ip"; do
         tell "waits: $lacks"
         server_has_failed && return 1
@@ -147,8 +147,7 @@ state_without_data() {
         new) echo new; return ;;
         rejoin)
             if [[ $known == removed ]]; then echo existing; return; fi
-            echo "$DECISION says rejoin, but $([[ $known == nothing ]] && echo "no other node answers" ||
-                echo "node $(number "$id") still is a controller")" >&2 ;;
+            echo "$DECISION says rejoin, but $(why_not_yet "$id" "$known")" >&2 ;;
         '')
             # Until all the controllers of a new cluster have joined, it knows them by their first configuration alone.
             if [[ ! -e $IDENTITY && $known =~ ^(nothing|awaited)$ ]] && new_cluster_may_begin; then echo new; return; fi ;;
@@ -158,31 +157,53 @@ state_without_data() {
 }
 
 # What the other nodes know of this one: "joined" where its broker has registered before, "awaited" where its controller has a vote
-# and its broker has never been seen, "removed" where it has none, "nothing" where nobody answers.
+# and its broker has never been seen, "leads" where a partition waits for it, "removed" where it has neither a vote nor such a
+# partition, "nothing" where nobody answers.
 known_to_others() {
     local id=$1 other ip text
     while read -r other ip; do
         [[ $other != "$id" ]] || continue
         text=$(quorum "$ip" describe --replication) || continue
-        if ! grep -Eq "^$(number "$id")[[:space:]].*(Leader|Follower)" <<<"$text"; then echo removed; return 0; fi
-        text=$(brokers "$ip") || continue
-        if grep -Eq "^$(number "$id")[[:space:]]" <<<"$text"; then echo joined; else echo awaited; fi
+        if grep -Eq "^$(number "$id")[[:space:]].*(Leader|Follower)" <<<"$text"; then
+            text=$(brokers "$ip") || continue
+            if grep -Eq "^$(number "$id")[[:space:]]" <<<"$text"; then echo joined; else echo awaited; fi
+        else
+            text=$(topics "$ip") || continue
+            if [[ $(inherited_by "$(number "$id")" <<<"$text") ]]; then echo leads; else echo removed; fi
+        fi
         return 0
     done < <(members)
     echo nothing
 }
 
+why_not_yet() {
+    case $2 in
+        nothing) echo "no other node answers" ;;
+        leads) echo "Kafka may let node $(number "$1") lead partitions whose data it no longer has" ;;
+        *) echo "node $(number "$1") still is a controller" ;;
+    esac
+}
+
 data_is_gone() {
-    local id=$1 known=$2 other ip
-    while read -r other ip; do [[ $other == "$id" ]] || break; done < <(members)
+    local id=$1 known=$2 other ip inherited topic partition
+    while read -r other ip; do [[ $other == "$id" ]] || ! listens "$ip" || break; done < <(members)
     {
         echo "the volume at ${MOUNT_PATH:-} holds no data of the cluster $CLUSTER, and none may be begun" \
             "(NEW_CLUSTER_BEFORE=$NEW_CLUSTER_BEFORE): the data of node $id is gone. Nothing was started."
         if [[ $known == nothing ]]; then
             echo "No other node answers. Bring those up first that have their data."
         else
+            inherited=$(topics "$ip" | inherited_by "$(number "$id")") || true
+            if [[ $inherited ]]; then
+                echo "Partitions without a leader wait for what it had. Bring the others up first. To let one of those lead (see" \
+                    "docs/clusters/kafka.md for what that can lose):"
+                while read -r topic partition; do
+                    echo "  kafka-leader-election.sh --bootstrap-server $ip:$CLIENT_PORT --election-type unclean --topic $topic" \
+                        "--partition $partition"
+                done <<<"$inherited"
+            fi
             echo "To take node $id back in, empty:"
-            [[ $known == removed ]] || echo "  $(quorum_command "$ip") remove-controller --controller-id $(number "$id")" \
+            [[ $known =~ ^(leads|removed)$ ]] || echo "  kafka-metadata-quorum.sh --bootstrap-server $ip:$CLIENT_PORT remove-controller --controller-id $(number "$id")" \
                 "--controller-directory-id $(quorum "$ip" describe --replication | sed -En "s/^$(number "$id")[[:space:]]+([^[:space:]]+).*/\1/p")"
             echo "then on this node: echo rejoin > $DECISION; node-agent retry"
         fi
@@ -228,18 +249,28 @@ listens() { timeout 3 bash -c "exec 3<>/dev/tcp/$1/$CLIENT_PORT" 2>/dev/null; }
 
 quorum() { tool "$1" MetadataQuorumCommand --bootstrap-server "$1:$CLIENT_PORT" "${@:2}"; }
 
-quorum_command() { echo "kafka-metadata-quorum.sh --bootstrap-server $1:$CLIENT_PORT"; }
-
 topics() { tool "$1" TopicCommand --bootstrap-server "$1:$CLIENT_PORT" --describe "${@:2}"; }
 
 # All brokers that have ever registered, also those that are fenced: not let serve.
 brokers() { tool "$1" ClusterTool list-endpoints --bootstrap-server "$1:$CLIENT_PORT" --include-fenced-brokers; }
 
-# A partition's line in the description of the topics: topic, partition, leader, replicas, in sync.
-PARTITION='Topic: ([^[:space:]]+)[[:space:]]+Partition: ([0-9]+)[[:space:]]+Leader: ([^[:space:]]+)[[:space:]]+Replicas: ([0-9,]+)'
-PARTITION+='[[:space:]]+Isr: ([0-9,]*)'
+# Reads a partition's line in the description of the topics. Sets TOPIC, PARTITION, LEADER (none where there is none), REPLICAS and
+# IN_SYNC_NOW; HEIRS, which Kafka lets lead without an unclean election; and LATER_HEIRS, which it may let lead when those have been
+# given up. The lists have commas around.
+read_partition() {
+    local pattern='Topic: ([^[:space:]]+)[[:space:]]+Partition: ([0-9]+)[[:space:]]+Leader: ([^[:space:]]+)[[:space:]]+' eligible='' last=''
+    pattern+='Replicas: ([0-9,]+)[[:space:]]+Isr: ?([0-9,]*)(.*)'
+    [[ $1 =~ $pattern ]] || return 1
+    TOPIC=${BASH_REMATCH[1]} PARTITION=${BASH_REMATCH[2]} LEADER=${BASH_REMATCH[3]}
+    REPLICAS=,${BASH_REMATCH[4]}, IN_SYNC_NOW=,${BASH_REMATCH[5]},
+    # Elr: the eligible leader replicas. Before 4.1 there are none.
+    pattern='[[:space:]]Elr: ?([0-9,]*).*LastKnownElr: ?([0-9,]*)'
+    [[ ! ${BASH_REMATCH[6]} =~ $pattern ]] || eligible=${BASH_REMATCH[1]} last=${BASH_REMATCH[2]}
+    HEIRS=$IN_SYNC_NOW,$eligible, LATER_HEIRS=$IN_SYNC_NOW,$eligible,$last,
+    [[ $HEIRS == *[0-9]* ]] || HEIRS=$LATER_HEIRS
+}
 
-# Whether this node has joined and is in sync; otherwise sets `lacks`.
+# Whether this node has joined and is in sync; otherwise sets `lacks`. Sets `lacking` to the partitions of all nodes that lack replicas.
 serves() {
     local id=$1 ip=$2 text own lag status behind
     own=$(number "$id")
@@ -254,9 +285,9 @@ serves() {
     elif [[ $status == Observer ]]; then
         add_controller "$ip" || true
         lacks="node $id is no controller yet"
-    elif ! behind=$(topics "$ip" --under-replicated-partitions); then
+    elif ! lacking=$(topics "$ip" --under-replicated-partitions); then
         lacks="node $id does not describe its topics yet"
-    elif behind=$(out_of_sync "$own" <<<"$behind"); then
+    elif behind=$(out_of_sync "$own" <<<"$lacking"); then
         lacks="node $id is not in sync with $behind"
     else
         return 0
@@ -267,14 +298,24 @@ serves() {
 # Gives a node that was taken back in its vote.
 add_controller() { quorum "$1" --command-config "$CONFIG" add-controller; }
 
-# Of the partitions that are described, prints those that a broker should have in sync and has not; fails where there is none.
+# Of the partitions that are described, prints those that a broker should have in sync and has not; fails where there is none. What
+# waits for a leader without being this broker's to lead is not counted: the broker can do nothing about it.
 out_of_sync() {
     local line found=()
     while read -r line; do
-        [[ $line =~ $PARTITION && ,${BASH_REMATCH[4]}, == *,$1,* && ,${BASH_REMATCH[5]}, != *,$1,* ]] || continue
-        found+=("${BASH_REMATCH[1]}-${BASH_REMATCH[2]}")
+        if ! read_partition "$line" || [[ $REPLICAS != *,$1,* || $IN_SYNC_NOW == *,$1,* ]]; then continue; fi
+        [[ $LEADER == none && $HEIRS != *,$1,* ]] || found+=("$TOPIC-$PARTITION")
     done
     (( ${#found[@]} )) && some "${found[@]}"
+}
+
+# Of the partitions that are described, prints "TOPIC PARTITION" of those without a leader that a broker may lead when it is back. Without
+# its data it would be empty, and the other replicas would follow it.
+inherited_by() {
+    local line
+    while read -r line; do
+        if read_partition "$line" && [[ $LEADER == none && $LATER_HEIRS == *,$1,* ]]; then echo "$TOPIC $PARTITION"; fi
+    done
 }
 
 # Adds to `faults` what the metadata quorum shows.
@@ -312,19 +353,19 @@ check_brokers() {
 # Adds to `faults` the partitions that lack replicas or a leader. A topic with no more replicas than must be in sync loses its writers
 # whenever a node goes: it is named, and holds nothing up, because that never changes.
 check_partitions() {
-    local text line least name replicas in_sync behind=() gone=() few=()
+    local text line least name behind=() gone=() few=()
     if ! text=$(topics "$1"); then
         faults+=("the topics cannot be described")
         return
     fi
     while read -r line; do
-        if [[ $line =~ $PARTITION ]]; then
-            name=${BASH_REMATCH[1]}-${BASH_REMATCH[2]} replicas=${BASH_REMATCH[4]//[!,]/} in_sync=${BASH_REMATCH[5]//[!,]/}
-            if [[ ${BASH_REMATCH[3]} == none ]]; then
+        if read_partition "$line"; then
+            name=$TOPIC-$PARTITION REPLICAS=${REPLICAS//[!,]/} IN_SYNC_NOW=${IN_SYNC_NOW//[!,]/}
+            if [[ $LEADER == none ]]; then
                 gone+=("$name")
-            elif (( ${#in_sync} < ${#replicas} )); then
+            elif (( ${#IN_SYNC_NOW} < ${#REPLICAS} )); then
                 behind+=("$name")
-            elif (( ${#replicas} < least )); then
+            elif (( ${#REPLICAS} - 1 <= least )); then
                 few+=("$name")
             fi
         else
@@ -341,11 +382,16 @@ check_partitions() {
 # At most ten of them.
 some() { echo "${*:1:10}$( (( $# <= 10 )) || echo " and $(( $# - 10 )) more")"; }
 
+# What other nodes lack.
 print_absent() {
-    local id ip
+    local id ip line leaderless=()
     while read -r id ip; do
         [[ $id == "$1" ]] || listens "$ip" || echo "node $id does not serve yet; this node is not held up by it"
     done < <(members)
+    while read -r line; do
+        if read_partition "$line" && [[ $LEADER == none ]]; then leaderless+=("$TOPIC-$PARTITION"); fi
+    done <<<"$lacking"
+    (( ! ${#leaderless[@]} )) || echo "without a leader until another node is back with its data: $(some "${leaderless[@]}")"
 }
 
 configuration() {

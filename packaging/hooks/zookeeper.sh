@@ -118,7 +118,7 @@ check_cluster() {
     if [[ ! $leader ]]; then
         faults+=("no node leads")
     else
-        (( followers == count - 1 )) || faults+=("$followers nodes follow, not $((count - 1))")
+        (( followers == count - 1 )) || faults+=("only $followers of $((count - 1)) nodes follow")
         [[ $synced == $((count - 1)) ]] || faults+=("the leader $leader counts $synced followers in sync, not $((count - 1))")
         [[ $size == "$count" ]] || faults+=("the leader $leader knows $size voters, and the settings name $count")
     fi

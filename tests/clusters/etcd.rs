@@ -24,7 +24,7 @@ impl Kind for Etcd {
     const NEEDS: &'static str = "/usr/bin/etcd";
     const IDENTITY: &'static [&'static str] = &["/mydata/etcd.identity"];
     const BROKEN: (&'static str, &'static str) = ("EXTRA_CONFIG", "election-timeout: 10");
-    const COMMAND: Option<&'static str> = Some("etcdctl --endpoints");
+    const COMMANDS: &'static [&'static str] = &["etcdctl --endpoints"];
     const COMPLAINT: &'static str = "--election-timeout[10ms] should be at least as 5 times as --heartbeat-interval";
 
     fn install(machine: &Machine) -> io::Result<()> {

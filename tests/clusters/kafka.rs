@@ -56,7 +56,7 @@ impl Kind for Kafka {
     const IDENTITY: &'static [&'static str] = &["/mydata/kafka.identity", "/mydata/kafka/meta.properties"];
     const BROKEN: (&'static str, &'static str) = ("EXTRA_CONFIG", "num.io.threads=none");
     const COMPLAINT: &'static str = "Invalid value none for configuration num.io.threads";
-    const COMMAND: Option<&'static str> = Some("kafka-metadata-quorum.sh ");
+    const COMMANDS: &'static [&'static str] = &["kafka-leader-election.sh ", "kafka-metadata-quorum.sh "];
 
     fn settings() -> Vec<(&'static str, String)> {
         vec![("JAVA_OPTIONS", "-Xmx256m".to_owned()), ("CLASS_PATH", format!("{JARS}/*"))]
@@ -114,8 +114,10 @@ impl Kind for Kafka {
     }
 
     fn type_command(command: &str) {
-        let class = "org.apache.kafka.tools.MetadataQuorumCommand";
-        shell(&command.replacen("kafka-metadata-quorum.sh", &format!("java -Xmx128m -cp '{JARS}/*' {class}"), 1));
+        // The jars come without Kafka's scripts.
+        let class = if command.contains("leader-election") { "LeaderElectionCommand" } else { "MetadataQuorumCommand" };
+        let (_, arguments) = command.split_once(' ').unwrap();
+        shell(&format!("java -Xmx128m -cp '{JARS}/*' org.apache.kafka.tools.{class} {arguments}"));
     }
 }
 

@@ -27,7 +27,7 @@ pub trait Kind: Sized + 'static {
     const COMPLAINT: &'static str;
 
     /// How the commands begin that the hook's message has for a person who takes a node back in.
-    const COMMAND: Option<&'static str> = None;
+    const COMMANDS: &'static [&'static str] = &[];
 
     /// Settings of the hook that differ from the shipped ones.
     fn settings() -> Vec<(&'static str, String)> {

@@ -218,13 +218,12 @@ fn decide<K: Kind>(cluster: &Cluster<K>, node: usize, word: &str) {
 fn take_back_in<K: Kind>(cluster: &Cluster<K>, node: usize, message: &str) {
     let message = message.rsplit("Nothing was started.").next().unwrap();
     assert!(message.contains(&format!("echo rejoin > {}; node-agent retry", decision::<K>())), "{message}");
-    if let Some(begins) = K::COMMAND {
-        // A failure's reason has the hook's last lines with bars between them.
-        let lines = message.split(['\n', '|']).map(str::trim);
-        for command in lines.filter_map(|line| line.find(begins).map(|at| &line[at..])) {
-            println!("{command}");
-            K::type_command(command);
-        }
+    // A failure's reason has the hook's last lines with bars between them.
+    let lines = message.split(['\n', '|']).map(str::trim);
+    let command = |line: &str| K::COMMANDS.iter().find_map(|begins| line.find(begins)).map(|at| line[at..].to_owned());
+    for command in lines.filter_map(command) {
+        println!("{command}");
+        K::type_command(&command);
     }
     decide(cluster, node, "rejoin");
     let (code, said) = cluster.type_in(node, &["retry"]);

@@ -82,13 +82,13 @@ fn in_service(world: &World) -> ([VolumeId; 2], Machine, Shell) {
 }
 
 /// The log of this boot, or an earlier one, in the order in which it was written.
-fn log(shell: &mut Shell, boot: i32) -> Vec<String> {
+pub fn log(shell: &mut Shell, boot: i32) -> Vec<String> {
     let said = shell.run(&format!("journalctl --quiet --boot={boot} --no-hostname --output=short-monotonic"));
     said.lines().map(str::to_owned).collect()
 }
 
 /// Asserts that the log has lines with these texts, in this order, and prints them.
-fn assert_order(log: &[String], texts: &[&str]) {
+pub fn assert_order(log: &[String], texts: &[&str]) {
     let mut rest = log.iter();
     for text in texts {
         let found = rest.find(|line| line.contains(text));
@@ -97,14 +97,14 @@ fn assert_order(log: &[String], texts: &[&str]) {
 }
 
 /// What a service came to: its state, its exit code, and how often it was restarted.
-fn ended(shell: &mut Shell, unit: &str) -> String {
+pub fn ended(shell: &mut Shell, unit: &str) -> String {
     shell.run(&format!(
         "systemctl show --property=ActiveState,SubState,Result,ExecMainStatus,NRestarts {unit} | sort | tr '\\n' ' '"
     ))
 }
 
 /// Ended by itself, for good.
-const FOR_GOOD: &str = "ActiveState=inactive ExecMainStatus=0 NRestarts=0 Result=success SubState=dead";
+pub const FOR_GOOD: &str = "ActiveState=inactive ExecMainStatus=0 NRestarts=0 Result=success SubState=dead";
 
 /// The filesystems were unmounted: their logs hold nothing to replay.
 pub fn assert_clean(world: &World, volumes: &[VolumeId; 2]) {

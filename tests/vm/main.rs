@@ -6,6 +6,7 @@
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 #![allow(unreachable_pub, missing_docs, reason = "one test's parts")]
 
+mod clusters;
 mod departures;
 mod host;
 mod machine;

@@ -211,6 +211,11 @@ impl Root {
         }
     }
 
+    /// Gives it a file of this host's, at the same place.
+    pub fn bring(&self, path: &str) {
+        fs::copy(path, self.0.join(path.trim_start_matches('/'))).unwrap_or_else(|error| panic!("{path}: {error}"));
+    }
+
     /// Runs a command in it, whose systemd is off.
     pub fn run(&self, script: &str) {
         run(Command::new("chroot").arg(&self.0).args(["bash", "-ec", script]));
