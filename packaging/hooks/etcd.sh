@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Hooks of an etcd cluster, one node an Auto Scaling group. Run with etcd 3.4.23 (Debian 12), three nodes, in network namespaces
-# and without systemd, by tests/cluster_etcd.rs. The unit that is written where systemd runs was checked by systemd-analyze alone.
+# and without systemd, by tests/cluster_etcd.rs; and with systemd on a machine that boots, one node, by tests/vm/clusters.rs.
 #
 # Needs etcd, etcdctl 3.4 or later, bash, coreutils, grep and sed. docs/clusters/etcd.md explains the settings.
 

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Hooks of a Kafka cluster (KRaft, every node a broker and a controller), one node an Auto Scaling group. Run with Kafka 4.2.1
-# (Java 17), three nodes, in network namespaces and without systemd, by tests/cluster_kafka.rs. The unit that is written where systemd
-# runs was checked by systemd-analyze alone.
+# (Java 17), three nodes, in network namespaces and without systemd, by tests/cluster_kafka.rs. Where systemd runs, only etcd's hook
+# was tried, which writes the same unit.
 #
 # Needs Kafka 4.0 or later, Java, bash, coreutils, grep and sed. docs/clusters/kafka.md explains the settings.
 
@@ -53,7 +53,7 @@ configure_cluster_node() {
     local id=$1 ip=$2 state
     is_member "$id" "$ip" || return
     data_is_this_nodes "$id" || return
-    if has_data && ! data_has "node.id" "$(number "$id")"; then
+    if has_data && [[ $(data_value node.id) != "$(number "$id")" ]]; then
         echo "$DATA/meta.properties is of another node than $(number "$id"), the number of node $id in MEMBERS: its order was changed" >&2
         return 1
     fi
@@ -119,7 +119,7 @@ leader_node() {
     local id ip active
     nodes_are_the_members >&2 || return
     while read -r id ip; do
-        active=$(quorum "$ip" describe --replication | sed -En 's/^([0-9]+)[[:space:]].*[[:space:]]Leader[[:space:]]*$/\1/p') || continue
+        active=$(controllers "$ip" | sed -n 's/ .* Leader$//p') || continue
         if [[ $active ]]; then
             members | sed -n "${active}s/ .*//p"
             return 0
@@ -135,8 +135,6 @@ leader_node() {
 has_data() { [[ -e $DATA/meta.properties ]]; }
 
 data_value() { sed -n "s/^$1=//p" "$DATA/meta.properties"; }
-
-data_has() { [[ $(data_value "$1") == "$2" ]]; }
 
 # Prints new or existing; fails where nothing must be begun.
 state_without_data() {
@@ -163,8 +161,8 @@ known_to_others() {
     local id=$1 other ip text
     while read -r other ip; do
         [[ $other != "$id" ]] || continue
-        text=$(quorum "$ip" describe --replication) || continue
-        if grep -Eq "^$(number "$id")[[:space:]].*(Leader|Follower)" <<<"$text"; then
+        text=$(controllers "$ip") || continue
+        if grep -Eq "^$(number "$id") .* (Leader|Follower)$" <<<"$text"; then
             text=$(brokers "$ip") || continue
             if grep -Eq "^$(number "$id")[[:space:]]" <<<"$text"; then echo joined; else echo awaited; fi
         else
@@ -185,7 +183,7 @@ why_not_yet() {
 }
 
 data_is_gone() {
-    local id=$1 known=$2 other ip inherited topic partition
+    local id=$1 known=$2 other ip inherited topic partition directory
     while read -r other ip; do [[ $other == "$id" ]] || ! listens "$ip" || break; done < <(members)
     {
         echo "the volume at ${MOUNT_PATH:-} holds no data of the cluster $CLUSTER, and none may be begun" \
@@ -203,8 +201,11 @@ data_is_gone() {
                 done <<<"$inherited"
             fi
             echo "To take node $id back in, empty:"
-            [[ $known =~ ^(leads|removed)$ ]] || echo "  kafka-metadata-quorum.sh --bootstrap-server $ip:$CLIENT_PORT remove-controller --controller-id $(number "$id")" \
-                "--controller-directory-id $(quorum "$ip" describe --replication | sed -En "s/^$(number "$id")[[:space:]]+([^[:space:]]+).*/\1/p")"
+            if [[ $known =~ ^(joined|awaited)$ ]]; then
+                directory=$(controllers "$ip" | sed -n "s/^$(number "$id") \([^ ]*\) .*/\1/p")
+                echo "  kafka-metadata-quorum.sh --bootstrap-server $ip:$CLIENT_PORT remove-controller" \
+                    "--controller-id $(number "$id") --controller-directory-id $directory"
+            fi
             echo "then on this node: echo rejoin > $DECISION; node-agent retry"
         fi
         echo "To begin a new, empty cluster instead, on every node: echo new > $DECISION; node-agent retry"
@@ -249,6 +250,13 @@ listens() { timeout 3 bash -c "exec 3<>/dev/tcp/$1/$CLIENT_PORT" 2>/dev/null; }
 
 quorum() { tool "$1" MetadataQuorumCommand --bootstrap-server "$1:$CLIENT_PORT" "${@:2}"; }
 
+# The controllers as the node at this address tells them, a line each: number, directory, how many records it is behind, and whether it
+# is Leader, Follower or Observer (without a vote).
+controllers() {
+    quorum "$1" describe --replication | tr -s '[:blank:]' ' ' |
+        sed -En 's/^([0-9]+) ([^ ]+) [0-9-]+ ([0-9-]+) .* ([A-Z][a-z]+) ?$/\1 \2 \3 \4/p'
+}
+
 topics() { tool "$1" TopicCommand --bootstrap-server "$1:$CLIENT_PORT" --describe "${@:2}"; }
 
 # All brokers that have ever registered, also those that are fenced: not let serve.
@@ -276,9 +284,9 @@ serves() {
     own=$(number "$id")
     if ! identity_is "$(data_value directory.id)"; then
         lacks="the data of node $id is $(data_value directory.id), and the volume's identity is of another one: $(tr '\n' ' ' <"$IDENTITY")"
-    elif ! text=$(quorum "$ip" describe --replication); then
+    elif ! text=$(controllers "$ip"); then
         lacks="node $id does not answer at $ip:$CLIENT_PORT yet"
-    elif ! read -r lag status < <(sed -En "s/^${own}[[:space:]]+[^[:space:]]+[[:space:]]+[0-9-]+[[:space:]]+([0-9-]+).*[[:space:]]([A-Z][a-z]+)[[:space:]]*$/\1 \2/p" <<<"$text"); then
+    elif ! read -r _ _ lag status < <(grep "^$own " <<<"$text"); then
         lacks="the controllers do not know node $own yet"
     elif (( lag < 0 || lag > MAX_LAG )); then
         lacks="the controller of node $id is $lag records behind"
@@ -320,14 +328,12 @@ inherited_by() {
 
 # Adds to `faults` what the metadata quorum shows.
 check_controllers() {
-    local text node rest voters=0 active=0 lag status
-    if ! text=$(quorum "$1" describe --replication); then
+    local text node lag status voters=0 active=0
+    if ! text=$(controllers "$1"); then
         faults+=("the metadata quorum cannot be described")
         return
     fi
-    while read -r node _ _ lag rest; do
-        [[ $node =~ ^[0-9]+$ ]] || continue
-        status=${rest##*[[:space:]]}
+    while read -r node _ lag status; do
         [[ $status =~ ^(Leader|Follower)$ ]] || continue
         voters=$((voters + 1))
         [[ $status == Follower ]] || active=$((active + 1))

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Hooks of a ZooKeeper ensemble, one node an Auto Scaling group. Run with ZooKeeper 3.8.0 (Debian 12, Java 17), three nodes, in
-# network namespaces and without systemd, by tests/cluster_zookeeper.rs. The unit that is written where systemd runs was checked
-# by systemd-analyze alone.
+# network namespaces and without systemd, by tests/cluster_zookeeper.rs. Where systemd runs, only etcd's hook was tried, which
+# writes the same unit.
 #
 # Needs ZooKeeper 3.6 or later, bash, coreutils, grep and sed. docs/clusters/zookeeper.md explains the settings.
 
