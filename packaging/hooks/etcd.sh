@@ -183,6 +183,7 @@ data_is_gone() {
                 [[ $known != joined ]] || echo "  etcdctl --endpoints=$(client_url "$address") member remove" \
                     "$(member_at "$address" "$(peer_url "$ip")")"
                 echo "  etcdctl --endpoints=$(client_url "$address") member add $id --peer-urls=$(peer_url "$ip")"
+                echo "(repeat one that is refused with \"unhealthy cluster\": the members must have been connected for 5 s)"
                 echo "then on this node: echo rejoin > $DECISION; node-agent retry" ;;
         esac
         echo "To begin a new, empty cluster instead, on every node: echo new > $DECISION; node-agent retry"

@@ -3,6 +3,9 @@
 use std::collections::BTreeSet;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,6 +13,7 @@ use ec2_sim::machine::Machine;
 use serde_json::{Value, json};
 
 use super::clusters::kind::Kind;
+use super::clusters::region::STUCK;
 use super::clusters::writer::{PATIENCE, Record, Session, write_one_by_one};
 
 /// The port for clients.
@@ -41,6 +45,20 @@ impl Kind for Etcd {
 
     fn read_all(node: Ipv4Addr) -> io::Result<BTreeSet<u64>> {
         Connection::open(node)?.read_all()
+    }
+
+    fn type_command(command: &str) {
+        let began = Instant::now();
+        loop {
+            let output = Command::new("bash").args(["-ec", command]).stdin(Stdio::null()).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            if output.status.success() {
+                return;
+            }
+            assert!(said.contains("unhealthy cluster") && began.elapsed() < STUCK, "{command}: {said}");
+            // As the hook's message says.
+            thread::sleep(Duration::from_secs(1));
+        }
     }
 }
 
