@@ -18,7 +18,7 @@ impl<K: Kind> Cluster<K> {
         command.args(["roll", "--cluster", &format!("stateful-cluster={}", K::NAME), "--yes", "--hooks"]);
         command.arg(hooks).args(arguments).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command.env("HOME", "/root").env("USER", "ann").envs(self.sim.operator_env(&[]));
-        Rolling::start(command, Path::new(DIR), STUCK, 2 * STUCK)
+        Rolling::start(command, Path::new(DIR), STUCK, 4 * STUCK)
     }
 
     /// A function of the shipped hook, called as the roll calls it: its exit code, and what it prints.
