@@ -46,7 +46,7 @@ demo: needs-root packages ## Watch nodes come up and be rolled on a simulated EC
 test-vm-short: VM_TESTS = user_data_brings a_leaving_node a_node_in_service_comes_up applications_survive a_power_cut
 .PHONY: test-vm test-vm-short
 test-vm: ## Boot nodes on emulated machines against a simulated EC2; half an hour; needs root
-test-vm-short: ## Five of the fourteen tests of that; ten minutes; needs root
+test-vm-short: ## Five of the fourteen tests of that; twenty minutes; needs root
 test-vm test-vm-short: needs-root
 	$(call headline,tools: what is missing is installed)
 	@.ci/tools packages cargo vm

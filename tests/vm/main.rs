@@ -1,7 +1,7 @@
 //! Nodes on machines that really boot: firmware, kernel, systemd, udev, cloud-init and NVMe disks are the real ones, emulated by
 //! QEMU; EC2 is the simulator, at the real address of the metadata service.
 //!
-//! Run by `make test-vm`, two at a time. Consoles and event logs stay in `tmp/vm` of the target directory.
+//! Run by `make test-vm`, one after the other. Consoles and event logs stay in `tmp/vm` of the target directory.
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 #![allow(unreachable_pub, missing_docs, reason = "one test's parts")]
