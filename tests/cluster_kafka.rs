@@ -87,7 +87,7 @@ fn a_kafka_broker_that_recovers_its_log_does_not_pass_the_check() {
         let (code, said) = cluster.ask("check_cluster");
         assert_eq!(code, Some(1), "{said}");
         println!("{said}");
-        assert!(said.contains("the broker of 01 at 10.0.1.11:9092 is not let serve"), "{said}");
+        assert!(said.contains("the broker of 01 is fenced, or not registered at 10.0.1.11:9092"), "{said}");
         assert_ne!(cluster.member(1).unwrap().1, "InService");
         cluster.shell(1, "kill -CONT $(cat /run/kafka.pid)");
         cluster.in_service(1);

@@ -3,25 +3,13 @@
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
-use std::process::Command;
+mod hook_script;
 
-const ROLL_NODES: &str =
-    r#"[{"id": "00", "ip": "10.0.1.10"}, {"id": "01", "ip": "10.0.1.11"}, {"id": "02", "ip": "10.0.1.12"}]"#;
+use hook_script::{changed, run};
 
 /// Calls the check of a hook, of which these functions are replaced: its exit code and what it prints.
 fn check(hook: &str, functions: &str, told: &[(&str, &str)]) -> (Option<i32>, String) {
-    let hook = format!("{}/packaging/hooks/{hook}.sh", env!("CARGO_MANIFEST_DIR"));
-    let script = format!("set -Eeuo pipefail; . '{hook}'\n{functions}\ncheck_cluster");
-    let mut command = Command::new("bash");
-    command.args(["-c", &script]).env("ROLL_NODES", ROLL_NODES).envs(told.iter().copied());
-    let output = command.output().unwrap();
-    (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned())
-}
-
-/// What a text becomes by one change that it must have room for.
-fn changed(text: &str, from: &str, to: &str) -> String {
-    assert!(text.contains(from), "{text}: {from}");
-    text.replacen(from, to, 1)
+    run(hook, &format!("{functions}\ncheck_cluster"), told)
 }
 
 /// Address, member, leader, cluster, index, applied index, learner, errors.

@@ -3,11 +3,9 @@
 
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
-use std::process::Command;
+mod hook_script;
 
-const HOOK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/hooks/kafka.sh");
-const ROLL_NODES: &str =
-    r#"[{"id": "00", "ip": "10.0.1.10"}, {"id": "01", "ip": "10.0.1.11"}, {"id": "02", "ip": "10.0.1.12"}]"#;
+use hook_script::{changed, run};
 
 /// A cluster as its tools describe it.
 struct Cluster {
@@ -39,22 +37,19 @@ Topic: a\tTopicId: e5a4tO7tQ9CUdFkJFi7g0Q\tPartitionCount: 2\tReplicationFactor:
 ",
 };
 
+/// Kafka's tools, which answer as the cluster is described.
+const TOOLS: &str = r#"
+listens() { [[ " $LISTEN " == *" $1 "* ]]; }
+quorum() { listens "$1" && printf %s "$QUORUM"; }
+brokers() { listens "$1" && printf %s "$BROKERS"; }
+topics() { listens "$1" && [[ $TOPICS != fail ]] && printf %s "$TOPICS"; }
+"#;
+
 /// Runs a function of the hook against the cluster: its exit code and what it prints.
 fn ask(cluster: &Cluster, function: &str) -> (Option<i32>, String) {
-    let script = format!(
-        "set -Eeuo pipefail
-         . '{HOOK}'
-         listens() {{ [[ \" $LISTEN \" == *\" $1 \"* ]]; }}
-         quorum() {{ listens \"$1\" && printf %s \"$QUORUM\"; }}
-         brokers() {{ listens \"$1\" && printf %s \"$BROKERS\"; }}
-         topics() {{ listens \"$1\" && [[ $TOPICS != fail ]] && printf %s \"$TOPICS\"; }}
-         {function}"
-    );
-    let mut command = Command::new("bash");
-    command.args(["-c", &script]).env("ROLL_NODES", ROLL_NODES).env("LISTEN", cluster.listen);
-    command.env("QUORUM", cluster.quorum).env("BROKERS", cluster.brokers).env("TOPICS", cluster.topics);
-    let output = command.output().unwrap();
-    (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned())
+    let Cluster { listen, quorum, brokers, topics } = *cluster;
+    let told = [("LISTEN", listen), ("QUORUM", quorum), ("BROKERS", brokers), ("TOPICS", topics)];
+    run("kafka", &format!("{TOOLS}{function}"), &told)
 }
 
 fn check(cluster: &Cluster) -> (Option<i32>, String) {
@@ -88,11 +83,14 @@ fn each_fault_of_a_kafka_cluster_fails_the_check_and_is_named() {
                 "9092       null       unfenced   broker         \n3",
                 "9092       null       fenced     broker         \n3",
             ),
-            "the broker of 01 at 10.0.1.11:9092 is not let serve",
+            "the broker of 01 is fenced, or not registered at 10.0.1.11:9092",
         ),
-        (brokers("10.0.1.12", "10.0.1.19"), "the broker of 02 at 10.0.1.12:9092 is not let serve"),
-        (brokers("10.0.1.12 9092", "10.0.1.12 9094"), "the broker of 02 at 10.0.1.12:9092 is not let serve"),
-        (Cluster { brokers: "", ..HEALTHY }, "the broker of 00 at 10.0.1.10:9092 is not let serve"),
+        (brokers("10.0.1.12", "10.0.1.19"), "the broker of 02 is fenced, or not registered at 10.0.1.12:9092"),
+        (
+            brokers("10.0.1.12 9092", "10.0.1.12 9094"),
+            "the broker of 02 is fenced, or not registered at 10.0.1.12:9092",
+        ),
+        (Cluster { brokers: "", ..HEALTHY }, "the broker of 00 is fenced, or not registered at 10.0.1.10:9092"),
         (topics("Isr: 2,3,1", "Isr: 2,3"), "without all their replicas: a-1"),
         (topics("Leader: 1\t", "Leader: none\t"), "without a leader: a-0"),
         (Cluster { topics: "fail", ..HEALTHY }, "the topics cannot be described"),
@@ -194,6 +192,12 @@ fn a_node_without_data_is_not_taken_back_in_while_a_partition_could_be_led_by_it
 }
 
 fn replaced(text: &str, from: &str, to: &str) -> &'static str {
-    assert!(text.contains(from), "{text}: {from}");
-    Box::leak(text.replacen(from, to, 1).into_boxed_str())
+    Box::leak(changed(text, from, to).into_boxed_str())
+}
+
+#[test]
+fn what_a_partition_is_like_leaves_the_settings_as_they_are() {
+    let before = ask(&HEALTHY, "configuration 00 10.0.1.10");
+    assert!(before.1.contains("\ndefault.replication.factor=3\n"), "{}", before.1);
+    assert_eq!(ask(&HEALTHY, "check_partitions 10.0.1.10; configuration 00 10.0.1.10"), before);
 }

@@ -191,6 +191,7 @@ data_is_gone() {
         if [[ $known == nothing ]]; then
             echo "No other node answers. Bring those up first that have their data."
         else
+            # Without an answer the rest of the message still holds.
             inherited=$(topics "$ip" | inherited_by "$(number "$id")") || true
             if [[ $inherited ]]; then
                 echo "Partitions without a leader wait for what it had. Bring the others up first. To let one of those lead (see" \
@@ -259,22 +260,22 @@ controllers() {
 
 topics() { tool "$1" TopicCommand --bootstrap-server "$1:$CLIENT_PORT" --describe "${@:2}"; }
 
-# All brokers that have ever registered, also those that are fenced: not let serve.
+# All brokers that are registered, also those that are fenced: kept from serving by the controllers.
 brokers() { tool "$1" ClusterTool list-endpoints --bootstrap-server "$1:$CLIENT_PORT" --include-fenced-brokers; }
 
-# Reads a partition's line in the description of the topics. Sets TOPIC, PARTITION, LEADER (none where there is none), REPLICAS and
-# IN_SYNC_NOW; HEIRS, which Kafka lets lead without an unclean election; and LATER_HEIRS, which it may let lead when those have been
-# given up. The lists have commas around.
+# Reads a partition's line in the description of the topics. Sets TOPIC, PARTITION and LEADER (none where there is none), and as
+# lists with commas around: ASSIGNED, its replicas; FOLLOWING, those in sync; HEIRS, which Kafka lets lead without an unclean election;
+# and LATER_HEIRS, which it may let lead when those are given up.
 read_partition() {
     local pattern='Topic: ([^[:space:]]+)[[:space:]]+Partition: ([0-9]+)[[:space:]]+Leader: ([^[:space:]]+)[[:space:]]+' eligible='' last=''
     pattern+='Replicas: ([0-9,]+)[[:space:]]+Isr: ?([0-9,]*)(.*)'
     [[ $1 =~ $pattern ]] || return 1
     TOPIC=${BASH_REMATCH[1]} PARTITION=${BASH_REMATCH[2]} LEADER=${BASH_REMATCH[3]}
-    REPLICAS=,${BASH_REMATCH[4]}, IN_SYNC_NOW=,${BASH_REMATCH[5]},
+    ASSIGNED=,${BASH_REMATCH[4]}, FOLLOWING=,${BASH_REMATCH[5]},
     # Elr: the eligible leader replicas. Before 4.1 there are none.
     pattern='[[:space:]]Elr: ?([0-9,]*).*LastKnownElr: ?([0-9,]*)'
     [[ ! ${BASH_REMATCH[6]} =~ $pattern ]] || eligible=${BASH_REMATCH[1]} last=${BASH_REMATCH[2]}
-    HEIRS=$IN_SYNC_NOW,$eligible, LATER_HEIRS=$IN_SYNC_NOW,$eligible,$last,
+    HEIRS=$FOLLOWING,$eligible, LATER_HEIRS=$FOLLOWING,$eligible,$last,
     [[ $HEIRS == *[0-9]* ]] || HEIRS=$LATER_HEIRS
 }
 
@@ -291,6 +292,7 @@ serves() {
     elif (( lag < 0 || lag > MAX_LAG )); then
         lacks="the controller of node $id is $lag records behind"
     elif [[ $status == Observer ]]; then
+        # Refused while it has not caught up: it is asked again in the next round.
         add_controller "$ip" || true
         lacks="node $id is no controller yet"
     elif ! lacking=$(topics "$ip" --under-replicated-partitions); then
@@ -311,7 +313,7 @@ add_controller() { quorum "$1" --command-config "$CONFIG" add-controller; }
 out_of_sync() {
     local line found=()
     while read -r line; do
-        if ! read_partition "$line" || [[ $REPLICAS != *,$1,* || $IN_SYNC_NOW == *,$1,* ]]; then continue; fi
+        if ! read_partition "$line" || [[ $ASSIGNED != *,$1,* || $FOLLOWING == *,$1,* ]]; then continue; fi
         [[ $LEADER == none && $HEIRS != *,$1,* ]] || found+=("$TOPIC-$PARTITION")
     done
     (( ${#found[@]} )) && some "${found[@]}"
@@ -343,7 +345,7 @@ check_controllers() {
     (( active )) || faults+=("no controller is active")
 }
 
-# Adds to `faults` the nodes whose brokers the controllers do not let serve: one that starts, recovers its log or is being shut down.
+# Adds to `faults` the nodes whose brokers are not registered or fenced: one that starts, recovers its log or is being shut down.
 check_brokers() {
     local text id ip
     if ! text=$(brokers "$1"); then
@@ -352,26 +354,26 @@ check_brokers() {
     fi
     while read -r id ip; do
         grep -Eq "^$(number "$id")[[:space:]]+${ip//./\\.}[[:space:]]+${CLIENT_PORT}[[:space:]].*[[:space:]]unfenced" <<<"$text" ||
-            faults+=("the broker of $id at $ip:$CLIENT_PORT is not let serve")
+            faults+=("the broker of $id is fenced, or not registered at $ip:$CLIENT_PORT")
     done < <(members)
 }
 
 # Adds to `faults` the partitions that lack replicas or a leader. A topic with no more replicas than must be in sync loses its writers
 # whenever a node goes: it is named, and holds nothing up, because that never changes.
 check_partitions() {
-    local text line least name behind=() gone=() few=()
+    local text line least name replicas in_sync behind=() gone=() few=()
     if ! text=$(topics "$1"); then
         faults+=("the topics cannot be described")
         return
     fi
     while read -r line; do
         if read_partition "$line"; then
-            name=$TOPIC-$PARTITION REPLICAS=${REPLICAS//[!,]/} IN_SYNC_NOW=${IN_SYNC_NOW//[!,]/}
+            name=$TOPIC-$PARTITION replicas=${ASSIGNED//[!,]/} in_sync=${FOLLOWING//[!,]/}
             if [[ $LEADER == none ]]; then
                 gone+=("$name")
-            elif (( ${#IN_SYNC_NOW} < ${#REPLICAS} )); then
+            elif (( ${#in_sync} < ${#replicas} )); then
                 behind+=("$name")
-            elif (( ${#REPLICAS} - 1 <= least )); then
+            elif (( ${#replicas} - 1 <= least )); then
                 few+=("$name")
             fi
         else
