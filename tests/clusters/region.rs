@@ -159,13 +159,16 @@ impl<K: Kind> Cluster<K> {
         instance
     }
 
-    /// Ends the node's server by SIGKILL, and nothing else.
+    /// Ends the node's server by SIGKILL, and nothing else. Returns once its last thread has closed its sockets.
     pub fn kill_server(&self, node: usize) {
-        let pid = format!("/run/{}.pid", K::NAME);
-        self.shell(
-            node,
-            &format!("kill -9 $(cat {pid}); while [ -s /proc/$(cat {pid})/cmdline ]; do sleep 0.05; done"),
+        let kill = format!(
+            "pid=$(cat /run/{}.pid)
+             kill -9 $pid
+             until [ ! -e /proc/$pid ] || [ \"$(awk '/^(State|Threads):/ {{ print $2 }}' /proc/$pid/status | xargs)\" = 'Z 1' ]
+             do sleep 0.05; done",
+            K::NAME
         );
+        self.shell(node, &kill);
     }
 
     fn version(&self, node: usize, number: u64, settings: &[(&str, &str)]) -> TemplateVersion {
