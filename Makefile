@@ -58,7 +58,7 @@ test-vm test-vm-short: needs-root
 CLUSTER_TESTS = $(patsubst tests/%.rs,--test %,$(wildcard tests/cluster_*.rs))
 test-clusters-short: CLUSTER_FILTER = -E 'test(comes_up_from_nothing)'
 .PHONY: test-clusters test-clusters-short
-test-clusters: ## Roll, kill and repair clusters of real etcd, ZooKeeper and Kafka servers while a client writes; more than half an hour; needs root
+test-clusters: ## Roll, kill and repair clusters of real etcd, ZooKeeper and Kafka servers while a client writes; forty minutes; needs root
 test-clusters-short: ## One roll of each of these clusters; six minutes; needs root
 test-clusters test-clusters-short: needs-root
 	$(call headline,tools: what is missing is installed)
