@@ -43,10 +43,10 @@ demo: needs-root packages ## Watch nodes come up and be rolled on a simulated EC
 	@NODE_AGENT='$(CARGO_TARGET_DIR)/debug/node-agent' '$(CARGO_TARGET_DIR)/debug/demo'
 
 # What only whole machines show of the boot, the departure, a reboot and a power cut.
-test-vm-short: VM_TESTS = user_data_brings a_leaving_node a_node_in_service_comes_up applications_survive a_power_cut
+test-vm-short: VM_TESTS = user_data_brings a_leaving_node a_node_in_service_comes_up a_power_cut
 .PHONY: test-vm test-vm-short
 test-vm: ## Boot nodes on emulated machines against a simulated EC2; half an hour; needs root
-test-vm-short: ## Five of the fourteen tests of that; twenty minutes; needs root
+test-vm-short: ## Four of the fourteen tests of that; a quarter of an hour; needs root
 test-vm test-vm-short: needs-root
 	$(call headline,tools: what is missing is installed)
 	@.ci/tools packages cargo vm
