@@ -131,8 +131,10 @@ catalogue! {
     ProxyRefused "proxy-refused" Permanent "write the user name and password that the proxy accepts into the variable (http://USER:PASSWORD@HOST:PORT, with all but letters and digits as %XX) where the service gets it (systemctl cat node-agent), then: systemctl daemon-reload && systemctl restart node-agent";
     /// This machine does not trust a server's certificate, or the certificate is not valid now.
     CertificateUntrusted "certificate-untrusted" Outage "install the CA certificates (package ca-certificates), and that of your own proxy or endpoint, if there is one; check the clock (timedatectl); then: systemctl restart node-agent (a running agent keeps the certificates it has read)";
-    /// An AWS service throttles or has an internal error.
-    ApiOverloaded "api-overloaded" Outage "wait; if it lasts, look at the account's request quotas and at https://health.aws.amazon.com, then: node-agent retry";
+    /// An AWS service has an internal error, or too much to do.
+    ApiOverloaded "api-overloaded" Outage "wait; if it lasts, look at https://health.aws.amazon.com, then: node-agent retry";
+    /// The account's request quota is used up.
+    ApiThrottled "api-throttled" Outage "wait; if it lasts, find what else in the account calls this action so often (CloudTrail), or ask AWS for a larger quota, then: node-agent retry";
     /// The instance's credentials are missing or not accepted.
     Credentials "credentials" Settling "check that the instance has its profile (aws ec2 describe-iam-instance-profile-associations), that the role trusts ec2.amazonaws.com, and that the clock is right (timedatectl), then: node-agent retry";
     /// IAM does not allow an action.

@@ -87,6 +87,8 @@ fn tried_again(code: Code) -> &'static str {
     match code.class() {
         // An instance profile may come minutes after the instance.
         _ if code == Code::Credentials => "yes, for `timeouts.aws`",
+        // Only the turn of this node has not come.
+        _ if code == Code::ApiThrottled => "yes, to the step's deadline",
         Class::Outage => "yes, for `timeouts.aws`",
         Class::Waiting | Class::SafetyWaiting | Class::LifecycleWaiting => "yes, to the step's deadline",
         Class::Settling => "yes, for a minute",

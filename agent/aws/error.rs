@@ -131,10 +131,12 @@ where
 const REFUSED: &str = "AuthFailure SignatureDoesNotMatch InvalidSignatureException InvalidClientTokenId \
     UnrecognizedClientException InvalidAccessKeyId InvalidToken ExpiredToken ExpiredTokenException";
 
+/// Those of a request beyond the account's quota.
+const THROTTLED: &str = "Throttling ThrottlingException ThrottledException RequestLimitExceeded SlowDown \
+    RequestThrottled RequestThrottledException TooManyRequestsException";
+
 /// Those of a service that has too much to do, or is in trouble.
-const OVERLOADED: &str = "Throttling ThrottlingException ThrottledException RequestLimitExceeded SlowDown \
-    RequestThrottled RequestThrottledException TooManyRequestsException ResourceContention ServiceUnavailable \
-    Unavailable InternalError InternalFailure";
+const OVERLOADED: &str = "ResourceContention ServiceUnavailable Unavailable InternalError InternalFailure";
 
 /// The failure for a service's error code.
 fn refused(action: &str, code: &str, message: &str, status: u16) -> Failure {
@@ -156,7 +158,8 @@ fn refused(action: &str, code: &str, message: &str, status: u16) -> Failure {
         "MissingAuthenticationToken" | "RequestExpired" | "RequestTimeTooSkewed" => {
             Failure::new(Code::Credentials, text)
         }
-        _ if status >= 500 || status == 429 || is_one_of(OVERLOADED) => Failure::new(Code::ApiOverloaded, text),
+        _ if status == 429 || is_one_of(THROTTLED) => Failure::new(Code::ApiThrottled, text),
+        _ if status >= 500 || is_one_of(OVERLOADED) => Failure::new(Code::ApiOverloaded, text),
         _ => Failure::new(Code::ApiRefused, text),
     }
 }
@@ -184,6 +187,7 @@ mod tests {
                 code,
                 Code::ApiUnreachable
                     | Code::ApiOverloaded
+                    | Code::ApiThrottled
                     | Code::ApiRefused
                     | Code::AccessDenied
                     | Code::Credentials

@@ -18,6 +18,8 @@ pub(super) struct Patience {
     trouble: Option<Trouble>,
     /// What it was the last time.
     pub(super) last: Option<Failure>,
+    /// The shortest pause, after a service has throttled: it halves with each answer.
+    slowed: Duration,
 }
 
 struct Trouble {
@@ -52,6 +54,8 @@ impl Patience {
         let limit = match class {
             // An instance profile may arrive minutes after the instance.
             _ if failure.code == Code::Credentials => outage,
+            // The service is well. With a thousand nodes at once the turn of one may come late.
+            _ if failure.code == Code::ApiThrottled => allowed,
             Class::Outage => outage,
             Class::Settling => settling,
             Class::Waiting | Class::SafetyWaiting | Class::LifecycleWaiting => allowed,
@@ -60,10 +64,14 @@ impl Patience {
         // The same class with another limit is another failure: an action that is not allowed yet is not part of the wait for
         // credentials.
         let same = self.trouble.take_if(|trouble| (trouble.class, trouble.limit) == (class, limit));
-        let begin = || Trouble { class, limit, since: now, delays: delays(class) };
+        let throttled = failure.code == Code::ApiThrottled;
+        let delays = || if throttled { Box::new(throttled_delays()) } else { delays(class) };
+        let begin = || Trouble { class, limit, since: now, delays: delays() };
         let trouble = self.trouble.insert(same.unwrap_or_else(begin));
         let lasted = now - trouble.since;
         let pause = trouble.delays.next().unwrap_or(Duration::from_secs(5));
+        self.slowed = if throttled { pause } else { self.slowed / 2 };
+        let pause = pause.max(self.slowed);
         if lasted >= limit {
             return Err(failure.given_up(&rough(lasted)));
         }
@@ -89,6 +97,12 @@ fn delays(class: Class) -> Box<dyn Iterator<Item = Duration>> {
         Class::LifecycleWaiting => Box::new(exponential(50, 5_000)),
         _ => Box::new(exponential(100, 4_000)),
     }
+}
+
+/// A request that is throttled takes nothing from the quota, but a thousand nodes that ask again at once keep it from filling: each
+/// asks less often the longer it lasts.
+fn throttled_delays() -> impl Iterator<Item = Duration> {
+    exponential(Duration::from_millis(200), Duration::from_secs(16), 2.0)
 }
 
 /// Pauses that grow by `factor` from `first` to `most`, and without end. Each is at random up to twice as long, so that not all
@@ -126,6 +140,36 @@ mod tests {
         assert!(!next(Code::AccessDenied, SETTLING));
         assert!(next(Code::Credentials, minutes(0)));
         assert!(!next(Code::Credentials, minutes(5)));
+    }
+
+    #[test]
+    fn a_throttled_step_asks_less_and_less_often_and_recovers_with_the_answers() {
+        let (minutes, mut patience) = (Duration::from_mins, Patience::default());
+        let mut next = |code| {
+            let deadline = Instant::now() + minutes(60);
+            patience.next(Failure::new(code, "no"), minutes(5), SETTLING, deadline, minutes(60)).unwrap()
+        };
+        let throttled: Vec<_> = (0..8).map(|_| next(Code::ApiThrottled)).collect();
+        assert!(
+            throttled[0] >= Duration::from_millis(200) && throttled[0] <= Duration::from_millis(400),
+            "{throttled:?}"
+        );
+        assert!(throttled[7] >= Duration::from_secs(16), "{throttled:?}");
+        let answered: Vec<_> = (0..8).map(|_| next(Code::VolumeInTransit)).collect();
+        assert!(answered[0] >= Duration::from_secs(8) && answered[7] <= Duration::from_millis(500), "{answered:?}");
+    }
+
+    #[test]
+    fn a_throttled_step_has_until_its_own_deadline() {
+        let (minutes, mut patience) = (Duration::from_mins, Patience::default());
+        let deadline = Instant::now() + minutes(60);
+        for _ in 0..3 {
+            let failure = Failure::new(Code::ApiThrottled, "no");
+            assert!(patience.next(failure, minutes(5), SETTLING, deadline, minutes(60)).is_ok());
+            if let Some(trouble) = &mut patience.trouble {
+                trouble.since -= minutes(6);
+            }
+        }
     }
 
     #[test]
