@@ -1,4 +1,4 @@
-//! Files replaced whole: a reader sees the old contents or the new ones, also after a power cut.
+//! Files replaced whole: a reader sees the old contents or the new ones, also after a power cut unless the file is volatile.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::{File, Permissions};
@@ -25,13 +25,14 @@ pub struct Replacement<'a> {
     folder: Option<&'a Folder>,
     mode: u32,
     owner: Option<(u32, u32)>,
+    outlives_power: bool,
 }
 
 impl<'a> Replacement<'a> {
     /// For `path`, whose directory must exist; root must own it and every directory above it. A symlink at `path` itself is
     /// replaced, not followed. By default the mode is 0644 and the owner is the caller.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Replacement { path: path.into(), folder: None, mode: 0o644, owner: None }
+        Replacement { path: path.into(), folder: None, mode: 0o644, owner: None, outlives_power: true }
     }
 
     /// As [`Replacement::new`], for a file of this folder, even if the folder is moved.
@@ -50,6 +51,13 @@ impl<'a> Replacement<'a> {
     #[must_use]
     pub fn owner(mut self, user: u32, group: u32) -> Self {
         self.owner = Some((user, group));
+        self
+    }
+
+    /// For a file that means nothing after the next boot: it is whole for every reader, but may be lost with the power.
+    #[must_use]
+    pub fn volatile(mut self) -> Self {
+        self.outlives_power = false;
         self
     }
 
@@ -77,6 +85,9 @@ impl<'a> Replacement<'a> {
         }
         // After the owner: changing it clears set-user-id bits.
         draft.file.set_permissions(Permissions::from_mode(self.mode))?;
+        if !self.outlives_power {
+            return draft.rename_to(name);
+        }
         draft.file.sync_all()?;
         draft.rename_to(name)?;
         folder.sync()

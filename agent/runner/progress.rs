@@ -15,6 +15,9 @@ use crate::time::{self, rough};
 /// How often an unchanged wait is logged again.
 const REMINDER: Duration = Duration::from_secs(30);
 
+/// From when on the journal shows a wait also after a power cut. A disk takes milliseconds to make a record durable.
+const LONG: Duration = Duration::from_secs(1);
+
 /// A step's record while it runs.
 pub(super) struct Progress {
     pub(super) began: Instant,
@@ -26,6 +29,8 @@ pub(super) struct Progress {
     prepares: Option<&'static str>,
     /// The present or last action, and its reason.
     doing: Option<String>,
+    /// Whether the present wait is on the disk.
+    is_durable: bool,
     told: Option<(String, Instant)>,
 }
 
@@ -54,6 +59,7 @@ impl Progress {
             observes_only: header.observes_only,
             prepares: header.prepares,
             doing: None,
+            is_durable: false,
             told: None,
         };
         progress.log("begin", None, format_args!("observing the present state"));
@@ -84,7 +90,12 @@ impl Progress {
         let why = patience.last.as_ref().map(ToString::to_string).unwrap_or_default();
         if self.record.waiting.as_ref() != Some(&why) {
             self.record.waiting = Some(why.clone());
+            self.is_durable = false;
             journal.note_record(self.record.clone());
+        }
+        if !self.is_durable && self.began.elapsed() >= LONG {
+            journal.record(self.record.clone());
+            self.is_durable = true;
         }
         if self.told.as_ref().is_some_and(|(text, at)| *text == why && now - *at < REMINDER) {
             return;
@@ -140,7 +151,12 @@ impl Progress {
     fn save(&mut self, journal: &Journal, outcome: Outcome) {
         self.record.outcome = outcome;
         self.record.took_ms = time::millis(self.earlier + self.began.elapsed());
-        journal.record(self.record.clone());
+        // No step depends on the record: where nothing fails or waits, no disk is waited for.
+        if outcome == Outcome::Failed {
+            journal.record(self.record.clone());
+        } else {
+            journal.note_record(self.record.clone());
+        }
     }
 
     /// `kind` is for the live progress (agent/log/live.rs), which draws the step by it.

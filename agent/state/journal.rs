@@ -213,6 +213,12 @@ impl Journal {
 
     /// Changes the state, and returns when the change is durable.
     pub fn update(&self, change: impl FnOnce(&mut State)) -> Result<(), Failure> {
+        self.write(change)?;
+        self.publish();
+        Ok(())
+    }
+
+    fn write(&self, change: impl FnOnce(&mut State)) -> Result<(), Failure> {
         let mut next = self.state.borrow().clone();
         change(&mut next);
         next.revision += 1;
@@ -229,7 +235,6 @@ impl Journal {
             })?;
         }
         *self.state.borrow_mut() = next;
-        self.publish();
         Ok(())
     }
 
@@ -247,8 +252,15 @@ impl Journal {
     /// As [`Journal::keep`], for a caller that handles the error. That a newer version's journal is left alone was reported
     /// before, and is no error here.
     fn adopt(&self, change: impl FnOnce(&mut State)) -> Result<(), Failure> {
-        self.note(change);
-        if self.left_alone.is_some() { Ok(()) } else { self.update(|_| {}) }
+        {
+            let mut state = self.state.borrow_mut();
+            change(&mut state);
+            state.revision += 1;
+        }
+        let written = if self.left_alone.is_some() { Ok(()) } else { self.write(|_| {}) };
+        // Published also where the disk does not take it.
+        self.publish();
+        written
     }
 
     /// The failure to write a newer version's journal, if it is one.

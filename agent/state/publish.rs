@@ -52,7 +52,7 @@ impl Last {
     fn write(&mut self, dir: &Path) {
         self.written = true;
         for (name, mode, contents) in [(LIVE, 0o600, &self.live), (METRICS, 0o644, &self.metrics)] {
-            if let Err(error) = Replacement::new(dir.join(name)).mode(mode).write(contents) {
+            if let Err(error) = Replacement::new(dir.join(name)).mode(mode).volatile().write(contents) {
                 tracing::debug!("{name} cannot be written: {error}");
                 self.written = false;
             }
