@@ -10,6 +10,9 @@ use std::io::{self, Seek, SeekFrom, Write as _};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::process::{Output, Stdio};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
@@ -30,6 +33,10 @@ const TIB: u64 = 1 << 40;
 const ALIGN: u64 = 4 * KIB;
 /// The unit in which the contents are judged; equal to [`ALIGN`].
 const BLOCK: usize = 4 << 10;
+/// The longest read, in bytes; a multiple of [`ALIGN`].
+const PIECE: u64 = 128 * KIB;
+/// How many reads are under way at once. There are hundreds, and on EBS each takes about a millisecond.
+const READERS: usize = 16;
 
 /// What the reads showed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +66,15 @@ struct Region {
     offset: u64,
     length: u64,
     purpose: &'static str,
+}
+
+impl Region {
+    /// The same range in pieces that are read at once.
+    fn pieces(&self) -> impl Iterator<Item = Region> + use<> {
+        let Region { offset, length, purpose } = *self;
+        let starts = (offset..offset + length).step_by(usize::try_from(PIECE).unwrap_or(usize::MAX));
+        starts.map(move |start| Region { offset: start, length: PIECE.min(offset + length - start), purpose })
+    }
 }
 
 /// The contents that count as blank.
@@ -117,43 +133,76 @@ fn regions(size: u64) -> Vec<Region> {
     regions
 }
 
-/// Reads the regions of `device`, which was opened with `O_DIRECT`. Every block that is not zero must be one of the `remains`.
+/// Reads the regions of `device`, which was opened with `O_DIRECT`. Every block that is not zero must be one of the `remains`. Of
+/// several findings the first on the device is returned.
 fn read_regions(device: &File, size: u64, remains: &Remains) -> Reading {
-    let chunk = MIB;
-    let mut memory = vec![0_u8; usize::try_from(chunk + ALIGN).unwrap_or(usize::MAX)];
-    let aligned = memory.as_ptr().align_offset(usize::try_from(ALIGN).unwrap_or(1));
     let mut regions = regions(size);
     for range in remains.ranges() {
         let (offset, length) = (range.start, range.end.min(size).saturating_sub(range.start));
         regions.push(Region { offset, length, purpose: "where mkfs writes" });
     }
     regions.sort_by_key(|region| region.offset);
-    let mut bytes = 0;
-    for region in &regions {
-        let end = region.offset + region.length;
-        let mut offset = region.offset;
-        while offset < end {
-            // A device's size need not be a multiple of the alignment: the device's end cuts the last read short.
-            let want = (end - offset).min(chunk).next_multiple_of(ALIGN);
-            let buffer = &mut memory[aligned..aligned + usize::try_from(want).unwrap_or(usize::MAX)];
-            let got = match device.read_at(buffer, offset) {
-                Ok(0) => return Reading::Unreadable { offset, error: "the device ends before its size".to_owned() },
-                Ok(got) => got,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Reading::Unreadable { offset, error: error.to_string() },
-            };
-            for (block, start) in buffer[..got].chunks(BLOCK).zip((offset..).step_by(BLOCK)) {
-                if let Some(at) = block.iter().position(|byte| *byte != 0)
-                    && !remains.explain(start, block)
-                {
-                    return Reading::NonZero { offset: start + at as u64, region: region.purpose.to_owned() };
-                }
+    let pieces: Vec<Region> = regions.iter().flat_map(Region::pieces).collect();
+    let (next, bytes, first) = (AtomicUsize::new(0), AtomicU64::new(0), Mutex::new(None::<(u64, Reading)>));
+    let first = || first.lock().unwrap_or_else(PoisonError::into_inner);
+    let read = || {
+        let mut memory = vec![0_u8; usize::try_from(PIECE + ALIGN).unwrap_or(usize::MAX)];
+        let aligned = memory.as_ptr().align_offset(BLOCK);
+        while let Some(piece) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if first().as_ref().is_some_and(|(offset, _)| *offset < piece.offset) {
+                break;
             }
-            bytes += got as u64;
-            offset += got as u64;
+            let against = read_piece(device, piece, &mut memory[aligned..], remains, &bytes).err();
+            let mut first = first();
+            if let Some(found) = against
+                && first.as_ref().is_none_or(|(offset, _)| found.0 < *offset)
+            {
+                *first = Some(found);
+            }
         }
+    };
+    thread::scope(|scope| {
+        for _ in 0..READERS.min(pieces.len()) {
+            scope.spawn(read);
+        }
+    });
+    let zero = Reading::Zero { regions: regions.len(), bytes: bytes.load(Ordering::Relaxed) };
+    first().take().map_or(zero, |(_, against)| against)
+}
+
+/// Reads one piece into `memory`, which is aligned. Fails with what speaks against it, and where.
+fn read_piece(
+    device: &File,
+    piece: &Region,
+    memory: &mut [u8],
+    remains: &Remains,
+    bytes: &AtomicU64,
+) -> Result<(), (u64, Reading)> {
+    let end = piece.offset + piece.length;
+    let mut offset = piece.offset;
+    let unreadable = |offset, error| Err((offset, Reading::Unreadable { offset, error }));
+    while offset < end {
+        // A device's size need not be a multiple of the alignment: the device's end cuts the last read short.
+        let want = (end - offset).next_multiple_of(ALIGN);
+        let buffer = &mut memory[..usize::try_from(want).unwrap_or(usize::MAX)];
+        let got = match device.read_at(buffer, offset) {
+            Ok(0) => return unreadable(offset, "the device ends before its size".to_owned()),
+            Ok(got) => got,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return unreadable(offset, error.to_string()),
+        };
+        for (block, start) in buffer[..got].chunks(BLOCK).zip((offset..).step_by(BLOCK)) {
+            if let Some(at) = block.iter().position(|byte| *byte != 0)
+                && !remains.explain(start, block)
+            {
+                let offset = start + at as u64;
+                return Err((offset, Reading::NonZero { offset, region: piece.purpose.to_owned() }));
+            }
+        }
+        bytes.fetch_add(got as u64, Ordering::Relaxed);
+        offset += got as u64;
     }
-    Reading::Zero { regions: regions.len(), bytes }
+    Ok(())
 }
 
 /// The child process: reads the device on its standard input and prints a `Reading`. `arguments`: `HEAD`, or the name of
@@ -244,6 +293,23 @@ mod tests {
                     "{size}: {region:?}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn of_several_bytes_the_first_is_reported() {
+        let size = 64 * MIB;
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(size).unwrap();
+        let mut places: Vec<u64> = regions(size).iter().step_by(7).map(|region| region.offset).collect();
+        for place in &places {
+            file.write_at(&[1], *place).unwrap();
+        }
+        places.dedup();
+        for place in places {
+            let seen = read_regions(&file, size, &Remains::None);
+            assert!(matches!(seen, Reading::NonZero { offset, .. } if offset == place), "{place}: {seen:?}");
+            file.write_at(&[0], place).unwrap();
         }
     }
 
