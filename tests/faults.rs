@@ -130,13 +130,21 @@ fn garbage_in_place_of_each_answer_is_tried_again() {
 
 #[test]
 fn a_description_of_the_past_is_not_believed_for_long() {
-    let describe = ["autoscaling:DescribeAutoScalingInstances", "ec2:DescribeVolumes"];
-    let rules = describe.iter().flat_map(|call| {
-        [(0, 1, 1), (1, 2, 1), (2, 3, 2), (3, 3, 1)]
-            .map(|(skip, times, back)| FaultRule::times(call, times, Fault::Stale { back }).after(skip))
+    let rule = |call, skip, times, back| FaultRule::times(call, times, Fault::Stale { back }).after(skip);
+    let (state, volumes) = ("autoscaling:DescribeAutoScalingInstances", "ec2:DescribeVolumes");
+    let rules = [
+        rule(state, 0, 1, 1),
+        rule(state, 1, 2, 1),
+        rule(volumes, 0, 1, 1),
+        rule(volumes, 1, 2, 1),
+        rule(volumes, 2, 3, 2),
+        rule(volumes, 3, 3, 1),
+    ];
+    // While the device is awaited, the volume is described every two seconds.
+    each_alone_with(&rules, |config| {
+        config.latencies.attach = Duration::from_secs(7);
+        config.latencies.device = Duration::from_secs(7);
     });
-    // Long enough for several looks, also on a busy machine.
-    each_alone_with(&rules.collect::<Vec<_>>(), |config| config.latencies.attach = Duration::from_secs(3));
 }
 
 #[test]

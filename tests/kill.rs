@@ -134,13 +134,10 @@ const CALLS: &[(&str, u32)] = &[
     ("imds:GET /latest/dynamic/instance-identity/document", 0),
     ("imds:GET /latest/meta-data/iam/security-credentials/*", 0),
     ("imds:GET /latest/meta-data/iam/security-credentials/*", 1),
-    // At the start, before attach, before the format, before each hook, after CONTINUE.
+    // At the start, ahead of the format, after CONTINUE; in between only where an answer is too old.
     ("autoscaling:DescribeAutoScalingInstances", 0),
     ("autoscaling:DescribeAutoScalingInstances", 1),
     ("autoscaling:DescribeAutoScalingInstances", 2),
-    ("autoscaling:DescribeAutoScalingInstances", 3),
-    ("autoscaling:DescribeAutoScalingInstances", 4),
-    ("autoscaling:DescribeAutoScalingInstances", 5),
     ("ec2:DescribeVolumes", 0),
     ("ec2:DescribeVolumes", 1),
     ("ec2:AttachVolume", 0),
@@ -665,7 +662,7 @@ fn a_kill_before_and_after_each_effect_of_a_departure_is_harmless() {
         effects
     };
     let effects = thread::scope(|scope| scope.spawn(seen).join()).unwrap();
-    assert!(effects.iter().any(|effect| effect.starts_with("unmount /mydata")) && effects.len() > 15, "{effects:?}");
+    assert!(effects.iter().any(|effect| effect.starts_with("unmount /mydata")) && effects.len() > 10, "{effects:?}");
     let missed = AtomicUsize::new(0);
     each(&effects, |effect| {
         let mut fixture = leaving();

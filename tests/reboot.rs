@@ -352,7 +352,7 @@ fn a_full_root_disk_keeps_no_node_in_service_from_its_data() {
 
 #[test]
 fn a_volume_that_is_enlarged_while_it_is_attached_comes_up_at_its_new_size() {
-    let world = World::with(|config| config.latencies.device = Duration::from_secs(2));
+    let world = World::with(|config| config.latencies.device = Duration::from_secs(5));
     let (volume, config) = volume_and_config(&world);
     let node = launch(&world, &config);
     let running = node.start_with(&["run", "--once"]);

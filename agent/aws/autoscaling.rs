@@ -15,6 +15,7 @@ use crate::config::Groups;
 use crate::failure::{Code, Failure};
 
 /// The Auto Scaling client.
+#[derive(Clone)]
 pub struct AutoScaling {
     pub(super) client: Client,
     pub(super) caller: Caller,

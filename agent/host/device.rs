@@ -342,9 +342,14 @@ fn by_link(serial: &str) -> Result<Option<Device>, Failure> {
     Ok(None)
 }
 
+/// Whether this is a Xen instance, whose volumes have no serial.
+pub fn is_xen() -> bool {
+    fs::read_to_string("/sys/hypervisor/type").is_ok_and(|kind| kind.trim() == "xen")
+}
+
 /// On Xen the device name requested when attaching is the only identification: `/dev/sdf` appears as `/dev/xvdf`.
 fn by_xen_name(device_name: &str) -> Result<Option<Device>, Failure> {
-    if !fs::read_to_string("/sys/hypervisor/type").is_ok_and(|kind| kind.trim() == "xen") {
+    if !is_xen() {
         return Ok(None);
     }
     let xen = device_name.replacen("/dev/sd", "/dev/xvd", 1);

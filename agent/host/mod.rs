@@ -32,6 +32,7 @@ pub mod remains;
 pub mod resize;
 pub mod systemd;
 pub mod this_host;
+pub mod uevents;
 pub mod unfinished;
 
 use std::fs;

@@ -5,16 +5,19 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::pin::pin;
 
+use futures_util::future::join_all;
+use tokio::join;
 use tokio::sync::watch;
 
 use crate::aws::Aws;
+use crate::aws::ec2::Ec2;
 use crate::config::Config;
 use crate::failure::{FailedStep, Failure};
 use crate::host::{fstab, systemd};
 use crate::lifecycle::heartbeat::Heart;
 use crate::lifecycle::{Launch, LaunchResult};
 use crate::node::site::Site;
-use crate::node::steps::attach::{Attach, Attached};
+use crate::node::steps::attach::{Attach, Attached, Confirm};
 use crate::node::steps::complete::Complete;
 use crate::node::steps::device::FindDevice;
 use crate::node::steps::fetch::{Fetch, Staged};
@@ -27,10 +30,11 @@ use crate::node::steps::hooks::Hook;
 use crate::node::steps::identity::{Identify, Identity, Node};
 use crate::node::steps::mount::MountVolume;
 use crate::node::steps::ownership::Own;
+use crate::node::steps::tag::TagFormatted;
 use crate::node::steps::warm_pool::EnterPool;
-use crate::runner::Runner;
 use crate::runner::allowance::Allowance;
 use crate::runner::plan::Planned;
+use crate::runner::{Observed, Runner, Step as _};
 use crate::sequence::{Sequence, StepName};
 use crate::state::Journal;
 
@@ -123,14 +127,21 @@ impl Boot<'_> {
         let attach = config.volumes.iter().map(|want| Attach::new(ec2, launch, want, taken, deadline));
         let (attached, staged) = tokio::try_join!(run.together(attach), self.fetch(run, site, launched))?;
 
+        if !launched && !run.is_planning() {
+            // The answer is there by the time that a format or a hook needs it.
+            launch.ask_ahead();
+        }
         let find = attached.iter().map(|volume| FindDevice::new(ec2, volume, deadline));
         let disks = run.together(find).await?;
         let make = disks.iter().map(|disk| MakeFilesystem { journal, ec2, launch, disk, deadline });
-        let formatted = run.in_turn(make).await?;
+        let formatted = run.each_to_its_end(make).await?;
         if !launched && !run.is_planning() {
             self.forget_other_volumes();
         }
-        self.mount(run, &formatted).await?;
+        let tags = self.due_tags(ec2, launch, &formatted);
+        let (mounted, ()) = join!(self.mount(run, &formatted), try_ahead(run, &tags));
+        mounted?;
+        run.together(tags.into_iter().filter(TagFormatted::is_due)).await?;
         run.in_turn(disks.iter().map(|disk| Grow::new(journal, disk, deadline))).await?;
         run.in_turn(attached.iter().map(|volume| Own::new(journal, volume))).await?;
 
@@ -139,6 +150,8 @@ impl Boot<'_> {
         }
         self.record_as_set_up(run, &formatted);
         if !launched {
+            let undescribed = attached.iter().filter(|volume| !volume.is_described);
+            confirm(run, undescribed.map(|volume| Confirm::new(ec2, launch, volume, deadline)).collect()).await?;
             run.step(Complete::new(journal, launch, LaunchResult::Continue, config.timeouts.complete)).await?;
         }
         Ok(BootOutcome::Up)
@@ -150,6 +163,14 @@ impl Boot<'_> {
             return Ok(None);
         }
         run.step(Fetch::new(&site.services.sources, self.config, self.scratch)).await.map(Some)
+    }
+
+    /// The tags of the volumes that this agent has formatted.
+    fn due_tags<'a>(&'a self, ec2: &'a Ec2, launch: &'a Launch<'_>, made: &[Formatted<'a>]) -> Vec<TagFormatted<'a>> {
+        let Boot { config, journal, .. } = *self;
+        let (deadline, instance_id) = (config.timeouts.volume, launch.instance.instance_id.as_str());
+        let tags = made.iter().map(|made| TagFormatted { journal, ec2, volume: made.want, instance_id, deadline });
+        tags.filter(TagFormatted::is_due).collect()
     }
 
     /// Mounts these volumes, and starts the applications that wait for them.
@@ -245,6 +266,21 @@ impl Boot<'_> {
         }
         Ok(BootOutcome::WarmPool)
     }
+}
+
+/// Sets the tags beside other work. One that fails is still due.
+async fn try_ahead(run: &Runner<'_>, tags: &[TagFormatted<'_>]) {
+    if !run.is_planning() {
+        join_all(tags.iter().map(TagFormatted::act)).await;
+    }
+}
+
+/// Waits until EC2 says that the volumes are attached whose devices were here before. A step only where it does not say so yet.
+async fn confirm(run: &Runner<'_>, volumes: Vec<Confirm<'_>>) -> Result<(), FailedStep> {
+    let said = join_all(volumes.iter().map(Confirm::observe)).await;
+    let is_open = said.into_iter().map(|said| run.is_planning() || !matches!(said, Ok(Observed::Done(()))));
+    let open = volumes.into_iter().zip(is_open).filter_map(|(volume, is_open)| is_open.then_some(volume));
+    run.together(open).await.map(drop)
 }
 
 /// Starts the applications that are `WantedBy` the target. A failure is only a warning: the health check decides about the node.

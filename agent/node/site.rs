@@ -54,6 +54,6 @@ impl Site {
 
     /// This instance's launch.
     pub fn launch<'a>(&'a self, aws: &'a Aws, config: Option<&'a config::Lifecycle>) -> Launch<'a> {
-        Launch { autoscaling: &self.services.autoscaling, imds: &aws.imds, instance: &self.instance, config }
+        Launch::new(&self.services.autoscaling, &aws.imds, &self.instance, config)
     }
 }

@@ -93,4 +93,14 @@ pub trait Step {
     async fn act(&self) -> Result<Acted, Failure> {
         Ok(Acted::Changed)
     }
+
+    /// The shortest pause before the next observation. More than the usual where [`Step::woken`] tells of what the step waits for.
+    fn rest(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Ends a pause before its time, when there is something new to observe.
+    async fn woken(&self) {
+        std::future::pending::<()>().await;
+    }
 }

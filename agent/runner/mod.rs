@@ -91,6 +91,17 @@ impl<'a> Runner<'a> {
         future::try_join_all(steps.into_iter().map(|step| self.step(step))).await
     }
 
+    /// As [`Runner::together`], but each to its end: what a step has started must not be dropped.
+    pub async fn each_to_its_end<S: Step>(
+        &self,
+        steps: impl IntoIterator<Item = S>,
+    ) -> Result<Vec<S::Output>, FailedStep> {
+        if self.is_planning() {
+            return self.in_turn(steps).await;
+        }
+        future::join_all(steps.into_iter().map(|step| self.step(step))).await.into_iter().collect()
+    }
+
     /// Runs the same step for several subjects, one after another.
     pub async fn in_turn<S: Step>(&self, steps: impl IntoIterator<Item = S>) -> Result<Vec<S::Output>, FailedStep> {
         let mut outputs = Vec::new();
@@ -181,8 +192,15 @@ impl<'a> Runner<'a> {
             let lasting = |class, usual| if header.outlasts.contains(&class) { header.deadline } else { usual };
             let (outage, settling) = (lasting(Class::Outage, self.outage), lasting(Class::Settling, SETTLING));
             let pause = patience.next(trouble, outage, settling, deadline, header.deadline)?;
+            let pause = pause.max(step.rest().min(deadline - Instant::now()));
             progress.waiting(self.journal, &patience, pause);
-            unless_stopped(&self.stop, sleep(pause).map(Ok)).await?;
+            let pause = async {
+                tokio::select! {
+                    () = sleep(pause) => {}
+                    () = step.woken() => {}
+                }
+            };
+            unless_stopped(&self.stop, pause.map(Ok)).await?;
         }
     }
 

@@ -55,10 +55,12 @@ impl<'a> Step for FindDevice<'a> {
         let Some(device) = Device::find(&id.serial(), &self.volume.device_name)? else {
             // PrivateDevices= hides all disks from a service.
             systemd::must_share_mounts().await?;
-            let text = format!(
-                "EC2 says that volume {id} is attached, but its device has not appeared; {}",
-                device::list_disks()
-            );
+            let what = if self.volume.is_described {
+                format!("EC2 says that volume {id} is attached, but its device has not appeared")
+            } else {
+                format!("the device of volume {id} was here, and has gone")
+            };
+            let text = format!("{what}; {}", device::list_disks());
             return Ok(Observed::NotYet(Failure::new(Code::DeviceMissing, text)));
         };
         let attached = self.volume.view.size_gib;

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use tokio::sync::Mutex;
+
 use crate::aws::ec2::Ec2;
 use crate::aws::ec2::tag::{FORMATTED, FORMATTING};
 use crate::config::{EXT4, FileSystemType, Format, Volume, XFS};
@@ -58,10 +60,6 @@ impl<'a> Step for MakeFilesystem<'a> {
     async fn act(&self) -> Result<Acted, Failure> {
         let id = self.disk.volume.want.id.as_str();
         let known = self.journal.volume(id);
-        if known.tag_due && known.formatting.is_none() {
-            self.tag_as_formatted(id).await?;
-            return Ok(Acted::Changed);
-        }
         self.launch.must_be_wanted().await?;
         let lock = self.disk.device.lock()?;
         let maker = self.maker().await?;
@@ -87,8 +85,7 @@ impl<'a> Step for MakeFilesystem<'a> {
         tracing::info!(step = "filesystem", volume = id, "formatted {} as {kind}", self.disk.device.path.display());
         drop(lock);
         systemd::refresh_device(&self.disk.device.path).await;
-        // The next round tags the volume.
-        Ok(Acted::Again)
+        Ok(Acted::Changed)
     }
 }
 
@@ -103,6 +100,9 @@ enum Resumed {
 /// The features that turn an ext2 or ext3 into an ext4 and can be enabled on one that holds files (tune2fs(8)): the journal for
 /// ext2, and the formats of new files. Existing files stay unchanged.
 const EXT4_FEATURES: &str = "has_journal,extents,dir_index,huge_file,flex_bg,uninit_bg,dir_nlink,extra_isize";
+
+/// Held while a package is installed.
+static INSTALLING: Mutex<()> = Mutex::const_new(());
 
 fn is_mounted(device: &Device) -> Result<bool, Failure> {
     Ok(!mount::of_device(device.number)?.is_empty())
@@ -121,7 +121,6 @@ impl MakeFilesystem<'_> {
             Verdict::Filesystem(found) if found.kind != self.disk.volume.want.file_system.as_str() => {
                 Err(self.wrong_filesystem(&found))
             }
-            Verdict::Filesystem(_) if known.tag_due => Ok(Observed::Todo("the volume is not tagged yet".to_owned())),
             Verdict::Filesystem(found) => {
                 self.must_be_the_same(&found)?;
                 self.must_be_complete(&found).await?;
@@ -343,13 +342,6 @@ impl MakeFilesystem<'_> {
         Ok(uuid)
     }
 
-    async fn tag_as_formatted(&self, id: &str) -> Result<(), Failure> {
-        let at = self.journal.volume(id).formatted_at.unwrap_or_default();
-        let done = format!("{} {at} by {}", self.disk.volume.want.file_system, &self.launch.instance.instance_id);
-        self.ec2.tag(id, &[(FORMATTING, "done"), (FORMATTED, &done)]).await?;
-        self.journal.update_volume(id, |volume| volume.tag_due = false)
-    }
-
     fn record_format(&self, id: &str) -> Result<(), Failure> {
         self.journal.update_volume(id, |volume| {
             volume.formatting = None;
@@ -452,6 +444,8 @@ impl MakeFilesystem<'_> {
     /// Finds mkfs, and installs it if it is missing and the configuration allows that.
     async fn maker(&self) -> Result<Maker, Failure> {
         let kind = self.disk.volume.want.file_system;
+        // Package managers refuse to run twice, and another volume's installation may have brought the program.
+        let _alone = INSTALLING.lock().await;
         let missing = match Maker::find(kind).await {
             Err(failure) if failure.code == Code::ToolMissing => failure,
             result => return result,

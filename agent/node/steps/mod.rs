@@ -18,5 +18,6 @@ pub mod leave;
 pub mod lost_journal;
 pub mod mount;
 pub mod ownership;
+pub mod tag;
 pub mod unmount;
 pub mod warm_pool;
