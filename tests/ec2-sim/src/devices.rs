@@ -62,14 +62,14 @@ mod ioctl {
 
 /// A loop device, which lives at least as long as this.
 #[derive(Debug)]
-struct LoopDevice {
+pub(crate) struct LoopDevice {
     /// Held open, so that the device outlives the clients' own opens.
-    file: File,
-    path: PathBuf,
+    pub(crate) file: File,
+    pub(crate) path: PathBuf,
 }
 
 impl LoopDevice {
-    fn attach(backing: &Path) -> io::Result<Self> {
+    pub(crate) fn attach(backing: &Path) -> io::Result<Self> {
         let backing_file = OpenOptions::new().read(true).write(true).open(backing)?;
         let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control")?;
         // Between being told a free device and taking it another process may take it: then ask again.

@@ -24,8 +24,8 @@
 //! transitions, `devices` their loop devices; `wire` speaks HTTP, `serve` puts faults on calls; `api` routes to `ec2`,
 //! `autoscaling` and `s3`, whose shared protocol is `query`; `imds` and `pages` are servers of their own. `templates`,
 //! `interfaces` and `catalog` are what groups launch from, `launches` how, `activities` what they tell of it; `light` plays
-//! agents, `deaths` kills, `lag` makes answers late; `witness` asks the event log. `machine`, `sandbox`, `fleet` and `agent` are
-//! for those who run an agent in that world.
+//! agents, `deaths` kills, `lag` makes answers late; `witness` asks the event log. `machine`, `sandbox`, `fleet`, `partitions` and
+//! `agent` are for those who run agents in that world.
 
 mod actions;
 mod activities;
@@ -54,6 +54,7 @@ mod lifecycle;
 mod light;
 pub mod machine;
 mod pages;
+pub mod partitions;
 mod query;
 mod quota;
 mod s3;
