@@ -73,14 +73,16 @@ test-rollback: needs-root packages ## Upgrade nodes from 0.1.0 and roll them bac
 	$(call headline,rollback: the agent of 0.1.0; nodes that change between the versions)
 	@.ci/rollback
 
+# BENCH='--only boots --runs 5', for example; BENCH=--help lists all options. What docs/performance.md holds is written by
+# BENCH='--document docs/performance.md --plot docs/performance.svg'.
 .PHONY: bench
-bench: needs-root packages ## Measure what the agent adds to a boot; needs root
+bench: needs-root packages ## Measure boots beside their floors, fleets against quotas, a roll's plan, the service; an hour; needs root
 	$(call headline,build: the agent as released)
 	@cargo build --release -p node-agent
 	$(call headline,build: the simulated EC2)
-	@cargo build --workspace
+	@cargo build --release -p ec2-sim --bin bench
 	$(call headline,bench)
-	@NODE_AGENT='$(CARGO_TARGET_DIR)/release/node-agent' '$(CARGO_TARGET_DIR)/debug/bench'
+	@NODE_AGENT='$(CARGO_TARGET_DIR)/release/node-agent' '$(CARGO_TARGET_DIR)/release/bench' $(BENCH)
 
 .PHONY: dist
 dist: needs-root ## Build what is shipped, for x86_64 and aarch64, and try it; takes an hour; needs root

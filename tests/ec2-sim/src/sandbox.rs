@@ -7,6 +7,7 @@ use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -37,6 +38,8 @@ pub struct Sandbox {
     pub agent: PathBuf,
     binary: PathBuf,
     dir: PathBuf,
+    /// The host's `/tmp`, over which the sandbox's own is mounted.
+    outer_tmp: File,
 }
 
 /// Runs `body` on a sandbox, and returns its exit code.
@@ -76,18 +79,27 @@ impl Sandbox {
         let what = format!("read the agent's binary {}", agent.display());
         // Opened before /tmp is another one.
         let mut source = File::open(&agent).map_err(SimError::io(what.clone()))?;
+        let outer_tmp = File::open("/tmp").map_err(SimError::io("open the host's /tmp"))?;
         mount_private().map_err(|errno| SimError::io("mount /proc and /tmp")(errno.into()))?;
         let dir = PathBuf::from("/tmp");
         let binary = dir.join("node-agent");
         let mut copy = File::create(&binary).map_err(SimError::io(what.clone()))?;
         io::copy(&mut source, &mut copy).map_err(SimError::io(what.clone()))?;
         copy.set_permissions(fs::Permissions::from_mode(0o755)).map_err(SimError::io(what))?;
-        Ok(Self { agent, binary, dir })
+        Ok(Self { agent, binary, dir, outer_tmp })
     }
 
     /// An empty directory in memory.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Where a file of the host is in the sandbox: its `/tmp` is under another one.
+    pub fn outside(&self, path: &Path) -> PathBuf {
+        match path.strip_prefix("/tmp") {
+            Ok(rest) => Path::new("/proc/self/fd").join(self.outer_tmp.as_raw_fd().to_string()).join(rest),
+            Err(_) => path.to_owned(),
+        }
     }
 
     /// The agent's binary, where the body and its machines see it.
