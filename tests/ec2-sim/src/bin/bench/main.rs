@@ -80,7 +80,7 @@ struct Arguments {
     /// Writes all results into this file, as JSON
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Writes a plot into this file, as SVG
+    /// Writes a plot into this file, as SVG; the document, which is to be in the same folder, shows it
     #[arg(long)]
     plot: Option<PathBuf>,
     /// Writes the tables into this document, between its comments
@@ -178,7 +178,8 @@ fn measure_boots(sandbox: &Sandbox, arguments: &Arguments, results: &mut Results
 }
 
 fn write(sandbox: &Sandbox, arguments: &Arguments, results: &Results) -> Result<()> {
-    let text = table::text(results);
+    let plot = arguments.plot.as_deref().and_then(Path::file_name).map(Path::new);
+    let text = plot.map_or_else(String::new, table::plot_link) + &table::text(results);
     print!("{text}");
     let save = |path: &Path, text: String| {
         fs::write(sandbox.outside(path), text).map_err(|error| format!("writing {}: {error}", path.display()))

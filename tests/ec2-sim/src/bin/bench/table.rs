@@ -1,6 +1,7 @@
 //! The results as text: Markdown that is readable on a terminal, so that what is printed is what the document holds.
 
 use std::fmt::Write;
+use std::path::Path;
 
 use crate::measured::{Figure, Measured, Section};
 use crate::results::{AimResult, BootResult, FleetResult, Results, RollResult};
@@ -24,6 +25,12 @@ pub(crate) fn text(results: &Results) -> String {
         text += &section(part);
     }
     text
+}
+
+/// The plot, in a document of the same folder.
+pub(crate) fn plot_link(file: &Path) -> String {
+    let described = "Bars of times divided by their floors, for each kind of boot and each fleet";
+    format!("![{described}]({})\n\n", file.display())
 }
 
 fn about(results: &Results) -> String {
