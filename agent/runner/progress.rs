@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::contract::Header;
 use super::patience::Patience;
 use crate::failure::{Failure, without_retry};
+use crate::host::since_boot;
 use crate::sequence::Sequence;
 use crate::state::{FailureRecord, Journal, Outcome, StepRecord};
 use crate::time::{self, rough};
@@ -22,7 +23,10 @@ const LONG: Duration = Duration::from_secs(1);
 pub(super) struct Progress {
     pub(super) began: Instant,
     earlier: Duration,
-    record: StepRecord,
+    /// From the beginning of the step to that of this part.
+    offset: Duration,
+    /// Not within the futures of the steps, which are large.
+    record: Box<StepRecord>,
     allowed: Duration,
     changed: bool,
     observes_only: bool,
@@ -38,7 +42,8 @@ impl Progress {
     pub(super) fn begin(header: Header<'_>, journal: &Journal, first_part: bool) -> Self {
         let (name, subject) = (header.name, header.subject);
         let earlier_part = || journal.read(|state| state.record(name, subject).cloned());
-        let record = if first_part { None } else { earlier_part() }.unwrap_or_else(|| StepRecord {
+        let now = time::millis(since_boot());
+        let mut record = if first_part { None } else { earlier_part() }.unwrap_or_else(|| StepRecord {
             step: name,
             subject: subject.map(str::to_owned),
             outcome: Outcome::AlreadySo,
@@ -47,14 +52,22 @@ impl Progress {
             attempts: 0,
             started_at: time::now(),
             took_ms: 0,
+            began_ms: Some(now),
+            parts: Vec::new(),
+            waits: Vec::new(),
             prepared: None,
             error: None,
         });
+        let offset = now.saturating_sub(record.began_ms.unwrap_or(now));
+        if !first_part {
+            record.part_begins(offset);
+        }
         let mut progress = Progress {
             began: Instant::now(),
             earlier: Duration::from_millis(record.took_ms),
+            offset: Duration::from_millis(offset),
             changed: record.outcome == Outcome::Changed && record.prepared.is_none(),
-            record: StepRecord { allowed_ms: time::millis(header.deadline), prepared: None, ..record },
+            record: Box::new(StepRecord { allowed_ms: time::millis(header.deadline), prepared: None, ..record }),
             allowed: header.deadline,
             observes_only: header.observes_only,
             prepares: header.prepares,
@@ -64,7 +77,7 @@ impl Progress {
         };
         progress.log("begin", None, format_args!("observing the present state"));
         progress.record.outcome = Outcome::Running;
-        journal.note_record(progress.record.clone());
+        journal.note_record(StepRecord::clone(&progress.record));
         progress
     }
 
@@ -76,6 +89,7 @@ impl Progress {
             self.doing = Some(because.to_owned());
         }
         self.changed = true;
+        self.record.wait_ends(self.since_step());
         self.log(
             "start",
             Some(because),
@@ -88,13 +102,15 @@ impl Progress {
         self.record.attempts += 1;
         let now = Instant::now();
         let why = patience.last.as_ref().map(ToString::to_string).unwrap_or_default();
+        let in_public = patience.last.as_ref().map(Failure::in_public).unwrap_or_default();
+        self.record.wait_begins(&in_public, self.since_step());
         if self.record.waiting.as_ref() != Some(&why) {
             self.record.waiting = Some(why.clone());
             self.is_durable = false;
-            journal.note_record(self.record.clone());
+            journal.note_record(StepRecord::clone(&self.record));
         }
         if !self.is_durable && self.began.elapsed() >= LONG {
-            journal.record(self.record.clone());
+            journal.record(StepRecord::clone(&self.record));
             self.is_durable = true;
         }
         if self.told.as_ref().is_some_and(|(text, at)| *text == why && now - *at < REMINDER) {
@@ -116,6 +132,7 @@ impl Progress {
 
     pub(super) fn end<T>(mut self, journal: &Journal, result: Result<T, Failure>) -> Result<T, Failure> {
         self.record.waiting = None;
+        self.record.wait_ends(self.since_step());
         match result {
             Ok(output) => {
                 let outcome = if self.changed { Outcome::Changed } else { Outcome::AlreadySo };
@@ -148,14 +165,21 @@ impl Progress {
         }
     }
 
+    /// How long ago the step began, in milliseconds.
+    fn since_step(&self) -> u64 {
+        time::millis(self.offset + self.began.elapsed())
+    }
+
     fn save(&mut self, journal: &Journal, outcome: Outcome) {
         self.record.outcome = outcome;
         self.record.took_ms = time::millis(self.earlier + self.began.elapsed());
+        self.record.part_lasts(self.since_step());
+        let record = StepRecord::clone(&self.record);
         // No step depends on the record: where nothing fails or waits, no disk is waited for.
         if outcome == Outcome::Failed {
-            journal.record(self.record.clone());
+            journal.record(record);
         } else {
-            journal.note_record(self.record.clone());
+            journal.note_record(record);
         }
     }
 

@@ -71,6 +71,7 @@ impl Journal {
     /// Records that this process begins a sequence. After an error the record is in this process's memory only.
     pub fn begin(&self, agent: Process) -> Result<(), Failure> {
         self.adopt(|state| {
+            state.keep_run();
             state.agent = Some(agent);
             state.phase = Phase::Running;
             state.since = now();

@@ -226,6 +226,9 @@ pub struct State {
     /// The boot sequence's steps, in its order: see [`State::records`].
     #[serde(default, deserialize_with = "words::known_among")]
     pub(super) steps: Vec<StepRecord>,
+    /// The runs of this launch that have failed before the present one. Version 0.1.0 keeps them as they are.
+    #[serde(default, deserialize_with = "words::known_among", skip_serializing_if = "Vec::is_empty")]
+    pub(crate) earlier_runs: Vec<RunRecord>,
     /// By volume id.
     #[serde(default)]
     pub volumes: BTreeMap<String, VolumeRecord>,
@@ -257,6 +260,26 @@ pub struct State {
     /// Fields of a newer version, kept as they are.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
+}
+
+/// A run of the boot sequence that has not brought the node up, before the present one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// When its first step began, RFC 3339.
+    pub(crate) started_at: String,
+    /// The same since the machine's start, in milliseconds.
+    pub(crate) began_ms: u64,
+    /// How long its steps took.
+    pub(crate) took_ms: u64,
+    /// How it ended.
+    #[serde(default, deserialize_with = "words::known")]
+    pub(crate) phase: Phase,
+    /// The step that failed, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) step: Option<Word<StepName>>,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) why: String,
 }
 
 /// Why there is no record of an earlier run, where there may have been one.

@@ -40,12 +40,42 @@ pub struct StepRecord {
     pub(crate) started_at: String,
     /// How long it took so far, in milliseconds.
     pub(crate) took_ms: u64,
+    /// When it began, in milliseconds since the machine's start: the wall clock may be set meanwhile. Version 0.1.0 does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) began_ms: Option<u64>,
+    /// Its parts, where other steps lay between them; none if it was done in one.
+    #[serde(default, deserialize_with = "words::known_among", skip_serializing_if = "Vec::is_empty")]
+    pub(crate) parts: Vec<PartRecord>,
+    /// When and why it waited.
+    #[serde(default, deserialize_with = "words::known_among", skip_serializing_if = "Vec::is_empty")]
+    pub(crate) waits: Vec<WaitRecord>,
     /// The result of the step's first part while its last part is to come, in a word: `fetched`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) prepared: Option<String>,
     /// What went wrong and what to do, if it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<FailureRecord>,
+}
+
+/// A time in which a step waited.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitRecord {
+    /// What it waited for.
+    pub(crate) why: String,
+    /// From the beginning of the step to the beginning of the wait, in milliseconds.
+    pub(crate) after_ms: u64,
+    /// How long it lasted; none while it lasts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) took_ms: Option<u64>,
+}
+
+/// A part of a step that was done in several parts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartRecord {
+    /// From the beginning of the step to the beginning of the part, in milliseconds.
+    pub(crate) after_ms: u64,
+    /// How long it lasted so far.
+    pub(crate) took_ms: u64,
 }
 
 /// A [`Failure`] as the state file has it.

@@ -4,9 +4,10 @@ use std::time::SystemTime;
 
 use serde::{Serialize, Serializer};
 
-use crate::sequence::StepName;
+use crate::sequence::{Sequence, StepName};
 use crate::state::{
-    Clock, FailedStepRecord, FailureRecord, LaunchOutcome, Outcome, Phase, State, StepRecord, Subject, Warning,
+    Clock, FailedStepRecord, FailureRecord, LaunchOutcome, Outcome, PartRecord, Phase, State, StepRecord, Subject,
+    WaitRecord, Warning,
 };
 
 /// The version of this document. A reader can rely on every field of a version; new ones may be added to it.
@@ -117,6 +118,15 @@ pub struct StepReport {
     pub(crate) started_at: Option<String>,
     /// How long it took, or has taken so far.
     pub(crate) took_ms: u64,
+    /// When it began, in milliseconds since the machine's start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) began_ms: Option<u64>,
+    /// Its parts, where other steps lay between them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) parts: Vec<PartRecord>,
+    /// When and why it waited.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) waits: Vec<WaitRecord>,
     /// How long it may take.
     pub(crate) allowed_ms: u64,
     /// What went wrong and what to do, if it failed.
@@ -182,7 +192,7 @@ impl Report {
             hold,
             launch: state.lifecycle.outcome(),
             failure: state.fault.clone(),
-            steps: if has_run { steps(&state, overall, now) } else { Vec::new() },
+            steps: if has_run { steps(&state, state.sequence(), overall, now) } else { Vec::new() },
             warnings: state.warnings,
             rebalance_recommended: state.rebalance_recommended,
         }
@@ -196,11 +206,10 @@ impl Report {
     }
 }
 
-/// The recorded steps of the present sequence and those that are still to come.
-fn steps(state: &State, overall: Overall, now: SystemTime) -> Vec<StepReport> {
+/// The recorded steps of a sequence and those that are still to come.
+pub(super) fn steps(state: &State, sequence: Sequence, overall: Overall, now: SystemTime) -> Vec<StepReport> {
     let ended = |record: &StepRecord| matches!(record.outcome, Outcome::AlreadySo | Outcome::Changed);
     // A step before one that is done is through, even if its record only shows its first part.
-    let sequence = state.sequence();
     let records = state.records(sequence);
     let done = records.iter().filter(|record| ended(record) && record.prepared.is_none());
     let last_done = done.map(|record| record.step).max();
@@ -238,6 +247,9 @@ fn pending(step: StepName) -> StepReport {
         attempts: 0,
         started_at: None,
         took_ms: 0,
+        began_ms: None,
+        parts: Vec::new(),
+        waits: Vec::new(),
         allowed_ms: 0,
         error: None,
         waiting: None,
@@ -263,6 +275,9 @@ fn of_record(state: &State, record: &StepRecord, overall: Overall, now: SystemTi
         attempts: record.attempts,
         started_at: Some(record.started_at.clone()),
         took_ms: so_far.filter(|_| outcome == StepOutcome::Running).unwrap_or(record.took_ms),
+        began_ms: record.began_ms,
+        parts: record.parts.clone(),
+        waits: record.waits.clone(),
         allowed_ms: record.allowed_ms,
         error: record.error.clone().filter(|_| outcome == StepOutcome::Failed),
         waiting: record.waiting.clone(),
