@@ -13,6 +13,7 @@ pub mod host;
 pub mod lifecycle;
 pub mod log;
 pub mod node;
+pub mod plot;
 pub mod readable;
 mod roll;
 pub mod runner;

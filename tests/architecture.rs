@@ -181,10 +181,11 @@ fn no_files_import_each_other_in_a_circle() {
 }
 
 /// From the bottom up: each imports only from those before it.
-const LAYERS: [&str; 14] = [
+const LAYERS: [&str; 15] = [
     "sequence",
     "time",
     "readable",
+    "plot",
     "failure",
     "config",
     "host",
