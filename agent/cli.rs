@@ -49,6 +49,7 @@ const AFTER_STATUS: &str = "Examples:
   node-agent status                       the node's state; exit code 0 up, 1 held or failed, 3 not finished
   node-agent status --wait --timeout 15m  waits until it is up or has failed
   node-agent status --json                for programs
+  node-agent status --plot > launch.svg   where the time went: a bar a step, waits hatched with their reason
 
 A node that is HELD has failed and waits for a repair. When its time is over the agent sends ABANDON: Auto Scaling \
 terminates the instance and launches another one. After a repair within that time: node-agent retry";
@@ -134,6 +135,9 @@ struct Status {
     /// Print a JSON document
     #[arg(long)]
     json: bool,
+    /// Print a picture (SVG) of where the time of the launch went
+    #[arg(long, conflicts_with = "json")]
+    plot: bool,
     /// Wait until the node is up or has failed
     #[arg(long)]
     wait: bool,
@@ -356,9 +360,19 @@ impl Status {
             log::say(Level::Warning, &format!("{trouble}; {}", trouble.what_to_do()));
         }
         match report {
+            Ok(report) if self.plot => show_plot(&places, report.exit_code),
             Ok(report) => print(status::render(&report, self.json).as_bytes(), ExitCode::from(report.exit_code)),
             Err(fault) => report_failure(fault),
         }
+    }
+}
+
+/// The picture, with the exit code of the status that it belongs to.
+fn show_plot(places: &Places, exit_code: u8) -> ExitCode {
+    match status::plot(places) {
+        Ok((Some(picture), _)) => print(picture.as_bytes(), ExitCode::from(exit_code)),
+        Ok((None, report)) => say(Level::Warning, status::render(&report, false).trim_end(), exit_code),
+        Err(failure) => report_failure(failure.into()),
     }
 }
 

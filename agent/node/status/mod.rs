@@ -2,6 +2,7 @@
 //! network.
 
 pub mod mounts;
+mod plot;
 pub mod report;
 mod text;
 
@@ -72,6 +73,17 @@ pub fn render(report: &Report, json: bool) -> String {
 
 /// The node's present state.
 pub fn observe(places: &Places) -> Result<Report, Failure> {
+    Ok(observe_with_state(places)?.0)
+}
+
+/// The picture of the launch, and of the departure where there is one, as an SVG document. None if no agent has ever run here.
+pub fn plot(places: &Places) -> Result<(Option<String>, Report), Failure> {
+    let (report, state) = observe_with_state(places)?;
+    let drawn = state.map(|state| plot::of(&state, &report, SystemTime::now()).svg());
+    Ok((drawn, report))
+}
+
+fn observe_with_state(places: &Places) -> Result<(Report, Option<State>), Failure> {
     let boot_id = host::boot_id()?;
     let live = live(&places.runtime_dir).filter(|live| live.boot_id == boot_id);
     let lives = |live: &State| live.agent.as_ref().is_some_and(|agent| agent.is_alive(&boot_id));
@@ -82,11 +94,11 @@ pub fn observe(places: &Places) -> Result<Report, Failure> {
         (_, journal) => journal.map_err(|why| unreadable(&places.state_dir, &why))?,
     };
     let broken = state.as_ref().filter(|state| state.phase == Phase::Done).and_then(mounts::broken);
-    let mut report = Report::of(state, &boot_id, SystemTime::now());
+    let mut report = Report::of(state.clone(), &boot_id, SystemTime::now());
     if let Some((volume, failure)) = broken.filter(|_| report.state == Overall::Phase(Phase::Done)) {
         report.mark_broken(volume.as_deref(), &failure);
     }
-    Ok(report)
+    Ok((report, state))
 }
 
 /// Why commands cannot reach the service of this report, if so.

@@ -17,7 +17,7 @@ const DIM: &str = "2";
 pub(super) fn render(report: &Report, colours: bool) -> String {
     let mut text = Page::new(colours);
     // Writing to a Page cannot fail.
-    let _ = text.write_str(&subject(report));
+    let _ = write!(text, "{}: ", subject(report));
     text.paint(colour(report.state), &headline(report));
     let _ = text.write_str("\n");
     let mut unreported = report.failure.as_ref();
@@ -83,8 +83,8 @@ fn colour(state: Overall) -> &'static str {
     }
 }
 
-/// `node 00 on i-0abc in kafka-node-00: `
-fn subject(report: &Report) -> String {
+/// `node 00 (10.0.1.10) on i-0abc in kafka-node-00`
+pub(super) fn subject(report: &Report) -> String {
     let mut text = match &report.node {
         Some(node) => format!("node {} ({})", node.id, node.ip),
         None => "this node".to_owned(),
@@ -95,7 +95,7 @@ fn subject(report: &Report) -> String {
     if let Some(group) = report.node.as_ref().and_then(|node| node.asg_name.as_ref()) {
         let _ = write!(text, " in {group}");
     }
-    text + ": "
+    text
 }
 
 /// The node's state in a few words.
