@@ -261,7 +261,7 @@ impl Roll {
         match self.aws.autoscaling.write_tags(&tags).await {
             Ok(()) => self.flag.written = Some(since_boot()),
             Err(failure) if is_passing(&failure) => {
-                self.report.wait(About::default(), &format!("the roll's flag cannot be written: {failure}"));
+                self.wait_for_all(&format!("the roll's flag cannot be written: {failure}"));
                 return Ok(());
             }
             Err(failure) if failure.code == Code::AccessDenied => {
@@ -318,6 +318,7 @@ impl Roll {
             );
         }
         timeline::show(&mut self.report, &self.follower.past, &self.settings);
+        self.write_picture(&result);
         self.report.end(&result);
         result
     }

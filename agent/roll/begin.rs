@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::watch;
 
+use super::course::Course;
 use super::decision::{Decision, End, Leader, Memory, Wish};
 use super::finding::Inspected;
 use super::flag::Flag;
@@ -14,6 +15,7 @@ use super::judge::judge;
 use super::marks::{FlagMark, key};
 use super::node::{self, Condition};
 use super::options::Options;
+use super::plot::Picture;
 use super::report::{About, Report};
 use super::rules::{self, Broken};
 use super::table::Table;
@@ -38,6 +40,7 @@ impl Roll {
         let usage = |what: String| Failure::new(Code::RollUsage, what);
         let cluster = options.groups().map_err(usage)?;
         let aws = Operator::connect(options.region.as_deref()).await?;
+        let picture = options.plot.as_deref().filter(|_| options.yes).map(Picture::open).transpose()?;
         let run: String = random_uuid()?.chars().take(RUN_ID).collect();
         let mark =
             FlagMark { run: run.clone(), since: 0, beat: 0, node: None, by: caller(), process: Identity::own()? };
@@ -66,6 +69,8 @@ impl Roll {
             clocks: Clocks { last: since_boot(), ..Clocks::default() },
             last_check: None,
             table: Table::default(),
+            course: Course::begin(),
+            picture,
             options,
             stop,
         })

@@ -2,6 +2,7 @@
 //! decides nothing, but for launches that fail again and again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::judge;
 use super::marks::AwsTime;
@@ -68,7 +69,7 @@ pub(super) struct Replacement {
 /// The replacements of this roll.
 #[derive(Debug, Default)]
 pub(super) struct Follower {
-    at_work: Option<Replacement>,
+    pub(super) at_work: Option<Replacement>,
     pub(super) past: Vec<Replacement>,
 }
 
@@ -110,6 +111,13 @@ impl Follower {
 }
 
 impl Replacement {
+    /// How long the node is, or was, out.
+    pub(super) fn out_for(&self, now: Option<AwsTime>) -> Duration {
+        let back = self.reached.get(&Milestone::InService).copied().or(now);
+        let out = self.reached.get(&Milestone::Told).zip(back).map(|(told, back)| back - told);
+        Duration::from_secs(out.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or_default())
+    }
+
     fn reach(&mut self, milestone: Milestone, at: Option<AwsTime>) {
         if let Some(at) = at {
             self.reached.entry(milestone).or_insert(at);

@@ -11,6 +11,8 @@ pub(crate) const UNCERTAIN: AwsTime = 60;
 const MOST_TAKEN: u8 = 3;
 /// How often the check has to pass in a row.
 pub(crate) const PASSES: u8 = 2;
+/// Why the next node does not go yet after the last one.
+pub(crate) const BAKES: &str = "--bake is not over yet";
 
 /// Decides.
 pub(crate) fn judge(nodes: &[Node], memory: &Memory, wish: &Wish) -> Decision {
@@ -176,7 +178,7 @@ fn next(nodes: &[Node], memory: &Memory, wish: &Wish) -> Decision {
     }
     if memory.bakes {
         let node = memory.done.iter().next_back().cloned().unwrap_or_default();
-        return Decision::Wait(Wait { group: node, why: "--bake is not over yet".to_owned(), counts: false });
+        return Decision::Wait(Wait { group: node, why: BAKES.to_owned(), counts: false });
     }
     if candidates.is_empty() {
         return Decision::End(End::Done);

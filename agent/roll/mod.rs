@@ -12,6 +12,7 @@
 mod act;
 mod begin;
 mod commands;
+mod course;
 mod decision;
 mod finding;
 pub(crate) mod flag;
@@ -24,6 +25,7 @@ pub(crate) mod node;
 mod offers;
 pub(crate) mod options;
 mod plan;
+mod plot;
 mod report;
 mod resolve;
 pub(crate) mod rules;
@@ -46,6 +48,7 @@ use crate::config::Groups;
 use crate::failure::{Class, Code, Failure};
 use crate::host::since_boot;
 use crate::log::Level;
+use course::Course;
 use decision::{Decision, End, Memory, Wait, Wish};
 use flag::{Flag, Standing};
 use fleet::{Fleet, Look};
@@ -54,6 +57,7 @@ use judge::judge;
 use marks::{PausedMark, key};
 use node::{Node, Setting};
 use options::Options;
+use plot::Picture;
 use report::{About, Report};
 use rules::{Broken, Rule};
 use table::Table;
@@ -84,6 +88,8 @@ pub(crate) struct Roll {
     clocks: Clocks,
     last_check: Option<commands::Failed>,
     table: Table,
+    course: Course,
+    picture: Option<Picture>,
     stop: watch::Receiver<bool>,
 }
 
@@ -200,7 +206,7 @@ impl Roll {
         if never_good || !is_passing(&failure) {
             return Err(failure);
         }
-        self.report.wait(About::default(), &format!("AWS cannot be asked: {failure}"));
+        self.wait_for_all(&format!("AWS cannot be asked: {failure}"));
         self.pause(fleet::APART).await?;
         self.spend("", true)
     }
@@ -280,7 +286,7 @@ impl Roll {
                 false
             }
             Standing::Wait(why) => {
-                self.report.wait(About::default(), &why);
+                self.wait_for_all(&why);
                 false
             }
             Standing::Withdraw(other) => {
@@ -356,20 +362,6 @@ impl Roll {
         let reason = format!("{id} ({group}){}: gave up after {waited} (--timeout): {why}", since.unwrap_or_default());
         let remedy = self.remedy_of(group);
         Err(self.stopped(Some(group), reason, remedy).await)
-    }
-
-    fn draw(&mut self, nodes: &[Node], decision: &Decision) {
-        let waits = match decision {
-            Decision::Wait(wait) => Some((wait.group.as_str(), wait.why.as_str())),
-            Decision::Check { group, .. } => Some((group.as_str(), "the check")),
-            _ => None,
-        };
-        self.table.show(nodes, &self.settings, waits);
-    }
-
-    fn wait(&mut self, wait: &Wait) {
-        let id = self.settings.get(&wait.group).map(|setting| setting.id.as_str());
-        self.report.wait(About { node: id, group: Some(&wait.group), instance: None }, &wait.why);
     }
 
     /// Pauses, unless a stop signal comes first.

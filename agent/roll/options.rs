@@ -69,6 +69,9 @@ pub(crate) struct Options {
     /// Print one JSON object a line on the standard output
     #[arg(long)]
     pub(crate) json: bool,
+    /// Write a picture (SVG) of where the time went into this file when the roll ends
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plot: Option<PathBuf>,
     /// The region; the environment's or the profile's where absent
     #[arg(long, value_name = "REGION")]
     pub(crate) region: Option<String>,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::follow::{Milestone, Replacement};
+use super::marks::AwsTime;
 use super::node::Setting;
 use super::report::{About, Report};
 use crate::log::Level;
@@ -25,7 +26,8 @@ const STRETCHES: [(&str, Milestone); 7] = [
 /// Shows the time line of each node.
 pub(super) fn show(report: &mut Report, past: &[Replacement], settings: &BTreeMap<String, Setting>) {
     for replacement in past {
-        let stretches = stretches(replacement);
+        let stretches: Vec<(&str, Duration)> =
+            phases(replacement, None).into_iter().map(|(name, from, to)| (name, seconds(to - from))).collect();
         let total = match (replacement.reached.get(&Milestone::Told), replacement.reached.get(&Milestone::InService)) {
             (Some(told), Some(back)) => seconds(back - told),
             _ => continue,
@@ -48,24 +50,29 @@ pub(super) fn show(report: &mut Report, past: &[Replacement], settings: &BTreeMa
     }
 }
 
-/// The stretches whose two ends were seen. A milestone that was not seen joins its stretches: the later one begins where the
-/// earlier one began.
-fn stretches(replacement: &Replacement) -> Vec<(&'static str, Duration)> {
-    let mut stretches = Vec::new();
+/// The stretches whose two ends were seen, and up to `now` the one that lasts. A milestone that was not seen joins its stretches: the
+/// later one begins where the earlier one began.
+pub(super) fn phases(replacement: &Replacement, now: Option<AwsTime>) -> Vec<(&'static str, AwsTime, AwsTime)> {
+    let mut phases = Vec::new();
     let mut from = replacement.reached.get(&Milestone::Told).copied();
     for (name, to) in STRETCHES {
         let Some(to) = replacement.reached.get(&to).copied() else { continue };
         if let Some(from) = from {
-            stretches.push((name, seconds(to - from)));
+            phases.push((name, from, to));
         }
         // AWS's times are whole seconds, and some come from looks: a later milestone may seem earlier.
         from = Some(from.map_or(to, |from| from.max(to)));
     }
-    stretches
+    let last = replacement.reached.keys().next_back();
+    let lasting = last.and_then(|last| STRETCHES.iter().find(|(_, to)| to > last));
+    if let (Some((name, _)), Some(from), Some(now)) = (lasting, from, now) {
+        phases.push((name, from, now.max(from)));
+    }
+    phases
 }
 
 /// AWS tells whole seconds.
-fn shown(time: Duration) -> String {
+pub(super) fn shown(time: Duration) -> String {
     if time < Duration::from_secs(1) { "under 1s".to_owned() } else { rough(time) }
 }
 
