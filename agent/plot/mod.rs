@@ -1,7 +1,7 @@
 //! Draws where time went: rows of bars on a common axis, as an SVG document.
 //!
 //! The document needs nothing from elsewhere: no script, no font, no style sheet. It has a light card of its own, so that it is
-//! legible on any page, and one width. Text of others is made harmless and escaped in [`page`], and shortened to its room; the whole of
+//! legible on any page, and one width. Text of others is made harmless and escaped in `page`, and shortened to its room; the whole of
 //! it is the tooltip. No crate draws this: those for SVG write elements, which is the smaller part of it.
 
 mod page;
