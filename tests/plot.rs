@@ -106,6 +106,7 @@ fn a_launch_that_waited_for_a_held_volume_shows_the_reason_and_a_bar_a_step() {
     let second_volume = volume_at("/mylog", &second, "xfs") + "device_name = \"/dev/sdg\"\n";
     let running = node.start(&config_with("", &[volume_at("/mydata", &first, "xfs"), second_volume], ""));
     running.wait_for("wait: ");
+    // The wait is drawn to scale, so it has to last.
     std::thread::sleep(Duration::from_secs(2));
 
     // While it waits.
